@@ -1,0 +1,246 @@
+"""The settings: one frozen tree, from one YAML file and the environment.
+
+`VESTRY_SERVER__PORT=9000` overrides `server.port`; a value is read as YAML. Nothing else in the program
+reads a file or the environment for its configuration. Reading and fault reporting are in `configuration.py`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
+LABEL = r"^[a-z0-9][a-z0-9-]{0,62}$"
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Name = Annotated[str, Field(pattern=NAME)]
+Label = Annotated[str, Field(pattern=LABEL)]
+
+
+class Section(BaseModel):
+    """A part of the settings: closed, frozen, strict about types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, use_attribute_docstrings=True)
+
+
+class Tls(Section):
+    certificate: Path
+    """PEM file with the server's certificate, followed by its chain."""
+    key: Path
+    """PEM file with the private key."""
+    client_ca: Path | None = None
+    """PEM file with the authorities that sign client certificates."""
+    client_certificates: Literal["none", "optional", "required"] = "none"
+    """Whether clients show a certificate. `required` refuses the connection without one."""
+    reload_seconds: Seconds = 30
+    """How often the files are looked at; changed ones serve the next connection."""
+
+    @model_validator(mode="after")
+    def _authority(self) -> Tls:
+        if self.client_certificates != "none" and self.client_ca is None:
+            raise ValueError("client certificates are asked for: name the authorities in `client_ca`")
+        return self
+
+
+class Server(Section):
+    host: str = "127.0.0.1"
+    """Address of the API."""
+    port: Port = 8080
+    """Port of the API. 0 takes a free one."""
+    ops_host: str = "127.0.0.1"
+    """Address of the operations port (`/metrics`, `/livez`, `/readyz`)."""
+    ops_port: Port = 8081
+    """Port of the operations endpoints. 0 takes a free one."""
+    backlog: Annotated[int, Field(ge=128, le=65535)] = 2048
+    """Connections that may wait to be accepted."""
+    allowed_hosts: tuple[str, ...] = ()
+    """`Host` values (without port) that are answered. Empty: any well-formed one."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks of proxies whose `X-Forwarded-For` is believed."""
+    concurrency: Annotated[int, Field(ge=1, le=100_000)] = 1024
+    """Calls in progress at once, over all tenants; beyond it the answer is 503."""
+    drain_seconds: Seconds = 30
+    """How long calls in progress may go on after SIGTERM."""
+    tls: Tls | None = None
+    """Serve HTTPS. Left out, the API speaks plain HTTP."""
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            ipaddress.ip_network(each, strict=False)
+        return value
+
+    @model_validator(mode="after")
+    def _ports(self) -> Server:
+        if self.port == self.ops_port != 0:
+            raise ValueError("`port` and `ops_port` are the same: give the operations endpoints a port of their own")
+        return self
+
+
+class Door(Section):
+    """Bounds on what a stranger may send, and how slowly."""
+
+    header_bytes: Annotated[int, Field(ge=1024, le=1_048_576)] = 32_768
+    """Size of a request's line and headers; beyond it 431."""
+    headers: Annotated[int, Field(ge=16, le=1000)] = 100
+    """Number of headers; beyond it 431."""
+    body_bytes: Annotated[int, Field(ge=1024, le=268_435_456)] = 4_194_304
+    """Size of a request's body; beyond it 413."""
+    header_seconds: Seconds = 8
+    """Time for a request's headers to arrive; then 408."""
+    body_seconds: Seconds = 8
+    """Time for a request's body to arrive; then 408."""
+    reader_seconds: Seconds = 10
+    """How long a client may leave a full buffer unread before the connection is dropped."""
+    keep_alive_seconds: Seconds = 75
+    """How long an idle connection is kept."""
+    connections: Annotated[int, Field(ge=16, le=1_000_000)] = 8192
+    """Connections at once; beyond it new ones are closed."""
+
+
+class Bounds(Section):
+    """Bounds on the fields of a request."""
+
+    choices: Annotated[int, Field(ge=1, le=128)] = 8
+    """Greatest `n`."""
+    prompts: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Greatest number of prompts in one `/v1/completions` request."""
+    schema_bytes: Annotated[int, Field(ge=256, le=1_048_576)] = 65_536
+    """Greatest size of one JSON schema, grammar or regular expression."""
+
+
+class Tenant(Section):
+    models: tuple[str, ...] = ("*",)
+    """Models that this tenant may use; `*` is every one."""
+    concurrency: Annotated[int, Field(ge=1, le=100_000)] = 64
+    """Calls in progress at once."""
+    requests_per_minute: Annotated[int, Field(ge=1, le=10_000_000)] = 6000
+    """Calls begun in a minute."""
+    key_concurrency: Annotated[int, Field(ge=1, le=100_000)] = 32
+    """Calls in progress at once for one key that has no bound of its own."""
+    key_requests_per_minute: Annotated[int, Field(ge=1, le=10_000_000)] = 3000
+    """Calls begun in a minute for one key that has no bound of its own."""
+
+
+class Replica(Section):
+    url: str
+    """`http://host:port` of an engine. Only loopback and private addresses are called."""
+
+    @field_validator("url")
+    @classmethod
+    def _private(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/") or parts.query:
+            raise ValueError("write it as http://host:port, with nothing after the port")
+        _ = parts.port
+        try:
+            address = ipaddress.ip_address(parts.hostname)
+        except ValueError:
+            return value.rstrip("/")
+        if not address.is_private:
+            raise ValueError("engines are called on loopback or private addresses only")
+        return value.rstrip("/")
+
+
+class Engine(Section):
+    """How `vestry engine` starts this model's engine on this machine."""
+
+    host: str = "127.0.0.1"
+    """Address that the engine listens on: loopback, or a private one."""
+    port: Port = 8100
+    """Port that the engine listens on."""
+    arguments: tuple[str, ...] = ()
+    """More arguments for vLLM, after the catalog's own. Unsafe ones are refused."""
+    shutdown_seconds: Seconds = 30
+    """How long the engine may finish its work when told to stop."""
+
+
+class Model(Section):
+    catalog: Name | None = None
+    """Entry of the catalog (`vestry engine --list`). Left out: the entry with the model's own name."""
+    path: Path | None = None
+    """Folder with the model's safetensors files. Left out: where `vestry up` prepares it."""
+    replicas: tuple[Replica, ...] = ()
+    """Engines that serve it. Left out: the one that `engine` describes."""
+    engine: Engine = Engine()
+    """How to start an engine for it here."""
+
+
+class Relay(Section):
+    """Deadlines and retries towards the engines."""
+
+    connect_seconds: Seconds = 2
+    """Time to connect to an engine."""
+    first_byte_seconds: Seconds = 60
+    """Time until the first byte of a streamed answer."""
+    answer_seconds: Seconds = 300
+    """Time until the first byte of an answer in one piece."""
+    idle_seconds: Seconds = 30
+    """Time between two pieces of an answer."""
+    retry_budget: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Share of recent calls that may be tried on a second engine."""
+    event_bytes: Annotated[int, Field(ge=4096, le=67_108_864)] = 1_048_576
+    """Greatest size of one event of a stream."""
+    answer_bytes: Annotated[int, Field(ge=65_536, le=268_435_456)] = 33_554_432
+    """Greatest size of an answer in one piece."""
+    probe_seconds: Seconds = 1
+    """How often each engine's health is asked for."""
+
+
+class Audit(Section):
+    directory: Path | None = None
+    """Where the record is kept. Left out: `audit/` under the state directory."""
+    origin: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9./-]{0,62}$")] = "server"
+    """Name of this process's log. Every server process has its own."""
+    commit_seconds: Seconds = 2
+    """How long a call waits for its record; then 503."""
+    segment_bytes: Annotated[int, Field(ge=65_536, le=1 << 34)] = 268_435_456
+    """Size at which the log goes on in a new file."""
+
+
+class Settings(Section):
+    state: Path = Path(".vestry")
+    """The one directory that holds this server's state: keys, secrets, record, models."""
+    server: Server = Server()
+    door: Door = Door()
+    bounds: Bounds = Bounds()
+    relay: Relay = Relay()
+    audit: Audit = Audit()
+    tenants: dict[Label, Tenant] = Field(default_factory=lambda: {"default": Tenant()})
+    """Tenants by name. A key belongs to one of these; a key of a tenant that is not here does not work."""
+    models: dict[Name, Model] = Field(default_factory=lambda: {"smollm2-135m-instruct": Model()})
+    """Models by the name that clients use."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much the server says on standard error."""
+    secrets: Path | None = None
+    """Directory with `key-hash` and `engine-key`. Left out: `secrets/` under the state directory, made at need."""
+
+    @model_validator(mode="after")
+    def _known_models(self) -> Settings:
+        for tenant, grant in self.tenants.items():
+            for model in grant.models:
+                if model != "*" and model not in self.models:
+                    raise ValueError(f"tenant `{tenant}` may use `{model}`, which is not among `models`")
+        return self
+
+    @property
+    def audit_directory(self) -> Path:
+        return self.audit.directory or self.state / "audit"
+
+    @property
+    def secrets_directory(self) -> Path:
+        return self.secrets or self.state / "secrets"
+
+    @property
+    def keys_database(self) -> Path:
+        return self.state / "keys.sqlite"
+
+    @property
+    def models_directory(self) -> Path:
+        return self.state / "models"
