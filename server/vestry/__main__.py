@@ -1,0 +1,5 @@
+"""`python -m vestry`."""
+
+from vestry.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Adapters: one file for each outside thing that stands behind a seam."""

@@ -1,0 +1,1 @@
+"""The record: what is written of every call, and how it is kept."""

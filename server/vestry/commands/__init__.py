@@ -1,0 +1,1 @@
+"""The commands of `vestry`, one file each; `cli.py` assembles them."""

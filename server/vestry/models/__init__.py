@@ -1,0 +1,1 @@
+"""Models: the catalog, their preparation, and the engines that serve them."""
