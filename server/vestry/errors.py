@@ -147,8 +147,14 @@ class InternalError(Refusal):
 
 
 class EngineFailed(Refusal):
+    """`cause` is connect, status, garbage, closed or timeout: what routing and metrics go by."""
+
     status, kind, code = 502, "server_error", "engine_error"
     message = "The model's engine failed to answer."
+
+    def __init__(self, cause: str):
+        super().__init__()
+        self.cause = cause
 
 
 class Overloaded(Refusal):
@@ -171,6 +177,6 @@ class KeysUnavailable(Refusal):
     message = "Keys cannot be checked at the moment."
 
 
-class EngineTimeout(Refusal):
+class EngineTimeout(EngineFailed):
     status, kind, code = 504, "server_error", "engine_timeout"
     message = "The model's engine did not answer in time."

@@ -1,6 +1,6 @@
 """The seams: what a step asks of the outside, and what the outside does when it fails.
 
-At most three methods each. Failure modes are part of the interface: every seam says whether it fails
+A few methods each. Failure modes are part of the interface: every seam says whether it fails
 open or closed.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
-from vestry.types import Call, Head, Principal, Usage
+from vestry.errors import Refusal
+from vestry.types import Call, Head, Principal
 
 
 class KeyStore(Protocol):
@@ -37,27 +38,33 @@ class Journal(Protocol):
         """False from a failed or overdue write until a write has succeeded again."""
 
 
-class Arrival(Protocol):
-    """One request at the edge."""
+class Client(Protocol):
+    """The caller's end of an answer in progress. Synchronous: no task per chunk."""
+
+    def start(self, on_leave: Callable[[], None], on_pause: Callable[[bool], None]) -> None:
+        """Watch the caller: `on_leave` is called once if it goes, `on_pause(True)` when it reads too slowly."""
+
+    def write(self, chunk: bytes) -> None:
+        """Send the next bytes of a stream at once; the first call sends the response's head."""
+
+    @property
+    def gone(self) -> bool:
+        """True once the caller has closed the connection."""
+
+
+class Visitor(Client, Protocol):
+    """One request at the edge: what it asks, and how it is answered."""
 
     head: Head
 
     async def call(self) -> Call:
         """Read and parse the body. Raises a Refusal."""
 
+    async def finish(self, last: bytes, *, streamed: bool) -> None:
+        """Send the end of a stream, or the whole of an answer in one piece."""
 
-class Client(Protocol):
-    """The caller's end of a streamed answer. All three methods are synchronous: no task per chunk."""
-
-    def start(self, on_leave: Callable[[], None], on_pause: Callable[[bool], None]) -> None:
-        """Watch the caller: `on_leave` is called once if it goes, `on_pause(True)` when it reads too slowly."""
-
-    def write(self, chunk: bytes) -> None:
-        """Send the next bytes of the stream at once; the first call sends the response's head."""
-
-    @property
-    def gone(self) -> bool:
-        """True once the caller has closed the connection."""
+    async def refuse(self, refusal: Refusal) -> None:
+        """Answer with an error: a response of its own, or the last event of a stream that has begun."""
 
 
 class Exchange(Protocol):
@@ -71,7 +78,34 @@ class Exchange(Protocol):
         """Called once. `error` is None for an answer that ended as HTTP says, else why it did not."""
 
 
-class TokenCounter(Protocol):
-    """Estimates tokens where the engine had no chance to count them."""
+class Wire(Protocol):
+    """One exchange in progress with an engine."""
 
-    def estimate(self, call: Call, events: int) -> Usage: ...
+    def pause(self, paused: bool) -> None:
+        """Stop (True) or go on (False) reading: how a slow client slows the engine's stream."""
+
+    def close(self) -> None:
+        """Give the exchange up at once. The Exchange hears nothing more; the engine stops working on it."""
+
+    @property
+    def stale(self) -> bool:
+        """True if an idle connection turned out to be closed: nothing was answered, and nothing was lost."""
+
+
+class Engine(Protocol):
+    """One replica of a model. Fails closed."""
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        exchange: Exchange,
+        *,
+        headers: tuple[tuple[str, str], ...] = (),
+        fresh: bool = False,
+    ) -> Wire:
+        """Send one request; its answer goes to `exchange`. `fresh` asks for a connection never used before.
+
+        Raises EngineFailed with cause `connect`.
+        """

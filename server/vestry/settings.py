@@ -1,25 +1,70 @@
 """The settings: one frozen tree, from one YAML file and the environment.
 
 `VESTRY_SERVER__PORT=9000` overrides `server.port`; a value is read as YAML. Nothing else in the program
-reads a file or the environment for its configuration. Reading and fault reporting are in `configuration.py`.
+reads a file or the environment for its configuration. Reading and fault reporting are in `configuration.py`,
+which is strict about types; here, Python code may write a list for a tuple or a text for a path.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
 LABEL = r"^[a-z0-9][a-z0-9-]{0,62}$"
+ORIGIN = r"^[a-z0-9][a-z0-9./-]{0,62}$"
+HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
+NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
+CARRIER_NAT = ipaddress.ip_network("100.64.0.0/10")
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def address_of(host: str) -> Address | None:
+    """The IP address that a text is, with or without the brackets of a URL; None for a name."""
+    try:
+        return ipaddress.ip_address(host[1:-1] if host.startswith("[") and host.endswith("]") else host)
+    except ValueError:
+        return None
+
+
+def is_host_name(text: str) -> bool:
+    """Whether this is a name, and none that resolvers read as an address, such as `127.1`."""
+    last = text.rstrip(".").rpartition(".")[2]
+    return len(text) <= 253 and HOST.fullmatch(text) is not None and NUMBER.fullmatch(last) is None
+
+
+def is_private(address: Address) -> bool:
+    """Whether this is a loopback or private address (RFC 1918, RFC 4193, RFC 6598), as engines must have.
+
+    Link-local addresses are not: clouds answer there with their own secrets.
+    """
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    plain = mapped or address
+    if plain.is_loopback:
+        return True
+    if plain.is_link_local or plain.is_unspecified or plain.is_multicast or plain.is_reserved:
+        return False
+    return plain.is_private or (plain.version == 4 and plain in CARRIER_NAT)
+
+
+def _host(value: str) -> str:
+    if address_of(value) is None and not is_host_name(value):
+        raise ValueError("this is neither an IP address nor a host name")
+    return value
+
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Name = Annotated[str, Field(pattern=NAME)]
 Label = Annotated[str, Field(pattern=LABEL)]
+Host = Annotated[str, AfterValidator(_host)]
 
 
 class Section(BaseModel):
@@ -48,18 +93,18 @@ class Tls(Section):
 
 
 class Server(Section):
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Address of the API."""
     port: Port = 8080
     """Port of the API. 0 takes a free one."""
-    ops_host: str = "127.0.0.1"
+    ops_host: Host = "127.0.0.1"
     """Address of the operations port (`/metrics`, `/livez`, `/readyz`)."""
     ops_port: Port = 8081
     """Port of the operations endpoints. 0 takes a free one."""
     backlog: Annotated[int, Field(ge=128, le=65535)] = 2048
     """Connections that may wait to be accepted."""
     allowed_hosts: tuple[str, ...] = ()
-    """`Host` values (without port) that are answered. Empty: any well-formed one."""
+    """`Host` values (without port; IPv6 addresses in brackets) that are answered. Empty: any well-formed one."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks of proxies whose `X-Forwarded-For` is believed."""
     concurrency: Annotated[int, Field(ge=1, le=100_000)] = 1024
@@ -69,11 +114,24 @@ class Server(Section):
     tls: Tls | None = None
     """Serve HTTPS. Left out, the API speaks plain HTTP."""
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            address = address_of(each)
+            bare = isinstance(address, ipaddress.IPv6Address) and not each.startswith("[")
+            if bare or (address is None and not is_host_name(each)):
+                raise ValueError(f"`{each}` is not a host: write a name or an address, without scheme, port or path")
+        return tuple(each.lower() for each in value)
+
     @field_validator("trusted_proxies")
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for each in value:
-            ipaddress.ip_network(each, strict=False)
+            try:
+                ipaddress.ip_network(each, strict=False)
+            except ValueError as error:
+                raise ValueError(f"`{each}` is neither an address nor a network such as 10.0.0.0/8") from error
         return value
 
     @model_validator(mode="after")
@@ -135,23 +193,29 @@ class Replica(Section):
     @field_validator("url")
     @classmethod
     def _private(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/") or parts.query:
-            raise ValueError("write it as http://host:port, with nothing after the port")
-        _ = parts.port
         try:
-            address = ipaddress.ip_address(parts.hostname)
+            parts = urlsplit(value)
+            host, port = parts.hostname, parts.port
         except ValueError:
-            return value.rstrip("/")
-        if not address.is_private:
+            host, port = None, None
+        if not host or port is None or value.rstrip("/").lower() not in _origins(host, port):
+            raise ValueError("write it as http://host:port, with nothing before or after")
+        _host(host)
+        address = address_of(host)
+        if address is not None and not is_private(address):
             raise ValueError("engines are called on loopback or private addresses only")
-        return value.rstrip("/")
+        return value.rstrip("/").lower()
+
+
+def _origins(host: str, port: int) -> set[str]:
+    name = f"[{host}]" if ":" in host else host
+    return {f"{scheme}://{name}:{port}" for scheme in ("http", "https")}
 
 
 class Engine(Section):
     """How `vestry engine` starts this model's engine on this machine."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Address that the engine listens on: loopback, or a private one."""
     port: Port = 8100
     """Port that the engine listens on."""
@@ -196,12 +260,21 @@ class Relay(Section):
 class Audit(Section):
     directory: Path | None = None
     """Where the record is kept. Left out: `audit/` under the state directory."""
-    origin: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9./-]{0,62}$")] = "server"
+    origin: Annotated[str, Field(pattern=ORIGIN)] = "server"
     """Name of this process's log. Every server process has its own."""
     commit_seconds: Seconds = 2
     """How long a call waits for its record; then 503."""
     segment_bytes: Annotated[int, Field(ge=65_536, le=1 << 34)] = 268_435_456
     """Size at which the log goes on in a new file."""
+
+    @field_validator("origin")
+    @classmethod
+    def _folder(cls, value: str) -> str:
+        if value == "cli":
+            raise ValueError("`cli` is the log of the command line: take another name")
+        if any(part in {"", ".", ".."} for part in value.split("/")):
+            raise ValueError("between slashes stands a name, not nothing, `.` or `..`")
+        return value
 
 
 class Settings(Section):
@@ -223,10 +296,14 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _known_models(self) -> Settings:
-        for tenant, grant in self.tenants.items():
-            for model in grant.models:
-                if model != "*" and model not in self.models:
-                    raise ValueError(f"tenant `{tenant}` may use `{model}`, which is not among `models`")
+        unknown = [
+            f"tenant `{tenant}` may use `{model}`, which is not among `models`"
+            for tenant, grant in self.tenants.items()
+            for model in grant.models
+            if model != "*" and model not in self.models
+        ]
+        if unknown:
+            raise PydanticCustomError("unknown_models", "{said}", {"said": "; ".join(unknown)})
         return self
 
     @property

@@ -90,7 +90,11 @@ class Head(Struct, frozen=True):
 
 
 class Call(Struct, frozen=True):
-    """A strictly parsed request. `body` is what the engine gets: re-serialised, never the client's bytes."""
+    """A strictly parsed request. `body` is what the engine gets: re-serialised, never the client's bytes.
+
+    `choices` counts answers over all prompts; `completion_tokens` is the most that one may have, where the
+    client set it; `highest_token` is the greatest token id that the client named, -1 for none.
+    """
 
     model: str
     stream: bool
@@ -99,6 +103,8 @@ class Call(Struct, frozen=True):
     body: bytes
     prompt_bytes: int
     sampling: dict[str, Any]
+    completion_tokens: int | None = None
+    highest_token: int = -1
     end_user: str = ""
 
 
@@ -123,7 +129,8 @@ class Usage(Struct, frozen=True):
 class Outcome(Struct, frozen=True):
     """How the call went.
 
-    `last` holds the bytes that leave only when the outcome is durable: the whole body of an answer in
+    `first_byte` is the monotonic time at which the engine's first bytes came, `engine_seconds` how long the engine
+    was waited for. `last` holds the bytes that leave only when the outcome is durable: the whole body of an answer in
     one piece, the final events of a stream.
     """
 

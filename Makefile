@@ -1,0 +1,25 @@
+# `make up` runs the server with a small model on this machine; `make help` lists the rest.
+PYTHON ?= python3
+STATE  := .vestry
+TESTS  := .venv
+LOCK    = $(TESTS)/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate \
+          --python-version 3.11 --custom-compile-command 'make lock'
+
+.PHONY: up help tests-environment lock
+
+up: ## set everything up, run the server and an engine, print a key; Ctrl-C stops it all
+	@$(PYTHON) deploy/bootstrap.py server
+	@$(STATE)/server/bin/vestry up
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1: \2/p' $(MAKEFILE_LIST)
+
+tests-environment: ## make the environment of the tests and checks (.venv)
+	@$(PYTHON) deploy/bootstrap.py tests
+
+lock: tests-environment ## resolve the lock files anew (needs the package registry)
+	$(LOCK) pyproject.toml --output-file server/requirements.lock
+	$(LOCK) server/build.in --output-file server/build.lock
+	$(LOCK) pyproject.toml tests/requirements.in --constraints server/requirements.lock --output-file tests/requirements.lock
+	cd server/vestry/models/locks && for kind in cpu cuda; do \
+	  ../../../../$(LOCK) --excludes engine-$$kind.excludes engine-$$kind.in --output-file engine-$$kind.lock || exit 1; done

@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""Make the environment of the server (`.vestry/server`) or of the tests (`.venv`), from the lock files.
+
+    python3 deploy/bootstrap.py server|tests
+
+Needs nothing but Python 3.11 or newer and its standard library. Every package is a wheel whose hash the lock
+file names; the project itself is built into a wheel and installed from it. A stamp in the environment holds
+a digest of the lock files and of the sources, so that a second run with nothing changed does nothing, and one
+with changed sources needs no network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+ROOT = Path(__file__).resolve().parent.parent
+STATE = ROOT / ".vestry"
+LEAST = (3, 11)
+PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet")
+LOCKED = ("install", "--require-hashes", "--only-binary", ":all:", "--no-deps", "--requirement")
+PROJECT = ("pyproject.toml", "README.md", "LICENSE")
+
+
+class BootstrapError(Exception):
+    """A step did not work. The message is for the person at the terminal."""
+
+
+class Target:
+    """One environment: where it is and which locks fill it."""
+
+    def __init__(self, folder: Path, *locks: Path) -> None:
+        self.folder = folder
+        self.locks = locks
+
+    @property
+    def python(self) -> Path:
+        return self.folder / "bin" / "python"
+
+
+TARGETS = {
+    "server": Target(STATE / "server", ROOT / "server" / "requirements.lock"),
+    "tests": Target(ROOT / ".venv", ROOT / "tests" / "requirements.lock"),
+}
+BUILD = Target(STATE / "build", ROOT / "server" / "build.lock")
+
+
+def say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - this is a command
+
+
+@contextlib.contextmanager
+def step(what: str) -> Iterator[None]:
+    """Say what is done, then how long it took."""
+    say(f"  {what} ...")
+    began = time.monotonic()
+    yield
+    say(f"  {what}: done in {time.monotonic() - began:.0f} s")
+
+
+def run(what: str, *argv: str | Path) -> None:
+    """Run a command; raise BootstrapError with its last words if it fails."""
+    command = [str(each) for each in argv]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        raise BootstrapError(
+            f"{what} failed (exit status {done.returncode}). What it said last:\n{last_words(done.stdout)}"
+        )
+
+
+def last_words(output: str, lines: int = 12) -> str:
+    return "\n".join(f"    {line}" for line in output.strip().splitlines()[-lines:])
+
+
+def digest(*paths: Path) -> str:
+    """SHA-256 over the names and contents of files, and of the files in folders."""
+    total = hashlib.sha256(f"{sys.version_info[:3]} {sys.executable}".encode())
+    for path in paths:
+        files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+        for each in files:
+            if "__pycache__" not in each.parts:
+                total.update(f"{each.relative_to(ROOT)}\0{hashlib.sha256(each.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def stamped(target: Target, name: str, value: str) -> bool:
+    """Whether the environment carries this stamp, and its Python still runs."""
+    stamp = target.folder / f"{name}.stamp"
+    return stamp.is_file() and stamp.read_text().strip() == value and os.access(target.python, os.X_OK)
+
+
+def stamp(target: Target, name: str, value: str) -> None:
+    (target.folder / f"{name}.stamp").write_text(value + "\n")
+
+
+def need_venv() -> None:
+    """Debian and Ubuntu ship `venv` without what it needs, in a package of its own."""
+    if importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip"):
+        return
+    package = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
+    if os.geteuid() or not shutil.which("apt-get"):
+        mend = f"Install it (on Debian or Ubuntu: apt-get install {package}) and run this again."
+        raise BootstrapError(f"Python's venv module is missing. {mend}")
+    with step(f"{package}, which Python lacks here"):
+        run("apt-get update", "apt-get", "update")
+        run(f"apt-get install {package}", "apt-get", "install", "--yes", "--no-install-recommends", package)
+
+
+def fill(target: Target) -> None:
+    """Make the environment with what its locks name, unless it is there already."""
+    wanted = digest(*target.locks)
+    if stamped(target, "requirements", wanted):
+        return
+    where = os.path.relpath(target.folder, ROOT)
+    need_venv()
+    with step(f"environment {where}"):
+        shutil.rmtree(target.folder, ignore_errors=True)
+        run("making the environment", sys.executable, "-m", "venv", target.folder)
+    for lock in target.locks:
+        with step(f"packages of {lock.relative_to(ROOT)}"):
+            run("installing the packages", target.python, *PIP, *LOCKED, lock)
+    stamp(target, "requirements", wanted)
+
+
+def install_project(target: Target) -> None:
+    """Build the wheel with the locked build backend, and install it."""
+    wanted = digest(*(ROOT / name for name in PROJECT), ROOT / "server" / "vestry", *BUILD.locks)
+    if stamped(target, "project", wanted):
+        return
+    fill(BUILD)
+    with step("the project's wheel"), tempfile.TemporaryDirectory() as folder:
+        build = (*PIP, "wheel", "--no-index", "--no-build-isolation", "--no-deps", "--wheel-dir", folder)
+        run("building the wheel", BUILD.python, *build, ROOT)
+        install = (*PIP, "install", "--no-index", "--no-deps", "--force-reinstall")
+        run("installing the wheel", target.python, *install, *Path(folder).glob("*.whl"))
+    stamp(target, "project", wanted)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Hold the state directory's lock: two of these at once would spoil each other's work."""
+    STATE.mkdir(mode=0o700, exist_ok=True)
+    with (STATE / ".bootstrap.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("  waiting for another run to finish ...")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def terminate(_number: int, _frame: FrameType | None) -> None:
+    """SIGTERM ends this as Ctrl-C does, so that pip does not stay behind."""
+    raise KeyboardInterrupt
+
+
+def main(arguments: list[str]) -> None:
+    if sys.version_info < LEAST:
+        found = ".".join(map(str, sys.version_info[:3]))
+        mend = "Name a newer one, as in: make up PYTHON=python3.12"
+        raise BootstrapError(f"Python {LEAST[0]}.{LEAST[1]} or newer is needed; {sys.executable} is {found}. {mend}")
+    if len(arguments) != 1 or arguments[0] not in TARGETS:
+        raise BootstrapError("usage: python3 deploy/bootstrap.py server|tests")
+    signal.signal(signal.SIGTERM, terminate)
+    target = TARGETS[arguments[0]]
+    say(f"{arguments[0]} environment ({os.path.relpath(target.folder, ROOT)})")
+    with alone():
+        fill(target)
+        install_project(target)
+    say("  ready")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except BootstrapError as failure:
+        sys.exit(f"bootstrap: {failure}")
+    except KeyboardInterrupt:
+        sys.exit("bootstrap: interrupted; run it again to go on")

@@ -1,0 +1,37 @@
+{{/* What the schema cannot see. Each fault says what is wrong, where, and the mend. */}}
+{{- define "vestry.checks" -}}
+{{- $faults := list -}}
+{{- $catalog := (.Files.Get "files/catalog.json" | fromJson).entries -}}
+{{- range $model, $given := .Values.models -}}
+{{- $entry := default $model $given.catalog -}}
+{{- if not (hasKey $catalog $entry) -}}
+{{- $faults = append $faults (printf "models.%s: the catalog has no entry %q. Set models.%s.catalog to one of: %s." $model $entry $model (keys $catalog | sortAlpha | join ", ")) -}}
+{{- end -}}
+{{- end -}}
+{{- range $tenant, $grant := .Values.settings.tenants -}}
+{{- range $model := (default (list "*") $grant.models) -}}
+{{- if and (ne $model "*") (not (hasKey $.Values.models $model)) -}}
+{{- $faults = append $faults (printf "settings.tenants.%s.models: %q is not among `models`. Define it there, or take it out." $tenant $model) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if .Values.ingress.enabled -}}
+{{- if not .Values.ingress.hosts -}}
+{{- $faults = append $faults "ingress.hosts: name at least one host, or set ingress.enabled to false." -}}
+{{- end -}}
+{{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.clients) -}}
+{{- $faults = append $faults "networkPolicy.clients: the Ingress could reach nothing. Add a peer that selects your ingress controller's pods." -}}
+{{- end -}}
+{{- end -}}
+{{- with .Values.server.tls -}}
+{{- if and (ne .clientCertificates "none") (or (not .existingSecret) (not .clientCaSecret)) -}}
+{{- $faults = append $faults "server.tls: client certificates are asked for. Set existingSecret and clientCaSecret too, or clientCertificates to none." -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.monitoring.serviceMonitor.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.monitoring) -}}
+{{- $faults = append $faults "networkPolicy.monitoring: Prometheus could scrape nothing. Add a peer that selects its pods." -}}
+{{- end -}}
+{{- if $faults -}}
+{{- fail (printf "\n\nThe values cannot be used:\n- %s\n" (join "\n- " $faults)) -}}
+{{- end -}}
+{{- end -}}

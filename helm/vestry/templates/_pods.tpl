@@ -1,0 +1,53 @@
+{{/* What all pods have in common. Pod Security Standard: restricted. */}}
+
+{{- define "vestry.pod.securityContext" -}}
+runAsNonRoot: true
+{{- with .runAsUser }}
+runAsUser: {{ int64 . }}
+{{- end }}
+{{- with .runAsGroup }}
+runAsGroup: {{ int64 . }}
+{{- end }}
+{{- with .fsGroup }}
+fsGroup: {{ int64 . }}
+fsGroupChangePolicy: OnRootMismatch
+{{- end }}
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "vestry.container.securityContext" -}}
+allowPrivilegeEscalation: false
+capabilities:
+  drop: [ALL]
+privileged: false
+readOnlyRootFilesystem: true
+{{- end -}}
+
+{{/* Where pods run. Takes the values of the server or of one engine. */}}
+{{- define "vestry.pod.placement" -}}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "vestry.pod.pullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,34 @@
+{{/*
+The settings file: `settings` from the values, with what the chart itself decides. The tree is the one in
+server/vestry/settings.py; a test loads the result with the program's own reader.
+*/}}
+{{- define "vestry.settings" -}}
+{{- $settings := deepCopy .Values.settings -}}
+{{- $server := dict "host" .Values.server.address "port" 8080 "ops_host" .Values.server.address "ops_port" 8081 -}}
+{{- with .Values.server.tls -}}
+{{- if .existingSecret -}}
+{{- $tls := dict "certificate" "/run/secrets/tls/tls.crt" "key" "/run/secrets/tls/tls.key" "client_certificates" .clientCertificates -}}
+{{- if .clientCaSecret -}}
+{{- $_ := set $tls "client_ca" "/run/secrets/client-ca/ca.crt" -}}
+{{- end -}}
+{{- $_ := set $server "tls" $tls -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := set $settings "server" (merge $server $settings.server) -}}
+{{- /* Not the volume's root: that belongs to the cluster, and to its file system (`lost+found`). */ -}}
+{{- $_ := set $settings "state" "/var/lib/vestry/state" -}}
+{{- $_ := set $settings "secrets" "/run/secrets/vestry" -}}
+{{- $models := dict -}}
+{{- range $model, $given := .Values.models -}}
+{{- $engine := include "vestry.engine.name" (dict "root" $ "model" $model) -}}
+{{- $replicas := list -}}
+{{- $values := include "vestry.engine.values" (dict "root" $ "model" $model) | fromJson -}}
+{{- range $ordinal := until (int $values.replicas) -}}
+{{- $url := printf "http://%s-%d.%s.%s.svc.%s:8000" $engine $ordinal $engine $.Release.Namespace $.Values.clusterDomain -}}
+{{- $replicas = append $replicas (dict "url" $url) -}}
+{{- end -}}
+{{- $_ := set $models $model (dict "catalog" (default $model $given.catalog) "replicas" $replicas) -}}
+{{- end -}}
+{{- $_ := set $settings "models" $models -}}
+{{- toYaml $settings -}}
+{{- end -}}

@@ -1,0 +1,82 @@
+"""Health checks of the replicas: `GET /health`, one task for all, no more than one check a replica at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+from vestry.errors import EngineFailed
+from vestry.seams import Engine
+
+LOOK_SECONDS = 0.25
+
+
+class Verdicts(Protocol):
+    """Hears how the replicas are."""
+
+    def probed(self, model: str, replica: str, now: float, *, healthy: bool) -> None: ...
+
+    def look(self, now: float) -> None: ...
+
+
+class _Check:
+    """Implements seams.Exchange for one health check."""
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._status = 0
+
+    def on_head(self, status: int, content_type: bytes) -> None:  # noqa: ARG002 - the seam's shape
+        self._status = status
+
+    def on_data(self, data: bytes) -> None:
+        """What a health check says beyond its status is not read."""
+
+    def on_end(self, error: str | None) -> None:
+        if not self.answer.done():
+            self.answer.set_result(error is None and self._status == 200)
+
+
+async def check(engine: Engine, seconds: float) -> bool:
+    """True if the engine says within `seconds` that it is well."""
+    exchange = _Check()
+    wire = None
+    try:
+        async with asyncio.timeout(seconds):
+            wire = await engine.send("GET", "/health", b"", exchange)
+            return await exchange.answer
+    except EngineFailed:
+        return False
+    except TimeoutError:
+        if wire is not None:
+            wire.close()
+        return False
+
+
+class HealthChecks:
+    """Asks every replica again and again, and lets the router look for slow ones in between."""
+
+    def __init__(self, replicas: Mapping[tuple[str, str], Engine], verdicts: Verdicts, *, seconds: float) -> None:
+        self._replicas = replicas
+        self._verdicts = verdicts
+        self._seconds = seconds
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for (model, replica), engine in self._replicas.items():
+                group.create_task(self._ask(model, replica, engine))
+            group.create_task(self._look())
+
+    async def _ask(self, model: str, replica: str, engine: Engine) -> None:
+        while True:
+            healthy = await check(engine, max(1.0, self._seconds))
+            self._verdicts.probed(model, replica, time.monotonic(), healthy=healthy)
+            await asyncio.sleep(self._seconds)
+
+    async def _look(self) -> None:
+        while True:
+            self._verdicts.look(time.monotonic())
+            await asyncio.sleep(LOOK_SECONDS)

@@ -1,0 +1,244 @@
+"""HTTP/1.1 towards the engines: a small client made for one purpose, because it is most of a gateway's cost.
+
+Rules:
+- A connection carries one exchange at a time and is reused after a complete answer; whether it may be is asked of
+  the parser inside `on_message_complete`, the only place where httptools knows.
+- Bytes go from the socket to the exchange in the same callback: no queue, no task, no future per chunk.
+- Only loopback and private addresses are called, whatever a name resolves to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+import time
+from urllib.parse import urlsplit
+
+import httptools
+
+from vestry.errors import EngineFailed
+from vestry.seams import Exchange
+
+IDLE_SECONDS = 4.0  # less than vLLM's keep-alive of 5 s
+MAX_IDLE = 512
+MAX_HEADERS = 65_536
+
+
+class Upstream:
+    """The connections to one replica. Implements seams.Engine. Fails closed, never waits past
+    `connect_seconds`."""
+
+    def __init__(
+        self, url: str, *, key: str, connect_seconds: float, tls: ssl.SSLContext | None = None
+    ) -> None:
+        parts = urlsplit(url)
+        self._host = parts.hostname or ""
+        self._literal = _is_address(self._host)
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
+        self._connect_seconds = connect_seconds
+        self._idle: list[Connection] = []
+        self._busy: set[Connection] = set()
+        self._common = f"host: {parts.netloc}\r\nauthorization: Bearer {key}\r\n".encode()
+        self.opened = 0
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        exchange: Exchange,
+        *,
+        headers: tuple[tuple[str, str], ...] = (),
+        fresh: bool = False,
+    ) -> Connection:
+        """Send one request; its answer goes to `exchange`. Returns the connection, to pause or close it.
+
+        `fresh` asks for a new connection. Raises EngineFailed with cause `connect`.
+        """
+        more = "".join(f"{name}: {value}\r\n" for name, value in headers)
+        request = b"".join(
+            [
+                f"{method} {path} HTTP/1.1\r\n".encode(),
+                self._common,
+                f"{more}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode(),
+                body,
+            ]
+        )
+        connection = (None if fresh else self._take_idle()) or await self._connect()
+        self._busy.add(connection)
+        connection.begin(exchange, request)
+        return connection
+
+    def _take_idle(self) -> Connection | None:
+        oldest = time.monotonic() - IDLE_SECONDS
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed and connection.idle_since > oldest:
+                return connection
+            connection.close()
+        return None
+
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._connect_seconds):
+                address = await self._resolve(loop)
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self),
+                    address,
+                    self._port,
+                    ssl=self._tls,
+                    server_hostname=self._host if self._tls else None,
+                )
+        except (OSError, TimeoutError) as fault:
+            raise EngineFailed("connect") from fault
+        self.opened += 1
+        return connection
+
+    async def _resolve(self, loop: asyncio.AbstractEventLoop) -> str:
+        """One private address of the replica; asked each time, for names move."""
+        if self._literal:
+            return self._host
+        found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        for *_, address in found:
+            if ipaddress.ip_address(address[0]).is_private:
+                return str(address[0])
+        raise OSError("the engine's name does not resolve to a private address")
+
+    def give_back(self, connection: Connection, *, reusable: bool) -> None:
+        """Called by the connection when its exchange is over."""
+        self._busy.discard(connection)
+        if reusable and len(self._idle) < MAX_IDLE:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        """Close every connection, those in use too."""
+        for connection in [*self._idle, *self._busy]:
+            connection.close()
+        self._idle.clear()
+
+
+class Connection(asyncio.Protocol):
+    """One connection to a replica. Implements seams.Wire."""
+
+    def __init__(self, pool: Upstream) -> None:
+        self._pool = pool
+        self._exchange: Exchange | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._content_type = b""
+        self._header_bytes = 0
+        self._reusable = False
+        self._heard = False
+        self._head_done = False
+        self._reused = False
+        self.closed = False
+        self.idle_since = 0.0
+
+    def begin(self, exchange: Exchange, request: bytes) -> None:
+        """Send a request and listen for its answer."""
+        self._reused = self._reused or self._heard
+        self._exchange = exchange
+        self._content_type = b""
+        self._header_bytes = 0
+        self._reusable = self._head_done = self._heard = False
+        if self._transport is not None:
+            self._transport.write(request)
+
+    def close(self) -> None:
+        """Close at once; the exchange hears nothing more."""
+        self._exchange = None
+        self.closed = True
+        self._pool._busy.discard(self)  # noqa: SLF001 - the pool and its connections are one thing
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def stale(self) -> bool:
+        """True if this connection had served before and was closed before this answer's first byte."""
+        return self._reused and self.closed and not self._heard
+
+    def pause(self, paused: bool) -> None:
+        """Stop or go on reading."""
+        if self._transport is None or self.closed or self._transport.is_closing():
+            return
+        if paused:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+    # asyncio.Protocol ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        if self._exchange is None:
+            self.close()
+            return
+        self._heard = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._fail("the engine's answer is not HTTP")
+        if not self._head_done and self._exchange is not None:
+            self._header_bytes += len(data)
+            if self._header_bytes > MAX_HEADERS:
+                self._fail("the engine's headers are too long")
+
+    def eof_received(self) -> None:
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        if self._exchange is None:
+            return
+        self._fail("the engine closed the connection")
+
+    def _fail(self, why: str) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            self.close()
+            exchange.on_end(why)
+
+    # httptools ----------------------------------------------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"content-type":
+            self._content_type = value
+
+    def on_headers_complete(self) -> None:
+        self._head_done = True
+        status = self._parser.get_status_code()
+        if self._exchange is not None and status >= 200:
+            self._exchange.on_head(status, self._content_type)
+
+    def on_body(self, body: bytes) -> None:
+        if self._exchange is not None:
+            self._exchange.on_data(body)
+
+    def on_message_complete(self) -> None:
+        if self._parser.get_status_code() < 200:
+            self._head_done = False
+            return
+        exchange, self._exchange = self._exchange, None
+        reusable = self._parser.should_keep_alive()
+        self.idle_since = time.monotonic()
+        self._pool.give_back(self, reusable=reusable and exchange is not None)
+        if exchange is not None:
+            exchange.on_end(None)
+
+
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,349 @@
+"""The composition root: builds every part once, hands it down, and takes the whole up and down in order.
+
+Up: record, keys, engines, then the ports. Down: readiness turns false, calls in progress end, the record is closed
+last. Both ports are served by one process and one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import logging
+import os
+import signal
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import uvicorn
+from fastapi import FastAPI
+
+from vestry import __version__
+from vestry.adapters.health import HealthChecks
+from vestry.adapters.keys_sqlite import SqliteKeys
+from vestry.adapters.upstream import Upstream
+from vestry.admit import Admission
+from vestry.audit.log import AuditLog
+from vestry.audit.records import Records
+from vestry.configuration import digest
+from vestry.edge import arrival, door
+from vestry.edge.dataplane import DataPlane
+from vestry.edge.ops import build_ops
+from vestry.edge.tls import HANDSHAKE_SECONDS, Certificates
+from vestry.errors import KeysUnavailable, Refusal
+from vestry.forward import Forward
+from vestry.meter import Meter
+from vestry.pipeline import Corridor
+from vestry.record import Recorder
+from vestry.relay import Relay
+from vestry.route import Router
+from vestry.settings import Settings
+from vestry.types import ServedModel
+
+log = logging.getLogger("vestry")
+PROBE_KEY = "vst_probe"
+
+
+class Secrets:
+    """The two secrets of a server: the key that hashes API keys, and the one that engines ask for."""
+
+    def __init__(self, key_hash: bytes, engine_key: str) -> None:
+        self.key_hash, self.engine_key = key_hash, engine_key
+
+
+class Server:
+    """One server process. Use: `async with server: await server.until_stopped()`."""
+
+    def __init__(self, settings: Settings, models: list[ServedModel], secrets: Secrets) -> None:
+        self.settings = settings
+        self.meter = Meter()
+        self._models = {model.name: model for model in models}
+        self._secrets = secrets
+        self._stopping = asyncio.Event()
+        self._ready = False
+        self._stack = contextlib.AsyncExitStack()
+        self.addresses: dict[str, str] = {}
+
+    async def __aenter__(self) -> Server:
+        """Build everything and open the ports. Raises OSError with a sentence, or what the record raises."""
+        async with contextlib.AsyncExitStack() as stack:
+            await self._build(stack)
+            self._stack = stack.pop_all()
+        self._ready = True
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._ready = False
+        await self._stack.aclose()
+
+    async def until_stopped(self) -> None:
+        """Wait for SIGTERM, SIGINT or `stop`."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(RuntimeError, ValueError):  # not in the main thread
+                loop.add_signal_handler(number, self.stop)
+        await self._stopping.wait()
+
+    def stop(self) -> None:
+        """Begin to stop."""
+        self._ready = False
+        self._stopping.set()
+
+    # Up ---------------------------------------------------------------------------------------------------------
+
+    async def _build(self, stack: contextlib.AsyncExitStack) -> None:
+        settings = self.settings
+        journal = self._journal = AuditLog.open(
+            settings.audit_directory,
+            settings.audit.origin,
+            commit_seconds=settings.audit.commit_seconds,
+            segment_bytes=settings.audit.segment_bytes,
+            observer=self.meter,
+        )
+        stack.push_async_callback(journal.close)
+        recorder = Recorder(journal, Records(configuration_digest=digest(settings)))
+        await recorder.started()
+        stack.push_async_callback(recorder.stopped)
+        self._keys = SqliteKeys(settings.keys_database, self._secrets.key_hash)
+        stack.callback(self._keys.close)
+        self._router = Router(self._models.values(), retry_budget=settings.relay.retry_budget, observer=self.meter)
+        self.meter.replicas = self._replicas
+        engines = self._engines(stack)
+        await stack.enter_async_context(_running(self._health(engines)))
+        corridor = Corridor(
+            keys=self._keys,
+            tenants=settings.tenants,
+            models=self._models,
+            admission=Admission(server_concurrency=settings.server.concurrency),
+            recorder=recorder,
+            forward=Forward(self._router, Relay(engines, settings.relay), self.meter),
+            meter=self.meter,
+        )
+        await self._open_ports(stack, corridor, recorder)
+
+    def _engines(self, stack: contextlib.AsyncExitStack) -> dict[str, Upstream]:
+        """One connection pool a replica; replicas of the same name are the same engine."""
+        engines: dict[str, Upstream] = {}
+        for model in self._models.values():
+            for replica in model.replicas:
+                if replica.name not in engines:
+                    engines[replica.name] = Upstream(
+                        replica.url,
+                        key=self._secrets.engine_key,
+                        connect_seconds=self.settings.relay.connect_seconds,
+                    )
+                    stack.callback(engines[replica.name].close)
+        return engines
+
+    async def _health(self, engines: dict[str, Upstream]) -> None:
+        replicas = {
+            (model.name, replica.name): engines[replica.name]
+            for model in self._models.values()
+            for replica in model.replicas
+        }
+        await HealthChecks(replicas, self._router, seconds=self.settings.relay.probe_seconds).run()
+
+    async def _open_ports(
+        self, stack: contextlib.AsyncExitStack, corridor: Corridor, recorder: Recorder
+    ) -> None:
+        settings = self.settings.server
+        context: ssl.SSLContext | None = None
+        if settings.tls is not None:
+            certificates = Certificates(settings.tls)
+            context = certificates.context
+            self.meter.certificate_expiry = lambda: certificates.expires
+            await stack.enter_async_context(_running(certificates.watch()))
+        ops = bind(settings.ops_host, settings.ops_port, settings.backlog)
+        stack.callback(ops.close)
+        api = bind(settings.host, settings.port, settings.backlog)
+        stack.callback(api.close)
+        protocol = door.protocol_factory(self._door_rules(recorder))
+        serving = self.settings.door.keep_alive_seconds, settings.drain_seconds
+        await stack.enter_async_context(_serving(build_ops(self.meter, self._missing), ops, "httptools", None, *serving))
+        await stack.enter_async_context(_serving(self._application(corridor), api, protocol, context, *serving))
+        self.addresses = {
+            "api": _url("https" if context else "http", api),
+            "ops": _url("http", ops),
+        }
+        stack.enter_context(self._announced())
+
+    def _application(self, corridor: Corridor) -> FastAPI:
+        """The FastAPI application, with the data plane inside it."""
+        settings = self.settings
+        app = FastAPI(title="Vestry", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
+        rules = arrival.Rules(
+            bounds=settings.bounds,
+            body_bytes=settings.door.body_bytes,
+            trusted_proxies=tuple(
+                ipaddress.ip_network(each, strict=False) for each in settings.server.trusted_proxies
+            ),
+        )
+        app.add_middleware(DataPlane, corridor=corridor, rules=rules)
+        return app
+
+    def _door_rules(self, recorder: Recorder) -> door.Rules:
+        return door.Rules(
+            limits=self.settings.door,
+            allowed_hosts=frozenset(host.lower().encode() for host in self.settings.server.allowed_hosts),
+            keeper=_Keeper(self.meter, recorder),
+        )
+
+    @contextlib.contextmanager
+    def _announced(self) -> Iterator[None]:
+        """Say where the server listens, in the log and in `server.json` in the state directory."""
+        note = self.settings.state / "server.json"
+        draft = note.with_suffix(".new")
+        draft.write_text(json.dumps({**self.addresses, "pid": os.getpid(), "version": __version__}))
+        draft.replace(note)
+        log.info("the API is at %s, operations at %s", self.addresses["api"], self.addresses["ops"])
+        try:
+            yield
+        finally:
+            note.unlink(missing_ok=True)
+
+    # What others ask --------------------------------------------------------------------------------------------
+
+    def _missing(self) -> dict[str, str]:
+        """What keeps the server from being ready, by part."""
+        missing: dict[str, str] = {}
+        if not self._ready:
+            missing["server"] = "stopping" if self._stopping.is_set() else "starting"
+        if not self._journal.healthy:
+            missing["record"] = "the record cannot be written"
+        try:
+            self._keys.find(PROBE_KEY)
+        except KeysUnavailable:
+            missing["keys"] = "the key store cannot be read"
+        now = asyncio.get_running_loop().time()
+        if not any(self._router.available(model, now) for model in self._models):
+            missing["models"] = "no engine of any model is available"
+        return missing
+
+    def _replicas(self) -> list[tuple[str, str, bool, int]]:
+        now = asyncio.get_running_loop().time()
+        return [
+            (model, seat.replica.name, seat.in_service(now), seat.outstanding)
+            for model, seats in self._router.seats.items()
+            for seat in seats
+        ]
+
+
+class _Keeper:
+    """Counts and records what is refused at the door."""
+
+    def __init__(self, meter: Meter, recorder: Recorder) -> None:
+        self._meter, self._recorder = meter, recorder
+        self.connections = meter.connections
+
+    def refused(self, refusal: Refusal, request_id: str, source: str) -> None:
+        self._meter.door_refused(refusal.status)
+        self._recorder.at_the_door(refusal, request_id, source)
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn, with the signals left to us, a bound on TLS handshakes, and sockets that we bound."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+
+        def protocol() -> asyncio.Protocol:
+            build = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
+            return build(config=self.config, server_state=self.server_state, app_state={}, _loop=loop)
+
+        self.servers = [
+            await loop.create_server(
+                protocol,
+                sock=each,
+                ssl=self.config.ssl,
+                backlog=self.config.backlog,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS if self.config.ssl else None,
+            )
+            for each in sockets or ()
+        ]
+        self.started = True
+
+
+@contextlib.asynccontextmanager
+async def _serving(
+    app: FastAPI,
+    listener: socket.socket,
+    protocol: Any,
+    context: ssl.SSLContext | None,
+    keep_alive_seconds: float,
+    drain_seconds: float,
+) -> AsyncIterator[None]:
+    """Serve one application on one socket; on the way out, let its calls end."""
+    config = uvicorn.Config(
+        app,
+        http=protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=max(1, round(drain_seconds)),
+        timeout_keep_alive=max(1, round(keep_alive_seconds)),
+    )
+    config.load()
+    config.ssl = context
+    server = _Uvicorn(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not task.done():
+        await asyncio.sleep(0.005)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+@contextlib.asynccontextmanager
+async def _running(work: Any) -> AsyncIterator[None]:
+    """Run a task alongside; cancel it on the way out."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(_report)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.error("a task of the server has ended", exc_info=task.exception())
+
+
+def bind(host: str, port: int, backlog: int) -> socket.socket:
+    """A listening socket. Raises OSError with a sentence."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(backlog)
+    except OSError as fault:
+        listener.close()
+        raise OSError(f"cannot listen on {host} port {port}: {fault.strerror}") from fault
+    listener.setblocking(False)
+    return listener
+
+
+def _url(scheme: str, listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def state_directory(path: Path) -> None:
+    """Make the state directory, for this user alone."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)

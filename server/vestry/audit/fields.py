@@ -1,0 +1,248 @@
+"""The table of a record: which types there are, which fields, on which types, and what each means.
+
+Everything that describes a record is derived from here: the builders check against it, `document` makes the
+JSON Schema in `docs/reference/audit-records.json` of it. A new field is one row.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from msgspec import Struct
+
+from vestry.audit.canonical import SAFE_INTEGER
+from vestry.types import Ending
+
+SCHEMA = 1
+"""Number of this table. It grows when a field changes its meaning or goes away, not when one is added."""
+
+
+class RecordType(StrEnum):
+    """Every kind of record there is."""
+
+    INTENT = "intent"
+    OUTCOME = "outcome"
+    REFUSAL = "refusal"
+    REFUSALS_SUMMARY = "refusals.summary"
+    INTENT_CLOSED = "intent.closed"
+    SERVER_START = "server.start"
+    SERVER_STOP = "server.stop"
+    KEY_CREATE = "key.create"
+    KEY_REVOKE = "key.revoke"
+    SEGMENT_BEGIN = "segment.begin"
+    LOG_TRIM = "log.trim"
+    LOG_RECOVERED = "log.recovered"
+    CLOCK_JUMP = "clock.jump"
+
+
+I, O, R = RecordType.INTENT, RecordType.OUTCOME, RecordType.REFUSAL  # noqa: E741 - columns of the table
+CALL = frozenset({I, O, R})
+KEY = frozenset({RecordType.KEY_CREATE, RecordType.KEY_REVOKE})
+SERVER = frozenset({RecordType.SERVER_START, RecordType.SERVER_STOP})
+ALL = frozenset(RecordType)
+SUMMARY, CLOSED = RecordType.REFUSALS_SUMMARY, RecordType.INTENT_CLOSED
+BEGIN, TRIM, RECOVERED = RecordType.SEGMENT_BEGIN, RecordType.LOG_TRIM, RecordType.LOG_RECOVERED
+JUMP = RecordType.CLOCK_JUMP
+
+INTEGER: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": SAFE_INTEGER}
+SIGNED: dict[str, Any] = {"type": "integer", "minimum": -SAFE_INTEGER, "maximum": SAFE_INTEGER}
+FLAG: dict[str, Any] = {"type": "boolean"}
+TIME: dict[str, Any] = {
+    "type": "string",
+    "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z$",
+}
+
+
+def text(limit: int) -> dict[str, Any]:
+    return {"type": "string", "minLength": 1, "maxLength": limit}
+
+
+def choice(*words: str) -> dict[str, Any]:
+    return {"enum": list(words)}
+
+
+def listed(items: dict[str, Any], most: int) -> dict[str, Any]:
+    return {"type": "array", "items": items, "maxItems": most}
+
+
+def closed(**properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+SAMPLING: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": {
+        "anyOf": [SIGNED, FLAG, text(64), {**closed(count=INTEGER), "required": ["count"]}],
+    },
+}
+OPEN_INTENTS_EACH = 400
+"""Open intents that one `segment.begin` record lists at most; with ids of 64 characters it stays below a leaf."""
+SUMMARY_COUNTS = 256
+"""Rows that one `refusals.summary` record holds at most."""
+
+
+class Field(Struct, frozen=True):
+    """One row. `always` names the types that never lack the field, `maybe` those that may hold it."""
+
+    name: str
+    form: dict[str, Any]
+    meaning: str
+    always: frozenset[RecordType] = frozenset()
+    maybe: frozenset[RecordType] = frozenset()
+
+    @property
+    def limit(self) -> int:
+        """Greatest length of a text."""
+        return int(self.form["maxLength"])
+
+
+def _row(name: str, form: dict[str, Any], meaning: str, *, always: Any = (), maybe: Any = ()) -> Field:
+    return Field(name, form, meaning, frozenset(always), frozenset(maybe))
+
+
+FIELDS: tuple[Field, ...] = (
+    # Order and identity
+    _row("schema", {"const": SCHEMA}, "Number of the table that this record follows.", always=ALL),
+    _row("index", INTEGER, "Place in the log: 0, 1, 2 and on, without a gap.", always=ALL),
+    _row("origin", text(63), "Name of the log that the record stands in.", always=ALL),
+    _row("type", choice(*RecordType), "Kind of the record.", always=ALL),
+    _row("time", TIME, "When the record was made (UTC, RFC 3339, microseconds).", always=ALL),
+    _row("cut", FLAG, "True: the record was too large, and texts and lists in it were cut.", maybe=ALL),
+    _row("began", TIME, "When the call's request began, or a summary's second.", always={*CALL, SUMMARY}),
+    _row("duration_us", INTEGER, "Monotonic microseconds from `began` to this record.", always={*CALL, SUMMARY}),
+    # Correlation
+    _row(
+        "request_id",
+        text(64),
+        "This server's id of the call; also in the answer's `x-request-id`.",
+        always={*CALL, CLOSED},
+    ),
+    _row("client_request_id", text(128), "The client's own `x-request-id`, escaped.", maybe={I, R}),
+    _row("traceparent", text(64), "The client's W3C trace context.", maybe={I, R}),
+    # Who
+    _row("tenant", text(63), "Tenant of the caller, or of the key.", always={I, *KEY}, maybe={O, R}),
+    _row("subject", text(128), "Person or program that the key belongs to.", always={I, *KEY}, maybe={O, R}),
+    _row("key_id", text(64), "Public id of the key. Never the key.", always={I, *KEY}, maybe={O, R}),
+    _row("role", text(64), "Role of the key.", always={I}, maybe={O, R, *KEY}),
+    _row("end_user", text(128), "The client's `user` field, escaped: whom it says it acts for.", maybe={I}),
+    _row("actor", text(128), "Who changed the key.", always=KEY),
+    _row("source", text(64), "Address of the caller; through trusted proxies only, the one they name.", maybe={I, R}),
+    _row("user_agent", text(256), "The client's `User-Agent`, escaped.", maybe={I, R}),
+    # What
+    _row("route", text(128), "Route of the API.", always=CALL),
+    _row("operation", text(32), "What the route does, in OpenTelemetry's GenAI words.", always=CALL),
+    _row("method", text(16), "HTTP method, escaped.", always=CALL),
+    _row("stream", FLAG, "Whether a stream was asked for.", always={I}),
+    _row(
+        "sampling",
+        SAMPLING,
+        "Effective sampling parameters. Fractions are decimal text; long texts, lists and "
+        "objects are only counted, since they can hold content.",
+        always={I},
+    ),
+    _row("status", INTEGER, "HTTP status of the answer.", always={O, R}),
+    _row("code", text(64), "Error code of the answer.", always={R}, maybe={O}),
+    _row(
+        "reason",
+        text(256),
+        "The sentence that the client or the operator was given.",
+        always={R},
+        maybe={RecordType.KEY_REVOKE},
+    ),
+    # Which model
+    _row(
+        "model",
+        text(128),
+        "Model as clients name it; in a refusal, as this client did, escaped.",
+        always={I},
+        maybe={O, R},
+    ),
+    _row("revision", text(128), "Revision of the model.", maybe={I, O}),
+    _row("weights_digest", text(128), "Digest of the weights.", maybe={I, O}),
+    _row("quantization", text(64), "Quantization of the weights.", maybe={I, O}),
+    _row("chat_template_digest", text(128), "Digest of the chat template.", maybe={I, O}),
+    _row("engine_version", text(64), "Version of the engine.", maybe={I, O}),
+    _row("replica", text(128), "Engine process that answered.", maybe={O}),
+    _row("attempts", INTEGER, "Engines that were tried.", always={O}),
+    # Why it was allowed
+    _row("decision", choice("allow", "deny"), "What was decided.", always={I, R}),
+    _row("rule", text(128), "Rule that allowed it.", always={I}),
+    _row("configuration_digest", text(128), "Digest of the settings in force.", maybe={I, R, *SERVER}),
+    # How it went
+    _row("ending", choice(*Ending), "How the call ended.", always={O, R, CLOSED}),
+    _row("prompt_tokens", INTEGER, "Tokens of the prompt.", always={O}),
+    _row("completion_tokens", INTEGER, "Tokens of the answer.", always={O}),
+    _row("cached_tokens", INTEGER, "Tokens of the prompt that the engine had cached.", always={O}),
+    _row("estimated", FLAG, "True: the engine had no chance to count; the tokens are an estimate.", always={O}),
+    _row("finish_reasons", listed(text(64), 128), "Why each choice ended.", always={O}),
+    _row("first_byte_us", INTEGER, "Monotonic microseconds from `began` to the engine's first byte.", maybe={O}),
+    _row("engine_us", INTEGER, "Microseconds spent waiting for the engine.", always={O}),
+    _row("content_mode", choice("metadata"), "What of the content is kept: nothing, and no hash.", always={I, O}),
+    # Refusals that were counted
+    _row("total", INTEGER, "Refusals that this record counts.", always={SUMMARY}),
+    _row(
+        "counts",
+        listed(
+            {**closed(who=text(128), code=text(64), count=INTEGER), "required": ["who", "code", "count"]},
+            SUMMARY_COUNTS,
+        ),
+        "Refusals by key id, or by address where there was no key, and by error code.",
+        always={SUMMARY},
+    ),
+    _row("others", INTEGER, "Refusals counted here that stand in no row of `counts`.", always={SUMMARY}),
+    # Keys
+    _row(
+        "models",
+        listed(text(128), 256),
+        "Models that the key may use. Left out: all that the tenant may.",
+        maybe={RecordType.KEY_CREATE},
+    ),
+    _row("expires", TIME, "When the key expires. Left out: never.", maybe={RecordType.KEY_CREATE}),
+    # The server and the log itself
+    _row("version", text(64), "Version of this program.", always=SERVER),
+    _row("part", INTEGER, "Number of this record among those that begin a segment, from 1.", always={BEGIN}),
+    _row("parts", INTEGER, "How many records begin the segment.", always={BEGIN}),
+    _row(
+        "open_intents",
+        listed({**closed(index=INTEGER, request_id=text(64)), "required": ["index", "request_id"]}, OPEN_INTENTS_EACH),
+        "Intents in earlier segments that had no outcome when this segment began.",
+        always={BEGIN},
+    ),
+    _row("intent_index", INTEGER, "Place of the intent that is closed.", always={CLOSED}),
+    _row(
+        "cause",
+        text(256),
+        "Why: a system error's name, `restart`, `outcome_lost`, `audit_unavailable`, ….",
+        always={CLOSED, RECOVERED},
+    ),
+    _row("segment", text(64), "File of the log that was trimmed.", always={TRIM}),
+    _row("offset", INTEGER, "Size of that file, in bytes, after the trim.", always={TRIM}),
+    _row("bytes", INTEGER, "Bytes that were cut off; none of them was acknowledged.", always={TRIM}),
+    _row(
+        "sha256",
+        {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+        "SHA-256 of what was cut off; it is kept in `<segment>-<offset>-<number>.torn`.",
+        always={TRIM},
+    ),
+    _row("failures", INTEGER, "Writes that failed before this one worked.", always={RECOVERED}),
+    _row("lost", INTEGER, "Records that could not be written meanwhile.", always={RECOVERED}),
+    _row("outage_us", INTEGER, "Monotonic microseconds since the first failure.", always={RECOVERED}),
+    _row("discarded_bytes", INTEGER, "Bytes of failed writes that were taken back from the log.", always={RECOVERED}),
+    _row("previous", TIME, "Time of the wall clock before the jump.", always={JUMP}),
+    _row(
+        "jump_us", SIGNED, "Microseconds that the wall clock moved beyond what passed; negative: back.", always={JUMP}
+    ),
+)
+
+ROW: dict[str, Field] = {field.name: field for field in FIELDS}
+
+
+def allowed(kind: RecordType) -> frozenset[str]:
+    """Names of the fields that a record of this type may hold."""
+    return frozenset(field.name for field in FIELDS if kind in field.always | field.maybe)
+
+
+def required(kind: RecordType) -> frozenset[str]:
+    """Names of the fields that a record of this type always holds."""
+    return frozenset(field.name for field in FIELDS if kind in field.always)

@@ -1,0 +1,73 @@
+"""The system calls of the log, one method each, so that tests can make any of them fail, hang or lie."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+
+class Files:
+    """The real ones. All raise OSError."""
+
+    def create(self, path: Path) -> int:
+        """A new empty file, open for appending. Fails if there is one."""
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+    def append_to(self, path: Path) -> int:
+        """An existing file, open for appending."""
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        """One write; returns how many bytes were taken, which may be fewer."""
+        return os.write(descriptor, data)
+
+    def sync(self, descriptor: int) -> None:
+        """The file's data, and its size, are on the disk when this returns."""
+        os.fdatasync(descriptor)
+
+    def sync_directory(self, path: Path) -> None:
+        """The directory's entries are on the disk when this returns."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def state(self, descriptor: int) -> tuple[int, int]:
+        """Size in bytes, and how many names the file has: 0 once it was deleted."""
+        status = os.fstat(descriptor)
+        return status.st_size, status.st_nlink
+
+    def truncate(self, descriptor: int, size: int) -> None:
+        os.ftruncate(descriptor, size)
+
+    def remove(self, path: Path) -> None:
+        path.unlink()
+
+    def rename(self, old: Path, new: Path) -> None:
+        old.rename(new)
+
+    def close(self, descriptor: int) -> None:
+        os.close(descriptor)
+
+    def lock(self, path: Path) -> int | None:
+        """An exclusive lock that lasts until the descriptor is closed; None if another holds it."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+
+def cause_of(error: BaseException) -> str:
+    """A short name of what went wrong: `ENOSPC` for an OSError, else the exception's type."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return errno.errorcode.get(error.errno, str(error.errno))
+    return type(error).__name__

@@ -1,0 +1,239 @@
+"""The server's journal: calls wait on the loop, one thread writes, one fdatasync serves everything waiting.
+
+Rules:
+1. The loop's side only queues and resolves; the thread's side only writes. The queue is the one thing that both
+   touch, and the loop learns of a batch through one `call_soon_threadsafe`.
+2. Whoever waits is answered: with success after its batch is durable, else with AuditUnavailable, at the latest
+   `commit_seconds` after it asked.
+3. While the log is broken (a write failed) or overdue (a write hangs) new records are refused at once. The thread
+   tries by itself, traffic or not, and the first success ends the state.
+4. An intent whose caller was not told of its success has no outcome coming. The log closes it itself, so the
+   caller of `append` appends no outcome for an intent whose append raised, cancellation included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from vestry.audit.fields import RecordType
+from vestry.audit.files import Files
+from vestry.audit.opening import open_store
+from vestry.audit.records import Clock
+from vestry.audit.store import Committed, Store
+from vestry.audit.writer import Abandoned, Mailbox, Waiter, Writer
+from vestry.errors import AuditUnavailable
+from vestry.types import Ending
+
+_LOG = logging.getLogger("vestry.audit")
+_LOOK_SECONDS = 0.01
+
+
+class Observer(Protocol):
+    """Counts what the log does. Called on the loop."""
+
+    def committed(self, seconds: float, records: int, size: int) -> None:
+        """A batch is durable: the time its write and fdatasync took, its records, its bytes."""
+
+    def failed(self, records: int) -> None:
+        """Records that were refused or could not be made durable in time."""
+
+    def health(self, healthy: bool) -> None:
+        """The log's health has changed."""
+
+
+class _Unobserved:
+    def committed(self, seconds: float, records: int, size: int) -> None: ...
+
+    def failed(self, records: int) -> None: ...
+
+    def health(self, healthy: bool) -> None: ...
+
+
+class AuditLog:
+    """seams.Journal over a directory. All methods belong to one event loop, the one of the first `append`."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        commit_seconds: float,
+        observer: Observer | None = None,
+        clock: Clock | None = None,
+        capacity: int = 16_384,
+        probe_seconds: float = 1.0,
+    ) -> None:
+        self._mailbox = Mailbox()
+        self._writer = Writer(self._mailbox, store, self, clock=clock or Clock(), probe_seconds=probe_seconds)
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: deque[Waiter] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._commit_seconds = commit_seconds
+        self._capacity = capacity
+        self._observer: Observer = observer or _Unobserved()
+        self._broken = self._overdue = self._closed = False
+        self._healthy = True
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        origin: str,
+        *,
+        commit_seconds: float,
+        segment_bytes: int,
+        observer: Observer | None = None,
+        files: Files | None = None,
+        clock: Clock | None = None,
+        capacity: int = 16_384,
+        probe_seconds: float = 1.0,
+    ) -> AuditLog:
+        """Open or begin the log of `origin` under `directory`. Blocks while it reads the last segment.
+
+        Raises opening.LogUnusable (LogLocked, LogDamaged): a sentence for the operator.
+        """
+        store = open_store(directory, origin, segment_bytes=segment_bytes, files=files, clock=clock)
+        return cls(
+            store,
+            commit_seconds=commit_seconds,
+            observer=observer,
+            clock=clock,
+            capacity=capacity,
+            probe_seconds=probe_seconds,
+        )
+
+    @property
+    def healthy(self) -> bool:
+        """False from a failed or overdue write until a write has succeeded again, and after `close`."""
+        return self._healthy
+
+    def append(self, record: Mapping[str, Any]) -> asyncio.Future[None]:
+        """As seams.Journal.append. The record belongs to the log from here on: do not change it.
+
+        The future fails with AuditUnavailable, or with canonical.NotCanonical for what is no record.
+        """
+        loop = self._loop or self._begin()
+        future = loop.create_future()
+        if not self._healthy or len(self._waiting) >= self._capacity:
+            self._give_up(record, Ending.UNKNOWN, "outcome_lost")
+            self._observer.failed(1)
+            future.set_exception(AuditUnavailable())
+            return future
+        waiter = Waiter(record, future, loop.time())
+        self._waiting.append(waiter)
+        self._mailbox.put(waiter)
+        if self._timer is None:
+            self._timer = loop.call_later(self._commit_seconds, self._look)
+        return future
+
+    async def close(self) -> None:
+        """Write what is waiting, as far as the deadline lets it, and let go of the log."""
+        if self._closed:
+            return
+        self._closed = True
+        self._set_health()
+        loop = self._loop or self._begin()
+        thread = self._thread
+        pending = [waiter.future for waiter in self._waiting if not waiter.future.done()]
+        if pending:
+            await asyncio.wait(pending, timeout=self._commit_seconds)
+        self._mailbox.stop()
+        if thread is not None:
+            await loop.run_in_executor(None, thread.join, self._commit_seconds)
+        if thread is not None and thread.is_alive():
+            _LOG.error("a write to the audit log still hangs; the process goes on without it")
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for waiter in self._waiting:
+            if not waiter.future.done():
+                waiter.future.set_exception(AuditUnavailable())
+
+    def _begin(self) -> asyncio.AbstractEventLoop:
+        """The first use: the loop is known now, and the thread can report to it."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._writer.run, args=(self._loop,), name="vestry-audit", daemon=True)
+        self._thread.start()
+        return self._loop
+
+    def _set_health(self) -> None:
+        healthy = not (self._broken or self._overdue or self._closed)
+        if healthy != self._healthy:
+            self._healthy = healthy
+            self._observer.health(healthy)
+
+    def _look(self) -> None:
+        """The one timer: fails whoever has waited too long, and sleeps until the next one has."""
+        loop = self._loop or self._begin()
+        now = loop.time() + 0.001
+        late = 0
+        self._timer = None
+        for waiter in self._waiting:
+            deadline = waiter.since + self._commit_seconds
+            if deadline > now:
+                self._timer = loop.call_at(max(deadline, now + _LOOK_SECONDS), self._look)
+                break
+            if not waiter.future.done():
+                waiter.future.set_exception(AuditUnavailable())
+                late += 1
+            self._overdue = True
+        if late:
+            self._observer.failed(late)
+        self._set_health()
+
+    # writer.Reports: what the thread says, in order. Called on the loop.
+
+    def committed(self, waiters: list[Waiter], done: Committed, seconds: float) -> None:
+        self._overdue = False
+        for position, waiter in enumerate(waiters):
+            self._waiting.popleft()
+            unfit = done.unfit.get(position) if done.unfit else None
+            if unfit is not None:
+                self._refuse(waiter, unfit)
+            elif not waiter.future.done():
+                waiter.future.set_result(None)
+            elif waiter.future.cancelled():
+                self._withdraw(waiter.record, Ending.CANCELLED, "caller_left")
+            else:
+                self._withdraw(waiter.record, Ending.REFUSED, "audit_unavailable")
+        self._set_health()
+        self._observer.committed(seconds, len(done.leaves), done.size)
+
+    def failed(self, waiters: list[Waiter]) -> None:
+        self._overdue = False
+        self._broken = True
+        self._set_health()
+        told = 0
+        for waiter in waiters:
+            self._waiting.popleft()
+            told += waiter.future.done() and not waiter.future.cancelled()
+            self._refuse(waiter, AuditUnavailable())
+        if len(waiters) > told:
+            self._observer.failed(len(waiters) - told)
+
+    def recovered(self, done: Committed, seconds: float) -> None:
+        self._broken = False
+        self._set_health()
+        self._observer.committed(seconds, len(done.leaves), done.size)
+
+    def _refuse(self, waiter: Waiter, error: Exception) -> None:
+        if not waiter.future.done():
+            waiter.future.set_exception(error)
+        self._give_up(waiter.record, Ending.UNKNOWN, "outcome_lost")
+
+    def _give_up(self, record: Mapping[str, Any], ending: Ending, cause: str) -> None:
+        """An outcome that will not be in the log: its intent is closed as soon as the log can."""
+        if record.get("type") == RecordType.OUTCOME and len(self._mailbox.abandoned) < self._capacity:
+            self._mailbox.abandoned.append(Abandoned(str(record.get("request_id")), ending, cause))
+
+    def _withdraw(self, record: Mapping[str, Any], ending: Ending, cause: str) -> None:
+        """An intent that is in the log, though its caller was told otherwise or has left."""
+        if record.get("type") == RecordType.INTENT:
+            self._mailbox.abandoned.append(Abandoned(str(record.get("request_id")), ending, cause))
+            self._mailbox.wake()

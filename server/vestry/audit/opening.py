@@ -1,0 +1,283 @@
+"""Opens a log: locks it, trims what a crash left unacknowledged, closes the intents it left open.
+
+Rules: only bytes behind the last whole record, and no more of them than one batch, are ever cut off; they are
+copied aside first, and the trim is a record. A crash in the middle of this leaves a `.torn.pending` file, from
+which the next start goes on. Anything else that is wrong is damage: the log is not opened, and not touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import time
+from collections.abc import Mapping
+from itertools import count, pairwise
+from pathlib import Path
+from typing import Any
+
+from vestry.audit.fields import RecordType
+from vestry.audit.files import Files
+from vestry.audit.records import Clock, Record, Records, microseconds_of, rfc3339
+from vestry.audit.scan import (
+    MEND,
+    TAIL_BYTES,
+    LogDamaged,
+    LogLocked,
+    LogUnusable,
+    Scan,
+    Trim,
+    begins_whole,
+    end_before,
+    first_index,
+    name_of,
+    segments,
+)
+from vestry.audit.store import Store, WriteFailed
+from vestry.types import Ending
+
+_LOG = logging.getLogger("vestry.audit")
+_ORIGIN = re.compile(r"^[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*$")
+_PENDING = ".torn.pending"
+
+
+def open_store(
+    directory: Path, origin: str, *, segment_bytes: int, files: Files | None = None, clock: Clock | None = None
+) -> Store:
+    """Open or begin the log of `origin` under `directory`, ready for its next record.
+
+    Raises LogLocked, LogDamaged, or LogUnusable where the disk or the name refuses.
+    """
+    if not _ORIGIN.match(origin) or len(origin) > 63:
+        raise LogUnusable(
+            f"`{origin}` cannot name a log: use up to 63 lower-case letters, digits, dots and hyphens, in parts "
+            "divided by single slashes, each beginning with a letter or digit."
+        )
+    home = directory / origin
+    files = files or Files()
+    try:
+        _make(home, files)
+        lock = files.lock(home / "lock")
+        if lock is None:
+            raise LogLocked(_taken(home, origin))
+        (home / "lock").write_text(f"{os.getpid()}\n", encoding="ascii")
+        store = Store(home, origin, lock, segment_bytes=segment_bytes, files=files, records=Records(clock=clock))
+        try:
+            _Opening(store, files, clock or Clock()).run()
+        except BaseException:
+            store.close()
+            raise
+    except (OSError, WriteFailed) as error:
+        raise LogUnusable(
+            f"The audit log in {home} cannot be opened: {error}. Nothing is served unrecorded: give the server a "
+            "writable directory with free space, as `audit.directory`."
+        ) from error
+    return store
+
+
+def append_once(
+    directory: Path,
+    record: Mapping[str, Any],
+    *,
+    origin: str = "cli",
+    wait_seconds: float = 5.0,
+    files: Files | None = None,
+    clock: Clock | None = None,
+) -> None:
+    """Write one record from a command, in a log of its own; it is durable when this returns.
+
+    Waits up to `wait_seconds` for another command that is writing to the same log. Raises LogUnusable, with a
+    sentence for the user; then the record may or may not be in the log, and what it announces must not be done.
+    """
+    until = time.monotonic() + wait_seconds
+    while True:
+        try:
+            store = open_store(directory, origin, segment_bytes=1 << 26, files=files, clock=clock)
+            break
+        except LogLocked:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.02)
+    try:
+        unfit = store.commit([record]).unfit
+    except WriteFailed as error:
+        raise LogUnusable(f"The audit log in {directory / origin} could not be written: {error}.") from error
+    finally:
+        store.close()
+    if unfit:
+        raise unfit[0]
+
+
+class _Opening:
+    """The steps of opening, in the order of `run`."""
+
+    def __init__(self, store: Store, files: Files, clock: Clock) -> None:
+        self._store = store
+        self._files = files
+        self._home = store.directory
+        self._clock = clock
+        self._records = Records(clock=clock)
+
+    def run(self) -> None:
+        paths = self._without_empty(segments(self._home))
+        self._check_joints(paths)
+        scan = Scan(self._store.origin)
+        if paths:
+            self._continue(paths, scan)
+        self._record_trims(scan)
+        self._close_intents()
+        self._record_jump(scan)
+
+    def _without_empty(self, paths: list[Path]) -> list[Path]:
+        """Drop a last segment that has nothing in it: a crash came between its creation and its first record."""
+        if paths and paths[-1].stat().st_size == 0:
+            self._files.remove(paths.pop())
+            self._files.sync_directory(self._home)
+        return paths
+
+    def _check_joints(self, paths: list[Path]) -> None:
+        """Every segment ends where the next begins, and the first is the first."""
+        if paths and first_index(paths[0]) != 0:
+            raise LogDamaged(
+                f"{self._home} is damaged: its first segment should be {name_of(0)}, but it is {paths[0].name}. {MEND}"
+            )
+        for path, following in pairwise(paths):
+            end = end_before(path, first_index(following))
+            if end < path.stat().st_size:
+                self._trim(path, end)
+
+    def _continue(self, paths: list[Path], scan: Scan) -> None:
+        """Read from the last segment that lists its open intents, and go on behind the last good record."""
+        start = next((at for at in reversed(range(len(paths))) if begins_whole(paths[at])), 0)
+        for path in paths[start:-1]:
+            good = scan.read(path)
+            if good != path.stat().st_size:
+                raise LogDamaged(_unreadable(path, good))
+        last = paths[-1]
+        good, size = scan.read(last), last.stat().st_size
+        if size - good > TAIL_BYTES:
+            raise LogDamaged(_unreadable(last, good))
+        if good < size:
+            self._trim(last, good)
+        if good == 0:
+            self._files.remove(last)
+            self._files.sync_directory(self._home)
+            if len(paths) == 1:
+                return
+            last = paths[-2]
+            good = last.stat().st_size
+        self._store.go_on(last, good, scan.next_index, scan.open_intents)
+
+    def _trim(self, path: Path, offset: int) -> None:
+        """Copy what stands behind `offset` aside, durably, then cut it off."""
+        with path.open("rb") as file:
+            file.seek(offset)
+            tail = file.read()
+        for number in count(1):
+            kept = self._home / f"{path.stem}-{offset}-{number}.torn"
+            pending = kept.with_name(kept.name + ".pending")
+            if kept.exists() or (pending.exists() and pending.read_bytes() != tail):
+                continue
+            if not pending.exists():
+                self._write_aside(pending, tail)
+            break
+        descriptor = self._files.append_to(path)
+        try:
+            self._files.truncate(descriptor, offset)
+            self._files.sync(descriptor)
+        finally:
+            self._files.close(descriptor)
+        _LOG.warning(
+            "the audit log had %d unacknowledged bytes behind byte %d of %s; they stand in %s now",
+            len(tail),
+            offset,
+            path,
+            kept,
+        )
+
+    def _write_aside(self, pending: Path, tail: bytes) -> None:
+        draft = pending.with_name(pending.name + ".draft")
+        draft.unlink(missing_ok=True)
+        descriptor = self._files.create(draft)
+        try:
+            view = tail
+            while view:
+                view = view[self._files.write(descriptor, view) :]
+            self._files.sync(descriptor)
+        finally:
+            self._files.close(descriptor)
+        self._files.rename(draft, pending)
+        self._files.sync_directory(self._home)
+
+    def _record_trims(self, scan: Scan) -> None:
+        """Record every trim that has no record yet, those of an earlier start that crashed included."""
+        for pending in sorted(self._home.glob(f"*{_PENDING}")):
+            stem, offset, _ = pending.name.removesuffix(_PENDING).split("-")
+            tail = pending.read_bytes()
+            trim = Trim(f"{stem}.jsonl", int(offset), hashlib.sha256(tail).hexdigest())
+            if trim not in scan.trims:
+                self._commit(
+                    self._records.event(
+                        RecordType.LOG_TRIM,
+                        segment=trim.segment,
+                        offset=trim.offset,
+                        bytes=len(tail),
+                        sha256=trim.sha256,
+                    )
+                )
+            self._files.rename(pending, pending.with_suffix(""))
+            self._files.sync_directory(self._home)
+
+    def _close_intents(self) -> None:
+        """Nobody knows how the calls ended that were in progress when the last process died."""
+        left = list(self._store.open_intents.items())
+        self._commit(
+            *(
+                self._records.event(
+                    RecordType.INTENT_CLOSED,
+                    request_id=name,
+                    intent_index=index,
+                    ending=Ending.UNKNOWN.value,
+                    cause="restart",
+                )
+                for name, index in left
+            )
+        )
+        if left:
+            _LOG.warning("%d calls had no outcome in the audit log; they are closed as `unknown` now", len(left))
+
+    def _record_jump(self, scan: Scan) -> None:
+        """The last record is from the future: the wall clock went back while no process was looking."""
+        now = self._clock.wall()
+        if scan.last_time > rfc3339(now):
+            jump = now - microseconds_of(scan.last_time)
+            self._commit(self._records.event(RecordType.CLOCK_JUMP, previous=scan.last_time, jump_us=jump))
+
+    def _commit(self, *records: Record) -> None:
+        left = list(records)
+        while left:
+            del left[: self._store.commit(left).taken]
+
+
+def _make(home: Path, files: Files) -> None:
+    """Make the directory, readable by its owner only, and durable with its parents' entries."""
+    missing = [each for each in (home, *home.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(mode=0o700, exist_ok=True)
+        files.sync_directory(each.parent)
+
+
+def _taken(home: Path, origin: str) -> str:
+    holder = (home / "lock").read_text(encoding="ascii", errors="replace").strip() or "unknown"
+    return (
+        f"Another process (process id {holder}) writes to the audit log `{origin}` in {home}. Stop it, or give this "
+        "one a log of its own with `audit.origin`."
+    )
+
+
+def _unreadable(path: Path, offset: int) -> str:
+    return (
+        f"{path} is damaged at byte {offset}: what stands there is no record, and it is more than a crash can leave. "
+        f"{MEND}"
+    )

@@ -1,0 +1,226 @@
+"""The log on disk: appends batches of records to segments, and brings itself back after a failed write.
+
+Rules:
+1. A batch is one write and one fdatasync. It is acknowledged when both have worked and the file has exactly
+   the size that it should have; not before.
+2. After a failure nothing is written until `recover` has cut the file back to its last acknowledged size. So
+   an index that was given to a failed batch is given again, and stands in the log once.
+3. After a failed fdatasync the state of the file's cached pages is unknown, and a second fdatasync may report
+   success for pages that were dropped. So the log goes on in a new segment, in a new file.
+4. A segment begins with `segment.begin` records that list the intents open at that point. So the last segment
+   alone tells which intents a crash left open, however long the log is.
+
+One thread at a time may use a store. `vestry.audit.opening` opens one. The lines that `commit` returns are the
+leaves, in order: whatever is to be built over the log (a tree, checkpoints) takes them from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from vestry.audit.canonical import NotCanonical, leaf
+from vestry.audit.fields import OPEN_INTENTS_EACH, RecordType
+from vestry.audit.files import Files, cause_of
+from vestry.audit.records import Record, Records
+from vestry.audit.scan import BATCH_BYTES, CLOSING, name_of
+
+
+class WriteFailed(Exception):  # noqa: N818 - what happened to the batch
+    """The batch is not acknowledged. `cause` is short: `ENOSPC`, `EIO`, `short_write`, …."""
+
+    def __init__(self, cause: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.cause = cause
+
+
+class Committed(Struct, frozen=True):
+    """A durable batch: how many of the given records it took, its leaves in order, its size in bytes, and what
+    was wrong with those records (by their place among the given ones) that have no leaf.
+    """
+
+    taken: int
+    leaves: list[bytes]
+    size: int
+    unfit: dict[int, NotCanonical]
+
+
+class Store:
+    """An open log. Every method but `close` raises WriteFailed where the disk does."""
+
+    def __init__(
+        self, directory: Path, origin: str, lock: int, *, segment_bytes: int, files: Files, records: Records
+    ) -> None:
+        self.directory = directory
+        self.origin = origin
+        self.next_index = 0
+        self.open_intents: dict[str, int] = {}
+        self.broken = ""
+        self.discarded = 0
+        self._lock = lock
+        self._segment_bytes = segment_bytes
+        self._files = files
+        self._records = records
+        self._path: Path | None = None
+        self._file = -1
+        self._size = 0
+        self._doubtful = False
+
+    def go_on(self, path: Path, size: int, next_index: int, open_intents: dict[str, int]) -> None:
+        """Go on behind what a scan has found. Raises OSError."""
+        self._file = self._files.append_to(path)
+        self._path, self._size, self.next_index, self.open_intents = path, size, next_index, open_intents
+
+    def commit(self, records: Sequence[Mapping[str, Any]]) -> Committed:
+        """Append records until the batch is full; those taken are durable when this returns, unfit ones left out."""
+        if self.broken:
+            raise WriteFailed(self.broken, "an earlier write failed, and the log has not recovered yet")
+        if self._path is None or self._size >= self._segment_bytes:
+            self._begin_segment()
+        leaves: list[bytes] = []
+        taken: list[Mapping[str, Any]] = []
+        unfit: dict[int, NotCanonical] = {}
+        index, origin, size = self.next_index, self.origin, 0
+        for position, record in enumerate(records):
+            try:
+                encoded = leaf({**record, "index": index, "origin": origin})
+            except NotCanonical as error:
+                unfit[position] = error
+                continue
+            leaves.append(encoded)
+            taken.append(record)
+            index += 1
+            size += len(encoded)
+            if size >= BATCH_BYTES:
+                break
+        if leaves:
+            size = self._append(leaves)
+            self._follow(taken)
+        return Committed(len(taken) + len(unfit), leaves, size, unfit)
+
+    def recover(self, report: Record) -> Committed:
+        """Bring the log back after a failure, and record `report` (a `log.recovered` record) to prove it."""
+        if self._path is not None:
+            try:
+                self._cut_back(self._path)
+            except OSError as error:
+                self._doubtful = True
+                raise self._failed(error) from error
+        self.broken = ""
+        if self._doubtful:
+            self._begin_segment()
+            self._doubtful = False
+        committed = self.commit([{**report, "discarded_bytes": self.discarded}])
+        self.discarded = 0
+        return committed
+
+    def fail(self, cause: str) -> None:
+        """Take the log as broken: for a fault that is not the disk's."""
+        self.broken, self._doubtful = cause, True
+
+    def close(self) -> None:
+        """Let go of the files and the lock."""
+        for descriptor in (self._file, self._lock):
+            if descriptor >= 0:
+                with suppress(OSError):
+                    self._files.close(descriptor)
+        self._file = self._lock = -1
+        self.broken = "closed"
+
+    def _append(self, leaves: list[bytes]) -> int:
+        """One write, one fdatasync. Leaves are joined by line feeds, which they never hold themselves."""
+        data = b"\n".join(leaves) + b"\n"
+        wrote = False
+        try:
+            taken = self._files.write(self._file, data)
+            if taken != len(data):
+                raise self._broke("short_write", f"only {taken} of {len(data)} bytes were written")
+            wrote = True
+            self._files.sync(self._file)
+            found = self._files.state(self._file)
+        except OSError as error:
+            self._doubtful = self._doubtful or wrote
+            raise self._failed(error) from error
+        if found[0] != self._size + len(data) or found[1] == 0:
+            self._doubtful = True
+            raise self._broke("changed_outside", f"{self._path} was changed or removed by another program")
+        self._size += len(data)
+        self.next_index += len(leaves)
+        return len(data)
+
+    def _follow(self, taken: Sequence[Mapping[str, Any]]) -> None:
+        """Keep the set of open intents."""
+        index = self.next_index - len(taken)
+        for record in taken:
+            kind = record.get("type")
+            if kind == "intent":
+                self.open_intents[record["request_id"]] = index
+            elif kind in CLOSING:
+                self.open_intents.pop(record["request_id"], None)
+            index += 1
+
+    def _begin_segment(self) -> None:
+        """Go on in a new file, durable with its directory entry and its `segment.begin` records."""
+        path = self.directory / name_of(self.next_index)
+        before = (self._path, self._file, self._size, self.next_index)
+        try:
+            with suppress(FileNotFoundError):
+                self._files.remove(path)  # left by an attempt that failed: none of it was acknowledged
+            created = self._files.create(path)
+        except OSError as error:
+            raise self._failed(error) from error
+        self._path, self._file, self._size = path, created, 0
+        try:
+            for batch in self._beginning():
+                self._append(batch)
+            self._files.sync_directory(self.directory)
+        except (OSError, WriteFailed) as error:
+            self._path, self._file, self._size, self.next_index = before
+            with suppress(OSError):
+                self._files.close(created)
+            if isinstance(error, OSError):
+                raise self._failed(error) from error
+            raise
+        if before[1] >= 0:
+            with suppress(OSError):
+                self._files.close(before[1])
+
+    def _beginning(self) -> list[list[bytes]]:
+        """The leaves that begin a segment, in batches."""
+        listed = [{"index": index, "request_id": name} for name, index in self.open_intents.items()]
+        parts = [listed[at : at + OPEN_INTENTS_EACH] for at in range(0, len(listed), OPEN_INTENTS_EACH)] or [[]]
+        leaves = []
+        for number, part in enumerate(parts):
+            record = self._records.event(RecordType.SEGMENT_BEGIN, part=number + 1, parts=len(parts), open_intents=part)
+            leaves.append(leaf({**record, "index": self.next_index + number, "origin": self.origin}))
+        each = BATCH_BYTES // (1 << 16)
+        return [leaves[at : at + each] for at in range(0, len(leaves), each)]
+
+    def _cut_back(self, path: Path) -> None:
+        """Cut the file back to what was acknowledged, through a new descriptor."""
+        if self._file >= 0:
+            with suppress(OSError):
+                self._files.close(self._file)
+            self._file = -1
+        self._file = self._files.append_to(path)
+        size, _ = self._files.state(self._file)
+        if size < self._size:
+            raise self._broke(
+                "changed_outside",
+                f"{path} was changed by another program: {size} bytes are there, {self._size} were acknowledged",
+            )
+        if size > self._size:
+            self._files.truncate(self._file, self._size)
+        self._files.sync(self._file)
+        self.discarded += size - self._size
+
+    def _failed(self, error: OSError) -> WriteFailed:
+        return self._broke(cause_of(error), str(error))
+
+    def _broke(self, cause: str, sentence: str) -> WriteFailed:
+        self.broken = cause
+        return WriteFailed(cause, sentence)

@@ -1,0 +1,66 @@
+"""Authorization: may this principal make this call? A pure function of the two and the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vestry.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
+from vestry.settings import Tenant
+from vestry.types import Call, Grant, Limits, Principal, ServedModel
+
+ANY = "*"
+
+
+def authorize(
+    principal: Principal, call: Call, models: Mapping[str, ServedModel], tenants: Mapping[str, Tenant]
+) -> Grant:
+    """The grant. Raises ModelNotFound for a model that is not served, or not for them: nobody can tell which.
+
+    Raises InvalidRequest where the call asks for more than the model has.
+    """
+    tenant = tenants[principal.tenant]
+    model = models.get(call.model)
+    if model is None or not may_use(principal, tenant, model.name):
+        raise ModelNotFound(param="model")
+    if call.completion_tokens is not None and call.completion_tokens > model.context_length:
+        raise ContextLengthExceeded(
+            f"More completion tokens are asked for than the model's context of {model.context_length}.",
+            param="max_tokens",
+        )
+    if call.highest_token >= model.vocabulary:
+        raise InvalidRequest("A token id is outside the model's vocabulary.", param="prompt")
+    return Grant(
+        principal=bounded(principal, tenant),
+        model=model,
+        rule="tenant-model" if principal.models is None else "tenant-and-key-model",
+        tenant_limits=limits_of(tenant),
+    )
+
+
+def may_use(principal: Principal, tenant: Tenant, model: str) -> bool:
+    """True if both the tenant and the key may use the model."""
+    allowed = ANY in tenant.models or model in tenant.models
+    return allowed and (principal.models is None or model in principal.models)
+
+
+def limits_of(tenant: Tenant) -> Limits:
+    """A tenant's own bounds."""
+    return Limits(concurrency=tenant.concurrency, requests_per_minute=tenant.requests_per_minute)
+
+
+def bounded(principal: Principal, tenant: Tenant) -> Principal:
+    """The principal with its tenant's bounds for keys, where it has none of its own."""
+    own = principal.limits
+    if own.concurrency is not None and own.requests_per_minute is not None:
+        return principal
+    return Principal(
+        key_id=principal.key_id,
+        tenant=principal.tenant,
+        subject=principal.subject,
+        role=principal.role,
+        models=principal.models,
+        limits=Limits(
+            concurrency=own.concurrency or tenant.key_concurrency,
+            requests_per_minute=own.requests_per_minute or tenant.key_requests_per_minute,
+        ),
+    )

@@ -1,0 +1,55 @@
+"""`vestry serve`: the server, in the foreground."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import click
+import uvloop
+
+from vestry.app import Secrets, Server, state_directory
+from vestry.audit.log import AuditFault
+from vestry.configuration import ConfigurationError, inspect, load
+from vestry.models.catalog import served
+from vestry.secret_files import engine_key, key_hash
+
+
+@click.command("serve", short_help="Serve the API in front of engines that run already.")
+@click.pass_obj
+def command(config: Path | None) -> None:
+    """Serve the OpenAI-compatible API, and the operations port, in the foreground.
+
+    The engines are those that the settings name under `models`; start them with `vestry engine MODEL`, or let
+    `vestry up` start everything. SIGTERM or Ctrl-C lets calls in progress end, then stops.
+
+    \b
+    Example:
+      vestry --config vestry.yaml serve
+    """
+    try:
+        settings = load(config, os.environ)
+        state_directory(settings.state)
+        faults = inspect(settings)
+        if faults:
+            raise ConfigurationError(faults)
+        models = served(settings)
+        secrets = Secrets(key_hash(settings), engine_key(settings))
+    except ConfigurationError as fault:
+        raise click.ClickException(str(fault)) from None
+    logging.basicConfig(
+        level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        uvloop.run(_serve(Server(settings, models, secrets)))
+    except (OSError, AuditFault) as fault:
+        raise click.ClickException(str(fault)) from None
+
+
+async def _serve(server: Server) -> None:
+    async with server:
+        await server.until_stopped()
+
+

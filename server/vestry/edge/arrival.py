@@ -1,0 +1,201 @@
+"""One request at the edge: its head, its body, its answer."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from msgspec import Struct
+from starlette.types import Receive, Scope, Send
+
+from vestry.edge.bodies import Parser
+from vestry.edge.door import Door, new_request_id
+from vestry.errors import BodyTooLarge, ClientLeft, Refusal, RequestTimeout, UnsupportedMedia
+from vestry.settings import Bounds
+from vestry.types import Call, Head, Operation
+
+TRACEPARENT = re.compile(r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
+JSON_TYPE = re.compile(rb"^application/json(?:\s*;\s*charset=\"?utf-8\"?)?\s*$", re.IGNORECASE)
+JSON = (b"content-type", b"application/json")
+MAX_TEXT = 256
+
+
+class Rules(Struct, frozen=True):
+    """How arrivals are read: bounds, greatest body in bytes, and the proxies whose word on addresses is believed."""
+
+    bounds: Bounds
+    body_bytes: int
+    trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+
+
+class Arrival:
+    """Implements seams.Visitor over ASGI and the door."""
+
+    __slots__ = ("_door", "_headers", "_receive", "_rules", "_scope", "_send", "_started", "head", "parser")
+
+    def __init__(
+        self,
+        rules: Rules,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        route: str,
+        operation: Operation,
+        parser: Parser | None,
+    ):
+        self._rules, self._scope, self._receive, self._send = rules, scope, receive, send
+        self._door: Door = scope["extensions"]["vestry.door"]["door"]
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._started = False
+        self.parser = parser
+        self.head = self._read_head(route, operation)
+
+    def _read_head(self, route: str, operation: Operation) -> Head:
+        headers = self._headers
+        traceparent = _text(headers.get(b"traceparent"))
+        return Head(
+            request_id=new_request_id(),
+            route=route,
+            operation=operation,
+            method=self._scope["method"],
+            source=self._source(),
+            user_agent=_text(headers.get(b"user-agent")),
+            client_request_id=_text(headers.get(b"x-client-request-id") or headers.get(b"x-request-id")),
+            traceparent=traceparent if TRACEPARENT.match(traceparent) else "",
+            credential=self._credential(),
+            began=time.monotonic(),
+            began_wall=time.time_ns() // 1000,
+        )
+
+    def _credential(self) -> str | None:
+        """The key from `Authorization: Bearer` (RFC 6750) or `x-api-key`; None where two headers compete."""
+        if sum(name in (b"authorization", b"x-api-key") for name, _ in self._scope["headers"]) != 1:
+            return None
+        value = self._headers.get(b"authorization")
+        if value is None:
+            return self._headers[b"x-api-key"].decode("latin-1").strip()
+        scheme, _, token = value.partition(b" ")
+        return token.decode("latin-1").strip() if scheme.lower() == b"bearer" else None
+
+    def _source(self) -> str:
+        """The caller's address: the last hop that is not a trusted proxy."""
+        client = self._scope["client"]
+        peer: str = client[0] if client else ""
+        forwarded = self._headers.get(b"x-forwarded-for")
+        if not self._rules.trusted_proxies or forwarded is None or not self._trusts(peer):
+            return peer
+        for hop in reversed(forwarded.decode("latin-1").split(",")):
+            address = hop.strip()
+            if _address(address) is None:
+                return peer
+            peer = address
+            if not self._trusts(address):
+                break
+        return peer
+
+    def _trusts(self, address: str) -> bool:
+        parsed = _address(address)
+        return parsed is not None and any(parsed in network for network in self._rules.trusted_proxies)
+
+    # The body -------------------------------------------------------------------------------------------------
+
+    async def call(self) -> Call:
+        """Read and parse the body. Raises a Refusal."""
+        if self.parser is None:
+            raise TypeError(f"{self.head.route} has no body to parse")
+        if b"content-encoding" in self._headers or not JSON_TYPE.match(self._headers.get(b"content-type", b"")):
+            raise UnsupportedMedia
+        declared = self._headers.get(b"content-length")
+        if declared is not None and int(declared) > self._rules.body_bytes:
+            raise BodyTooLarge
+        return self.parser(await self._read_body(), self._rules.bounds)
+
+    async def _read_body(self) -> bytes:
+        message = await self._receive()
+        pieces: list[bytes] = []
+        size = 0
+        while True:
+            if message["type"] != "http.request":
+                raise ClientLeft
+            piece: bytes = message["body"]
+            size += len(piece)
+            if size > self._rules.body_bytes:
+                raise BodyTooLarge
+            if not message["more_body"]:
+                return b"".join([*pieces, piece]) if pieces else piece
+            if self._door.late:
+                raise RequestTimeout
+            pieces.append(piece)
+            message = await self._receive()
+
+    # The answer -----------------------------------------------------------------------------------------------
+
+    @property
+    def gone(self) -> bool:
+        """True once the client has closed the connection."""
+        return self._door.cycle.disconnected or self._door.transport.is_closing()
+
+    def start(self, on_leave: Callable[[], None], on_pause: Callable[[bool], None]) -> None:
+        """Watch the client while its answer is made."""
+        self._door.watch(on_leave, on_pause)
+
+    def write(self, chunk: bytes) -> None:
+        """Send the next bytes of a stream."""
+        if self._started:
+            self._door.write_chunk(chunk)
+        else:
+            self._started = True
+            self._door.start_stream([(b"x-request-id", self.head.request_id.encode())], chunk)
+
+    async def finish(self, last: bytes, *, streamed: bool) -> None:
+        """Send the end of a stream, or the whole of an answer in one piece."""
+        self._door.unwatch()
+        if not streamed:
+            await self._answer(200, last, [])
+        elif not self.gone:
+            if last:
+                self.write(last)
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """Answer with an error: as a response, or as the last event of a stream that has begun."""
+        if self._started:
+            await self.finish(b"data: " + refusal.body() + b"\n\n", streamed=True)
+        else:
+            self._door.unwatch()
+            await self._answer(refusal.status, refusal.body(), refusal.headers())
+
+    async def _answer(self, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+        if self.gone:
+            return
+        if self._door.cycle.more_body:
+            self._door.close_gently()
+        own: list[tuple[bytes, bytes]] = [
+            JSON,
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", self.head.request_id.encode()),
+        ]
+        start: dict[str, Any] = {"type": "http.response.start", "status": status, "headers": own + headers}
+        await self._send(start)
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _text(value: bytes | None) -> str:
+    """A header for the record: at most 256 characters, what is not printable ASCII escaped."""
+    if not value:
+        return ""
+    text = value[:MAX_TEXT].decode("latin-1")
+    return text if text.isascii() and text.isprintable() else ascii(text)[1:-1][:MAX_TEXT]
+
+
+@lru_cache(maxsize=4096)
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None

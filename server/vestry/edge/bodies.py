@@ -1,0 +1,238 @@
+"""A body becomes a Call: parsed once, strictly, and re-serialised for the engine.
+
+The engine never sees the client's bytes. Duplicate keys therefore have one meaning everywhere (the last), and
+what is bounded here is what the engine gets. No message says what the client sent: only which field, and why.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import msgspec
+
+from vestry.edge import patterns
+from vestry.edge.fields import (
+    ChatBody,
+    CompletionBody,
+    Format,
+    JsonSchemaFormat,
+    NamedTool,
+    Sampled,
+    StreamOptions,
+    StructuredOutputs,
+)
+from vestry.errors import InvalidRequest, UnsupportedField
+from vestry.settings import Bounds
+from vestry.types import Call
+
+DROPPED = (
+    "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "store", "user",
+)  # fmt: skip
+DROPPED_CHAT = ("prediction", "modalities", "reasoning_effort", "verbosity")
+SAMPLING = (
+    "n", "max_tokens", "temperature", "top_p", "seed", "frequency_penalty", "presence_penalty", "top_k", "min_p",
+    "repetition_penalty", "min_tokens",
+)  # fmt: skip
+MISLEADING = {
+    "audio": "Audio is not produced here.",
+    "web_search_options": "This server does not search the web.",
+    "functions": "`functions` is deprecated: use `tools`.",
+    "function_call": "`function_call` is deprecated: use `tool_choice`.",
+}
+ASKS_FOR_USAGE = StreamOptions(include_usage=True)
+FIELD = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
+UNKNOWN = re.compile(r"^Object contains unknown field `(.*?)`(?: - at `\$\.?(.*)`)?$", re.DOTALL)
+PLACED = re.compile(r"^(.*?)(?: - at `(?:key in )?\$\.?(.*)`)?$", re.DOTALL)
+
+_chat: msgspec.json.Decoder[ChatBody] = msgspec.json.Decoder(ChatBody)
+_completion: msgspec.json.Decoder[CompletionBody] = msgspec.json.Decoder(CompletionBody)
+_encode = msgspec.json.Encoder().encode
+
+Parser = Callable[[bytes, Bounds], Call]
+Body = TypeVar("Body", bound=Sampled)
+
+
+def parse_chat(raw: bytes, bounds: Bounds) -> Call:
+    """Parse the body of `POST /v1/chat/completions`. Raises InvalidRequest."""
+    body = _decode(_chat, raw)
+    _check_sampled(body, bounds)
+    _check_chat(body, bounds)
+    for name in DROPPED_CHAT:
+        setattr(body, name, None)
+    asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    return _call(body, raw, prompts=1, asked=asked, highest=-1)
+
+
+def parse_completion(raw: bytes, bounds: Bounds) -> Call:
+    """Parse the body of `POST /v1/completions`. Raises InvalidRequest."""
+    body = _decode(_completion, raw)
+    _check_sampled(body, bounds)
+    prompts, highest = _check_prompt(body.prompt, bounds)
+    if body.suffix:
+        raise UnsupportedField("Insertion (`suffix`) is not supported here.", param="suffix")
+    if body.best_of is not None and body.best_of != (body.n or 1):
+        raise UnsupportedField("`best_of` other than `n` is not supported here.", param="best_of")
+    body.best_of = body.suffix = None
+    return _call(body, raw, prompts=prompts, asked=body.max_tokens, highest=highest)
+
+
+def _decode(decoder: msgspec.json.Decoder[Body], raw: bytes) -> Body:
+    try:
+        body = decoder.decode(raw)
+    except msgspec.ValidationError as fault:
+        _refuse(str(fault))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise InvalidRequest("The body is not valid JSON in UTF-8.") from None
+    except RecursionError:
+        raise InvalidRequest("The body is nested too deeply.") from None
+    if b"\\u0000" in raw:
+        patterns.check_text(msgspec.to_builtins(body), None)
+    return body
+
+
+def _refuse(fault: str) -> NoReturn:
+    """Say what msgspec found wrong, without the client's own words."""
+    if unknown := UNKNOWN.match(fault):
+        name, path = unknown[1], unknown[2]
+        place = f"{path}.{name}" if path else name
+        raise UnsupportedField(
+            "The request has a field that this server does not know.", param=place if FIELD.match(name) else path
+        )
+    placed = PLACED.match(fault)
+    what, path = (placed[1], placed[2]) if placed else (fault, None)
+    if what.startswith("Invalid "):
+        what = "The value is not one of those allowed"
+    raise InvalidRequest(f"{what}.", param=path or None)
+
+
+def _check_sampled(body: Sampled, bounds: Bounds) -> None:
+    if body.n is not None and body.n > bounds.choices:
+        raise InvalidRequest(f"`n` may be at most {bounds.choices}.", param="n")
+    if body.store:
+        raise UnsupportedField("Answers are not stored for later retrieval here; leave `store` out.", param="store")
+    if body.stream_options is not None and not body.stream:
+        raise InvalidRequest("`stream_options` goes with `stream: true` only.", param="stream_options")
+    if body.response_format is not None and body.structured_outputs is not None:
+        raise InvalidRequest("Use `response_format` or `structured_outputs`, not both.", param="structured_outputs")
+    _check_format(body.response_format, bounds)
+    _check_structured(body.structured_outputs, bounds)
+
+
+def _check_format(form: Format | None, bounds: Bounds) -> None:
+    if isinstance(form, JsonSchemaFormat):
+        if form.json_schema.schema_ is None:
+            raise InvalidRequest("A JSON schema is needed.", param="response_format.json_schema.schema")
+        patterns.check_schema(form.json_schema.schema_, "response_format.json_schema.schema", bounds.schema_bytes)
+
+
+def _check_structured(wish: StructuredOutputs | None, bounds: Bounds) -> None:
+    if wish is None:
+        return
+    kinds = (wish.json, wish.regex, wish.choice, wish.grammar, wish.json_object or None)
+    if sum(each is not None for each in kinds) != 1:
+        raise InvalidRequest(
+            "Set exactly one of `json`, `regex`, `choice`, `grammar`, `json_object`.", param="structured_outputs"
+        )
+    if wish.json is not None:
+        patterns.check_schema(wish.json, "structured_outputs.json", bounds.schema_bytes)
+    if wish.regex is not None:
+        patterns.check_pattern(wish.regex, "structured_outputs.regex")
+    if wish.grammar is not None and len(wish.grammar.encode()) > bounds.schema_bytes:
+        raise InvalidRequest("The grammar is too large.", param="structured_outputs.grammar")
+
+
+def _check_chat(body: ChatBody, bounds: Bounds) -> None:
+    for name, reason in MISLEADING.items():
+        if getattr(body, name) is not None:
+            raise UnsupportedField(reason, param=name)
+    if body.modalities not in (None, ["text"]):
+        raise UnsupportedField("Models here produce text only.", param="modalities")
+    if body.reasoning_effort not in (None, "none"):
+        raise UnsupportedField("Models here have no reasoning effort to set.", param="reasoning_effort")
+    if body.verbosity not in (None, "medium"):
+        raise UnsupportedField("Models here have no verbosity to set.", param="verbosity")
+    if body.chat_template_kwargs:
+        raise UnsupportedField("No chat template argument is open to clients here.", param="chat_template_kwargs")
+    if body.continue_final_message and body.add_generation_prompt is not False:
+        raise InvalidRequest(
+            "`continue_final_message` needs `add_generation_prompt: false`.", param="continue_final_message"
+        )
+    if body.top_logprobs is not None and not body.logprobs:
+        raise InvalidRequest("`top_logprobs` needs `logprobs: true`.", param="top_logprobs")
+    if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
+        raise InvalidRequest("`max_tokens` and `max_completion_tokens` differ: set one.", param="max_tokens")
+    _check_tools(body, bounds)
+
+
+def _check_tools(body: ChatBody, bounds: Bounds) -> None:
+    if body.tools == []:
+        raise InvalidRequest("`tools` may not be empty: leave it out.", param="tools")
+    names = {tool.function.name for tool in body.tools or ()}
+    if len(names) != len(body.tools or ()):
+        raise InvalidRequest("Two tools have the same name.", param="tools")
+    for place, tool in enumerate(body.tools or ()):
+        if tool.function.parameters is not None:
+            patterns.check_schema(
+                tool.function.parameters, f"tools[{place}].function.parameters", bounds.schema_bytes
+            )
+    if not names and body.tool_choice not in (None, "none"):
+        raise InvalidRequest("`tool_choice` needs `tools`.", param="tool_choice")
+    if isinstance(body.tool_choice, NamedTool) and body.tool_choice.function.name not in names:
+        raise InvalidRequest("`tool_choice` names a tool that is not among `tools`.", param="tool_choice")
+
+
+def _check_prompt(prompt: str | list[Any], bounds: Bounds) -> tuple[int, int]:
+    """How many prompts there are, and the greatest token id in them."""
+    if isinstance(prompt, str):
+        return 1, -1
+    kinds = {type(each) for each in prompt}
+    if len(kinds) != 1:
+        raise InvalidRequest("A prompt is text, tokens, or a list of one of these.", param="prompt")
+    if kinds == {int}:
+        if min(prompt) < 0:
+            raise InvalidRequest("A token id may not be negative.", param="prompt")
+        return 1, max(prompt)
+    if len(prompt) > bounds.prompts:
+        raise InvalidRequest(f"At most {bounds.prompts} prompts go in one request.", param="prompt")
+    if kinds == {list}:
+        if not all(prompt):
+            raise InvalidRequest("A prompt may not be empty.", param="prompt")
+        return len(prompt), max(max(each) for each in prompt)
+    return len(prompt), -1
+
+
+def _check_tokens(body: Sampled, highest: int) -> int:
+    """The greatest token id that the client named anywhere."""
+    named = [highest, *(body.stop_token_ids or ())]
+    for key in body.logit_bias or ():
+        if not (key.isascii() and key.isdigit() and len(key) <= 8):
+            raise InvalidRequest("Keys of `logit_bias` are token ids.", param="logit_bias")
+        named.append(int(key))
+    return max(named)
+
+
+def _call(body: Sampled, raw: bytes, *, prompts: int, asked: int | None, highest: int) -> Call:
+    end_user = body.user or ""
+    include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+    sampling = {
+        name: value if isinstance(value, int) else repr(value)
+        for name in SAMPLING
+        if (value := getattr(body, name)) is not None
+    }
+    for name in DROPPED:
+        setattr(body, name, None)
+    body.stream_options = ASKS_FOR_USAGE if body.stream else None
+    return Call(
+        model=body.model,
+        stream=bool(body.stream),
+        include_usage=include_usage,
+        choices=(body.n or 1) * prompts,
+        body=_encode(body),
+        prompt_bytes=len(raw),
+        sampling=sampling,
+        completion_tokens=asked,
+        highest_token=_check_tokens(body, highest),
+        end_user=end_user,
+    )

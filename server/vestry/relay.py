@@ -1,0 +1,279 @@
+"""The relay: one call to one replica, byte for byte, with its deadlines.
+
+Rules:
+- What the engine sends goes on in the callback that brought it. What must wait (see `sse`) is in `Outcome.last`.
+- Before the first byte has gone to the client a failure is raised, and another replica may try. After it, a failure
+  is an outcome: the client is told by an error event.
+- The client going, or a deadline passing, closes the connection to the engine: that is how vLLM learns to stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from vestry.errors import ContextLengthExceeded, EngineFailed, EngineTimeout, InvalidRequest, Refusal
+from vestry.seams import Client, Engine, Wire
+from vestry.settings import Relay as Deadlines
+from vestry.sse import BrokenStream, EventStream, decode_answer
+from vestry.types import Call, Ending, Head, Outcome, Replica, Usage
+
+PATHS = {"chat.completions": "/v1/chat/completions", "completions": "/v1/completions"}
+BYTES_PER_TOKEN = 4
+MAX_ERROR_BYTES = 65_536
+
+# What vLLM's messages about a bad request speak of, and what the client is told. The engine's own words may repeat
+# the prompt, so they are never passed on.
+COMPLAINTS: tuple[tuple[tuple[str, ...], Callable[[], Refusal]], ...] = (
+    (
+        ("maximum context length", "maximum model length", "max_model_len", "longer than the maximum", "context length"),
+        lambda: ContextLengthExceeded(param="messages"),
+    ),
+    (("chat template", "jinja"), lambda: InvalidRequest("The model's chat template refused these messages.")),
+    (
+        ("grammar", "json schema", "json_schema", "structured", "regex", "xgrammar", "guidance"),
+        lambda: InvalidRequest("The engine cannot enforce this schema, grammar or expression.", param="response_format"),
+    ),
+    (("tool",), lambda: InvalidRequest("This model cannot use tools in this way.", param="tools")),
+    (("token", "vocab"), lambda: InvalidRequest("A token id is outside the model's vocabulary.")),
+)
+
+
+class Relay:
+    """Sends calls to replicas. Built once, with one connection pool a replica."""
+
+    def __init__(self, engines: Mapping[str, Engine], deadlines: Deadlines) -> None:
+        self._engines = engines
+        self._deadlines = deadlines
+
+    async def send(
+        self, head: Head, call: Call, replica: Replica, client: Client, on_first: Callable[[], None]
+    ) -> Outcome:
+        """Relay one call. Returns once the engine's answer has ended, or the client has gone.
+
+        Raises EngineFailed or EngineTimeout while nothing has been sent to the client, and InvalidRequest where the
+        engine found the request wrong.
+        """
+        attempt = _Attempt(head, call, replica, client, self._deadlines, on_first)
+        await attempt.run(self._engines[replica.name], fresh=False)
+        if attempt.error is not None and attempt.wire is not None and attempt.wire.stale:
+            attempt = _Attempt(head, call, replica, client, self._deadlines, on_first)
+            await attempt.run(self._engines[replica.name], fresh=True)
+        return attempt.outcome()
+
+
+class _Attempt:
+    """Implements seams.Exchange for one call."""
+
+    def __init__(
+        self,
+        head: Head,
+        call: Call,
+        replica: Replica,
+        client: Client,
+        deadlines: Deadlines,
+        on_first: Callable[[], None],
+    ) -> None:
+        self._head, self._call, self._replica = head, call, replica
+        self._client = client
+        self._deadlines = deadlines
+        self._on_first = on_first
+        self._loop = asyncio.get_running_loop()
+        self._over: asyncio.Future[None] = self._loop.create_future()
+        self._stream = (
+            EventStream(choices=call.choices, wants_usage=call.include_usage, limit=deadlines.event_bytes)
+            if call.stream
+            else None
+        )
+        self._status = 0
+        self._content_type = b""
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._began = self._heard = time.monotonic()
+        self._first: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._paused = self._left = self._timed_out = False
+        self.wire: Wire | None = None
+        self.error: str | None = None
+
+    async def run(self, engine: Engine, *, fresh: bool) -> None:
+        """Send, and wait for the end."""
+        if self._client.gone:
+            self._left = True
+            return
+        headers = [("x-request-id", self._head.request_id)]
+        if self._head.traceparent:
+            headers.append(("traceparent", self._head.traceparent))
+        self.wire = await engine.send(
+            "POST", PATHS[self._head.route], self._call.body, self, headers=tuple(headers), fresh=fresh
+        )
+        if self._client.gone:
+            self._leave()
+            return
+        self._client.start(self._leave, self._pause)
+        self._arm(self._first_limit)
+        try:
+            await self._over
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            if not self._over.done() or self._over.cancelled():
+                self.wire.close()
+
+    @property
+    def _first_limit(self) -> float:
+        return self._deadlines.first_byte_seconds if self._call.stream else self._deadlines.answer_seconds
+
+    # seams.Exchange -------------------------------------------------------------------------------------------
+
+    def on_head(self, status: int, content_type: bytes) -> None:
+        self._status, self._content_type = status, content_type
+        if self._stream is not None and status == 200 and not content_type.startswith(b"text/event-stream"):
+            self._break("the engine did not stream")
+
+    def on_data(self, data: bytes) -> None:
+        self._heard = time.monotonic()
+        if self._stream is None or self._status != 200:
+            self._keep(data)
+            return
+        try:
+            ready = self._stream.feed(data)
+        except BrokenStream as fault:
+            self._break(str(fault))
+            return
+        if self._first is None and self._stream.events:
+            self._mark_first()
+        if ready:
+            self._client.write(ready)
+
+    def on_end(self, error: str | None) -> None:
+        self.error = error
+        if not self._over.done():
+            self._over.set_result(None)
+
+    # What can happen in between ---------------------------------------------------------------------------------
+
+    def _keep(self, data: bytes) -> None:
+        if self._first is None:
+            self._mark_first()
+        self._size += len(data)
+        if self._size > (self._deadlines.answer_bytes if self._status == 200 else MAX_ERROR_BYTES):
+            self._break("the engine's answer is too long")
+        else:
+            self._pieces.append(data)
+
+    def _mark_first(self) -> None:
+        self._first = self._heard
+        self._on_first()
+        self._arm(self._deadlines.idle_seconds)
+
+    def _break(self, why: str) -> None:
+        """End the exchange from this side."""
+        if self.wire is not None:
+            self.wire.close()
+        self.on_end(why)
+
+    def _leave(self) -> None:
+        self._left = True
+        self._break("the client left")
+
+    def _pause(self, paused: bool) -> None:
+        self._paused = paused
+        self._heard = time.monotonic()
+        if self.wire is not None:
+            self.wire.pause(paused)
+
+    def _arm(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        """The one timer of a call: looks how long the engine has been silent, and when to look again."""
+        limit = self._first_limit if self._first is None else self._deadlines.idle_seconds
+        silent = 0.0 if self._paused else time.monotonic() - self._heard
+        if silent < limit - 0.001:
+            self._arm(limit - silent)
+        else:
+            self._timed_out = True
+            self._break("the engine was silent too long")
+
+    # How it went --------------------------------------------------------------------------------------------------
+
+    def outcome(self) -> Outcome:
+        """The outcome. Raises as `Relay.send` says."""
+        if self._left:
+            return self._outcome(Ending.CANCELLED, 499, "client_closed_request", self._estimate())
+        if self._status and self._status != 200:
+            raise self._complaint()
+        if self._stream is None:
+            return self._one_piece()
+        return self._streamed(self._stream)
+
+    def _one_piece(self) -> Outcome:
+        if self.error is not None:
+            raise self._failure()
+        body = b"".join(self._pieces)
+        try:
+            answer = decode_answer(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            raise EngineFailed("garbage") from None
+        if answer.usage is None or len(answer.choices) != self._call.choices:
+            raise EngineFailed("garbage")
+        reasons = tuple(choice.finish_reason or "" for choice in answer.choices)
+        return self._outcome(Ending.COMPLETE, 200, "", answer.usage.usage(), reasons, body)
+
+    def _streamed(self, stream: EventStream) -> Outcome:
+        reasons = tuple(reason for _, reason in sorted(stream.finish_reasons.items()))
+        if self.error is None and stream.whole and stream.usage is not None:
+            return self._outcome(Ending.COMPLETE, 200, "", stream.usage, reasons, stream.held)
+        failure = self._failure()
+        if not stream.events:
+            raise failure
+        usage = stream.usage or self._estimate()
+        return self._outcome(Ending.TRUNCATED, 200, failure.code, usage, reasons, b"data: " + failure.body() + b"\n\n")
+
+    def _failure(self) -> EngineFailed:
+        if self._timed_out:
+            return EngineTimeout("timeout")
+        closed = self.error is not None and self.error.startswith("the engine closed")
+        return EngineFailed("closed" if closed else "garbage")
+
+    def _complaint(self) -> Refusal:
+        """What an answer other than 200 means."""
+        if self._status not in (400, 413, 422):
+            return EngineFailed("status")
+        text = b"".join(self._pieces).decode("utf-8", "replace").lower()
+        for marks, build in COMPLAINTS:
+            if any(mark in text for mark in marks):
+                return build()
+        return InvalidRequest("The engine refused the request as invalid.")
+
+    def _estimate(self) -> Usage:
+        """Tokens where the engine had no chance to count them: one an event, and a fourth of the prompt's bytes."""
+        events = self._stream.events if self._stream is not None else 0
+        return Usage(prompt=self._call.prompt_bytes // BYTES_PER_TOKEN, completion=events, estimated=True)
+
+    def _outcome(
+        self,
+        ending: Ending,
+        status: int,
+        code: str,
+        usage: Usage,
+        reasons: tuple[str, ...] = (),
+        last: bytes = b"",
+    ) -> Outcome:
+        return Outcome(
+            ending=ending,
+            status=status,
+            code=code,
+            usage=usage,
+            finish_reasons=reasons,
+            replica=self._replica.name,
+            first_byte=self._first,
+            engine_seconds=time.monotonic() - self._began,
+            last=last,
+        )

@@ -1,0 +1,194 @@
+"""Routing: which replica of a model gets the next call. Decides only; it opens nothing and waits for nothing.
+
+Rules:
+- Least calls in progress first; among equals the one that was chosen longest ago.
+- A replica is *down* when it cannot be connected to or its health check fails; it is up again when a check succeeds.
+  All of them may be down; then the answer is 503 at once.
+- A replica is *ejected*, for a while, by its outcomes: failures in a row, or first bytes far later than its peers'.
+  The last one in service is never ejected. After its time it gets one call; a success brings it back.
+- Second tries are limited to a share of recent calls, so that a failing model is not sent double the load.
+
+All times are `time.monotonic()` seconds, given by the caller.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from typing import Protocol
+
+from vestry.errors import NoReplica
+from vestry.types import Replica, ServedModel
+
+FAILURES_IN_A_ROW = 2
+EJECT_SECONDS = 2.0
+EJECT_LONGEST = 30.0
+SLOW_FACTOR = 5.0
+SLOW_FLOOR = 0.5
+SLOW_EVIDENCE = 2
+MISSED_CHECKS = 2
+SMOOTHING = 0.3
+BUDGET_CAP = 10.0
+
+
+class RouteObserver(Protocol):
+    """Counts what routing decides."""
+
+    def ejected(self, model: str, replica: str, cause: str) -> None: ...
+
+
+class Trip:
+    """One call's stay at one replica."""
+
+    __slots__ = ("began", "seat", "streamed")
+
+    def __init__(self, seat: Seat, began: float, streamed: bool) -> None:
+        self.seat, self.began, self.streamed = seat, began, streamed
+
+
+class Seat:
+    """What is known of one replica of one model."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+        self.outstanding = 0
+        self.chosen = 0.0
+        self.down = False
+        self.missed = 0
+        self.failures = 0
+        self.ejections = 0
+        self.ejected_until = 0.0
+        self.on_trial = False
+        self.first_byte: float | None = None
+        self.slow_calls = 0
+        self.waiting: dict[Trip, None] = {}
+
+    def usable(self, now: float) -> bool:
+        """True if it may get a call now."""
+        if self.down or now < self.ejected_until:
+            return False
+        return not (self.on_trial and self.outstanding)
+
+    def in_service(self, now: float) -> bool:
+        return not self.down and now >= self.ejected_until
+
+
+class Router:
+    """The replicas of all models."""
+
+    def __init__(self, models: Iterable[ServedModel], *, retry_budget: float, observer: RouteObserver) -> None:
+        self._seats = {model.name: [Seat(replica) for replica in model.replicas] for model in models}
+        self._share = retry_budget
+        self._budget = {name: BUDGET_CAP if retry_budget else 0.0 for name in self._seats}
+        self._observer = observer
+
+    @property
+    def seats(self) -> dict[str, list[Seat]]:
+        """For metrics and readiness; not to be changed."""
+        return self._seats
+
+    def available(self, model: str, now: float) -> bool:
+        """True if a call to this model could be sent on now."""
+        return any(seat.in_service(now) for seat in self._seats[model])
+
+    def pick(self, model: str, now: float, *, streamed: bool, tried: tuple[str, ...] = ()) -> Trip:
+        """Choose a replica, other than those tried. Raises NoReplica."""
+        usable = [seat for seat in self._seats[model] if seat.replica.name not in tried and seat.usable(now)]
+        if not usable:
+            raise NoReplica(retry_after=1.0)
+        seat = min(usable, key=_load)
+        seat.outstanding += 1
+        seat.chosen = now
+        if not tried:
+            self._budget[model] = min(BUDGET_CAP, self._budget[model] + self._share)
+        trip = Trip(seat, now, streamed)
+        if streamed:
+            seat.waiting[trip] = None
+        return trip
+
+    def may_retry(self, model: str) -> bool:
+        """Take one retry from the budget, if there is one."""
+        if self._budget[model] < 1.0:
+            return False
+        self._budget[model] -= 1.0
+        return True
+
+    def heard(self, trip: Trip, now: float) -> None:
+        """The first byte of a call has come."""
+        seat = trip.seat
+        if seat.waiting.pop(trip, trip) is trip:
+            return
+        seconds = now - trip.began
+        known = seat.first_byte
+        seat.first_byte = seconds if known is None else known + SMOOTHING * (seconds - known)
+
+    def ended(self, model: str, trip: Trip, now: float, *, cause: str | None) -> None:
+        """A call is over; `cause` says why the replica failed, None if it did not."""
+        seat = trip.seat
+        seat.outstanding -= 1
+        seat.waiting.pop(trip, None)
+        if cause is None:
+            seat.failures = 0
+            if seat.on_trial:
+                seat.on_trial = False
+            elif seat.ejections and now - seat.ejected_until > EJECT_LONGEST:
+                seat.ejections = 0
+            return
+        seat.failures += 1
+        if cause == "connect":
+            self._set_down(model, seat)
+        elif seat.failures >= FAILURES_IN_A_ROW or seat.on_trial:
+            self._eject(model, seat, now, cause)
+
+    def probed(self, model: str, replica: str, now: float, *, healthy: bool) -> None:
+        """A health check has ended."""
+        for seat in self._seats[model]:
+            if seat.replica.name != replica:
+                continue
+            if healthy:
+                seat.missed = 0
+                seat.down = False
+            else:
+                seat.missed += 1
+                if seat.missed >= MISSED_CHECKS:
+                    self._set_down(model, seat)
+
+    def look(self, now: float) -> None:
+        """Eject replicas whose first bytes come far later than their peers'. Called a few times a second."""
+        for model, seats in self._seats.items():
+            if len(seats) < 2:
+                continue
+            for seat in seats:
+                if seat.in_service(now) and self._is_slow(seat, seats, now):
+                    self._eject(model, seat, now, "slow")
+
+    @staticmethod
+    def _is_slow(seat: Seat, seats: list[Seat], now: float) -> bool:
+        peers = [each.first_byte for each in seats if each is not seat and each.first_byte is not None]
+        if not peers:
+            return False
+        bound = max(SLOW_FLOOR, SLOW_FACTOR * statistics.median(peers))
+        overdue = sum(now - trip.began > bound for trip in seat.waiting)
+        return overdue >= SLOW_EVIDENCE or (seat.first_byte is not None and seat.first_byte > bound)
+
+    def _set_down(self, model: str, seat: Seat) -> None:
+        if not seat.down:
+            seat.down = True
+            self._observer.ejected(model, seat.replica.name, "down")
+
+    def _eject(self, model: str, seat: Seat, now: float, cause: str) -> None:
+        others = [each for each in self._seats[model] if each is not seat and each.in_service(now)]
+        if not others or now < seat.ejected_until:
+            return
+        seat.ejected_until = now + min(EJECT_LONGEST, EJECT_SECONDS * 2**seat.ejections)
+        seat.ejections += 1
+        seat.failures = 0
+        seat.first_byte = None
+        seat.on_trial = True
+        self._observer.ejected(model, seat.replica.name, cause)
+
+
+def _load(seat: Seat) -> tuple[int, float]:
+    return seat.outstanding, seat.chosen
+
+

@@ -1,0 +1,132 @@
+"""Secrets kept in files: read with care, made at need.
+
+`key-hash` is the pepper of the API keys' hashes: 32 random bytes. `engine-key` is the key that engines ask for: a line
+of printable ASCII. Either may be put there beforehand, by Kubernetes for example.
+
+A secret file must be a regular file that nobody else may read. As for PostgreSQL's key files, one that belongs
+to root may be readable by its group, which is how Kubernetes mounts a Secret into a pod with an `fsGroup`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from vestry.faults import ConfigurationError, Fault
+from vestry.settings import Settings
+
+KEY_HASH = "key-hash"
+ENGINE_KEY = "engine-key"
+LARGEST = 4096
+
+_TOKEN = re.compile(rb"[\x21-\x7e]{16,512}")
+
+
+class SecretFault(ConfigurationError):  # noqa: N818 - one fault of a configuration
+    """A secret cannot be used. It says why and what mends it, never what the file holds."""
+
+    def __init__(self, path: Path, what: str, mend: str):
+        self.fault = Fault(str(path), what, mend)
+        super().__init__([self.fault])
+
+
+def key_hash(settings: Settings) -> bytes:
+    """The pepper of the key store, made if there is none yet. Raises SecretFault."""
+    path = settings.secrets_directory / KEY_HASH
+    _expect_no_keys(path, settings.keys_database)
+    read_or_make(path, lambda: secrets.token_bytes(32))
+    return read(path, 32)
+
+
+def engine_key(settings: Settings) -> str:
+    """The key that engines ask for, made if there is none yet. Raises SecretFault."""
+    path = settings.secrets_directory / ENGINE_KEY
+    content = read_or_make(path, lambda: secrets.token_hex(32).encode()).strip()
+    if not _TOKEN.fullmatch(content):
+        raise SecretFault(path, "it is not one line of 16 to 512 printable ASCII characters", "Write such a line")
+    return content.decode("ascii")
+
+
+def _expect_no_keys(path: Path, keys: Path) -> None:
+    """A new pepper would make every key that there is worthless, and hide that the old one was lost."""
+    if not path.exists() and keys.exists():
+        mend = f"Restore it from a copy; or, to begin anew without any of the old keys, move {keys} away"
+        raise SecretFault(path, f"it is missing, and the keys in {keys} cannot be used without it", mend)
+
+
+def exposure(path: Path, status: os.stat_result) -> SecretFault | None:
+    """Why a file or folder with this status is not private, or None."""
+    mode = stat.S_IMODE(status.st_mode)
+    if status.st_uid not in {0, os.geteuid()}:
+        return SecretFault(path, "it belongs to another user", f"Give it to this one: chown {os.geteuid()} {path}")
+    if stat.S_ISDIR(status.st_mode):
+        if mode & 0o022:
+            return SecretFault(path, f"others may write to it (mode {mode:04o})", f"Close it: chmod go-w {path}")
+        return None
+    allowed = 0o037 if status.st_uid == 0 else 0o077
+    if mode & allowed:
+        return SecretFault(path, f"others may read or write it (mode {mode:04o})", f"Close it: chmod 600 {path}")
+    return None
+
+
+def read(path: Path, least: int) -> bytes:
+    """The secret's bytes, as they stand in the file: `least` or more. Raises SecretFault."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise SecretFault(path, f"it cannot be opened ({error.strerror})", "Restore it, or its permissions") from error
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise SecretFault(path, "it is not a regular file", "Put the secret into a plain file of its own")
+        if fault := exposure(path, status):
+            raise fault
+        content = file.read(LARGEST + 1)
+    if not least <= len(content) <= LARGEST:
+        raise SecretFault(path, f"it holds fewer than {least} bytes, or more than {LARGEST}", "Restore it from a copy")
+    return content
+
+
+def read_or_make(path: Path, make: Callable[[], bytes]) -> bytes:
+    """The secret; what `make` gives where there was none. Raises SecretFault.
+
+    Of several processes that start at once, all get the same secret: it is written whole beside its place, and
+    linked into it only if nothing stands there.
+    """
+    if not path.exists():
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _write_new(draft, make())
+            try:
+                os.link(draft, path)
+            except FileExistsError:
+                pass  # another process was first: its secret is the one
+            finally:
+                draft.unlink()
+            _persist(path.parent)
+        except OSError as error:
+            mend = "Make its folder writable, or put a secret there"
+            raise SecretFault(path, f"it is missing and cannot be made ({error.strerror})", mend) from error
+    return read(path, 16)
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _persist(folder: Path) -> None:
+    """Make the folder's entries durable (fsync(2): a file's own fsync does not)."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

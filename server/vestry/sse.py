@@ -1,0 +1,134 @@
+"""Server-sent events as an engine streams them (WHATWG HTML, section 9.2; `data:` lines only).
+
+Rules:
+- Only whole events are passed on, so that an error event never lands inside half of another.
+- An event is parsed only if it may carry something that is acted on: a finish reason, usage, an error, the end.
+  Inside JSON strings quotes are escaped, so the marks looked for cannot come from the model's words.
+- From the last finish reason on, everything is held: it leaves when the outcome is durable.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from vestry.types import Usage
+
+END = b"\n\n"
+DATA = b"data: "
+DONE = b"[DONE]"
+MARK_FINISH = b'"finish_reason":"'
+MARK_USAGE = b'"usage":{'
+MARK_ERROR = b'data: {"error"'
+MARK_DONE = b"data: [DONE]"
+
+
+class _Details(Struct):
+    cached_tokens: int | None = None
+
+
+class EngineUsage(Struct):
+    """OpenAI's usage object, as far as it is counted here."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+
+    def usage(self) -> Usage:
+        details = self.prompt_tokens_details
+        return Usage(
+            prompt=self.prompt_tokens,
+            completion=self.completion_tokens or 0,
+            cached=(details.cached_tokens or 0) if details else 0,
+        )
+
+
+class _Choice(Struct):
+    index: int = 0
+    finish_reason: str | None = None
+
+
+class Answer(Struct):
+    """What is read of an answer in one piece, or of one event."""
+
+    choices: list[_Choice] = []
+    usage: EngineUsage | None = None
+    error: msgspec.Raw | None = None
+
+
+decode_answer = msgspec.json.Decoder(Answer).decode
+
+
+class BrokenStream(Exception):  # noqa: N818 - says what the stream is
+    """The engine's stream makes no sense, or is an error."""
+
+
+class EventStream:
+    """Follows one stream. `feed` returns the bytes that may leave at once; `held` is what must wait."""
+
+    __slots__ = ("_choices", "_limit", "_rest", "_wants_usage", "done", "events", "finish_reasons", "held", "usage")
+
+    def __init__(self, *, choices: int, wants_usage: bool, limit: int) -> None:
+        self._choices = choices
+        self._wants_usage = wants_usage
+        self._limit = limit
+        self._rest = b""
+        self.held = b""
+        self.done = False
+        self.events = 0
+        self.finish_reasons: dict[int, str] = {}
+        self.usage: Usage | None = None
+
+    @property
+    def whole(self) -> bool:
+        """True if the stream ended as it should: every choice finished, usage counted, `[DONE]` seen."""
+        return self.done and len(self.finish_reasons) >= self._choices and self.usage is not None
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next bytes of the stream. Raises BrokenStream."""
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        if not data.endswith(END):
+            cut = data.rfind(END) + 2
+            data, self._rest = (data[:cut], data[cut:]) if cut > 1 else (b"", data)
+            if len(self._rest) > self._limit:
+                raise BrokenStream("an event is too long")
+            if not data:
+                return data
+        self.events += data.count(END)
+        if (
+            MARK_FINISH in data or MARK_USAGE in data or MARK_DONE in data or MARK_ERROR in data
+            or self.held or not data.startswith(DATA)
+        ):  # fmt: skip
+            return b"".join([self._event(event) for event in data[:-2].split(END)])
+        return data
+
+    def _event(self, event: bytes) -> bytes:
+        """Read one event; what of it may leave at once."""
+        if not event.startswith(DATA):
+            raise BrokenStream("not an event stream")
+        payload = event[len(DATA) :]
+        if payload == DONE:
+            self.done = True
+            return self._hold(event)
+        try:
+            answer = decode_answer(payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            raise BrokenStream("an event is not JSON") from None
+        if answer.error is not None:
+            raise BrokenStream("the engine reported an error")
+        if answer.usage is not None:
+            self.usage = answer.usage.usage()
+            if not answer.choices:
+                return self._hold(event) if self._wants_usage else b""
+        for choice in answer.choices:
+            if choice.finish_reason is not None:
+                self.finish_reasons[choice.index] = choice.finish_reason
+        return self._hold(event) if self.held or len(self.finish_reasons) >= self._choices else event + END
+
+    def _hold(self, event: bytes) -> bytes:
+        self.held += event + END
+        if len(self.held) > self._limit:
+            raise BrokenStream("the end of the stream is too long")
+        return b""

@@ -1,0 +1,1 @@
+"""What tests share: a whole server in a thread, raw sockets, waiting for a condition."""

@@ -1,0 +1,175 @@
+"""Building the image without a daemon, and running it as a container engine would. Needs root, buildah, debootstrap.
+
+The base is a minimal Debian with Python, made by debootstrap; the wheels are fetched here and the build itself has
+no network. All three are kept under `.vestry/cache/`, by what they were made of, so that a second run is quick.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / ".vestry" / "cache"
+LOCKS = (ROOT / "server" / "build.lock", ROOT / "server" / "requirements.lock")
+RELEASE = "bookworm"
+RELEASE_PYTHON = "3.11"
+USER = 65532
+BASE = f"localhost/vestry-base-{RELEASE}"
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
+LOCKED = ("--require-hashes", "--only-binary", ":all:", "--no-deps")
+
+
+def need_root_and_tools() -> None:
+    """Skip, saying so, where containers cannot be built at all; fail where a tool should have been installed."""
+    if os.geteuid() != 0:
+        pytest.skip("building an image without a daemon needs root")
+    missing = [tool for tool in ("buildah", "debootstrap", "unshare", "setpriv") if shutil.which(tool) is None]
+    assert not missing, f"install {', '.join(missing)}: deploy/test-packages.txt lists what the tests need"
+
+
+def run(*argv: str | Path, seconds: float = 150, **options: Any) -> str:
+    """Run a command to its end; its output. Fails with its last words."""
+    command = [str(each) for each in argv]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds, check=False, **options
+    )
+    assert done.returncode == 0, f"{' '.join(command[:4])} ...: exit status {done.returncode}\n{done.stdout[-4000:]}"
+    return done.stdout
+
+
+def buildah(*argv: str | Path) -> str:
+    """buildah with a store of its own, and without namespaces."""
+    store = ("--root", CACHE / "containers", "--runroot", CACHE / "containers-run", "--storage-driver", "vfs")
+    return run("buildah", *store, *argv, env={**os.environ, "BUILDAH_ISOLATION": "chroot"}).strip()
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """One process at a time: two test runners share the cache."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def digest(*paths: Path) -> str:
+    """A short digest of names and contents."""
+    total = hashlib.sha256()
+    for path in paths:
+        found = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for each in found:
+            if each.is_file() and "__pycache__" not in each.parts:
+                total.update(f"{each.relative_to(ROOT)}\0{each.stat().st_mode:o}\0".encode() + each.read_bytes())
+    return total.hexdigest()[:16]
+
+
+def wheelhouse(python: str) -> Path:
+    """A folder with every wheel that the locks name, for this version of Python."""
+    folder = CACHE / f"wheelhouse-{python}-{digest(*LOCKS)}"
+    if not folder.is_dir():
+        for old in CACHE.glob(f"wheelhouse-{python}-*"):
+            shutil.rmtree(old)
+        with tempfile.TemporaryDirectory(dir=CACHE) as draft:
+            wheels = Path(draft) / "wheels"
+            for lock in LOCKS:
+                wanted = ("--python-version", python, "--dest", wheels, "--requirement", lock)
+                run(*PIP, "download", *LOCKED, *wanted)
+            wheels.rename(folder)
+    return folder
+
+
+def _base() -> None:
+    """The base image: Debian's smallest variant, with Python."""
+    if BASE in buildah("images", "--format", "{{.Name}}").splitlines():
+        return
+    archive = CACHE / f"debootstrap-{RELEASE}.tar"
+    if not archive.is_file():
+        with tempfile.TemporaryDirectory(dir=CACHE) as draft:
+            system = Path(draft) / "system"
+            run("debootstrap", "--variant=minbase", "--include=python3,python3-venv", RELEASE, system)
+            left_out = ("--exclude=./var/cache/apt", "--exclude=./var/lib/apt/lists", "--exclude=./dev/*")
+            run("tar", "--create", "--numeric-owner", "--directory", system, *left_out, "--file", Path(draft) / "tar", ".")
+            (Path(draft) / "tar").rename(archive)
+    container = buildah("from", "scratch")
+    buildah("add", "--quiet", container, archive, "/")
+    buildah("commit", "--quiet", "--rm", container, BASE)
+
+
+@dataclass(frozen=True)
+class Image:
+    """A built image, unpacked: `root` is its file system, `config` what Docker calls its configuration."""
+
+    root: Path
+    config: dict[str, Any]
+
+    @property
+    def command(self) -> list[str]:
+        """What runs when nothing else is asked for."""
+        return [*self.config["Entrypoint"], *self.config["Cmd"]]
+
+
+def build() -> Image:
+    """Build the Dockerfile, without network, on the Debian base; or take the build of the same sources."""
+    sources = (ROOT / "Dockerfile", ROOT / ".dockerignore", ROOT / "pyproject.toml", ROOT / "README.md")
+    name = f"localhost/vestry-test-{digest(*sources, ROOT / 'LICENSE', ROOT / 'server', Path(__file__))}"
+    with alone():
+        if name not in (images := buildah("images", "--format", "{{.Name}}").splitlines()):
+            buildah("rm", "--all")
+            for old in (each for each in images if each.startswith("localhost/vestry-test-")):
+                buildah("rmi", old)
+            _base()
+            offline = ("--network", "none", "--build-context", f"wheelhouse={wheelhouse(RELEASE_PYTHON)}")
+            arguments = (f"BASE={BASE}", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheelhouse", "REVISION=test")
+            given = [part for argument in arguments for part in ("--build-arg", argument)]
+            buildah("bud", "--quiet", "--format", "docker", *offline, *given, "--tag", name, ROOT)
+            buildah("from", "--quiet", "--name", "vestry-test", name)
+        config = json.loads(buildah("inspect", "--type", "image", name))["Docker"]["config"]
+        return Image(Path(buildah("mount", "vestry-test")), config)
+
+
+# Mounts, then the user and the rights that an orchestrator gives. "$1" is the file system, "$2" the folder with what
+# is mounted into it; the rest is the command. The image itself is read-only.
+_START = """
+set -eu
+root=$1; given=$2; shift 2
+mount --make-rprivate /
+mount --bind "$root" "$root"
+mount -o remount,bind,ro "$root"
+mount -t proc proc "$root/proc"
+mount -t tmpfs -o mode=1777,nosuid,nodev,noexec tmpfs "$root/tmp"
+mount -t tmpfs -o mode=0755 tmpfs "$root/dev"
+for device in null zero urandom random; do : > "$root/dev/$device"; mount --bind "/dev/$device" "$root/dev/$device"; done
+mount --bind "$given/state" "$root/var/lib/vestry"
+mount -t tmpfs -o mode=0755 tmpfs "$root/mnt"
+mkdir "$root/mnt/secrets" "$root/mnt/settings"
+mount --bind "$given/secrets" "$root/mnt/secrets"; mount -o remount,bind,ro "$root/mnt/secrets"
+mount --bind "$given/settings" "$root/mnt/settings"; mount -o remount,bind,ro "$root/mnt/settings"
+exec chroot "$root" /usr/bin/setpriv --reuid=65532 --regid=65532 --clear-groups --no-new-privs \\
+    --inh-caps=-all --ambient-caps=-all --bounding-set=-all /usr/bin/env -i "$@"
+"""
+
+
+def start(image: Image, given: Path, *command: str, **options: Any) -> subprocess.Popen[str]:
+    """Run a command in the image: as its user, without capabilities, its file system read-only, as process 1.
+
+    `given` holds `state`, `secrets` and `settings`, which appear under /var/lib/vestry, /mnt/secrets and
+    /mnt/settings. The network is this machine's.
+    """
+    environment = [*image.config["Env"], "VESTRY_CONFIG=/mnt/settings/vestry.yaml"]
+    inside = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--", "sh", "-c", _START, "sh")
+    argv = [*inside, str(image.root), str(given), *environment, *(command or image.command)]
+    return subprocess.Popen(argv, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)

@@ -1,0 +1,164 @@
+"""A whole server on real sockets, in a thread of the test's process, with its keys and its record."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import openai
+import uvloop
+
+from fakes.engine import FakeEngine
+from vestry.adapters.keys_sqlite import SqliteKeys
+from vestry.app import Secrets, Server
+from vestry.settings import Settings
+from vestry.types import Replica, ServedModel
+
+PEPPER = b"p" * 32
+ENGINE_KEY = "engine-key-of-the-tests"
+PATIENCE = 15.0
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T], *, seconds: float = PATIENCE, what: str = "a condition") -> T:
+    """Wait until `condition()` is truthy, and return it. Raises AssertionError after `seconds`."""
+    end = time.monotonic() + seconds
+    while True:
+        found = condition()
+        if found:
+            return found
+        assert time.monotonic() < end, f"waited {seconds} s for {what}"
+        time.sleep(0.01)
+
+
+def served_model(name: str, *engines: str, context_length: int = 2048, vocabulary: int = 49152) -> ServedModel:
+    """A model whose replicas are at these URLs."""
+    return ServedModel(
+        name=name,
+        created=1_735_689_600,
+        context_length=context_length,
+        vocabulary=vocabulary,
+        replicas=tuple(Replica(url.removeprefix("http://"), url) for url in engines),
+        revision="r1",
+        weights_digest="sha256:" + "0" * 64,
+        quantization="w8a8",
+    )
+
+
+class House:
+    """A running server. Use as a context manager."""
+
+    def __init__(self, state: Path, engines: list[FakeEngine], *, wait: bool = True, **settings: Any) -> None:
+        settings.setdefault("models", {"small": {}})
+        server = {"port": 0, "ops_port": 0, "drain_seconds": 5, **settings.pop("server", {})}
+        relay = {"probe_seconds": 0.2, **settings.pop("relay", {})}
+        self.settings = Settings.model_validate({"state": state, "server": server, "relay": relay, **settings})
+        self.models = [served_model(name, *(engine.url for engine in engines)) for name in self.settings.models]
+        self._wait = wait
+        state.mkdir(parents=True, exist_ok=True)
+        self.keys = SqliteKeys(self.settings.keys_database, PEPPER)
+        self.keys.prepare()
+        self.fault: BaseException | None = None
+        self._up = threading.Event()
+        self._key: str | None = None
+
+    def __enter__(self) -> House:
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        assert self._up.wait(20), "the server did not start"
+        if self.fault is not None:
+            raise self.fault
+        if self._wait:
+            until(lambda: self.get_ops("/readyz").status_code == 200, what="readiness")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+        self.keys.close()
+
+    def stop(self) -> None:
+        """Stop as SIGTERM does, and wait for the end."""
+        if self._thread.is_alive():
+            self.loop.call_soon_threadsafe(self.server.stop)
+            self._thread.join(30)
+            assert not self._thread.is_alive(), "the server did not stop"
+
+    def _run(self) -> None:
+        try:
+            uvloop.run(self._main())
+        except BaseException as fault:
+            self.fault = fault
+            self._up.set()
+
+    async def _main(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.server = Server(self.settings, self.models, Secrets(PEPPER, ENGINE_KEY))
+        async with self.server:
+            self.url, self.ops = self.server.addresses["api"], self.server.addresses["ops"]
+            self.port = int(self.url.rsplit(":", 1)[1])
+            self._up.set()
+            await self.server.until_stopped()
+
+    # What tests do with it --------------------------------------------------------------------------------------
+
+    @property
+    def key(self) -> str:
+        """An API key of the tenant `default`, made at first use."""
+        if self._key is None:
+            self._key = self.new_key()
+        return self._key
+
+    def new_key(self, **rights: Any) -> str:
+        """Another key."""
+        plaintext, _ = self.keys.create(**{"owner": "tester", "tenant": "default", **rights})
+        return str(plaintext)
+
+    def get_ops(self, path: str) -> httpx.Response:
+        """GET from the operations port."""
+        return httpx.get(self.ops + path, timeout=5)
+
+    def metrics(self) -> str:
+        """The exposition."""
+        return self.get_ops("/metrics").text
+
+    def post(self, path: str = "/v1/chat/completions", **options: Any) -> httpx.Response:
+        """POST to the API, with a key."""
+        options.setdefault("headers", {"authorization": f"Bearer {self.key}"})
+        return httpx.post(self.url + path, timeout=30, **options)
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        """GET from the API, with a key."""
+        options.setdefault("headers", {"authorization": f"Bearer {self.key}"})
+        return httpx.get(self.url + path, timeout=10, **options)
+
+    def client(self, key: str | None = None, **options: Any) -> openai.OpenAI:
+        """OpenAI's client, pointed here."""
+        options.setdefault("max_retries", 0)
+        return openai.OpenAI(base_url=self.url + "/v1", api_key=key or self.key, **options)
+
+    def records(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """What is in the log, in order."""
+        return read_records(self.settings.audit_directory / self.settings.audit.origin, kind)
+
+
+def read_records(directory: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """The records of one origin, in order; only those of one type, if `kind` is given."""
+    found: list[dict[str, Any]] = []
+    for segment in sorted(directory.glob("*.jsonl")):
+        for line in segment.read_bytes().split(b"\n"):
+            if line:
+                record = json.loads(line)
+                if kind in (None, record["type"]):
+                    found.append(record)
+    return found
+
+
+def chat(text: str = "What is the capital of France?", **more: Any) -> dict[str, Any]:
+    """A chat body for the model `small`."""
+    return {"model": "small", "messages": [{"role": "user", "content": text}], **more}
