@@ -23,3 +23,4 @@ lock: tests-environment ## resolve the lock files anew (needs the package regist
 	$(LOCK) pyproject.toml tests/requirements.in --constraints server/requirements.lock --output-file tests/requirements.lock
 	cd server/vestry/models/locks && for kind in cpu cuda; do \
 	  ../../../../$(LOCK) --excludes engine-$$kind.excludes engine-$$kind.in --output-file engine-$$kind.lock || exit 1; done
+	cd server/vestry/models/locks && ../../../../$(LOCK) engine-torch.in --constraints engine-cpu.lock --output-file engine-torch.lock

@@ -281,7 +281,7 @@ TOKENS = (
 
 ENGINES = (
     Panel(
-        "Replicas in service",
+        "Replicas, one by one",
         "1 while a replica gets calls; 0 while it is down or ejected.",
         "short",
         (Query(f"vestry_replica_healthy{{{MODEL}}}", "{{model}} {{replica}}"),),

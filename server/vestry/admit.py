@@ -6,9 +6,6 @@ whole minute's worth may come at once. A refused call uses nothing up. Times are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from msgspec import Struct
 
 from vestry.errors import ConcurrencyLimited, Overloaded, RateLimited
@@ -17,6 +14,7 @@ from vestry.types import Limits, Principal
 WINDOW = 60.0
 SMOOTHING = 0.1
 PRUNE_AT = 10_000
+TOLERANCE = 1e-6
 
 
 class _Holder(Struct):
@@ -24,6 +22,21 @@ class _Holder(Struct):
 
     busy: int = 0
     used_until: float = 0.0
+
+
+class Place:
+    """A place that is held, and given back at the end of its `with` block."""
+
+    __slots__ = ("_admission", "key", "tenant")
+
+    def __init__(self, admission: Admission, tenant: _Holder, key: _Holder) -> None:
+        self._admission, self.tenant, self.key = admission, tenant, key
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exc: object) -> None:
+        self._admission.leave(self)
 
 
 class Admission:
@@ -34,55 +47,58 @@ class Admission:
         self._busy = 0
         self._holders: dict[tuple[str, str], _Holder] = {}
         self._usual_seconds = 1.0
+        self._prune_at = PRUNE_AT
 
     @property
     def busy(self) -> int:
         """Calls in progress."""
         return self._busy
 
-    @contextmanager
-    def place(self, principal: Principal, tenant_limits: Limits, now: float) -> Iterator[None]:
-        """Hold a place while the call lasts. Raises RateLimited, ConcurrencyLimited or Overloaded."""
+    def place(self, principal: Principal, tenant_limits: Limits, now: float) -> Place:
+        """Take a place, to be held by `with`. Raises RateLimited, ConcurrencyLimited or Overloaded."""
         if self._busy >= self._most:
             raise Overloaded(retry_after=self._usual_seconds)
-        tenant = self._holder(("tenant", principal.tenant), now)
-        key = self._holder(("key", principal.key_id), now)
-        self._check(tenant, tenant_limits, now)
-        self._check(key, principal.limits, now)
+        if len(self._holders) >= self._prune_at:
+            self._prune(now)
+        tenant = self._holders.setdefault(("tenant", principal.tenant), _Holder())
+        key = self._holders.setdefault(("key", principal.key_id), _Holder())
+        if _full(tenant, tenant_limits) or _full(key, principal.limits):
+            raise ConcurrencyLimited(retry_after=self._usual_seconds)
+        wait = max(_wait(tenant, tenant_limits, now), _wait(key, principal.limits, now))
+        if wait > TOLERANCE:
+            raise RateLimited(retry_after=wait)
         _use(tenant, tenant_limits, now)
         _use(key, principal.limits, now)
         self._busy += 1
         tenant.busy += 1
         key.busy += 1
-        try:
-            yield
-        finally:
-            self._busy -= 1
-            tenant.busy -= 1
-            key.busy -= 1
+        return Place(self, tenant, key)
+
+    def leave(self, place: Place) -> None:
+        """Give a place back."""
+        self._busy -= 1
+        place.tenant.busy -= 1
+        place.key.busy -= 1
 
     def lasted(self, seconds: float) -> None:
         """Learn how long calls take: what a refused caller is told to wait for."""
         self._usual_seconds += SMOOTHING * (seconds - self._usual_seconds)
 
-    def _holder(self, name: tuple[str, str], now: float) -> _Holder:
-        holder = self._holders.get(name)
-        if holder is None:
-            if len(self._holders) >= PRUNE_AT:
-                self._holders = {
-                    each: held for each, held in self._holders.items() if held.busy or held.used_until > now
-                }
-            holder = self._holders[name] = _Holder()
-        return holder
+    def _prune(self, now: float) -> None:
+        """Forget holders that use nothing; look again when there are twice as many as are left."""
+        self._holders = {each: held for each, held in self._holders.items() if held.busy or held.used_until > now}
+        self._prune_at = max(PRUNE_AT, 2 * len(self._holders))
 
-    def _check(self, holder: _Holder, limits: Limits, now: float) -> None:
-        if limits.concurrency is not None and holder.busy >= limits.concurrency:
-            raise ConcurrencyLimited(retry_after=self._usual_seconds)
-        if limits.requests_per_minute is not None:
-            interval = WINDOW / limits.requests_per_minute
-            wait = max(holder.used_until, now) + interval - now - WINDOW
-            if wait > 1e-6:
-                raise RateLimited(retry_after=wait)
+
+def _full(holder: _Holder, limits: Limits) -> bool:
+    return limits.concurrency is not None and holder.busy >= limits.concurrency
+
+
+def _wait(holder: _Holder, limits: Limits, now: float) -> float:
+    """Seconds until the rate allows one more."""
+    if limits.requests_per_minute is None:
+        return 0.0
+    return max(holder.used_until, now) + WINDOW / limits.requests_per_minute - now - WINDOW
 
 
 def _use(holder: _Holder, limits: Limits, now: float) -> None:

@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 
 from vestry import __version__
 from vestry.adapters.health import HealthChecks
@@ -41,7 +42,7 @@ from vestry.pipeline import Corridor
 from vestry.record import Recorder
 from vestry.relay import Relay
 from vestry.route import Router
-from vestry.settings import Settings
+from vestry.settings import Settings, is_private
 from vestry.types import ServedModel
 
 log = logging.getLogger("vestry")
@@ -135,6 +136,7 @@ class Server:
                         replica.url,
                         key=self._secrets.engine_key,
                         connect_seconds=self.settings.relay.connect_seconds,
+                        permitted=is_private,
                     )
                     stack.callback(engines[replica.name].close)
         return engines
@@ -171,10 +173,9 @@ class Server:
         }
         stack.enter_context(self._announced())
 
-    def _application(self, corridor: Corridor) -> FastAPI:
+    def _application(self, corridor: Corridor) -> Application:
         """The FastAPI application, with the data plane inside it."""
         settings = self.settings
-        app = FastAPI(title="Vestry", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
         rules = arrival.Rules(
             bounds=settings.bounds,
             body_bytes=settings.door.body_bytes,
@@ -182,8 +183,7 @@ class Server:
                 ipaddress.ip_network(each, strict=False) for each in settings.server.trusted_proxies
             ),
         )
-        app.add_middleware(DataPlane, corridor=corridor, rules=rules)
-        return app
+        return Application(DataPlane(corridor=corridor, rules=rules))
 
     def _door_rules(self, recorder: Recorder) -> door.Rules:
         return door.Rules(
@@ -230,6 +230,21 @@ class Server:
             for model, seats in self._router.seats.items()
             for seat in seats
         ]
+
+
+class Application(FastAPI):
+    """FastAPI, with the data plane before its middleware: a call costs nothing that it does not use."""
+
+    def __init__(self, data_plane: DataPlane) -> None:
+        super().__init__(title="Vestry", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
+        self._data_plane = data_plane
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """HTTP goes to the data plane, which has an answer to everything; the rest is FastAPI's."""
+        if scope["type"] == "http":
+            await self._data_plane(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 class _Keeper:

@@ -4,7 +4,7 @@
 read as YAML. In the name of a tenant or a model, write `_` for every character that is not a letter or a digit.
 A section that is written with nothing under it has its defaults.
 
-`load` reads; `vestry.inspection.inspect` looks at the files and addresses that the settings name.
+`load` reads; `inspect` looks at the files and addresses that the settings name.
 """
 
 from __future__ import annotations
@@ -23,13 +23,17 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from vestry.faults import ConfigurationError, Fault
+from vestry.inspection import inspect
 from vestry.settings import LABEL, NAME, ORIGIN, Section, Settings
 from vestry.shape import items_of, optional, section_of, table_of
 from vestry.strict_yaml import Document, Trail, parse
 
+__all__ = ["ConfigurationError", "Fault", "Places", "Reading", "digest", "inspect", "load", "read", "schema"]
+
 PREFIX = "VESTRY_"
 OTHER_VARIABLES = frozenset({"VESTRY_CONFIG", "VESTRY_API_KEY"})
 OTHER_PREFIXES = ("VESTRY_TEST_", "VESTRY_BENCH_")
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
 LARGEST_FILE = 262_144
 SERVICE_LINK = re.compile(r"VESTRY_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 
@@ -137,8 +141,20 @@ def _canonical(value: Any) -> Any:
 
 def schema() -> str:
     """The JSON Schema (draft 2020-12) of the settings file, as it stands in `docs/settings.schema.json`."""
-    tree = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Settings.model_json_schema()}
-    return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+    tree = Settings.model_json_schema()
+    for section in (tree, *tree["$defs"].values()):
+        for field in section["properties"].values():
+            if "$ref" in field:
+                field.update(_or_nothing(field.pop("$ref")))
+            for pattern, entry in field.get("patternProperties", {}).items():
+                field["patternProperties"][pattern] = _or_nothing(entry["$ref"])
+                field["additionalProperties"] = False
+    return json.dumps({"$schema": DIALECT, **tree}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _or_nothing(reference: str) -> dict[str, Any]:
+    """A section, or nothing under its name: then it has its defaults."""
+    return {"anyOf": [{"$ref": reference}, {"type": "null"}]}
 
 
 # The file.

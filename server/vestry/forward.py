@@ -9,11 +9,11 @@ from msgspec.structs import replace
 
 from vestry.errors import EngineFailed, NoReplica, Refusal
 from vestry.relay import Relay
-from vestry.route import Router, Trip
+from vestry.route import CANCELLED, Router, Trip
 from vestry.seams import Client
 from vestry.types import Call, Ending, Grant, Head, Outcome
 
-MOST_TRIES = 2
+CAUSES = {Ending.TRUNCATED: "stream", Ending.CANCELLED: CANCELLED}
 
 
 class RetryObserver(Protocol):
@@ -34,30 +34,37 @@ class Forward:
         Raises NoReplica, EngineFailed, EngineTimeout, or InvalidRequest where the engine found the request wrong.
         """
         model = grant.model.name
-        tried: tuple[str, ...] = ()
-        failure: EngineFailed | None = None
-        while True:
-            try:
-                trip = self._router.pick(model, time.monotonic(), streamed=call.stream, tried=tried)
-            except NoReplica:
-                raise failure or NoReplica(retry_after=1.0) from None
-            tried = (*tried, trip.seat.replica.name)
-            try:
-                return replace(await self._try(head, call, model, trip, client), attempts=len(tried))
-            except EngineFailed as fault:
-                failure = fault
-                if len(tried) >= MOST_TRIES or client.gone or not self._router.may_retry(model):
-                    raise
-                self._observer.retried(model)
+        first = self._router.pick(model, time.monotonic(), streamed=call.stream)
+        try:
+            return replace(await self._try(head, call, model, first, client), attempts=1)
+        except EngineFailed as failure:
+            second = self._another(model, first, call, client)
+            if second is None:
+                raise
+            cause = failure
+        self._observer.retried(model)
+        try:
+            return replace(await self._try(head, call, model, second, client), attempts=2)
+        except EngineFailed as failure:
+            raise failure from cause
+
+    def _another(self, model: str, first: Trip, call: Call, client: Client) -> Trip | None:
+        """A second replica to try, if there is one, the retry budget allows it, and somebody still waits."""
+        if client.gone:
+            return None
+        try:
+            return self._router.pick(model, time.monotonic(), streamed=call.stream, tried=first.seat.replica.name)
+        except NoReplica:
+            return None
 
     async def _try(self, head: Head, call: Call, model: str, trip: Trip, client: Client) -> Outcome:
         """One try, reported to the router however it ends."""
-        cause: str | None = "cancelled"
+        cause: str | None = CANCELLED
         try:
             outcome = await self._relay.send(
                 head, call, trip.seat.replica, client, lambda: self._router.heard(trip, time.monotonic())
             )
-            cause = "stream" if outcome.ending is Ending.TRUNCATED else None
+            cause = CAUSES.get(outcome.ending)
         except EngineFailed as failure:
             cause = failure.cause
             raise
@@ -67,4 +74,4 @@ class Forward:
         else:
             return outcome
         finally:
-            self._router.ended(model, trip, time.monotonic(), cause=None if cause == "cancelled" else cause)
+            self._router.ended(model, trip, time.monotonic(), cause=cause)

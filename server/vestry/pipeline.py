@@ -69,7 +69,7 @@ class Corridor:
         async def serve(visitor: Visitor, trail: Trail) -> None:
             principal = trail.principal = authenticate(trail.head.credential, self.keys, self.tenants)
             tenant = self.tenants[principal.tenant]
-            with self.admission.place(bounded(principal, tenant), limits_of(tenant), trail.head.began):
+            with self.admission.place(bounded(principal, tenant), limits_of(tenant), time.monotonic()):
                 found = answer(principal, tenant)
                 await self._conclude(trail, Outcome(Ending.COMPLETE, 200))
             await visitor.finish(found, streamed=False)
@@ -85,7 +85,7 @@ class Corridor:
         trail.principal = authenticate(head.credential, self.keys, self.tenants)
         trail.call = call = await visitor.call()
         trail.grant = grant = authorize(trail.principal, call, self.models, self.tenants)
-        with self.admission.place(grant.principal, grant.tenant_limits, head.began):
+        with self.admission.place(grant.principal, grant.tenant_limits, time.monotonic()):
             self.meter.began(grant)
             try:
                 await self.recorder.intent(head, grant, call)

@@ -24,6 +24,7 @@ from vestry.types import Call, Ending, Head, Outcome, Replica, Usage
 PATHS = {"chat.completions": "/v1/chat/completions", "completions": "/v1/completions"}
 BYTES_PER_TOKEN = 4
 MAX_ERROR_BYTES = 65_536
+TICK_SECONDS = 0.1
 
 # What vLLM's messages about a bad request speak of, and what the client is told. The engine's own words may repeat
 # the prompt, so they are never passed on.
@@ -48,6 +49,8 @@ class Relay:
     def __init__(self, engines: Mapping[str, Engine], deadlines: Deadlines) -> None:
         self._engines = engines
         self._deadlines = deadlines
+        self._active: set[_Attempt] = set()
+        self._ticking = False
 
     async def send(
         self, head: Head, call: Call, replica: Replica, client: Client, on_first: Callable[[], None]
@@ -57,12 +60,40 @@ class Relay:
         Raises EngineFailed or EngineTimeout while nothing has been sent to the client, and InvalidRequest where the
         engine found the request wrong.
         """
-        attempt = _Attempt(head, call, replica, client, self._deadlines, on_first)
-        await attempt.run(self._engines[replica.name], fresh=False)
+        attempt = await self._attempt(head, call, replica, client, on_first, fresh=False)
         if attempt.error is not None and attempt.wire is not None and attempt.wire.stale:
-            attempt = _Attempt(head, call, replica, client, self._deadlines, on_first)
-            await attempt.run(self._engines[replica.name], fresh=True)
+            attempt = await self._attempt(head, call, replica, client, on_first, fresh=True)
         return attempt.outcome()
+
+    async def _attempt(
+        self,
+        head: Head,
+        call: Call,
+        replica: Replica,
+        client: Client,
+        on_first: Callable[[], None],
+        *,
+        fresh: bool,
+    ) -> _Attempt:
+        attempt = _Attempt(head, call, replica, client, self._deadlines, on_first)
+        self._active.add(attempt)
+        if not self._ticking:
+            self._ticking = True
+            asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        try:
+            await attempt.run(self._engines[replica.name], fresh=fresh)
+        finally:
+            self._active.discard(attempt)
+        return attempt
+
+    def _tick(self) -> None:
+        """One timer for the deadlines of all calls: cheaper than two timers a call."""
+        now = time.monotonic()
+        for attempt in list(self._active):
+            attempt.look(now)
+        self._ticking = bool(self._active)
+        if self._ticking:
+            asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
 
 
 class _Attempt:
@@ -94,8 +125,7 @@ class _Attempt:
         self._size = 0
         self._began = self._heard = time.monotonic()
         self._first: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._paused = self._left = self._timed_out = False
+        self._paused = self._left = self._timed_out = self._sent = False
         self.wire: Wire | None = None
         self.error: str | None = None
 
@@ -114,12 +144,9 @@ class _Attempt:
             self._leave()
             return
         self._client.start(self._leave, self._pause)
-        self._arm(self._first_limit)
         try:
             await self._over
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
             if not self._over.done() or self._over.cancelled():
                 self.wire.close()
 
@@ -135,6 +162,8 @@ class _Attempt:
             self._break("the engine did not stream")
 
     def on_data(self, data: bytes) -> None:
+        if self._over.done():
+            return
         self._heard = time.monotonic()
         if self._stream is None or self._status != 200:
             self._keep(data)
@@ -147,11 +176,12 @@ class _Attempt:
         if self._first is None and self._stream.events:
             self._mark_first()
         if ready:
+            self._sent = True
             self._client.write(ready)
 
     def on_end(self, error: str | None) -> None:
-        self.error = error
         if not self._over.done():
+            self.error = error
             self._over.set_result(None)
 
     # What can happen in between ---------------------------------------------------------------------------------
@@ -167,37 +197,34 @@ class _Attempt:
 
     def _mark_first(self) -> None:
         self._first = self._heard
-        self._on_first()
-        self._arm(self._deadlines.idle_seconds)
+        if self._status == 200:
+            self._on_first()
+
+    # Once the exchange is over its wire belongs to the pool, and then to another call: it is not touched any more.
 
     def _break(self, why: str) -> None:
         """End the exchange from this side."""
-        if self.wire is not None:
+        if self.wire is not None and not self._over.done():
             self.wire.close()
         self.on_end(why)
 
     def _leave(self) -> None:
-        self._left = True
-        self._break("the client left")
+        if not self._over.done():
+            self._left = True
+            self._break("the client left")
 
     def _pause(self, paused: bool) -> None:
+        if self._over.done():
+            return
         self._paused = paused
         self._heard = time.monotonic()
         if self.wire is not None:
             self.wire.pause(paused)
 
-    def _arm(self, seconds: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_later(seconds, self._look)
-
-    def _look(self) -> None:
-        """The one timer of a call: looks how long the engine has been silent, and when to look again."""
+    def look(self, now: float) -> None:
+        """Give the engine up if it has been silent too long."""
         limit = self._first_limit if self._first is None else self._deadlines.idle_seconds
-        silent = 0.0 if self._paused else time.monotonic() - self._heard
-        if silent < limit - 0.001:
-            self._arm(limit - silent)
-        else:
+        if now - self._heard >= limit and not self._paused and self.wire is not None and not self._over.done():
             self._timed_out = True
             self._break("the engine was silent too long")
 
@@ -206,7 +233,7 @@ class _Attempt:
     def outcome(self) -> Outcome:
         """The outcome. Raises as `Relay.send` says."""
         if self._left:
-            return self._outcome(Ending.CANCELLED, 499, "client_closed_request", self._estimate())
+            return self._outcome(Ending.CANCELLED, 499, "client_closed_request", self._use())
         if self._status and self._status != 200:
             raise self._complaint()
         if self._stream is None:
@@ -231,10 +258,10 @@ class _Attempt:
         if self.error is None and stream.whole and stream.usage is not None:
             return self._outcome(Ending.COMPLETE, 200, "", stream.usage, reasons, stream.held)
         failure = self._failure()
-        if not stream.events:
+        if not self._sent:
             raise failure
-        usage = stream.usage or self._estimate()
-        return self._outcome(Ending.TRUNCATED, 200, failure.code, usage, reasons, b"data: " + failure.body() + b"\n\n")
+        last = b"data: " + failure.body() + b"\n\n"
+        return self._outcome(Ending.TRUNCATED, 200, failure.code, self._use(), reasons, last)
 
     def _failure(self) -> EngineFailed:
         if self._timed_out:
@@ -252,8 +279,13 @@ class _Attempt:
                 return build()
         return InvalidRequest("The engine refused the request as invalid.")
 
-    def _estimate(self) -> Usage:
-        """Tokens where the engine had no chance to count them: one an event, and a fourth of the prompt's bytes."""
+    def _use(self) -> Usage:
+        """Tokens of an answer that did not end as it should: as the engine counted them, where it came to that, else
+        one an event, and a fourth of the prompt's bytes."""
+        if self.wire is None:
+            return Usage()
+        if self._stream is not None and self._stream.usage is not None:
+            return self._stream.usage
         events = self._stream.events if self._stream is not None else 0
         return Usage(prompt=self._call.prompt_bytes // BYTES_PER_TOKEN, completion=events, estimated=True)
 

@@ -5,7 +5,9 @@ Rules:
 - A replica is *down* when it cannot be connected to or its health check fails; it is up again when a check succeeds.
   All of them may be down; then the answer is 503 at once.
 - A replica is *ejected*, for a while, by its outcomes: failures in a row, or first bytes far later than its peers'.
-  The last one in service is never ejected. After its time it gets one call; a success brings it back.
+  The last one in service is never ejected. After its time it gets one call; the first byte of a stream, or a success,
+  brings it back. If there is no other, it gets every call at once.
+- A call that its client gave up says nothing of the replica.
 - Second tries are limited to a share of recent calls, so that a failing model is not sent double the load.
 
 All times are `time.monotonic()` seconds, given by the caller.
@@ -29,6 +31,7 @@ SLOW_EVIDENCE = 2
 MISSED_CHECKS = 2
 SMOOTHING = 0.3
 BUDGET_CAP = 10.0
+CANCELLED = "cancelled"
 
 
 class RouteObserver(Protocol):
@@ -63,13 +66,13 @@ class Seat:
         self.slow_calls = 0
         self.waiting: dict[Trip, None] = {}
 
-    def usable(self, now: float) -> bool:
-        """True if it may get a call now."""
-        if self.down or now < self.ejected_until:
-            return False
-        return not (self.on_trial and self.outstanding)
+    @property
+    def busy_on_trial(self) -> bool:
+        """True while its one call after an ejection has shown nothing yet."""
+        return self.on_trial and self.outstanding > 0
 
     def in_service(self, now: float) -> bool:
+        """True if it may get a call now."""
         return not self.down and now >= self.ejected_until
 
 
@@ -91,42 +94,40 @@ class Router:
         """True if a call to this model could be sent on now."""
         return any(seat.in_service(now) for seat in self._seats[model])
 
-    def pick(self, model: str, now: float, *, streamed: bool, tried: tuple[str, ...] = ()) -> Trip:
-        """Choose a replica, other than those tried. Raises NoReplica."""
-        usable = [seat for seat in self._seats[model] if seat.replica.name not in tried and seat.usable(now)]
-        if not usable:
+    def pick(self, model: str, now: float, *, streamed: bool, tried: str | None = None) -> Trip:
+        """Choose a replica; after a failure at `tried` another one, if the budget allows it. Raises NoReplica."""
+        if tried is not None and self._budget[model] < 1.0:
             raise NoReplica(retry_after=1.0)
-        seat = min(usable, key=_load)
+        there = [seat for seat in self._seats[model] if seat.replica.name != tried and seat.in_service(now)]
+        if not there:
+            raise NoReplica(retry_after=1.0)
+        seat = min([seat for seat in there if not seat.busy_on_trial] or there, key=_load)
         seat.outstanding += 1
         seat.chosen = now
-        if not tried:
-            self._budget[model] = min(BUDGET_CAP, self._budget[model] + self._share)
+        self._budget[model] += self._share if tried is None else -1.0
+        self._budget[model] = min(BUDGET_CAP, self._budget[model])
         trip = Trip(seat, now, streamed)
         if streamed:
             seat.waiting[trip] = None
         return trip
-
-    def may_retry(self, model: str) -> bool:
-        """Take one retry from the budget, if there is one."""
-        if self._budget[model] < 1.0:
-            return False
-        self._budget[model] -= 1.0
-        return True
 
     def heard(self, trip: Trip, now: float) -> None:
         """The first byte of a call has come."""
         seat = trip.seat
         if seat.waiting.pop(trip, trip) is trip:
             return
+        seat.on_trial = False
         seconds = now - trip.began
         known = seat.first_byte
         seat.first_byte = seconds if known is None else known + SMOOTHING * (seconds - known)
 
     def ended(self, model: str, trip: Trip, now: float, *, cause: str | None) -> None:
-        """A call is over; `cause` says why the replica failed, None if it did not."""
+        """A call is over; `cause` says why the replica failed, None if it did not, CANCELLED if nobody knows."""
         seat = trip.seat
         seat.outstanding -= 1
         seat.waiting.pop(trip, None)
+        if cause == CANCELLED:
+            return
         if cause is None:
             seat.failures = 0
             if seat.on_trial:
@@ -184,6 +185,7 @@ class Router:
         seat.ejections += 1
         seat.failures = 0
         seat.first_byte = None
+        seat.waiting.clear()
         seat.on_trial = True
         self._observer.ejected(model, seat.replica.name, cause)
 

@@ -37,7 +37,8 @@ class SecretFault(ConfigurationError):  # noqa: N818 - one fault of a configurat
 def key_hash(settings: Settings) -> bytes:
     """The pepper of the key store, made if there is none yet. Raises SecretFault."""
     path = settings.secrets_directory / KEY_HASH
-    _expect_no_keys(path, settings.keys_database)
+    if fault := lost_pepper(settings):
+        raise fault
     read_or_make(path, lambda: secrets.token_bytes(32))
     return read(path, 32)
 
@@ -51,11 +52,13 @@ def engine_key(settings: Settings) -> str:
     return content.decode("ascii")
 
 
-def _expect_no_keys(path: Path, keys: Path) -> None:
-    """A new pepper would make every key that there is worthless, and hide that the old one was lost."""
-    if not path.exists() and keys.exists():
-        mend = f"Restore it from a copy; or, to begin anew without any of the old keys, move {keys} away"
-        raise SecretFault(path, f"it is missing, and the keys in {keys} cannot be used without it", mend)
+def lost_pepper(settings: Settings) -> SecretFault | None:
+    """The fault that there are keys, but not the pepper of their hashes. A new one would make them all worthless."""
+    path, keys = settings.secrets_directory / KEY_HASH, settings.keys_database
+    if not os.path.lexists(keys) or os.path.lexists(path):  # in this order: the store is made after the pepper
+        return None
+    mend = f"Restore it from a copy; or, to begin anew without any of the old keys, move {keys} away"
+    return SecretFault(path, f"it is missing, and the keys in {keys} cannot be used without it", mend)
 
 
 def exposure(path: Path, status: os.stat_result) -> SecretFault | None:
@@ -64,7 +67,7 @@ def exposure(path: Path, status: os.stat_result) -> SecretFault | None:
     if status.st_uid not in {0, os.geteuid()}:
         return SecretFault(path, "it belongs to another user", f"Give it to this one: chown {os.geteuid()} {path}")
     if stat.S_ISDIR(status.st_mode):
-        if mode & 0o022:
+        if mode & 0o022 and not mode & stat.S_ISVTX:  # in a sticky folder nobody can replace another's file
             return SecretFault(path, f"others may write to it (mode {mode:04o})", f"Close it: chmod go-w {path}")
         return None
     allowed = 0o037 if status.st_uid == 0 else 0o077
@@ -73,7 +76,7 @@ def exposure(path: Path, status: os.stat_result) -> SecretFault | None:
     return None
 
 
-def read(path: Path, least: int) -> bytes:
+def read(path: Path, least: int = 16) -> bytes:
     """The secret's bytes, as they stand in the file: `least` or more. Raises SecretFault."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -97,7 +100,7 @@ def read_or_make(path: Path, make: Callable[[], bytes]) -> bytes:
     Of several processes that start at once, all get the same secret: it is written whole beside its place, and
     linked into it only if nothing stands there.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -74,6 +74,8 @@ class Section(BaseModel):
 
 
 class Tls(Section):
+    """HTTPS, and what clients show of themselves."""
+
     certificate: Path
     """PEM file with the server's certificate, followed by its chain."""
     key: Path
@@ -93,6 +95,8 @@ class Tls(Section):
 
 
 class Server(Section):
+    """Where the server listens, and how much it takes on."""
+
     host: Host = "127.0.0.1"
     """Address of the API."""
     port: Port = 8080
@@ -174,6 +178,8 @@ class Bounds(Section):
 
 
 class Tenant(Section):
+    """What the holders of a tenant's keys may use, all together and each."""
+
     models: tuple[str, ...] = ("*",)
     """Models that this tenant may use; `*` is every one."""
     concurrency: Annotated[int, Field(ge=1, le=100_000)] = 64
@@ -187,6 +193,8 @@ class Tenant(Section):
 
 
 class Replica(Section):
+    """One engine process that runs elsewhere."""
+
     url: str
     """`http://host:port` of an engine. Only loopback and private addresses are called."""
 
@@ -226,6 +234,8 @@ class Engine(Section):
 
 
 class Model(Section):
+    """A model as clients see it, and the engines behind it."""
+
     catalog: Name | None = None
     """Entry of the catalog (`vestry engine --list`). Left out: the entry with the model's own name."""
     path: Path | None = None
@@ -258,6 +268,8 @@ class Relay(Section):
 
 
 class Audit(Section):
+    """The record: where it is kept, and how."""
+
     directory: Path | None = None
     """Where the record is kept. Left out: `audit/` under the state directory."""
     origin: Annotated[str, Field(pattern=ORIGIN)] = "server"
@@ -278,6 +290,8 @@ class Audit(Section):
 
 
 class Settings(Section):
+    """Vestry's settings."""
+
     state: Path = Path(".vestry")
     """The one directory that holds this server's state: keys, secrets, record, models."""
     server: Server = Server()

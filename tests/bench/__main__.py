@@ -142,7 +142,7 @@ class Measured:
     def conditions(self) -> str:
         """The machine and the run, in sentences."""
         about = machine.describe()
-        text = f"{about['processor']}, {about['cores']} cores, Linux {about['kernel']}."
+        text = f"{about['processor']}, {about['cores']} cores, Linux {about['kernel']}, Python {about['python']}."
         if self.fdatasync is not None:
             median, high = (each * 1e3 for each in self.fdatasync)
             count = len(self.figures.rounds)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import http.client
 import os
+import platform
 import shutil
 import signal
 import socket
 import statistics
 import subprocess
+import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -239,7 +241,13 @@ def fdatasync_times(folder: Path, count: int = 200) -> tuple[float, float]:
 
 
 def describe() -> dict[str, str]:
-    """The machine, in words that belong beside the figures."""
+    """The machine and the interpreter, in words that belong beside the figures."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-    return {"processor": model, "cores": str(os.cpu_count()), "kernel": os.uname().release}
+    optimized = "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS"))
+    return {
+        "processor": model,
+        "cores": str(os.cpu_count()),
+        "kernel": os.uname().release,
+        "python": f"{platform.python_version()} ({'an' if optimized else 'not an'} optimized build)",
+    }

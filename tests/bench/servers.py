@@ -16,6 +16,7 @@ from bench.machine import REPOSITORY, BenchError, Cores, Process, free_ports, ge
 from bench.works import Target
 
 MODEL = "mock"
+CATALOG = "mixtral-8x7b-instruct"  # lends the mock its name, context and vocabulary; the prompt of 32k fits
 NGINX_KEY = "sk-bench-static-key"
 
 NGINX_CONFIGURATION = """
@@ -132,7 +133,8 @@ def serving(settings: Path, port: int, ops_port: int, folder: Path, core: int | 
 def vestry(engine: Target, folder: Path, cores: Cores) -> Iterator[Target]:
     """The server with keys, limits, metrics and the durable record all on."""
     replicas = [{"url": f"http://127.0.0.1:{engine.port}"}]
-    settings, port, ops_port = configuration(folder, {MODEL: {"replicas": replicas}})
+    model = {"catalog": CATALOG, "replicas": replicas}
+    settings, port, ops_port = configuration(folder, {MODEL: model})
     key = create_key(settings)
     with serving(settings, port, ops_port, folder, cores.server) as process:
         yield Target("vestry", port, key, MODEL, process, ops_port)

@@ -134,7 +134,7 @@ def measure(work: Work, target: Target, mock: Target, loader: Loader, arguments:
         memory=memory,
         records=log_after[0] - log[0] if log and log_after else None,
         record_bytes=log_after[1] - log[1] if log and log_after else None,
-        upstream=seen_after[0] - seen[0],
+        upstream=seen_after[0] - seen[0] - 1,  # one of them asked for the counts
         posts=seen_after[1] - seen[1],
     )
 

@@ -127,7 +127,7 @@ def _traffic(house: House, authority: trustme.CA, dead: FakeEngine) -> Iterator[
                 client.post("/v1/chat/completions", headers=key, json=HELLO | {"stream": True})
                 client.post("/v1/chat/completions", headers=key, json=HELLO | {"api_base": "http://elsewhere"})
                 client.post("/v1/chat/completions", headers={"authorization": "Bearer vst_wrong"}, json=HELLO)
-                client.get("/v1/models", headers={**key, "transfer-encoding": "gzip"})
+                client.get("/v1/models", headers={**key, "x-long": "x" * 40_000})
                 if turn == 5:
                     dead.stop()
 
@@ -198,8 +198,8 @@ def test_the_figures_are_those_of_the_traffic(scraped: Scraped) -> None:
     shown = {title: _filled(expression, choices) for title, expression in _expressions()}
     for title in ("Refusals by cause", "Refused at the door", "Second tries", "Records", "Growth of the log"):
         assert max(scraped.values(shown[title])) > 0, title
-    assert 0 < scraped.values(shown["Replicas in service"])[0] or 0 in scraped.values(shown["Replicas in service"])
-    assert 0 in scraped.values("vestry_replica_healthy")
+    assert 0 < scraped.values(shown["Replicas in service"])[0] < 1
+    assert 0 in scraped.values(shown["Replicas, one by one"])
     assert scraped.values(shown["Record"]) == [1]
     assert scraped.values(shown["Certificate expires in"])[0] > 0
 
@@ -223,8 +223,7 @@ def test_every_panel_says_what_it_shows() -> None:
         assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][0]["value"] is None, panel["title"]
         assert panel["targets"], panel["title"]
         assert {target["datasource"]["uid"] for target in panel["targets"]} == {"${datasource}"}, panel["title"]
-    doubled = {title for title in titles if titles.count(title) > 1}
-    assert doubled == {"Replicas in service"}, "once as a share, once by replica"
+    assert len(set(titles)) == len(titles)
 
 
 def test_panels_stand_side_by_side() -> None:
@@ -275,5 +274,7 @@ def test_prometheus_accepts_the_scrape_configuration() -> None:
     """promtool finds no fault in `deploy/prometheus/prometheus.yml`."""
     promtool = shutil.which("promtool")
     assert promtool, "promtool is not installed: apt-get install the packages of deploy/test-packages.txt"
-    done = subprocess.run([promtool, "check", "config", str(SCRAPE)], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        [promtool, "check", "config", str(SCRAPE)], capture_output=True, text=True, timeout=30, check=False
+    )
     assert done.returncode == 0, done.stderr

@@ -25,9 +25,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".vestry" / "cache"
 LOCKS = (ROOT / "server" / "build.lock", ROOT / "server" / "requirements.lock")
+TOOLS = ("buildah", "debootstrap", "unshare", "setpriv", "chroot")
 RELEASE = "bookworm"
 RELEASE_PYTHON = "3.11"
-USER = 65532
 BASE = f"localhost/vestry-base-{RELEASE}"
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 LOCKED = ("--require-hashes", "--only-binary", ":all:", "--no-deps")
@@ -37,7 +37,7 @@ def need_root_and_tools() -> None:
     """Skip, saying so, where containers cannot be built at all; fail where a tool should have been installed."""
     if os.geteuid() != 0:
         pytest.skip("building an image without a daemon needs root")
-    missing = [tool for tool in ("buildah", "debootstrap", "unshare", "setpriv") if shutil.which(tool) is None]
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     assert not missing, f"install {', '.join(missing)}: deploy/test-packages.txt lists what the tests need"
 
 
@@ -101,9 +101,10 @@ def _base() -> None:
         with tempfile.TemporaryDirectory(dir=CACHE) as draft:
             system = Path(draft) / "system"
             run("debootstrap", "--variant=minbase", "--include=python3,python3-venv", RELEASE, system)
+            packed = Path(draft) / "system.tar"
             left_out = ("--exclude=./var/cache/apt", "--exclude=./var/lib/apt/lists", "--exclude=./dev/*")
-            run("tar", "--create", "--numeric-owner", "--directory", system, *left_out, "--file", Path(draft) / "tar", ".")
-            (Path(draft) / "tar").rename(archive)
+            run("tar", "--create", "--numeric-owner", "--file", packed, "--directory", system, *left_out, ".")
+            packed.rename(archive)
     container = buildah("from", "scratch")
     buildah("add", "--quiet", container, archive, "/")
     buildah("commit", "--quiet", "--rm", container, BASE)
@@ -135,41 +136,53 @@ def build() -> Image:
             offline = ("--network", "none", "--build-context", f"wheelhouse={wheelhouse(RELEASE_PYTHON)}")
             arguments = (f"BASE={BASE}", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheelhouse", "REVISION=test")
             given = [part for argument in arguments for part in ("--build-arg", argument)]
-            buildah("bud", "--quiet", "--format", "docker", *offline, *given, "--tag", name, ROOT)
+            buildah("bud", "--format", "docker", *offline, *given, "--tag", name, ROOT)
             buildah("from", "--quiet", "--name", "vestry-test", name)
         config = json.loads(buildah("inspect", "--type", "image", name))["Docker"]["config"]
         return Image(Path(buildah("mount", "vestry-test")), config)
 
 
-# Mounts, then the user and the rights that an orchestrator gives. "$1" is the file system, "$2" the folder with what
-# is mounted into it; the rest is the command. The image itself is read-only.
+# Mounts as a container runtime makes them, then the user. "$1" is the file system, "$2" the folder with what is mounted
+# into it, and the rest the environment and the command. The image itself is read-only.
 _START = """
 set -eu
 root=$1; given=$2; shift 2
+mkdir -p "$root/etc/vestry"
 mount --make-rprivate /
 mount --bind "$root" "$root"
 mount -o remount,bind,ro "$root"
 mount -t proc proc "$root/proc"
 mount -t tmpfs -o mode=1777,nosuid,nodev,noexec tmpfs "$root/tmp"
 mount -t tmpfs -o mode=0755 tmpfs "$root/dev"
-for device in null zero urandom random; do : > "$root/dev/$device"; mount --bind "/dev/$device" "$root/dev/$device"; done
+for device in dev/null dev/zero dev/random dev/urandom; do
+    : > "$root/$device"
+    mount --bind "/$device" "$root/$device"
+done
+mount -t tmpfs -o mode=0755 tmpfs "$root/run"
+mkdir -p "$root/run/secrets/vestry"
+mount --bind "$given/secrets" "$root/run/secrets/vestry"
+mount -o remount,bind,ro "$root/run/secrets/vestry"
+mount --bind "$given/settings" "$root/etc/vestry"
+mount -o remount,bind,ro "$root/etc/vestry"
 mount --bind "$given/state" "$root/var/lib/vestry"
-mount -t tmpfs -o mode=0755 tmpfs "$root/mnt"
-mkdir "$root/mnt/secrets" "$root/mnt/settings"
-mount --bind "$given/secrets" "$root/mnt/secrets"; mount -o remount,bind,ro "$root/mnt/secrets"
-mount --bind "$given/settings" "$root/mnt/settings"; mount -o remount,bind,ro "$root/mnt/settings"
-exec chroot "$root" /usr/bin/setpriv --reuid=65532 --regid=65532 --clear-groups --no-new-privs \\
-    --inh-caps=-all --ambient-caps=-all --bounding-set=-all /usr/bin/env -i "$@"
+exec setpriv --no-new-privs env -i "$@"
 """
 
 
-def start(image: Image, given: Path, *command: str, **options: Any) -> subprocess.Popen[str]:
-    """Run a command in the image: as its user, without capabilities, its file system read-only, as process 1.
+def start(image: Image, given: Path, *command: str) -> subprocess.Popen[str]:
+    """Run a command in the image (its own one, if none is given) as process 1, as the image's user, read-only.
 
-    `given` holds `state`, `secrets` and `settings`, which appear under /var/lib/vestry, /mnt/secrets and
-    /mnt/settings. The network is this machine's.
+    `given` holds `secrets`, `settings` and `state`, which appear as /run/secrets/vestry, /etc/vestry and
+    /var/lib/vestry. The network is this machine's.
     """
-    environment = [*image.config["Env"], "VESTRY_CONFIG=/mnt/settings/vestry.yaml"]
+    chroot = (shutil.which("chroot") or "chroot", f"--userspec={image.config['User']}", "--groups=", str(image.root))
     inside = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--", "sh", "-c", _START, "sh")
-    argv = [*inside, str(image.root), str(given), *environment, *(command or image.command)]
-    return subprocess.Popen(argv, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+    argv = [*inside, str(image.root), str(given), *image.config["Env"], *chroot, *(command or image.command)]
+    return subprocess.Popen(argv, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def process_one(container: subprocess.Popen[str]) -> int:
+    """The id, on this machine, of the container's process 1."""
+    children = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
+    assert len(children) == 1
+    return int(children[0])

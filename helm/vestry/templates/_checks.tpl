@@ -6,7 +6,24 @@
 {{- $entry := default $model $given.catalog -}}
 {{- if not (hasKey $catalog $entry) -}}
 {{- $faults = append $faults (printf "models.%s: the catalog has no entry %q. Set models.%s.catalog to one of: %s." $model $entry $model (keys $catalog | sortAlpha | join ", ")) -}}
+{{- else -}}
+{{- $values := include "vestry.engine.values" (dict "root" $ "model" $model) | fromJson -}}
+{{- if not (hasKey (index $catalog $entry).devices (include "vestry.engine.device" $values)) -}}
+{{- $faults = append $faults (printf "models.%s.gpus: %q runs on GPUs only. Set it to 1 or more." $model $entry) -}}
 {{- end -}}
+{{- $context := get (default dict $values.arguments) "max-model-len" -}}
+{{- if and $context (gt (int $context) (int (index $catalog $entry).context)) -}}
+{{- $faults = append $faults (printf "models.%s.arguments.max-model-len: %q was trained for %d tokens. Set it to that or less, or leave it out." $model $entry (int (index $catalog $entry).context)) -}}
+{{- end -}}
+{{- if $given.manifest -}}
+{{- if ne (get (fromJson $given.manifest) "name") $entry -}}
+{{- $faults = append $faults (printf "models.%s.manifest: this is not the vestry-model.json of %q. Give that file's content: --set-file 'models.%s.manifest=vestry-model.json'." $model $entry $model) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if not (regexMatch "^[a-z]" (include "vestry.fullname" .)) -}}
+{{- $faults = append $faults (printf "the name of a Service begins with a letter, %q does not. Set fullnameOverride, or choose another release name." (include "vestry.fullname" .)) -}}
 {{- end -}}
 {{- range $tenant, $grant := .Values.settings.tenants -}}
 {{- range $model := (default (list "*") $grant.models) -}}

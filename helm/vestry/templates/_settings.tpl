@@ -27,7 +27,12 @@ server/vestry/settings.py; a test loads the result with the program's own reader
 {{- $url := printf "http://%s-%d.%s.%s.svc.%s:8000" $engine $ordinal $engine $.Release.Namespace $.Values.clusterDomain -}}
 {{- $replicas = append $replicas (dict "url" $url) -}}
 {{- end -}}
-{{- $_ := set $models $model (dict "catalog" (default $model $given.catalog) "replicas" $replicas) -}}
+{{- $own := include "vestry.engine.own" $values | fromJsonArray -}}
+{{- $set := dict "catalog" $values.catalog "replicas" $replicas "engine" (dict "arguments" $own "shutdown_seconds" $values.shutdownSeconds) -}}
+{{- if $given.manifest -}}
+{{- $_ := set $set "path" (printf "/etc/vestry/models/%s" $engine) -}}
+{{- end -}}
+{{- $_ := set $models $model $set -}}
 {{- end -}}
 {{- $_ := set $settings "models" $models -}}
 {{- toYaml $settings -}}

@@ -231,7 +231,7 @@ class SqliteKeys:
 
         It is built beside its place, whole and durable, and linked into it only if nothing stands there.
         """
-        if self._path.exists():
+        if os.path.lexists(self._path):
             return False
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ Rules:
 - A connection carries one exchange at a time and is reused after a complete answer; whether it may be is asked of
   the parser inside `on_message_complete`, the only place where httptools knows.
 - Bytes go from the socket to the exchange in the same callback: no queue, no task, no future per chunk.
-- Only loopback and private addresses are called, whatever a name resolves to.
+- Only permitted addresses are called, whatever a name resolves to.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import ipaddress
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import httptools
@@ -25,20 +26,29 @@ IDLE_SECONDS = 4.0  # less than vLLM's keep-alive of 5 s
 MAX_IDLE = 512
 MAX_HEADERS = 65_536
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 
 class Upstream:
     """The connections to one replica. Implements seams.Engine. Fails closed, never waits past
     `connect_seconds`."""
 
     def __init__(
-        self, url: str, *, key: str, connect_seconds: float, tls: ssl.SSLContext | None = None
+        self,
+        url: str,
+        *,
+        key: str,
+        connect_seconds: float,
+        permitted: Callable[[Address], bool],
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         parts = urlsplit(url)
         self._host = parts.hostname or ""
-        self._literal = _is_address(self._host)
+        self._literal = _address(self._host)
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
         self._connect_seconds = connect_seconds
+        self._permitted = permitted
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
         self._common = f"host: {parts.netloc}\r\nauthorization: Bearer {key}\r\n".encode()
@@ -76,7 +86,7 @@ class Upstream:
         oldest = time.monotonic() - IDLE_SECONDS
         while self._idle:
             connection = self._idle.pop()
-            if not connection.closed and connection.idle_since > oldest:
+            if connection.usable and connection.idle_since > oldest:
                 return connection
             connection.close()
         return None
@@ -99,14 +109,16 @@ class Upstream:
         return connection
 
     async def _resolve(self, loop: asyncio.AbstractEventLoop) -> str:
-        """One private address of the replica; asked each time, for names move."""
-        if self._literal:
+        """One permitted address of the replica; asked each time, for names move."""
+        if self._literal is not None:
+            if not self._permitted(self._literal):
+                raise OSError("the engine's address is not permitted")
             return self._host
         found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         for *_, address in found:
-            if ipaddress.ip_address(address[0]).is_private:
+            if self._permitted(ipaddress.ip_address(address[0])):
                 return str(address[0])
-        raise OSError("the engine's name does not resolve to a private address")
+        raise OSError("the engine's name does not resolve to a permitted address")
 
     def give_back(self, connection: Connection, *, reusable: bool) -> None:
         """Called by the connection when its exchange is over."""
@@ -137,6 +149,8 @@ class Connection(asyncio.Protocol):
         self._heard = False
         self._head_done = False
         self._reused = False
+        self._paused = False
+        self._dropped = False
         self.closed = False
         self.idle_since = 0.0
 
@@ -159,14 +173,20 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     @property
+    def usable(self) -> bool:
+        """True while the connection is open."""
+        return not self.closed and self._transport is not None and not self._transport.is_closing()
+
+    @property
     def stale(self) -> bool:
-        """True if this connection had served before and was closed before this answer's first byte."""
-        return self._reused and self.closed and not self._heard
+        """True if this connection had served before and the engine closed it before this answer's first byte."""
+        return self._reused and self._dropped and not self._heard
 
     def pause(self, paused: bool) -> None:
         """Stop or go on reading."""
         if self._transport is None or self.closed or self._transport.is_closing():
             return
+        self._paused = paused
         if paused:
             self._transport.pause_reading()
         else:
@@ -195,10 +215,10 @@ class Connection(asyncio.Protocol):
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._dropped = not self.closed
         self.closed = True
-        if self._exchange is None:
-            return
-        self._fail("the engine closed the connection")
+        if self._exchange is not None:
+            self._fail("the engine closed the connection")
 
     def _fail(self, why: str) -> None:
         exchange, self._exchange = self._exchange, None
@@ -207,6 +227,10 @@ class Connection(asyncio.Protocol):
             exchange.on_end(why)
 
     # httptools ----------------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self._exchange is None:  # nobody asked: were it kept, the next call would get this answer
+            self.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == b"content-type":
@@ -229,16 +253,13 @@ class Connection(asyncio.Protocol):
         exchange, self._exchange = self._exchange, None
         reusable = self._parser.should_keep_alive()
         self.idle_since = time.monotonic()
-        self._pool.give_back(self, reusable=reusable and exchange is not None)
+        self._pool.give_back(self, reusable=reusable and exchange is not None and not self._paused)
         if exchange is not None:
             exchange.on_end(None)
 
 
-
-
-def _is_address(host: str) -> bool:
+def _address(host: str) -> Address | None:
     try:
-        ipaddress.ip_address(host)
+        return ipaddress.ip_address(host)
     except ValueError:
-        return False
-    return True
+        return None

@@ -91,11 +91,6 @@ class Field(Struct, frozen=True):
     always: frozenset[RecordType] = frozenset()
     maybe: frozenset[RecordType] = frozenset()
 
-    @property
-    def limit(self) -> int:
-        """Greatest length of a text."""
-        return int(self.form["maxLength"])
-
 
 def _row(name: str, form: dict[str, Any], meaning: str, *, always: Any = (), maybe: Any = ()) -> Field:
     return Field(name, form, meaning, frozenset(always), frozenset(maybe))
@@ -132,7 +127,7 @@ FIELDS: tuple[Field, ...] = (
     # What
     _row("route", text(128), "Route of the API.", always=CALL),
     _row("operation", text(32), "What the route does, in OpenTelemetry's GenAI words.", always=CALL),
-    _row("method", text(16), "HTTP method, escaped.", always=CALL),
+    _row("method", text(32), "HTTP method, escaped.", always=CALL),
     _row("stream", FLAG, "Whether a stream was asked for.", always={I}),
     _row(
         "sampling",
@@ -235,7 +230,8 @@ FIELDS: tuple[Field, ...] = (
     ),
 )
 
-ROW: dict[str, Field] = {field.name: field for field in FIELDS}
+LIMITS: dict[str, int] = {field.name: field.form["maxLength"] for field in FIELDS if "maxLength" in field.form}
+"""Greatest length of each text, in characters."""
 
 
 def allowed(kind: RecordType) -> frozenset[str]:

@@ -38,7 +38,7 @@ from vestry.audit.store import Store, WriteFailed
 from vestry.types import Ending
 
 _LOG = logging.getLogger("vestry.audit")
-_ORIGIN = re.compile(r"^[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*$")
+_ORIGIN = re.compile(r"[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*")
 _PENDING = ".torn.pending"
 
 
@@ -49,7 +49,7 @@ def open_store(
 
     Raises LogLocked, LogDamaged, or LogUnusable where the disk or the name refuses.
     """
-    if not _ORIGIN.match(origin) or len(origin) > 63:
+    if not _ORIGIN.fullmatch(origin) or len(origin) > 63:
         raise LogUnusable(
             f"`{origin}` cannot name a log: use up to 63 lower-case letters, digits, dots and hyphens, in parts "
             "divided by single slashes, each beginning with a letter or digit."

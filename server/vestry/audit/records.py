@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from vestry.audit import fields
 from vestry.audit.canonical import SAFE_INTEGER, clean
-from vestry.audit.fields import ROW, SCHEMA, RecordType
+from vestry.audit.fields import LIMITS, SCHEMA, RecordType
 from vestry.errors import Refusal
 from vestry.types import Call, Ending, Grant, Head, Outcome, Principal, ServedModel
 
@@ -71,12 +71,12 @@ class Records:
         record |= self._model(grant.model)
         record |= self._configuration
         record["decision"] = "allow"
-        record["rule"] = clean(grant.rule, ROW["rule"].limit)
+        record["rule"] = clean(grant.rule, LIMITS["rule"])
         record["stream"] = call.stream
         record["sampling"] = sampling(call.sampling)
         record["content_mode"] = "metadata"
         if call.end_user:
-            record["end_user"] = clean(call.end_user, ROW["end_user"].limit)
+            record["end_user"] = clean(call.end_user, LIMITS["end_user"])
         return record
 
     def outcome(
@@ -88,7 +88,7 @@ class Records:
         if grant is not None:
             record |= self._model(grant.model)
         elif call is not None and call.model:
-            record["model"] = clean(call.model, ROW["model"].limit)
+            record["model"] = clean(call.model, LIMITS["model"])
         usage = outcome.usage
         record |= {
             "status": outcome.status,
@@ -105,7 +105,7 @@ class Records:
         if outcome.code:
             record["code"] = clean(outcome.code, _SHORT)
         if outcome.replica:
-            record["replica"] = clean(outcome.replica, ROW["replica"].limit)
+            record["replica"] = clean(outcome.replica, LIMITS["replica"])
         if outcome.first_byte is not None:
             record["first_byte_us"] = _microseconds(outcome.first_byte - head.began)
         return record
@@ -118,12 +118,12 @@ class Records:
         record |= _stranger(head)
         record |= self._configuration
         if call is not None and call.model:
-            record["model"] = clean(call.model, ROW["model"].limit)
+            record["model"] = clean(call.model, LIMITS["model"])
         record["decision"] = "deny"
         record["ending"] = Ending.REFUSED.value
         record["status"] = refusal.status
         record["code"] = clean(refusal.code, _SHORT)
-        record["reason"] = clean(refusal.reason, ROW["reason"].limit) or refusal.code
+        record["reason"] = clean(refusal.reason, LIMITS["reason"]) or refusal.code
         return record
 
     def event(self, kind: RecordType, **details: Any) -> Record:
@@ -151,9 +151,9 @@ class Records:
             "began": rfc3339(head.began_wall),
             "duration_us": _microseconds(elapsed),
             "request_id": head.request_id,
-            "route": clean(head.route, 128) or "?",
+            "route": clean(head.route, LIMITS["route"]) or "?",
             "operation": head.operation.value,
-            "method": clean(head.method, 16) or "?",
+            "method": clean(head.method, LIMITS["method"]) or "?",
         }
 
     def _model(self, model: ServedModel) -> Record:
@@ -185,8 +185,8 @@ def sampling(parameters: Mapping[str, Any]) -> Record:
 def _parameter(value: Any) -> Any:
     if isinstance(value, bool):
         return value
-    if isinstance(value, int):
-        return value if -SAFE_INTEGER <= value <= SAFE_INTEGER else str(value)[:_SHORT]
+    if isinstance(value, int) and value.bit_length() <= 128:
+        return value if -SAFE_INTEGER <= value <= SAFE_INTEGER else str(value)
     if isinstance(value, float):
         return repr(value)
     if isinstance(value, str) and 0 < len(value) <= _SHORT:
@@ -197,7 +197,7 @@ def _parameter(value: Any) -> Any:
 def _who(principal: Principal) -> Record:
     return {
         "tenant": principal.tenant,
-        "subject": clean(principal.subject, 128) or "?",
+        "subject": clean(principal.subject, LIMITS["subject"]) or "?",
         "key_id": principal.key_id,
         "role": principal.role,
     }
@@ -207,23 +207,22 @@ def _stranger(head: Head) -> Record:
     """What the client says of itself: none of it is proven."""
     found: Record = {}
     if head.source:
-        found["source"] = clean(head.source, 64)
+        found["source"] = clean(head.source, LIMITS["source"])
     if head.user_agent:
-        found["user_agent"] = clean(head.user_agent, 256)
+        found["user_agent"] = clean(head.user_agent, LIMITS["user_agent"])
     if head.client_request_id:
-        found["client_request_id"] = clean(head.client_request_id, 128)
+        found["client_request_id"] = clean(head.client_request_id, LIMITS["client_request_id"])
     if head.traceparent:
-        found["traceparent"] = clean(head.traceparent, 64)
+        found["traceparent"] = clean(head.traceparent, LIMITS["traceparent"])
     return found
 
 
 def _present(**texts: str) -> Record:
-    return {name: clean(value, ROW[name].limit) for name, value in texts.items() if value}
+    return {name: clean(value, LIMITS[name]) for name, value in texts.items() if value}
 
 
 def _bounded(name: str, value: Any) -> Any:
-    limit = ROW[name].form.get("maxLength") if name in ROW else None
-    return clean(value, limit) if limit is not None and isinstance(value, str) else value
+    return clean(value, LIMITS[name]) if isinstance(value, str) and name in LIMITS else value
 
 
 def _microseconds(seconds: float) -> int:

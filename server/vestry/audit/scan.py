@@ -25,7 +25,7 @@ TAIL_BYTES = BATCH_BYTES + LEAF_BYTES + 1
 """The most that a crash can leave unacknowledged."""
 
 _CHUNK = 1 << 20
-_NAME = re.compile(r"^[0-9]{18}\.jsonl$")
+_NAME = re.compile(r"[0-9]{18}\.jsonl")
 MEND = (
     "Restore it from a copy, or keep what is there as evidence and let the server write under another `audit.origin`."
 )
@@ -151,7 +151,7 @@ def lines(path: Path, *, start: int = 0, until: int | None = None) -> Iterator[b
 
 def segments(directory: Path) -> list[Path]:
     """The segments of a log, in order."""
-    return sorted(path for path in directory.iterdir() if _NAME.match(path.name))
+    return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
 
 
 def first_index(path: Path) -> int:
@@ -187,8 +187,6 @@ def end_before(path: Path, following: int) -> int:
         offset = start
         for line in lines(path, start=start):
             record = parse(line)
-            if record is None and offset != start:
-                break
             offset += len(line)
             if record is not None and record.index == following - 1:
                 return offset

@@ -11,9 +11,10 @@ import click
 import uvloop
 
 from vestry.app import Secrets, Server, state_directory
-from vestry.audit.log import AuditFault
+from vestry.audit.scan import LogUnusable
 from vestry.configuration import ConfigurationError, inspect, load
-from vestry.models.catalog import served
+from vestry.models.catalog import ModelError
+from vestry.models.chosen import served
 from vestry.secret_files import engine_key, key_hash
 
 
@@ -37,14 +38,14 @@ def command(config: Path | None) -> None:
             raise ConfigurationError(faults)
         models = served(settings)
         secrets = Secrets(key_hash(settings), engine_key(settings))
-    except ConfigurationError as fault:
+    except (ConfigurationError, ModelError) as fault:
         raise click.ClickException(str(fault)) from None
     logging.basicConfig(
         level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     try:
         uvloop.run(_serve(Server(settings, models, secrets)))
-    except (OSError, AuditFault) as fault:
+    except (OSError, LogUnusable) as fault:
         raise click.ClickException(str(fault)) from None
 
 

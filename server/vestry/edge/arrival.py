@@ -7,20 +7,20 @@ import re
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 from msgspec import Struct
 from starlette.types import Receive, Scope, Send
 
 from vestry.edge.bodies import Parser
 from vestry.edge.door import Door, new_request_id
-from vestry.errors import BodyTooLarge, ClientLeft, Refusal, RequestTimeout, UnsupportedMedia
+from vestry.errors import BodyTooLarge, ClientLeft, Refusal, UnsupportedMedia
 from vestry.settings import Bounds
 from vestry.types import Call, Head, Operation
 
 TRACEPARENT = re.compile(r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
 JSON_TYPE = re.compile(rb"^application/json(?:\s*;\s*charset=\"?utf-8\"?)?\s*$", re.IGNORECASE)
 JSON = (b"content-type", b"application/json")
+CREDENTIALS = (b"authorization", b"x-api-key")
 MAX_TEXT = 256
 
 
@@ -74,11 +74,12 @@ class Arrival:
 
     def _credential(self) -> str | None:
         """The key from `Authorization: Bearer` (RFC 6750) or `x-api-key`; None where two headers compete."""
-        if sum(name in (b"authorization", b"x-api-key") for name, _ in self._scope["headers"]) != 1:
+        headers: list[tuple[bytes, bytes]] = self._scope["headers"]
+        value, other = self._headers.get(b"authorization"), self._headers.get(b"x-api-key")
+        if len(headers) != len(self._headers) and sum(name in CREDENTIALS for name, _ in headers) > 1:
             return None
-        value = self._headers.get(b"authorization")
-        if value is None:
-            return self._headers[b"x-api-key"].decode("latin-1").strip()
+        if value is None or other is not None:
+            return other.decode("latin-1").strip() if value is None and other is not None else None
         scheme, _, token = value.partition(b" ")
         return token.decode("latin-1").strip() if scheme.lower() == b"bearer" else None
 
@@ -116,6 +117,9 @@ class Arrival:
         return self.parser(await self._read_body(), self._rules.bounds)
 
     async def _read_body(self) -> bytes:
+        whole = self._door.whole_body()
+        if whole is not None and len(whole) <= self._rules.body_bytes:
+            return whole
         message = await self._receive()
         pieces: list[bytes] = []
         size = 0
@@ -128,8 +132,8 @@ class Arrival:
                 raise BodyTooLarge
             if not message["more_body"]:
                 return b"".join([*pieces, piece]) if pieces else piece
-            if self._door.late:
-                raise RequestTimeout
+            if self._door.fault is not None:
+                raise self._door.fault
             pieces.append(piece)
             message = await self._receive()
 
@@ -156,7 +160,7 @@ class Arrival:
         """Send the end of a stream, or the whole of an answer in one piece."""
         self._door.unwatch()
         if not streamed:
-            await self._answer(200, last, [])
+            self._answer(200, last, [])
         elif not self.gone:
             if last:
                 self.write(last)
@@ -168,21 +172,14 @@ class Arrival:
             await self.finish(b"data: " + refusal.body() + b"\n\n", streamed=True)
         else:
             self._door.unwatch()
-            await self._answer(refusal.status, refusal.body(), refusal.headers())
+            self._answer(refusal.status, refusal.body(), refusal.headers())
 
-    async def _answer(self, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    def _answer(self, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
         if self.gone:
             return
         if self._door.cycle.more_body:
             self._door.close_gently()
-        own: list[tuple[bytes, bytes]] = [
-            JSON,
-            (b"content-length", b"%d" % len(body)),
-            (b"x-request-id", self.head.request_id.encode()),
-        ]
-        start: dict[str, Any] = {"type": "http.response.start", "status": status, "headers": own + headers}
-        await self._send(start)
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        self._door.answer(status, [JSON, (b"x-request-id", self.head.request_id.encode()), *headers], body)
 
 
 def _text(value: bytes | None) -> str:

@@ -1,6 +1,6 @@
 """The data plane: OpenAI's routes, as pure ASGI, inside the FastAPI application.
 
-A new endpoint is one row in `ROUTES`. What is not in the table goes on to FastAPI, which says 404 or 405.
+A new endpoint is one row in `ROUTES`. What is not in the table is refused, counted and recorded like any refusal.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import msgspec
 from msgspec import Struct
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from vestry.authorize import may_use
 from vestry.edge.arrival import Arrival, Rules
@@ -43,18 +43,14 @@ NO_ROUTE = Route("", "none", Operation.NONE)
 
 
 class DataPlane:
-    """ASGI middleware: answers the routes of the table, and hands the rest on."""
+    """An ASGI application for HTTP: the routes of the table, and 404 or 405 for the rest."""
 
-    def __init__(self, app: ASGIApp, *, corridor: Corridor, rules: Rules) -> None:
-        self.app = app
+    def __init__(self, *, corridor: Corridor, rules: Rules) -> None:
         self._corridor = corridor
         self._rules = rules
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
         path = scope["raw_path"].decode("ascii")
         route = ROUTES.get(path) or (ONE_MODEL if MODEL_PATH.match(path) else None)
         if route is None:

@@ -11,8 +11,10 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import secrets
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -23,10 +25,19 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from vestry import settings
-from vestry.errors import HeadersTooLarge, MalformedRequest, Refusal, RequestTimeout
+from vestry.errors import (
+    BodyTooLarge,
+    HeadersTooLarge,
+    MalformedRequest,
+    MethodNotAllowed,
+    Refusal,
+    RequestTimeout,
+)
 
-HOST = re.compile(rb"^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?$")
-TARGET = re.compile(rb"^/[!-~]*$")
+HOST = re.compile(rb"^(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?$")
+TARGET = re.compile(rb"^/[!\"$-~]*$")
+METHOD = re.compile(rb"^[\r\n]*[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(?: |$)")
+METHODS = "GET, POST"
 HEADER_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 LINGER_SECONDS = 1.0
 EVENT_STREAM = (
@@ -54,9 +65,14 @@ class Rules(Struct, frozen=True):
     keeper: Doorkeeper
 
 
-def new_request_id() -> str:
-    """`req_` and 128 random bits in hex."""
-    return "req_" + secrets.token_hex(16)
+def request_ids() -> Callable[[], str]:
+    """A maker of request ids: `req_`, 80 random bits that this process drew, and a count, in hex."""
+    drawn = secrets.token_hex(10)
+    count = itertools.count(1)
+    return lambda: f"req_{drawn}{next(count):012x}"
+
+
+new_request_id = request_ids()
 
 
 def protocol_factory(rules: Rules) -> Callable[..., Door]:
@@ -88,16 +104,17 @@ class Door(HttpToolsProtocol):
         self._rules = rules
         self._limits = rules.limits
         self._timer: asyncio.TimerHandle | None = None
-        self._timing_head = True
         self._slow: asyncio.TimerHandle | None = None
         self._fault: Refusal | None = None
         self._deaf = False
         self._in_head = False
         self._in_body = False
-        self._head_bytes = 0
+        self._arrived = 0
+        self._idle_since = 0.0
         self._on_leave: Callable[[], None] | None = None
         self._on_pause: Callable[[bool], None] | None = None
-        self.late = False
+        self.fault: Refusal | None = None
+        """What is wrong with a body in progress: the call that waits for it answers so."""
 
     # The connection -----------------------------------------------------------------------------------------
 
@@ -112,6 +129,7 @@ class Door(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._rules.keeper.connections(-1)
         self._stop_timer()
+        self._unset_keepalive_if_required()
         if self._slow is not None:
             self._slow.cancel()
         super().connection_lost(exc)
@@ -122,33 +140,45 @@ class Door(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        if self.cycle is not None and not self.cycle.response_complete and not self._in_body:
-            self.cycle.keep_alive = False
-            self._deaf = True
+        if self._answering:
+            self._stop_listening()
             return
-        self._head_bytes += len(data)
-        self._unset_keepalive_if_required()
+        self._arrived += len(data)
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._fault = self._fault or MalformedRequest("Protocol upgrades are not supported.")
-        except httptools.HttpParserError:
-            self._fault = self._fault or MalformedRequest()
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as fault:
+            self._fault = self._fault or _fault_of(fault, data)
+        if self._deaf:
+            return
+        if self._fault is None and self._in_head and self._arrived > self._limits.header_bytes:
+            self._fault = HeadersTooLarge()
+        if self._fault is None and self._in_body and self._arrived > self._most_in_body:
+            self._fault = BodyTooLarge()
         if self._fault is not None:
-            self._refuse(self._fault)
-        elif self._in_head and self._head_bytes > self._limits.header_bytes:
-            self._refuse(HeadersTooLarge())
-        elif self._in_head or self._in_body:
+            self._turn_away(self._fault)
+        elif self._timer is None and (self._in_head or self._in_body):
             self._start_timer()
-        else:
-            self._stop_timer()
+
+    @property
+    def _answering(self) -> bool:
+        """Whether a call has arrived whole, and has not been answered."""
+        return self.cycle is not None and not self.cycle.response_complete and not self._in_body
+
+    @property
+    def _most_in_body(self) -> int:
+        """Bytes that a body may take on the wire: chunks and trailers are counted too."""
+        return 2 * self._limits.body_bytes + self._limits.header_bytes
+
+    def _stop_listening(self) -> None:
+        """Drop what came after a whole request; the connection closes once that is answered."""
+        self._deaf = True
+        self.close_gently()
 
     # The parser's callbacks -----------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        if self._in_body or (self.cycle is not None and not self.cycle.response_complete):
-            self.cycle.keep_alive = False
-            self._deaf = True
+        if self._answering:
+            self._stop_listening()
         if self._fault is None and not self._deaf:
             super().on_message_begin()
             self._in_head = True
@@ -159,7 +189,7 @@ class Door(HttpToolsProtocol):
             super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._deaf or self._fault is not None:
+        if self._deaf or self._fault is not None or self._in_body:  # in a body: a trailer, which means nothing here
             return
         if len(self.headers) >= self._limits.headers:
             self._fault = HeadersTooLarge()
@@ -174,7 +204,8 @@ class Door(HttpToolsProtocol):
         self._fault = self._check_head()
         if self._fault is not None:
             return
-        self._in_head, self._in_body, self._head_bytes = False, True, 0
+        self._stop_timer()
+        self._in_head, self._in_body, self._arrived = False, True, 0
         self.scope["extensions"] = {"vestry.door": {"door": self}}  # type: ignore[typeddict-item]
         super().on_headers_complete()
 
@@ -184,7 +215,8 @@ class Door(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         if not self._deaf and self._fault is None and self.cycle is not None:
-            self._in_body = False
+            self._stop_timer()
+            self._in_body, self._arrived = False, 0
             super().on_message_complete()
 
     def _check_head(self) -> Refusal | None:
@@ -204,6 +236,8 @@ class Door(HttpToolsProtocol):
                 chunked = value.lower() == b"chunked"
         if size > self._limits.header_bytes:
             return HeadersTooLarge()
+        if self.parser.should_upgrade():
+            return MalformedRequest("Protocol upgrades are not supported.")
         if not TARGET.match(self.url):
             return MalformedRequest("The request target must be a path.")
         if len(hosts) != 1 or not HOST.match(hosts[0]):
@@ -218,20 +252,34 @@ class Door(HttpToolsProtocol):
             return MalformedRequest("HTTP/1.1 is spoken here.")
         return None
 
+    def on_response_complete(self) -> None:
+        """Wait for the next request; one timer a connection, not one a request."""
+        self.server_state.total_requests += 1
+        self._idle_since = time.monotonic()
+        if self.transport.is_closing():
+            return
+        if not self.flow.write_paused:
+            self.flow.resume_reading()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(self._limits.keep_alive_seconds, self._look_if_idle)
+
+    def _look_if_idle(self) -> None:
+        busy = self._in_head or (self.cycle is not None and not self.cycle.response_complete)
+        left = self._limits.keep_alive_seconds - (0.0 if busy else time.monotonic() - self._idle_since)
+        if left > 0.001:
+            self.timeout_keep_alive_task = self.loop.call_later(left, self._look_if_idle)
+        else:
+            self.timeout_keep_alive_task = None
+            self.transport.close()
+
     # Clocks ---------------------------------------------------------------------------------------------------
 
     def _start_timer(self) -> None:
-        """Give what has begun to arrive its time, once."""
-        if self._in_body and self._timing_head:
-            self._stop_timer()
-        if self._timer is None:
-            self._timing_head = self._in_head
-            seconds, late = (
-                (self._limits.header_seconds, self._head_late)
-                if self._in_head
-                else (self._limits.body_seconds, self._body_late)
-            )
-            self._timer = self.loop.call_later(seconds, late)
+        """Give the head or the body that has begun to arrive its time, once."""
+        if self._in_head:
+            self._timer = self.loop.call_later(self._limits.header_seconds, self._head_late)
+        else:
+            self._timer = self.loop.call_later(self._limits.body_seconds, self._turn_away, RequestTimeout())
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -240,15 +288,10 @@ class Door(HttpToolsProtocol):
 
     def _head_late(self) -> None:
         self._timer = None
-        if self._head_bytes:
-            self._refuse(RequestTimeout())
+        if self._arrived:
+            self._turn_away(RequestTimeout())
         else:
             self.transport.close()
-
-    def _body_late(self) -> None:
-        """Tell the call, which answers 408 and closes."""
-        self.late = True
-        self.cycle.message_event.set()
 
     def _reader_late(self) -> None:
         self._slow = None
@@ -265,16 +308,22 @@ class Door(HttpToolsProtocol):
         if self._slow is not None:
             self._slow.cancel()
             self._slow = None
+        self.flow.resume_reading()
         if self._on_pause is not None:
             self._on_pause(False)
 
     # Answers --------------------------------------------------------------------------------------------------
 
-    def _refuse(self, refusal: Refusal) -> None:
-        """Answer a request that never became a call, or whose body broke off into nonsense, and close."""
-        request_id = new_request_id()
-        if self._abandon_call():
+    def _turn_away(self, refusal: Refusal) -> None:
+        """Answer what is wrong on the wire, and close: by the call, where there is one, which is then recorded."""
+        self._deaf = True
+        self._stop_timer()
+        if self._in_body:
+            self.fault = refusal
+            self.cycle.keep_alive = False
+            self.cycle.message_event.set()
             return
+        request_id = new_request_id()
         body = refusal.body()
         lines = [STATUS_LINE[refusal.status]]
         headers = [
@@ -282,24 +331,14 @@ class Door(HttpToolsProtocol):
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
             (b"x-request-id", request_id.encode()),
-            *refusal.headers(),
+            *(header for header in refusal.headers() if header[0] != b"connection"),
+            (b"connection", b"close"),
         ]
         for name, value in headers:
             lines += [name, b": ", value, b"\r\n"]
         self.transport.write(b"".join([*lines, b"\r\n", body]))
         self._rules.keeper.refused(refusal, request_id, self.client[0] if self.client else "")
         self.linger()
-
-    def _abandon_call(self) -> bool:
-        """Tell a call whose body broke off that its client is gone; True if its answer had begun."""
-        cycle = self.cycle
-        if cycle is None or cycle.response_complete:
-            return False
-        cycle.disconnected = True
-        cycle.message_event.set()
-        if cycle.response_started:
-            self.transport.abort()
-        return cycle.response_started
 
     def linger(self) -> None:
         """Close so that the answer arrives: stop sending, drop what still comes, and hang up within a second.
@@ -324,25 +363,65 @@ class Door(HttpToolsProtocol):
         """Call `on_leave` once when the client goes, `on_pause` when it stops (True) and goes on (False) reading."""
         self._on_leave, self._on_pause = on_leave, on_pause
         self.flow.resume_reading()
+        if self.flow.write_paused:
+            on_pause(True)
 
     def unwatch(self) -> None:
         self._on_leave = self._on_pause = None
 
+    def whole_body(self) -> bytes | None:
+        """The request's body, if it has arrived with its headers; it is taken once."""
+        cycle = self.cycle
+        if cycle.more_body or cycle.disconnected or cycle.waiting_for_100_continue:
+            return None
+        body = bytes(cycle.body)
+        cycle.body.clear()
+        return body
+
+    def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send an answer in one piece, in one write. The caller has seen to it that the client is still there."""
+        cycle = self.cycle
+        cycle.response_started = cycle.response_complete = True
+        lines = [STATUS_LINE[status]]
+        for name, value in (*self.server_state.default_headers, *headers):
+            if name == b"connection":
+                cycle.keep_alive = False
+            else:
+                lines += [name, b": ", value, b"\r\n"]
+        lines.append(b"content-length: %d\r\n" % len(body))
+        if not cycle.keep_alive:
+            lines.append(b"connection: close\r\n\r\n")
+        else:
+            lines.append(b"\r\n")
+        if cycle.scope["method"] != "HEAD":
+            lines.append(body)
+        cycle.transport.write(b"".join(lines))
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        elif self.flow.write_paused:
+            self.flow.pause_reading()  # no further request from a client that does not read its answers
+        self.on_response_complete()
+
     def start_stream(self, headers: list[tuple[bytes, bytes]], first: bytes) -> None:
         """Send the head of a streamed answer, and its first bytes, in one write."""
         cycle = self.cycle
-        cycle.response_started = cycle.chunked_encoding = True
+        cycle.response_started = True
+        cycle.chunked_encoding = cycle.scope["http_version"] != "1.0"
         lines = [STATUS_LINE[200]]
         for name, value in (*self.server_state.default_headers, *EVENT_STREAM, *headers):
             lines += [name, b": ", value, b"\r\n"]
         if not cycle.keep_alive:
             lines.append(b"connection: close\r\n")
-        lines += [b"transfer-encoding: chunked\r\n\r\n%x\r\n" % len(first), first, b"\r\n"]
+        if cycle.chunked_encoding:
+            lines += [b"transfer-encoding: chunked\r\n\r\n%x\r\n" % len(first), first, b"\r\n"]
+        else:
+            lines += [b"\r\n", first]
         self.transport.write(b"".join(lines))
 
     def write_chunk(self, chunk: bytes) -> None:
-        """Send the next bytes of a streamed answer (RFC 9112 section 7.1)."""
-        self.transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        """Send the next bytes of a streamed answer (RFC 9112 section 7.1); HTTP/1.0 gets them without a frame."""
+        self.transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self.cycle.chunked_encoding else chunk)
 
 
 class _Lingering:
@@ -361,3 +440,10 @@ def _without_port(host: bytes) -> bytes:
     if host.startswith(b"["):
         return host[: host.index(b"]") + 1].lower()
     return host.partition(b":")[0].lower()
+
+
+def _fault_of(fault: Exception, data: bytes) -> Refusal:
+    """What an error of the parser means. It knows the registered methods only, so that another one is its error."""
+    if isinstance(fault, httptools.HttpParserInvalidMethodError) and METHOD.match(data):
+        return MethodNotAllowed(METHODS)
+    return MalformedRequest()

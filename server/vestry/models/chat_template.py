@@ -37,5 +37,7 @@ def own_template(folder: Path) -> str:
     if isinstance(found, list):
         found = next((each["template"] for each in found if each.get("name") == "default"), None)
     if not isinstance(found, str) or not found:
-        raise ModelError(f"{folder} holds no chat template. Copy the model's `{FILE}` or `tokenizer_config.json` there.")
+        raise ModelError(
+            f"{folder} holds no chat template. Copy the model's `{FILE}` or `tokenizer_config.json` there."
+        )
     return found

@@ -1,6 +1,6 @@
 """The manifest of a prepared model: `vestry-model.json` in its folder says what it is and how it was made.
 
-The same recipe on the same source gives the same manifest, byte for byte, whenever and wherever it is made.
+The same recipe and tools on the same source give the same manifest, byte for byte, whenever it is made.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class File(Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     """What a prepared model is.
 
-    `recipe` is a digest of the catalog entry and of the code that prepared it. `weights_digest` is the SHA-256
+    `recipe` is a digest of the catalog entry's facts and of the code that prepared it. `weights_digest` is the SHA-256
     over one line `<sha256>  <name>\\n` for each weights file, sorted by name; `sha256sum *.safetensors | sha256sum`
     gives the same. `tools` names the versions that made it.
     """

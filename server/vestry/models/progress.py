@@ -22,7 +22,8 @@ class Progress:
 
     def __init__(self, stream: TextIO | None = None):
         self._stream = stream or sys.stderr
-        self._terminal = self._stream.isatty()
+        self.terminal = self._stream.isatty()
+        """Whether a person sees this as it is written."""
 
     def say(self, line: str) -> None:
         """One line."""
@@ -40,7 +41,7 @@ class Progress:
     @contextlib.contextmanager
     def bar(self, what: str, total: int) -> Iterator[Bar]:
         """A bar over `total` pieces; it is cleared away at the end."""
-        bar = Bar(self._stream, self._terminal, what, total)
+        bar = Bar(self._stream, self.terminal, what, total)
         try:
             yield bar
         finally:

@@ -53,7 +53,13 @@ def chosen(name: str, weight: torch.Tensor, only: re.Pattern[str] | None) -> boo
 
 def description(kept: list[str], only: str | None) -> dict[str, Any]:
     """The `quantization_config` of config.json."""
-    common: dict[str, Any] = {"num_bits": 8, "type": "int", "symmetric": True, "group_size": None, "block_structure": None}
+    common: dict[str, Any] = {
+        "num_bits": 8,
+        "type": "int",
+        "symmetric": True,
+        "group_size": None,
+        "block_structure": None,
+    }
     return {
         "quant_method": "compressed-tensors",
         "format": "int-quantized",
@@ -83,7 +89,9 @@ def read_config(source: Path) -> dict[str, Any]:
     return config
 
 
-def convert(shard: Path, target: Path, only: re.Pattern[str] | None, bar: tqdm[Any]) -> tuple[dict[str, int], list[str]]:
+def convert(
+    shard: Path, target: Path, only: re.Pattern[str] | None, bar: tqdm[Any]
+) -> tuple[dict[str, int], list[str]]:
     """Quantize one file. Returns the size in bytes of each tensor written, and the linear layers left as they were."""
     written: dict[str, torch.Tensor] = {}
     kept: list[str] = []

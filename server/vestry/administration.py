@@ -1,0 +1,144 @@
+"""Changes that an operator makes to the keys: judged against the settings, recorded, then done.
+
+A change that cannot be recorded is refused. The record is durable before the change takes effect; should the change
+itself then fail, the record stands for what was about to be done.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import pwd
+from collections.abc import Collection
+
+from vestry.adapters.key_rows import Key
+from vestry.adapters.keys_sqlite import UNLIMITED, SqliteKeys, StoreFault
+from vestry.audit.fields import RecordType
+from vestry.audit.opening import append_once
+from vestry.audit.records import Records, rfc3339
+from vestry.audit.scan import LogUnusable
+from vestry.secret_files import key_hash
+from vestry.settings import Settings
+from vestry.types import Limits
+
+
+class ChangeRefused(Exception):  # noqa: N818 - an answer to the operator
+    """A change that was not made. `str()` is a sentence that says why."""
+
+
+def key_store(settings: Settings) -> SqliteKeys:
+    """The key store that the settings name. Raises SecretFault, a ConfigurationError."""
+    return SqliteKeys(settings.keys_database, key_hash(settings))
+
+
+def create_key(
+    settings: Settings,
+    *,
+    owner: str,
+    tenant: str | None = None,
+    role: str = "user",
+    models: Collection[str] | None = None,
+    limits: Limits = UNLIMITED,
+    expires: int | None = None,
+    actor: str | None = None,
+) -> tuple[str, Key]:
+    """Make a key. Returns its plaintext, which cannot be had again, and what is stored of it.
+
+    `tenant` may be left out where there is only one; `models` None is every model of the tenant. `expires` is in
+    microseconds since the epoch. Raises ChangeRefused, or SecretFault.
+    """
+    tenant = _tenant(settings, tenant)
+    _models(settings, tenant, models)
+    made: list[Key] = []
+
+    def record(key: Key) -> None:
+        _record(settings, RecordType.KEY_CREATE, key, actor)
+        made.append(key)
+
+    try:
+        settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        secret, _ = key_store(settings).create(
+            owner=owner, tenant=tenant, role=role, models=models, limits=limits, expires=expires, record=record
+        )
+    except StoreFault as fault:
+        raise ChangeRefused(f"No key was made: {fault.why}.") from fault
+    except OSError as fault:
+        raise ChangeRefused(f"No key was made: {settings.state} cannot be made ({fault.strerror}).") from fault
+    except ValueError as fault:
+        raise ChangeRefused(f"No key was made: {fault}.") from fault
+    return secret, made[0]
+
+
+def revoke_key(settings: Settings, key_id: str, *, reason: str = "", actor: str | None = None) -> bool:
+    """Revoke a key by its id; every server acts on it with its next call. False if no active or expired key has it.
+
+    Raises ChangeRefused, or SecretFault.
+    """
+    try:
+        return key_store(settings).revoke(
+            key_id, lambda key: _record(settings, RecordType.KEY_REVOKE, key, actor, reason=reason)
+        )
+    except StoreFault as fault:
+        raise ChangeRefused(f"{key_id} was not revoked: {fault.why}.") from fault
+
+
+def user_of_this_process() -> str:
+    """Who runs the command, as the record names it: the login name, and behind `sudo` also whose it was."""
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        name = f"uid {os.getuid()}"
+    behind = os.environ.get("SUDO_USER", "")
+    return f"{name} (sudo by {behind})" if behind and behind != name else name
+
+
+def _tenant(settings: Settings, tenant: str | None) -> str:
+    names = list(settings.tenants)
+    if tenant is None:
+        if len(names) != 1:
+            raise ChangeRefused(f"Name the key's tenant with --tenant. The settings have: {_listed(names)}.")
+        return names[0]
+    if tenant not in settings.tenants:
+        raise ChangeRefused(f"There is no tenant `{tenant}` in the settings. {_known(tenant, names)}")
+    return tenant
+
+
+def _models(settings: Settings, tenant: str, models: Collection[str] | None) -> None:
+    allowed = settings.tenants[tenant].models
+    for name in models or ():
+        if name not in settings.models:
+            raise ChangeRefused(f"There is no model `{name}` in the settings. {_known(name, list(settings.models))}")
+        if "*" not in allowed and name not in allowed:
+            raise ChangeRefused(f"The tenant `{tenant}` may not use `{name}`. It may use: {_listed(list(allowed))}.")
+
+
+def _record(settings: Settings, kind: RecordType, key: Key, actor: str | None, **details: str) -> None:
+    if kind == RecordType.KEY_CREATE:
+        models = None if key.models is None else sorted(key.models)
+        expires = None if key.expires is None else rfc3339(key.expires)
+        limits = {"models": models, "expires": expires}
+    else:
+        limits = {}
+    event = Records().event(
+        kind,
+        tenant=key.tenant,
+        subject=key.owner,
+        key_id=key.id,
+        role=key.role,
+        actor=actor or user_of_this_process(),
+        **limits,
+        **details,
+    )
+    try:
+        append_once(settings.audit_directory, event)
+    except (LogUnusable, OSError) as fault:
+        raise ChangeRefused(f"Nothing was changed, because the change could not be recorded. {fault}") from fault
+
+
+def _known(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return "".join(f"Did you mean `{each}`? " for each in close) + f"Known: {_listed(names)}."
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "none"

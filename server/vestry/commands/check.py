@@ -1,0 +1,98 @@
+"""`vestry check`: every fault of the settings at once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import click
+import msgspec
+
+from vestry.commands.common import BadSettings
+from vestry.configuration import ConfigurationError, Fault, Places, digest, inspect, read, schema
+from vestry.models.arguments import address, context_length
+from vestry.models.catalog import ModelError, entries
+from vestry.settings import Settings
+
+
+@click.command("check", short_help="Name every fault of the settings, with its place and the mend.")
+@click.option("--schema", "print_schema", is_flag=True, help="Print the JSON Schema of the settings file, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.pass_obj
+def command(config: Path | None, print_schema: bool, as_json: bool) -> None:
+    """Read the settings as the server would, and name every fault with its place and the mend.
+
+    Beyond the file and the VESTRY_... variables it looks at what they name: certificates and keys, secret files,
+    directories, addresses of engines, ports, the models' catalog entries. It changes nothing.
+
+    Exit status: 0 if the settings are valid, 2 if they are not.
+
+    \b
+    Examples:
+      vestry --config vestry.yaml check
+      VESTRY_SERVER__PORT=9000 vestry check
+      vestry check --schema > settings.schema.json
+    """
+    if print_schema:
+        click.echo(schema(), nl=False)
+        return
+    settings, faults = judge(config)
+    if as_json:
+        found = {"valid": not faults, "faults": [msgspec.structs.asdict(fault) for fault in faults]}
+        click.echo(json.dumps(found if settings is None else {**found, "digest": digest(settings)}, indent=2))
+        if faults:
+            raise click.exceptions.Exit(BadSettings.exit_code)
+    elif faults or settings is None:
+        raise BadSettings(faults)
+    else:
+        click.echo(_summary(settings))
+
+
+def judge(config: Path | None) -> tuple[Settings | None, list[Fault]]:
+    """The settings if they can be read at all, and every fault of them."""
+    try:
+        reading = read(config, os.environ)
+    except ConfigurationError as error:
+        return None, error.faults
+    settings = reading.settings
+    return settings, [*inspect(settings, reading.places.of), *_models(settings, reading.places)]
+
+
+def _models(settings: Settings, places: Places) -> Iterator[Fault]:
+    """What the catalog and the engines' own rules say of the models."""
+    for name, model in settings.models.items():
+        wanted = model.catalog or name
+        entry = entries().get(wanted)
+        if entry is None:
+            known = ", ".join(f"`{each}`" for each in entries())
+            place = places.of(("models", name, *(["catalog"] if model.catalog else [])))
+            yield Fault(place, f"the catalog has no entry `{wanted}`", f"Name one with `catalog:`. There are: {known}")
+            continue
+        rules: dict[str, Callable[[], object]] = {"arguments": partial(context_length, entry, model.engine.arguments)}
+        if not model.replicas:
+            rules["host"] = partial(address, model.engine.host, model.engine.port)
+        for field, rule in rules.items():
+            try:
+                rule()
+            except ModelError as error:
+                place = places.of(("models", name, "engine", field))
+                yield Fault(place, str(error).rstrip("."), "See docs/reference/settings.md")
+
+
+def _summary(settings: Settings) -> str:
+    server = settings.server
+    scheme = "http" if server.tls is None else "https"
+    lines = {
+        "API": f"{scheme}://{server.host}:{server.port}",
+        "operations": f"http://{server.ops_host}:{server.ops_port}",
+        "tenants": ", ".join(settings.tenants),
+        "models": ", ".join(settings.models),
+        "state": str(settings.state.absolute()),
+        "record": str(settings.audit_directory.absolute()),
+        "digest": digest(settings),
+    }
+    width = max(map(len, lines)) + 2
+    return "\n".join(["settings are valid:", *(f"  {name:<{width}}{said}" for name, said in lines.items())])

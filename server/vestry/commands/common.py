@@ -1,0 +1,34 @@
+"""What the commands share: reading the settings, and telling what is wrong with them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from vestry.configuration import ConfigurationError, Fault, load
+from vestry.settings import Settings
+
+
+class BadSettings(click.ClickException):
+    """The settings cannot be used: every fault, one a line, and exit status 2."""
+
+    exit_code = 2
+
+    def __init__(self, faults: list[Fault]):
+        super().__init__("\n".join(f"- {fault}" for fault in faults))
+        self.faults = faults
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        number = len(self.faults)
+        click.echo(f"The settings have {number} fault{'s' * (number != 1)}:\n{self.message}", file=file, err=True)
+
+
+def settings_of(config: Path | None) -> Settings:
+    """The settings of this run. Raises BadSettings."""
+    try:
+        return load(config, os.environ)
+    except ConfigurationError as error:
+        raise BadSettings(error.faults) from None

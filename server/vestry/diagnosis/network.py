@@ -1,0 +1,122 @@
+"""The network: the server's own ports, and the engines'."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from vestry.diagnosis.findings import Finding
+from vestry.settings import Settings
+
+ANSWER_SECONDS = 2.0
+ANSWER_BYTES = 65_536
+
+Answer = tuple[int, bytes]
+
+
+def server(settings: Settings) -> Iterator[Finding]:
+    """Whether a server answers on the ports of the settings, or where a running one says that it is."""
+    at = addresses(settings)
+    ready = ask(at["ops"], "/readyz")
+    if ready is None:
+        mend = "Start it: vestry serve, or make up"
+        yield Finding("server", "warn", f"nothing answers at {at['ops']} (operations)", mend)
+    elif ready[0] != 200:
+        why = _missing(ready[1])
+        yield Finding("server", "warn", f"it is not ready: {why}", "See the lines about its parts, and its own log")
+    else:
+        yield Finding("server", "ok", f"ready, says {at['ops']}")
+    called = ask(at["api"], "/v1/models")
+    if called is not None and _code(called[1]) in {
+        "invalid_api_key",
+        "malformed_request",
+        "authentication_unavailable",
+    }:
+        yield Finding("server", "ok", f"the API answers at {at['api']}")
+    elif called is not None:
+        mend = "Another program may have the port: give `server.port` another number"
+        yield Finding("server", "fail", f"what answers at {at['api']} is not this server's API", mend)
+    elif ready is not None:
+        mend = "See the server's own log; with `client_certificates: required` only clients that have one are answered"
+        yield Finding("server", "warn", f"the API does not answer at {at['api']}", mend)
+
+
+def engines(settings: Settings) -> Iterator[Finding]:
+    """Whether each engine answers `/health`."""
+    for name, model in settings.models.items():
+        own = f"http://{_reachable(model.engine.host)}:{model.engine.port}"
+        for url in [each.url for each in model.replicas] or [own]:
+            answer = ask(url, "/health")
+            if answer is None:
+                mend = f"Start it: vestry engine {name}" if url == own else "Start it, and look at the way to it"
+                yield Finding("engine", "warn", f"{name} does not answer at {url}", mend)
+            elif answer[0] != 200:
+                yield Finding("engine", "warn", f"{name} at {url} answers {answer[0]}", "See the engine's own log")
+            else:
+                yield Finding("engine", "ok", f"{name} is healthy at {url}")
+
+
+def addresses(settings: Settings) -> dict[str, str]:
+    """Where the API and the operations port are: as a running server has noted, else as the settings say."""
+    server = settings.server
+    scheme = "http" if server.tls is None else "https"
+    found = {
+        "api": f"{scheme}://{_reachable(server.host)}:{server.port}",
+        "ops": f"http://{_reachable(server.ops_host)}:{server.ops_port}",
+    }
+    if server.port and server.ops_port:
+        return found
+    try:
+        note = json.loads((settings.state / "server.json").read_bytes())
+        return {name: str(note[name]) for name in found}
+    except (OSError, ValueError, KeyError, TypeError):
+        return found
+
+
+def ask(origin: str, path: str) -> Answer | None:
+    """GET; the status and the beginning of the body, or None where nothing answers in HTTP within the time."""
+    parts = urlsplit(origin)
+    if parts.hostname is None or not parts.port:
+        return None
+    if parts.scheme == "https":
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # asks only whether something answers
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+            parts.hostname, parts.port, timeout=ANSWER_SECONDS, context=context
+        )
+    else:
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=ANSWER_SECONDS)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read(ANSWER_BYTES)
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def _code(body: bytes) -> str:
+    """The code of an error in OpenAI's shape."""
+    try:
+        return str(json.loads(body)["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _missing(body: bytes) -> str:
+    """What `/readyz` says is missing."""
+    try:
+        return "; ".join(f"{part}: {why}" for part, why in json.loads(body)["missing"].items())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "it does not say why"
+
+
+def _reachable(host: str) -> str:
+    """A host to call for one to listen on."""
+    if host in {"0.0.0.0", "::"}:
+        return "127.0.0.1" if host == "0.0.0.0" else "[::1]"
+    return f"[{host}]" if ":" in host else host

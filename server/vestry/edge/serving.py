@@ -1,0 +1,135 @@
+"""Listening: one application on one socket, from its first connection to its last.
+
+How it stops: no more connections; a call in progress goes on; a connection ends with the answer that says so, or
+once nothing more is asked on it. What still runs after the drain time, or when the operator is in a hurry, is cut
+off: each such call is answered with an error and recorded, and only then is its connection closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, cast
+
+import uvicorn
+from msgspec import Struct
+from starlette.types import ASGIApp
+
+LOOK_SECONDS = 0.02
+CUT_SECONDS = 5.0
+
+
+class Manner(Struct, frozen=True):
+    """How an application is served. `protocol` is uvicorn's name of one, or a class or factory; `hurry` cuts the
+    drain short once it is set."""
+
+    protocol: Any
+    keep_alive_seconds: float
+    drain_seconds: float
+    hurry: asyncio.Event
+    tls: ssl.SSLContext | None = None
+    handshake_seconds: float = 8.0
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn, with the signals left to us, a bound on TLS handshakes, and sockets that we bound."""
+
+    def __init__(self, config: uvicorn.Config, manner: Manner) -> None:
+        super().__init__(config)
+        self._manner = manner
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+
+        def protocol() -> asyncio.Protocol:
+            build = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
+            return build(config=self.config, server_state=self.server_state, app_state={}, _loop=loop)
+
+        self.servers = [
+            await loop.create_server(
+                protocol,
+                sock=each,
+                ssl=self._manner.tls,
+                backlog=self.config.backlog,
+                ssl_handshake_timeout=self._manner.handshake_seconds if self._manner.tls else None,
+            )
+            for each in sockets or ()
+        ]
+        self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As the head of this file says."""
+        for each in (*self.servers, *(sockets or ())):
+            each.close()
+        await self._drain()
+        tasks = set(self.server_state.tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CUT_SECONDS)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+    async def _drain(self) -> None:
+        state, told = self.server_state, set()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._manner.drain_seconds
+        while (state.connections or state.tasks) and loop.time() < end and not self._manner.hurry.is_set():
+            for connection in state.connections - told:  # a TLS handshake may end after the port was closed
+                told.add(connection)
+                connection.shutdown()
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def serving(app: ASGIApp, listener: socket.socket, manner: Manner) -> AsyncIterator[None]:
+    """Serve one application on one socket; on the way out, let its calls end."""
+    config = uvicorn.Config(
+        app,
+        http=manner.protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=max(1, round(manner.keep_alive_seconds)),
+    )
+    config.load()
+    server = _Uvicorn(config, manner)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not task.done():
+        await asyncio.sleep(0.005)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+def bind(host: str, port: int, backlog: int) -> socket.socket:
+    """A listening socket. Raises OSError with a sentence."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(backlog)
+    except OSError as fault:
+        listener.close()
+        raise OSError(f"cannot listen on {host} port {port}: {fault.strerror}") from fault
+    listener.setblocking(False)
+    return listener
+
+
+def url_of(scheme: str, listener: socket.socket) -> str:
+    """Where a socket listens, as a URL."""
+    host, port = listener.getsockname()[:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -1,0 +1,131 @@
+"""How an engine is started: the exact program, its environment, and where its output goes.
+
+What vLLM may not do here: listen beyond loopback and private addresses, run code that comes with a model
+(`trust_remote_code`, pickled weights), reach the network, tell anybody about its use, log prompts, or answer
+without its key. The operator's own arguments (`engine.arguments`) come from a list of known harmless ones.
+Arguments are seen by every user of the machine, so the key travels in the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+
+from msgspec import Struct
+
+from vestry.models import environment, manifest, prepare
+from vestry.models.arguments import address, checked, context_length, without_context
+from vestry.models.catalog import Device, Entry, ModelError
+from vestry.models.chosen import Chosen
+from vestry.models.places import Places
+from vestry.settings import Settings
+
+GUARD = Path(str(files("vestry.models") / "guard"))
+PROGRAM = ("-m", "vllm.entrypoints.openai.api_server")
+KEY = "VLLM_API_KEY"
+KEEP_ALIVE_SECONDS = 120
+
+PASSED_ON = re.compile(
+    r"LANG|LC_.*|TZ|TMPDIR|LD_LIBRARY_PATH|CUDA_VISIBLE_DEVICES|CUDA_DEVICE_ORDER|NVIDIA_.*|NCCL_.*|OMP_NUM_THREADS"
+    r"|VLLM_CPU_OMP_THREADS_BIND|VLLM_LOGGING_LEVEL"
+)
+
+
+class Launch(Struct, frozen=True):
+    """An engine about to be started. `environment` holds the engine's key; nothing else of this is secret."""
+
+    model: str
+    argv: tuple[str, ...]
+    environment: dict[str, str]
+    url: str
+    log: Path
+    shutdown_seconds: float
+
+
+def plan(settings: Settings, chosen: Chosen, key: str, environ: Mapping[str, str]) -> Launch:
+    """All that starting this model's engine here takes. Raises ModelError."""
+    places = Places(settings.state)
+    stamp = environment.require(places.engine)
+    entry, own = chosen.entry, checked(chosen.model.engine.arguments)
+    if chosen.model.path is None and stamp.device not in entry.devices:
+        raise ModelError(f"`{entry.name}` needs a GPU with {entry.memory.gpu} GiB; this engine environment has none.")
+    folder = chosen.folder(places)
+    _check_files(folder, entry, places)
+    url = address(chosen.model.engine.host, chosen.model.engine.port)
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    argv = (
+        os.fspath(environment.python_of(places.engine)),
+        *PROGRAM,
+        *("--model", os.fspath(folder), "--served-model-name", chosen.name),
+        *("--host", host.strip("[]"), "--port", port),
+        *("--max-model-len", str(context_length(entry, chosen.model.engine.arguments))),
+        *fixed(entry, chosen.model.engine.shutdown_seconds),
+        *entry.arguments_for(stamp.device),
+        *device_arguments(stamp.device),
+        *without_context(own),
+    )
+    log = places.logs / f"engine-{re.sub(r'[^A-Za-z0-9._-]', '_', chosen.name)}.log"
+    return Launch(chosen.name, argv, _environment(places, key, environ), url, log, chosen.model.engine.shutdown_seconds)
+
+
+def fixed(entry: Entry, shutdown_seconds: float) -> tuple[str, ...]:
+    """The arguments that every engine gets: safety first, then what the API needs."""
+    return (
+        *("--load-format", "safetensors", "--no-trust-remote-code"),
+        *("--middleware", "vestry_guard.Guard", "--disable-fastapi-docs"),
+        *("--disable-uvicorn-access-log", "--no-enable-log-requests", "--uvicorn-log-level", "warning"),
+        *("--shutdown-timeout", str(max(1, round(shutdown_seconds)))),
+        *("--enable-prefix-caching", "--enable-prompt-tokens-details"),
+        *("--enable-auto-tool-choice", "--tool-call-parser", entry.tool_parser, "--tool-strict-level", "parameter"),
+        *("--chat-template-content-format", "string"),
+    )
+
+
+def device_arguments(device: Device) -> tuple[str, ...]:
+    """On a CPU: no compilation, which costs minutes at the start, and the one 16-bit type that CPUs compute in."""
+    return ("--enforce-eager", "--dtype", "bfloat16") if device == "cpu" else ()
+
+
+def _check_files(folder: Path, entry: Entry, places: Places) -> None:
+    """The model's files are there, whole by their sizes. Raises ModelError."""
+    found = manifest.read(folder)
+    if found is not None:
+        faults = manifest.check(folder, found, thorough=False)
+        if faults:
+            raise ModelError(f"{faults[0]}. Delete {folder} and prepare the model again (`vestry up`).")
+    elif not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        how = "Run `vestry up` to prepare it"
+        if not prepare.source_at_hand(entry, places):
+            how = prepare.missing_source(entry, places)
+        raise ModelError(f"{folder} holds no model (config.json and safetensors files). {how.rstrip('.')}.")
+
+
+def _environment(places: Places, key: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """Nothing of this process's environment but what PASSED_ON names."""
+    cache = os.fspath(places.cache)
+    return {
+        **{name: value for name, value in environ.items() if PASSED_ON.fullmatch(name)},
+        "PATH": f"{places.engine / 'bin'}:/usr/local/bin:/usr/bin:/bin",
+        "HOME": cache,
+        "XDG_CACHE_HOME": cache,
+        "HF_HOME": f"{cache}/huggingface",
+        "VLLM_CACHE_ROOT": f"{cache}/vllm",
+        "VLLM_CONFIG_ROOT": f"{cache}/vllm-config",
+        "PYTHONPATH": os.fspath(GUARD),
+        "PYTHONSAFEPATH": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_PLUGINS": "",
+        "VLLM_DISABLE_LOG_LOGO": "1",
+        "VLLM_LOGGING_COLOR": "0",
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_SECONDS),
+        KEY: key,
+    }

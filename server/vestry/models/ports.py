@@ -1,0 +1,29 @@
+"""Whether a port can be listened on, before something slow is started to listen there."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from vestry.models.catalog import ModelError
+
+
+def require_free(what: str, host: str, port: int, setting: str) -> None:
+    """Raises ModelError if nothing new can listen there. Port 0 is always free."""
+    if port == 0:
+        return
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as fault:
+        if fault.errno == errno.EADDRINUSE:
+            mend = f"Stop the program that listens there (`ss -ltnp` names it), or set `{setting}` to another port."
+            raise ModelError(f"Port {port} on {host}, for {what}, is in use. {mend}") from None
+        reason = fault.strerror or str(fault)
+        raise ModelError(
+            f"Nothing can listen on {host} port {port}, for {what}: {reason}. Look at `{setting}`."
+        ) from None

@@ -1,0 +1,221 @@
+"""What the tests of the record share: sample calls, a strict reader, a clock set by hand, and a disk that fails."""
+
+from __future__ import annotations
+
+import errno
+import json
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import rfc8785
+
+from vestry.audit.fields import RecordType
+from vestry.audit.files import Files
+from vestry.audit.records import Clock, Record, Records
+from vestry.audit.schema import document
+from vestry.types import (
+    Call,
+    Ending,
+    Grant,
+    Head,
+    Limits,
+    Operation,
+    Outcome,
+    Principal,
+    Replica,
+    ServedModel,
+    Usage,
+)
+
+ORIGIN = "server"
+VALIDATORS = {
+    kind: jsonschema.Draft202012Validator({"$ref": f"#/$defs/{kind}", "$defs": document()["$defs"]}) for kind in RecordType
+}
+
+MODEL = ServedModel(
+    name="small",
+    created=1_735_689_600,
+    context_length=2048,
+    vocabulary=49152,
+    replicas=(Replica("a", "http://127.0.0.1:8100"),),
+    revision="r1",
+    weights_digest="sha256:" + "1" * 64,
+    quantization="w8a8",
+    chat_template_digest="sha256:" + "2" * 64,
+    engine_version="0.32.0",
+)
+PRINCIPAL = Principal(key_id="k0123456789", tenant="default", subject="alice")
+GRANT = Grant(PRINCIPAL, MODEL, "tenant default, every model", Limits())
+
+
+def head(request_id: str = "req-1", **changes: Any) -> Head:
+    """A request's head; the clocks stand at 100 s and at the billennium."""
+    fields: dict[str, Any] = {
+        "request_id": request_id,
+        "route": "/v1/chat/completions",
+        "operation": Operation.CHAT,
+        "method": "POST",
+        "source": "10.1.2.3",
+        "user_agent": "tests/1",
+        "client_request_id": "",
+        "traceparent": "",
+        "credential": None,
+        "began": 100.0,
+        "began_wall": 1_000_000_000_000_000,
+    }
+    return Head(**{**fields, **changes})
+
+
+def call(**changes: Any) -> Call:
+    """A parsed chat request."""
+    fields: dict[str, Any] = {
+        "model": "small",
+        "stream": False,
+        "include_usage": False,
+        "choices": 1,
+        "body": b"{}",
+        "prompt_bytes": 20,
+        "sampling": {"temperature": "0.7", "max_tokens": 16},
+    }
+    return Call(**{**fields, **changes})
+
+
+def intent(request_id: str, records: Records | None = None) -> Record:
+    """An intent record."""
+    return (records or Records()).intent(head(request_id), PRINCIPAL, call(), GRANT)
+
+
+def outcome(request_id: str, records: Records | None = None) -> Record:
+    """The outcome of a good call."""
+    done = Outcome(Ending.COMPLETE, 200, usage=Usage(12, 5), finish_reasons=("stop",), replica="a", attempts=1)
+    return (records or Records()).outcome(head(request_id), PRINCIPAL, call(), GRANT, done)
+
+
+def read(directory: Path, origin: str = ORIGIN) -> list[dict[str, Any]]:
+    """Every record of a log, after the checks that any reader can make.
+
+    The segments are whole and follow each other; each line is canonical by an independent implementation, and fits
+    the schema; indices count from 0 without a gap.
+    """
+    found: list[dict[str, Any]] = []
+    for path in sorted((directory / origin).glob("*.jsonl")):
+        assert int(path.stem) == len(found), f"{path} does not begin where the one before ends"
+        data = path.read_bytes()
+        assert data.endswith(b"\n"), f"{path} has a torn tail"
+        for line in data.splitlines():
+            record = json.loads(line)
+            assert rfc8785.dumps(record) == line
+            assert record["index"] == len(found)
+            assert record["origin"] == origin
+            VALIDATORS[RecordType(record["type"])].validate(record)
+            found.append(record)
+    return found
+
+
+def kinds(directory: Path, origin: str = ORIGIN) -> list[str]:
+    """The types of a log's records, in order."""
+    return [record["type"] for record in read(directory, origin)]
+
+
+class HandClock:
+    """Both clocks, moved by hand. `both` moves them together, as time does."""
+
+    def __init__(self) -> None:
+        self.wall = 1_000_000_000_000_000
+        self.monotonic = 100.0
+
+    def both(self, seconds: float) -> None:
+        self.wall += round(seconds * 1_000_000)
+        self.monotonic += seconds
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(wall=lambda: self.wall, monotonic=lambda: self.monotonic)
+
+
+class FaultyFiles(Files):
+    """Real files, with a switch on every system call.
+
+    `faults[name]` is an OSError to raise, `short` to write half, `lie` to do the work and then raise EIO, or `hang`
+    to block until `released`. `left` bounds how often a fault strikes; None is always. The lock is never faulty.
+    """
+
+    def __init__(self) -> None:
+        self.faults: dict[str, OSError | str] = {}
+        self.left: int | None = None
+        self.released = threading.Event()
+        self.calls: Counter[str] = Counter()
+
+    def fail(self, name: str, fault: int | str = errno.EIO, *, times: int | None = None) -> None:
+        self.faults[name] = OSError(fault, f"injected {errno.errorcode[fault]}") if isinstance(fault, int) else fault
+        self.left = times
+
+    def mend(self) -> None:
+        self.faults.clear()
+        self.released.set()
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        fault = self._strikes("write")
+        if fault == "short":
+            return super().write(descriptor, data[: len(data) // 2])
+        if isinstance(fault, OSError):
+            if fault.errno == errno.ENOSPC:
+                super().write(descriptor, data[: len(data) // 3])
+            raise fault
+        return super().write(descriptor, data)
+
+    def sync(self, descriptor: int) -> None:
+        fault = self._strikes("sync")
+        if isinstance(fault, OSError):
+            raise fault
+        super().sync(descriptor)
+        if fault == "lie":
+            raise OSError(errno.EIO, "injected EIO after the data was written")
+
+    def sync_directory(self, path: Path) -> None:
+        self._raise("sync_directory")
+        super().sync_directory(path)
+
+    def create(self, path: Path) -> int:
+        self._raise("create")
+        return super().create(path)
+
+    def append_to(self, path: Path) -> int:
+        self._raise("append_to")
+        return super().append_to(path)
+
+    def state(self, descriptor: int) -> tuple[int, int]:
+        self._raise("state")
+        return super().state(descriptor)
+
+    def truncate(self, descriptor: int, size: int) -> None:
+        self._raise("truncate")
+        super().truncate(descriptor, size)
+
+    def remove(self, path: Path) -> None:
+        self._raise("remove")
+        super().remove(path)
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._raise("rename")
+        super().rename(old, new)
+
+    def _strikes(self, name: str) -> OSError | str | None:
+        self.calls[name] += 1
+        fault = self.faults.get(name)
+        if fault is None or self.left == 0:
+            return None
+        if self.left is not None:
+            self.left -= 1
+        if fault == "hang":
+            assert self.released.wait(30), "nobody released the hung call"
+            return None
+        return fault
+
+    def _raise(self, name: str) -> None:
+        fault = self._strikes(name)
+        if isinstance(fault, OSError):
+            raise fault

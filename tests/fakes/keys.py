@@ -1,0 +1,39 @@
+"""A key store in memory, with a switch that makes it unreadable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vestry.adapters.key_format import mint, well_formed
+from vestry.adapters.keys_sqlite import now
+from vestry.errors import KeysUnavailable
+from vestry.types import Principal
+
+
+class FakeKeys:
+    """seams.KeyStore. `clock` gives microseconds since the epoch."""
+
+    def __init__(self, clock: Callable[[], int] = now) -> None:
+        self.broken = False
+        self.asked = 0
+        self._clock = clock
+        self._held: dict[str, tuple[Principal, int | None]] = {}
+
+    def find(self, presented: str) -> Principal | None:
+        self.asked += 1
+        if not well_formed(presented):
+            return None
+        if self.broken:
+            raise KeysUnavailable
+        principal, expires = self._held.get(presented, (None, None))
+        return None if expires is not None and expires <= self._clock() else principal
+
+    def add(self, principal: Principal, expires: int | None = None) -> str:
+        """Give this principal a new key; returns it."""
+        key = mint()
+        self._held[key] = (principal, expires)
+        return key
+
+    def revoke(self, key: str) -> None:
+        """Forget a key."""
+        del self._held[key]

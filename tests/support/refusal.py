@@ -1,0 +1,133 @@
+"""What must follow from one bad request: the answer's shape, one record, an engine that heard nothing, good health."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections import Counter
+from typing import Any
+
+import httpx
+
+from fakes.engine import FakeEngine
+from support.house import House, chat, until
+from support.wire import Wire, chat_request
+
+REQUEST_ID = re.compile(r"req_[0-9a-f]{32}")
+KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+ANY: Any = object()
+"""Whatever `param` is."""
+_sources = itertools.count(2)
+
+
+def refusals(house: House) -> Counter[str]:
+    """How many refusals the record holds, by code: those with a record of their own, and those that were summed."""
+    found: Counter[str] = Counter()
+    for record in house.records():
+        if record["type"] == "refusal":
+            found[record["code"]] += 1
+        elif record["type"] == "refusals.summary":
+            for row in record["counts"]:
+                found[row["code"]] += row["count"]
+            found["?"] += record["others"]
+    return +found
+
+
+class Visit:
+    """One bad request to a house. Each has a key and an address of its own, so that its refusal is not one of a flood."""
+
+    def __init__(self, house: House, engine: FakeEngine) -> None:
+        self.house, self.engine = house, engine
+        self.key = house.new_key()
+        number = next(_sources)
+        self.source = f"127.1.{number // 250}.{number % 250 + 1}"
+        self._before = refusals(house)
+
+    def wire(self, **options: Any) -> Wire:
+        """A connection from this visit's address."""
+        return Wire(self.house.port, source=self.source, **options)
+
+    def send(self, data: bytes) -> httpx.Response:
+        """Send bytes on a new connection; the answer."""
+        with self.wire() as wire:
+            wire.send(data)
+            return wire.answer()
+
+    def post(self, body: Any, path: str = "/v1/chat/completions", **headers: str) -> httpx.Response:
+        """POST a body: bytes as they are, anything else as JSON."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        given = {"authorization": f"Bearer {self.key}", "content-type": "application/json", **headers}
+        with httpx.Client(transport=httpx.HTTPTransport(local_address=self.source), timeout=30) as client:
+            return client.post(self.house.url + path, content=content, headers=given)
+
+    def refused(
+        self,
+        answer: httpx.Response,
+        status: int,
+        code: str,
+        *,
+        param: Any = ANY,
+        unlike: tuple[str, ...] = (),
+        engine: bool = False,
+    ) -> None:
+        """Check all that must follow from a refusal. `unlike`: words of the client that the answer may not repeat.
+
+        `engine` says that an engine was asked, rightly.
+        """
+        assert (answer.status_code, code_of(answer)) == (status, code), answer.text
+        check_shape(answer)
+        if param is not ANY:
+            assert answer.json()["error"]["param"] == param, answer.text
+        for word in unlike:
+            assert word not in answer.text, f"the answer repeats {word!r}"
+            assert word not in str(answer.headers), f"the answer's headers repeat {word!r}"
+        self.recorded(answer, code)
+        assert engine or self.engine.calls == [], "the request reached an engine"
+        self.well()
+
+    def recorded(self, answer: httpx.Response, code: str) -> None:
+        """Check that exactly one refusal was added to the record, alone or in a sum."""
+        until(lambda: refusals(self.house) != self._before, what="a record of the refusal")
+        now = refusals(self.house)
+        added = now - self._before
+        assert added == Counter({code: 1}), added
+        self._before = now
+        error = answer.json()["error"]
+        for record in self.house.records("refusal"):
+            if record["request_id"] == answer.headers["x-request-id"]:
+                assert (record["status"], record["code"]) == (answer.status_code, code)
+                assert record["reason"] == error["message"]
+                assert (record["decision"], record["ending"]) == ("deny", "refused")
+
+    def well(self) -> None:
+        """Check that the server is healthy, and answers a good call."""
+        asked = len(self.engine.calls)
+        with Wire(self.house.port) as wire:
+            wire.send(chat_request(self.house.key, chat()))
+            answer = wire.answer()
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["choices"][0]["message"]["content"] == "The capital of France is Paris."
+        assert len(self.engine.calls) == asked + 1
+        del self.engine.asked[:]
+
+
+def code_of(answer: httpx.Response) -> str:
+    """The error code of an answer; empty for one that is no error."""
+    error = answer.json().get("error") or {}
+    return str(error.get("code", ""))
+
+
+def check_shape(answer: httpx.Response) -> None:
+    """OpenAI's error object, exactly; the request's id; the type of content."""
+    assert answer.headers["content-type"] == "application/json"
+    assert REQUEST_ID.fullmatch(answer.headers["x-request-id"])
+    assert len(answer.headers.get_list("x-request-id")) == 1
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    assert list(answer.json()) == ["error"]
+    error = answer.json()["error"]
+    assert list(error) == ["message", "type", "param", "code"]
+    assert error["type"] == KINDS.get(answer.status_code, "invalid_request_error")
+    assert isinstance(error["message"], str)
+    assert error["message"].endswith(".")
+    assert error["param"] is None or isinstance(error["param"], str)

@@ -1,0 +1,490 @@
+"""The server's journal: group commit, deadlines, health, what it closes by itself, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from fakes.audit import ORIGIN, FaultyFiles, HandClock, intent, kinds, outcome, read
+from vestry.audit.canonical import NotCanonical
+from vestry.audit.fields import RecordType
+from vestry.audit.log import AuditLog
+from vestry.audit.records import Records
+from vestry.audit.scan import LogLocked
+from vestry.errors import AuditUnavailable
+
+COMMIT_SECONDS = 0.15
+
+
+class Counts:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[float, int, int]] = []
+        self.lost: list[int] = []
+        self.states: list[bool] = []
+
+    def committed(self, seconds: float, records: int, size: int) -> None:
+        self.batches.append((seconds, records, size))
+
+    def failed(self, records: int) -> None:
+        self.lost.append(records)
+
+    def health(self, healthy: bool) -> None:
+        self.states.append(healthy)
+
+
+def opened(directory: Path, files: FaultyFiles | None = None, **more: Any) -> AuditLog:
+    """A log with short times."""
+    options: dict[str, Any] = {"commit_seconds": COMMIT_SECONDS, "segment_bytes": 1 << 20, "probe_seconds": 0.05}
+    return AuditLog.open(directory, ORIGIN, files=files, **{**options, **more})
+
+
+async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        await asyncio.sleep(0.005)
+
+
+async def hung(log: AuditLog, files: FaultyFiles, name: str = "in-the-write") -> asyncio.Future[None]:
+    """A record whose write hangs, with the thread inside the write."""
+    before = files.calls["sync"]
+    files.fail("sync", "hang", times=1)
+    future = log.append(intent(name))
+    await until(lambda: files.calls["sync"] > before)
+    return future
+
+
+def closings(directory: Path) -> list[tuple[str, str, str]]:
+    """The intents that were closed by the log: id, ending, cause."""
+    return [
+        (record["request_id"], record["ending"], record["cause"])
+        for record in read(directory)
+        if record["type"] == "intent.closed"
+    ]
+
+
+def test_one_sync_serves_everyone_waiting(tmp_path: Path) -> None:
+    """While one write is under way all others gather; then one fdatasync and one wakeup serve them all."""
+    files, counts = FaultyFiles(), Counts()
+
+    async def run() -> None:
+        log = opened(tmp_path, files, observer=counts, commit_seconds=5)
+        await log.append(intent("first"))
+        held = await hung(log, files)
+        syncs = files.calls["sync"]
+        others = [log.append(intent(f"r{number}")) for number in range(300)]
+        files.mend()
+        await asyncio.gather(held, *others)
+        assert files.calls["sync"] == syncs + 1
+        await log.close()
+
+    asyncio.run(run())
+    assert [records for _, records, _ in counts.batches] == [1, 1, 300]
+    assert all(seconds > 0 and size > 300 * records for seconds, records, size in counts.batches)
+    assert counts.states == [False]
+
+
+def test_a_batch_is_bounded(tmp_path: Path) -> None:
+    """What waits is written in batches of about a mebibyte, because that is the most that a crash may tear."""
+    files, counts = FaultyFiles(), Counts()
+
+    async def run() -> None:
+        log = opened(tmp_path, files, observer=counts, commit_seconds=10, segment_bytes=1 << 24)
+        held = await hung(log, files)
+        big = [{**intent(f"r{number}"), "rule": "x" * 60_000} for number in range(50)]
+        others = [log.append(record) for record in big]
+        files.mend()
+        await asyncio.gather(held, *others)
+        await log.close()
+
+    asyncio.run(run())
+    assert [records for _, records, _ in counts.batches] == [1, 18, 18, 14]
+    assert max(size for _, _, size in counts.batches) < (1 << 20) + 65_536
+    stored = [record["request_id"] for record in raw(tmp_path) if record["type"] == "intent"]
+    assert stored == ["in-the-write", *(f"r{number}" for number in range(50))]
+
+
+def raw(directory: Path) -> list[dict[str, Any]]:
+    """Records without the schema's check, for those that are larger than the builders make them."""
+    lines = [line for path in sorted(directory.rglob("*.jsonl")) for line in path.read_bytes().splitlines()]
+    return [msgspec.json.decode(line) for line in lines]
+
+
+def test_deadlines_are_each_callers_own(tmp_path: Path) -> None:
+    """Callers that came at different times to a write that hangs are each told after the same time."""
+    files = FaultyFiles()
+
+    async def wait(log: AuditLog, name: str, after: float) -> float:
+        await asyncio.sleep(after)
+        began = time.monotonic()
+        with pytest.raises(AuditUnavailable):
+            await log.append(intent(name))
+        return time.monotonic() - began
+
+    async def run() -> None:
+        log = opened(tmp_path, files, commit_seconds=0.3)
+        await log.append(intent("first"))
+        files.fail("sync", "hang", times=1)
+        took = await asyncio.gather(*(wait(log, f"r{number}", number * 0.04) for number in range(6)))
+        assert all(0.29 <= each < 0.8 for each in took), took
+        assert not log.healthy
+        files.mend()
+        await until(lambda: log.healthy)
+        await log.close()
+
+    asyncio.run(run())
+
+
+def test_the_queue_is_bounded(tmp_path: Path) -> None:
+    """More callers than the queue holds are refused at once; those in it are served."""
+    files, counts = FaultyFiles(), Counts()
+
+    async def run() -> None:
+        log = opened(tmp_path, files, capacity=5, commit_seconds=5, observer=counts)
+        held = await hung(log, files)
+        others = [log.append(intent(f"r{number}")) for number in range(4)]
+        began = time.monotonic()
+        with pytest.raises(AuditUnavailable):
+            await log.append(intent("one too many"))
+        assert time.monotonic() - began < 1
+        assert log.healthy
+        files.mend()
+        await asyncio.gather(held, *others)
+        await log.close()
+
+    asyncio.run(run())
+    assert counts.lost == [1]
+    assert kinds(tmp_path).count("intent") == 5
+
+
+def test_what_is_no_record_fails_alone(tmp_path: Path) -> None:
+    """A record that cannot be stored fails for its caller; others of the same batch, and health, are not touched."""
+    files = FaultyFiles()
+
+    async def run() -> None:
+        log = opened(tmp_path, files, commit_seconds=5)
+        await log.append(intent("a"))
+        held = await hung(log, files)
+        bad = [log.append({**outcome("a"), "temperature": 0.5}), log.append(intent("b")), log.append({"x": 1.5})]
+        files.mend()
+        await held
+        found = await asyncio.gather(*bad, return_exceptions=True)
+        assert [type(each) for each in found] == [NotCanonical, type(None), NotCanonical]
+        assert log.healthy
+        await log.close()
+
+    asyncio.run(run())
+    assert kinds(tmp_path) == ["segment.begin", "intent", "intent", "intent", "intent.closed"]
+    assert closings(tmp_path) == [("a", "unknown", "outcome_lost")]
+
+
+def test_only_what_is_no_record(tmp_path: Path) -> None:
+    """A batch of nothing but unfit records writes nothing."""
+
+    async def run() -> None:
+        log = opened(tmp_path)
+        with pytest.raises(NotCanonical):
+            await log.append({"x": 1.5})
+        await log.close()
+
+    asyncio.run(run())
+    assert kinds(tmp_path) == ["segment.begin"]
+
+
+def test_an_intent_told_too_late_is_closed(tmp_path: Path) -> None:
+    """An intent that became durable after its caller was refused is closed as refused, without traffic."""
+    files = FaultyFiles()
+
+    async def run() -> None:
+        log = opened(tmp_path, files)
+        held = await hung(log, files, "late")
+        with pytest.raises(AuditUnavailable):
+            await held
+        files.mend()
+        await until(lambda: closings(tmp_path))
+        await log.close()
+
+    asyncio.run(run())
+    assert closings(tmp_path) == [("late", "refused", "audit_unavailable")]
+
+
+def test_an_intent_whose_caller_left_is_closed(tmp_path: Path) -> None:
+    """An intent whose caller was cancelled while it waited is closed as cancelled; an outcome needs nothing."""
+    files = FaultyFiles()
+
+    async def run() -> None:
+        log = opened(tmp_path, files, commit_seconds=5)
+        await log.append(intent("stays"))
+        held = await hung(log, files, "left")
+        held.cancel()
+        done = log.append(outcome("stays"))
+        done.cancel()
+        files.mend()
+        await until(lambda: closings(tmp_path))
+        await log.close()
+
+    asyncio.run(run())
+    assert closings(tmp_path) == [("left", "cancelled", "caller_left")]
+    assert kinds(tmp_path).count("outcome") == 1
+
+
+def test_a_lost_outcome_closes_its_intent(tmp_path: Path) -> None:
+    """Outcomes that failed, or were refused meanwhile, close their intents as unknown once the log is back."""
+    files = FaultyFiles()
+
+    async def run() -> None:
+        log = opened(tmp_path, files)
+        await asyncio.gather(log.append(intent("failed")), log.append(intent("refused")), log.append(intent("fine")))
+        files.fail("sync")
+        for name in ("failed", "refused"):
+            with pytest.raises(AuditUnavailable):
+                await log.append(outcome(name))
+        files.mend()
+        await until(lambda: log.healthy)
+        await log.append(outcome("fine"))
+        await log.close()
+
+    asyncio.run(run())
+    assert closings(tmp_path) == [("failed", "unknown", "outcome_lost"), ("refused", "unknown", "outcome_lost")]
+
+
+def test_closings_survive_a_failure(tmp_path: Path) -> None:
+    """If the write of the closing itself fails, it is tried again."""
+    files = FaultyFiles()
+
+    async def run() -> None:
+        log = opened(tmp_path, files, commit_seconds=5)
+        held = await hung(log, files, "left")
+        held.cancel()
+        files.fail("write", times=1)
+        files.released.set()
+        await until(lambda: kinds_so_far(tmp_path).count("log.recovered") == 1)
+        await log.append(intent("more"))
+        await log.close()
+
+    asyncio.run(run())
+    assert closings(tmp_path) == [("left", "cancelled", "caller_left")]
+
+
+def kinds_so_far(directory: Path) -> list[str]:
+    """The types in a log that is being written."""
+    try:
+        return kinds(directory)
+    except AssertionError:
+        return []
+
+
+def test_the_outage_is_recorded(tmp_path: Path) -> None:
+    """The first record after an outage says why, how long, and what was lost; health and counts follow it."""
+    files, counts = FaultyFiles(), Counts()
+
+    async def run() -> None:
+        log = opened(tmp_path, files, observer=counts)
+        await log.append(intent("before"))
+        files.fail("write", 28)  # ENOSPC, after a third of the data
+        for name in ("during", "refused"):
+            with pytest.raises(AuditUnavailable):
+                await log.append(intent(name))
+        await until(lambda: files.calls["write"] > 4)
+        files.mend()
+        await until(lambda: log.healthy)
+        await log.append(intent("after"))
+        await log.close()
+
+    asyncio.run(run())
+    assert kinds(tmp_path) == ["segment.begin", "intent", "log.recovered", "intent"]
+    report = read(tmp_path)[2]
+    assert (report["cause"], report["lost"]) == ("ENOSPC", 1)
+    assert report["failures"] >= 3
+    assert report["outage_us"] > 50_000
+    assert report["discarded_bytes"] > 100
+    assert counts.states == [False, True, False]
+    assert counts.lost == [1, 1]
+
+
+def test_a_fault_that_is_not_the_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of the program inside the writer fails closed like a disk's, and the log recovers from it."""
+    files = FaultyFiles()
+    real = files.write
+
+    def explode(descriptor: int, data: bytes) -> int:
+        raise MemoryError
+
+    async def run() -> None:
+        log = opened(tmp_path, files)
+        await log.append(intent("before"))
+        monkeypatch.setattr(files, "write", explode)
+        with pytest.raises(AuditUnavailable):
+            await log.append(intent("during"))
+        await until(lambda: not log.healthy)
+        monkeypatch.setattr(files, "write", real)
+        await until(lambda: log.healthy)
+        await log.append(intent("after"))
+        await log.close()
+
+    asyncio.run(run())
+    found = read(tmp_path)
+    assert [record["cause"] for record in found if record["type"] == "log.recovered"] == ["MemoryError"]
+    assert len(list(tmp_path.rglob("*.jsonl"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("wall", "monotonic", "jump"),
+    [(-0.5, 1.0, -1.5), (3600.0, 1.0, 3599.0), (3.5, 3.0, None), (60.0, 60.0, None)],
+    ids=["back", "forward", "slewed", "quiet"],
+)
+def test_a_jump_of_the_clock_is_recorded(tmp_path: Path, wall: float, monotonic: float, jump: float | None) -> None:
+    """A wall clock that goes back, or runs ahead of the time that passed, is a record; a slow correction is none."""
+    hand = HandClock()
+    records = Records(clock=hand.clock)
+
+    async def run() -> None:
+        log = opened(tmp_path, clock=hand.clock)
+        await log.append(intent("before", records))
+        hand.wall += round(wall * 1_000_000)
+        hand.monotonic += monotonic
+        await log.append(intent("after", records))
+        await log.close()
+
+    asyncio.run(run())
+    jumps = [record for record in read(tmp_path) if record["type"] == "clock.jump"]
+    if jump is None:
+        assert not jumps
+    else:
+        assert [each["jump_us"] for each in jumps] == [round(jump * 1_000_000)]
+        assert jumps[0]["previous"] == "2001-09-09T01:46:40.000000Z"
+        assert kinds(tmp_path)[-2:] == ["clock.jump", "intent"]
+
+
+def test_segments_follow_each_other(tmp_path: Path) -> None:
+    """The log goes on in a new file at the given size, and nothing is lost between them."""
+
+    async def run() -> None:
+        log = opened(tmp_path, segment_bytes=4000)
+        for number in range(40):
+            await log.append(intent(f"r{number}"))
+            await log.append(outcome(f"r{number}"))
+        await log.close()
+
+    asyncio.run(run())
+    assert len(list(tmp_path.rglob("*.jsonl"))) > 8
+    assert [record["request_id"] for record in read(tmp_path) if record["type"] == "outcome"] == [
+        f"r{number}" for number in range(40)
+    ]
+
+
+def test_close_writes_what_waits(tmp_path: Path) -> None:
+    """Closing waits for what was appended; afterwards appends are refused, and the lock is free."""
+
+    async def run() -> None:
+        log = opened(tmp_path)
+        pending = [log.append(intent(f"r{number}")) for number in range(50)]
+        await log.close()
+        await asyncio.gather(*pending)
+        assert not log.healthy
+        with pytest.raises(AuditUnavailable):
+            await log.append(intent("late"))
+        await log.close()
+
+    asyncio.run(run())
+    assert kinds(tmp_path).count("intent") == 50
+    asyncio.run(opened_and_closed(tmp_path))
+
+
+async def opened_and_closed(directory: Path) -> None:
+    log = opened(directory)
+    await log.close()
+
+
+def test_close_of_an_unused_log(tmp_path: Path) -> None:
+    """A log that was never written to closes, and can be opened again."""
+    asyncio.run(opened_and_closed(tmp_path))
+    asyncio.run(opened_and_closed(tmp_path))
+    assert kinds(tmp_path) == []
+
+
+def test_close_of_a_broken_log(tmp_path: Path) -> None:
+    """A log that cannot be written closes at once all the same."""
+    files = FaultyFiles()
+
+    async def run() -> None:
+        log = opened(tmp_path, files)
+        files.fail("create")
+        with pytest.raises(AuditUnavailable):
+            await log.append(intent("a"))
+        began = time.monotonic()
+        await log.close()
+        assert time.monotonic() - began < 2
+
+    asyncio.run(run())
+    assert kinds(tmp_path) == []
+
+
+def test_close_while_a_write_hangs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A write that hangs does not keep the process from ending; the lock is kept until the write returns."""
+    files = FaultyFiles()
+
+    async def run() -> None:
+        log = opened(tmp_path, files)
+        held = await hung(log, files)
+        waiting = log.append(intent("behind"))
+        await log.close()
+        for each in (held, waiting):
+            with pytest.raises(AuditUnavailable):
+                await each
+        with pytest.raises(LogLocked):
+            opened(tmp_path)
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(run())
+        assert "still hangs" in caplog.text
+        files.mend()
+        for thread in threading.enumerate():
+            if thread.name == "vestry-audit":
+                thread.join(5)
+    asyncio.run(opened_and_closed(tmp_path))
+    assert kinds(tmp_path).count("intent") >= 1
+
+
+def test_a_loop_that_has_gone(tmp_path: Path) -> None:
+    """If the loop ends without `close`, the writer ends with its next report, and lets the lock go."""
+    files = FaultyFiles()
+
+    async def run() -> None:
+        await hung(opened(tmp_path, files, commit_seconds=60), files)
+
+    asyncio.run(run())
+    files.mend()
+    for thread in threading.enumerate():
+        if thread.name == "vestry-audit":
+            thread.join(5)
+            assert not thread.is_alive()
+    asyncio.run(opened_and_closed(tmp_path))
+    assert kinds(tmp_path) == ["segment.begin", "intent", "intent.closed"]
+
+
+def test_server_records(tmp_path: Path) -> None:
+    """Start and stop are the first and the last record of a clean life, and nothing is left to close."""
+    records = Records(configuration_digest="sha256:" + "0" * 64)
+
+    async def run() -> None:
+        log = opened(tmp_path)
+        await log.append(records.event(RecordType.SERVER_START, version="1"))
+        await log.append(intent("a"))
+        await log.append(outcome("a"))
+        await log.append(records.event(RecordType.SERVER_STOP, version="1"))
+        await log.close()
+
+    asyncio.run(run())
+    asyncio.run(opened_and_closed(tmp_path))
+    assert kinds(tmp_path) == ["segment.begin", "server.start", "intent", "outcome", "server.stop"]

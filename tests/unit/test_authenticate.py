@@ -1,0 +1,59 @@
+"""A credential becomes a principal, or the same refusal whatever was wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from fakes.keys import FakeKeys
+from vestry.adapters.key_format import mint
+from vestry.authenticate import authenticate
+from vestry.errors import InvalidKey, KeysUnavailable
+from vestry.types import Principal
+
+ALICE = Principal("key_1", "radiology", "alice")
+TENANTS = {"radiology"}
+
+
+def test_a_key_makes_its_holder() -> None:
+    """The holder of a key of a known tenant is who calls."""
+    keys = FakeKeys()
+    assert authenticate(keys.add(ALICE), keys, TENANTS) == ALICE
+
+
+@pytest.mark.parametrize("case", ["none", "empty", "unknown", "revoked", "expired", "other tenant", "two keys"])
+def test_every_failure_is_the_same(case: str) -> None:
+    """Missing, unknown, revoked, expired, or of a tenant that is not there: nobody can tell which it was."""
+    keys = FakeKeys(clock=lambda: 1_000)
+    key = keys.add(ALICE)
+    revoked = keys.add(ALICE)
+    keys.revoke(revoked)
+    credentials = {
+        "none": None,
+        "empty": "",
+        "unknown": mint(),
+        "revoked": revoked,
+        "expired": keys.add(ALICE, expires=1_000),
+        "other tenant": keys.add(Principal("key_2", "research", "bob")),
+        "two keys": f"{key},{key}",
+    }
+    with pytest.raises(InvalidKey) as refused:
+        authenticate(credentials[case], keys, TENANTS)
+    assert refused.value.body() == InvalidKey().body()
+    assert refused.value.headers() == InvalidKey().headers()
+
+
+def test_an_unreadable_store_is_no_wrong_key() -> None:
+    """While keys cannot be checked the answer is 503, not 401: clients must not throw their keys away."""
+    keys = FakeKeys()
+    key = keys.add(ALICE)
+    keys.broken = True
+    with pytest.raises(KeysUnavailable):
+        authenticate(key, keys, TENANTS)
+
+
+def test_no_credential_asks_no_store() -> None:
+    """A request without a key costs no look-up."""
+    keys = FakeKeys()
+    with pytest.raises(InvalidKey):
+        authenticate(None, keys, TENANTS)
+    assert keys.asked == 0
