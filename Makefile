@@ -5,7 +5,7 @@ TESTS  := .venv
 LOCK    = $(TESTS)/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate \
           --python-version 3.11 --custom-compile-command 'make lock'
 
-.PHONY: up help tests-environment lock
+.PHONY: up help tests-environment lock bench
 
 up: ## set everything up, run the server and an engine, print a key; Ctrl-C stops it all
 	@$(PYTHON) deploy/bootstrap.py server
@@ -24,3 +24,6 @@ lock: tests-environment ## resolve the lock files anew (needs the package regist
 	cd server/vestry/models/locks && for kind in cpu cuda; do \
 	  ../../../../$(LOCK) --excludes engine-$$kind.excludes engine-$$kind.in --output-file engine-$$kind.lock || exit 1; done
 	cd server/vestry/models/locks && ../../../../$(LOCK) engine-torch.in --constraints engine-cpu.lock --output-file engine-torch.lock
+
+bench: tests-environment ## measure the server beside a bare nginx proxy (ARGS='--help' lists the options)
+	@PYTHONPATH=tests $(TESTS)/bin/python -m bench $(ARGS)

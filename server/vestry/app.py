@@ -13,18 +13,19 @@ import json
 import logging
 import os
 import signal
-import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import uvicorn
 from fastapi import FastAPI
+from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
 from vestry import __version__
 from vestry.adapters.health import HealthChecks
+from vestry.adapters.key_format import PROBE
 from vestry.adapters.keys_sqlite import SqliteKeys
 from vestry.adapters.upstream import Upstream
 from vestry.admit import Admission
@@ -34,6 +35,7 @@ from vestry.configuration import digest
 from vestry.edge import arrival, door
 from vestry.edge.dataplane import DataPlane
 from vestry.edge.ops import build_ops
+from vestry.edge.serving import Manner, bind, serving, url_of
 from vestry.edge.tls import HANDSHAKE_SECONDS, Certificates
 from vestry.errors import KeysUnavailable, Refusal
 from vestry.forward import Forward
@@ -46,7 +48,7 @@ from vestry.settings import Settings, is_private
 from vestry.types import ServedModel
 
 log = logging.getLogger("vestry")
-PROBE_KEY = "vst_probe"
+AGAIN_SECONDS = 1.0
 
 
 class Secrets:
@@ -65,6 +67,8 @@ class Server:
         self._models = {model.name: model for model in models}
         self._secrets = secrets
         self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._stop_asked = 0.0
         self._ready = False
         self._stack = contextlib.AsyncExitStack()
         self.addresses: dict[str, str] = {}
@@ -90,7 +94,12 @@ class Server:
         await self._stopping.wait()
 
     def stop(self) -> None:
-        """Begin to stop."""
+        """Begin to stop. Asked again a second later or more: do not wait for calls in progress."""
+        now = time.monotonic()
+        if not self._stopping.is_set():
+            self._stop_asked = now
+        elif now - self._stop_asked >= AGAIN_SECONDS:  # Ctrl-C and a supervisor's SIGTERM may come together
+            self._hurry.set()
         self._ready = False
         self._stopping.set()
 
@@ -164,12 +173,13 @@ class Server:
         api = bind(settings.host, settings.port, settings.backlog)
         stack.callback(api.close)
         protocol = door.protocol_factory(self._door_rules(recorder))
-        serving = self.settings.door.keep_alive_seconds, settings.drain_seconds
-        await stack.enter_async_context(_serving(build_ops(self.meter, self._missing), ops, "httptools", None, *serving))
-        await stack.enter_async_context(_serving(self._application(corridor), api, protocol, context, *serving))
+        plain = Manner("httptools", self.settings.door.keep_alive_seconds, settings.drain_seconds, self._hurry)
+        await stack.enter_async_context(serving(build_ops(self.meter, self._missing), ops, plain))
+        manner = replace(plain, protocol=protocol, tls=context, handshake_seconds=HANDSHAKE_SECONDS)
+        await stack.enter_async_context(serving(self._application(corridor), api, manner))
         self.addresses = {
-            "api": _url("https" if context else "http", api),
-            "ops": _url("http", ops),
+            "api": url_of("https" if context else "http", api),
+            "ops": url_of("http", ops),
         }
         stack.enter_context(self._announced())
 
@@ -215,7 +225,7 @@ class Server:
         if not self._journal.healthy:
             missing["record"] = "the record cannot be written"
         try:
-            self._keys.find(PROBE_KEY)
+            self._keys.find(PROBE)
         except KeysUnavailable:
             missing["keys"] = "the key store cannot be read"
         now = asyncio.get_running_loop().time()
@@ -259,68 +269,6 @@ class _Keeper:
         self._recorder.at_the_door(refusal, request_id, source)
 
 
-class _Uvicorn(uvicorn.Server):
-    """uvicorn, with the signals left to us, a bound on TLS handshakes, and sockets that we bound."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        loop = asyncio.get_running_loop()
-
-        def protocol() -> asyncio.Protocol:
-            build = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
-            return build(config=self.config, server_state=self.server_state, app_state={}, _loop=loop)
-
-        self.servers = [
-            await loop.create_server(
-                protocol,
-                sock=each,
-                ssl=self.config.ssl,
-                backlog=self.config.backlog,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS if self.config.ssl else None,
-            )
-            for each in sockets or ()
-        ]
-        self.started = True
-
-
-@contextlib.asynccontextmanager
-async def _serving(
-    app: FastAPI,
-    listener: socket.socket,
-    protocol: Any,
-    context: ssl.SSLContext | None,
-    keep_alive_seconds: float,
-    drain_seconds: float,
-) -> AsyncIterator[None]:
-    """Serve one application on one socket; on the way out, let its calls end."""
-    config = uvicorn.Config(
-        app,
-        http=protocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=max(1, round(drain_seconds)),
-        timeout_keep_alive=max(1, round(keep_alive_seconds)),
-    )
-    config.load()
-    config.ssl = context
-    server = _Uvicorn(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started and not task.done():
-        await asyncio.sleep(0.005)
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await task
-
-
 @contextlib.asynccontextmanager
 async def _running(work: Any) -> AsyncIterator[None]:
     """Run a task alongside; cancel it on the way out."""
@@ -337,26 +285,6 @@ async def _running(work: Any) -> AsyncIterator[None]:
 def _report(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
         log.error("a task of the server has ended", exc_info=task.exception())
-
-
-def bind(host: str, port: int, backlog: int) -> socket.socket:
-    """A listening socket. Raises OSError with a sentence."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(backlog)
-    except OSError as fault:
-        listener.close()
-        raise OSError(f"cannot listen on {host} port {port}: {fault.strerror}") from fault
-    listener.setblocking(False)
-    return listener
-
-
-def _url(scheme: str, listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def state_directory(path: Path) -> None:

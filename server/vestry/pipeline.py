@@ -28,6 +28,7 @@ from vestry.settings import Tenant
 from vestry.types import Call, Ending, Grant, Head, Outcome, Principal, ServedModel
 
 log = logging.getLogger("vestry")
+STOPPING = "The server is stopping."
 
 
 class Trail(Struct):
@@ -39,6 +40,7 @@ class Trail(Struct):
     grant: Grant | None = None
     intended: bool = False
     metered: bool = False
+    concluded: bool = False
 
 
 class Corridor:
@@ -102,6 +104,7 @@ class Corridor:
         self._count(trail, outcome)
         trail.intended = False
         await self.recorder.outcome(trail.head, _known(trail), trail.call, trail.grant, outcome)
+        trail.concluded = True
 
     def _count(self, trail: Trail, outcome: Outcome) -> None:
         """Meter a call once, however many things go wrong with it."""
@@ -118,9 +121,9 @@ class Corridor:
             await serve(visitor, trail)
         except Refusal as refusal:
             await self._refuse(visitor, trail, refusal)
-        except asyncio.CancelledError:
-            await self._refuse(visitor, trail, Overloaded("The server is stopping."))
-            raise
+        except asyncio.CancelledError:  # the server stops; this is the task's outermost frame, so it ends here
+            if not trail.concluded:
+                await self._refuse(visitor, trail, Overloaded(STOPPING))
         except Exception:  # the border: no fault of ours may leave a call unanswered or unrecorded
             log.exception("call %s failed", trail.head.request_id)
             await self._refuse(visitor, trail, InternalError())

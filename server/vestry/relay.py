@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from vestry.errors import ContextLengthExceeded, EngineFailed, EngineTimeout, InvalidRequest, Refusal
+from vestry.errors import ContextLengthExceeded, EngineFailed, EngineTimeout, InvalidRequest, Overloaded, Refusal
 from vestry.seams import Client, Engine, Wire
 from vestry.settings import Relay as Deadlines
 from vestry.sse import BrokenStream, EventStream, decode_answer
@@ -30,13 +30,14 @@ TICK_SECONDS = 0.1
 # the prompt, so they are never passed on.
 COMPLAINTS: tuple[tuple[tuple[str, ...], Callable[[], Refusal]], ...] = (
     (
-        ("maximum context length", "maximum model length", "max_model_len", "longer than the maximum", "context length"),
+        ("maximum context length", "maximum model length", "max_model_len", "longer than the maximum",
+         "context length"),
         lambda: ContextLengthExceeded(param="messages"),
     ),
     (("chat template", "jinja"), lambda: InvalidRequest("The model's chat template refused these messages.")),
     (
         ("grammar", "json schema", "json_schema", "structured", "regex", "xgrammar", "guidance"),
-        lambda: InvalidRequest("The engine cannot enforce this schema, grammar or expression.", param="response_format"),
+        lambda: InvalidRequest("The engine cannot enforce this schema or grammar.", param="response_format"),
     ),
     (("tool",), lambda: InvalidRequest("This model cannot use tools in this way.", param="tools")),
     (("token", "vocab"), lambda: InvalidRequest("A token id is outside the model's vocabulary.")),
@@ -125,7 +126,7 @@ class _Attempt:
         self._size = 0
         self._began = self._heard = time.monotonic()
         self._first: float | None = None
-        self._paused = self._left = self._timed_out = self._sent = False
+        self._paused = self._left = self._timed_out = self._sent = self._cut = False
         self.wire: Wire | None = None
         self.error: str | None = None
 
@@ -146,6 +147,10 @@ class _Attempt:
         self._client.start(self._leave, self._pause)
         try:
             await self._over
+        except asyncio.CancelledError:
+            if not self._sent:
+                raise
+            self._cut = True  # the server stops: the part that the client has is an outcome
         finally:
             if not self._over.done() or self._over.cancelled():
                 self.wire.close()
@@ -263,7 +268,9 @@ class _Attempt:
         last = b"data: " + failure.body() + b"\n\n"
         return self._outcome(Ending.TRUNCATED, 200, failure.code, self._use(), reasons, last)
 
-    def _failure(self) -> EngineFailed:
+    def _failure(self) -> Refusal:
+        if self._cut:
+            return Overloaded("The server is stopping.")
         if self._timed_out:
             return EngineTimeout("timeout")
         closed = self.error is not None and self.error.startswith("the engine closed")

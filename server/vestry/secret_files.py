@@ -82,13 +82,17 @@ def read(path: Path, least: int = 16) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise SecretFault(path, f"it cannot be opened ({error.strerror})", "Restore it, or its permissions") from error
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise SecretFault(path, "it is not a regular file", "Put the secret into a plain file of its own")
         if fault := exposure(path, status):
             raise fault
-        content = file.read(LARGEST + 1)
+        content = os.read(descriptor, LARGEST + 1)
+    except OSError as error:
+        raise SecretFault(path, f"it cannot be read ({error.strerror})", "Restore it from a copy") from error
+    finally:
+        os.close(descriptor)
     if not least <= len(content) <= LARGEST:
         raise SecretFault(path, f"it holds fewer than {least} bytes, or more than {LARGEST}", "Restore it from a copy")
     return content

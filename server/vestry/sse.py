@@ -1,4 +1,4 @@
-"""Server-sent events as an engine streams them (WHATWG HTML, section 9.2; `data:` lines only).
+"""Server-sent events as an engine streams them (WHATWG HTML, section 9.2; `data:` lines and comments only).
 
 Rules:
 - Only whole events are passed on, so that an error event never lands inside half of another.
@@ -16,6 +16,7 @@ from vestry.types import Usage
 
 END = b"\n\n"
 DATA = b"data: "
+COMMENT = b":"
 DONE = b"[DONE]"
 MARK_FINISH = b'"finish_reason":"'
 MARK_USAGE = b'"usage":{'
@@ -106,6 +107,8 @@ class EventStream:
 
     def _event(self, event: bytes) -> bytes:
         """Read one event; what of it may leave at once."""
+        if event.startswith(COMMENT):
+            return self._hold(event) if self.held else event + END
         if not event.startswith(DATA):
             raise BrokenStream("not an event stream")
         payload = event[len(DATA) :]

@@ -1,4 +1,4 @@
-"""The chart: it lints, renders and validates with no values, with a GPU model and with everything; and fits the program."""
+"""The chart lints, renders and validates, with no values, with a GPU model, with everything; and it fits the program."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from support.charts import (
     values,
 )
 from vestry.configuration import load
+from vestry.inspection import inspect
 from vestry.models import catalog, environment, launch
 from vestry.models.chosen import choose, served
 from vestry.models.environment import Stamp
@@ -113,11 +114,14 @@ def test_one_resource_a_file() -> None:
             assert repeated or len(kinds) == 1, name
 
 
-def test_no_values_give_a_server_without_models(tmp_path: Path) -> None:
-    """By default there is one server, no engine, and explicitly no model (not the program's own default one)."""
+def test_no_values_install_everything_and_start_nothing(tmp_path: Path) -> None:
+    """Without a model the one workload has no process (it would refuse to start), and the notes say so."""
     objects = render({})
     assert [name for name, _ in pod_templates(objects)] == [SERVER]
-    assert settings_of(objects, tmp_path).models == {}
+    assert named(objects, "StatefulSet", SERVER)["spec"]["replicas"] == 0
+    settings = settings_of(objects, tmp_path)
+    assert settings.models == {}
+    assert [fault for fault in inspect(settings) if "no model" in fault.what]
     assert "NO MODEL IS SERVED YET" in render_files({})["NOTES.txt"]
 
 
@@ -306,7 +310,7 @@ def test_a_manifest_tells_the_record_which_weights_answer(tmp_path: Path) -> Non
     here = tmp_path / path.relative_to("/etc/vestry")
     given = {**settings.models, "phi-3-mini": settings.models["phi-3-mini"].model_copy(update={"path": here})}
     digests = {each.name: each.weights_digest for each in served(settings.model_copy(update={"models": given}))}
-    assert digests["phi-3-mini"] == "bb"
+    assert digests["phi-3-mini"] == "sha256:bb"
     assert digests["Clinic/Llama.3"] == ""
 
 
@@ -355,7 +359,7 @@ def planned(settings: Settings, model: str, device: str, folder: Path) -> launch
 @pytest.mark.parametrize("entry", sorted(catalog.entries()))
 @pytest.mark.parametrize("gpus", [0, 1, 2])
 def test_engines_start_as_the_program_starts_them(entry: str, gpus: int, tmp_path: Path) -> None:
-    """For each catalog entry, vLLM's arguments and environment in the pod are those of `vestry engine`, to the letter."""
+    """For each catalog entry, vLLM's arguments and environment in the pod are exactly those of `vestry engine`."""
     device = "gpu" if gpus else "cpu"
     if device not in catalog.entry(entry).devices:
         with pytest.raises(HelmError, match="GPUs only"):
@@ -432,10 +436,10 @@ def test_the_notes_name_what_there_is(name: str) -> None:
     objects = render(values(name))
     notes = render_files(values(name))["NOTES.txt"]
     workloads = [name for name, _ in pod_templates(objects)]
-    mentioned = re.findall(r"statefulset/(\S+)", notes)
-    assert sorted(mentioned) == (sorted(workloads) if values(name) else [])
-    assert set(re.findall(r"(\S+)-0 (?:--|8080:8080)", notes)) == {server_of(objects)}
+    running = sorted(workloads) if values(name) else []
+    assert sorted(re.findall(r"statefulset/(\S+)", notes)) == running
+    assert set(re.findall(r"(\S+)-0 (?:--|8080:8080)", notes)) == ({server_of(objects)} if running else set())
     secret = values(name).get("secrets", {}).get("existingSecret", "vestry-secrets")
     assert f"create secret generic {secret} --namespace {NAMESPACE}" in notes
-    assert "--tenant default" in notes
-    assert f"{server_of(objects)}.{NAMESPACE}.svc." in notes
+    assert ("--tenant default" in notes) == bool(running)
+    assert (f"{server_of(objects)}.{NAMESPACE}.svc." in notes) == bool(running)

@@ -119,7 +119,7 @@ def test_gpus_are_asked_for_as_the_values_say() -> None:
 
 def test_the_record_outlives_the_release() -> None:
     """The server has one process with a volume of its own, which neither deletion nor scaling removes."""
-    spec = named(render({}), "StatefulSet", "demo-vestry")["spec"]
+    spec = named(render(values("gpu")), "StatefulSet", "demo-vestry")["spec"]
     assert spec["replicas"] == 1
     assert spec["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
     (claim,) = spec["volumeClaimTemplates"]

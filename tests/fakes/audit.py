@@ -32,7 +32,8 @@ from vestry.types import (
 
 ORIGIN = "server"
 VALIDATORS = {
-    kind: jsonschema.Draft202012Validator({"$ref": f"#/$defs/{kind}", "$defs": document()["$defs"]}) for kind in RecordType
+    kind: jsonschema.Draft202012Validator({"$ref": f"#/$defs/{kind}", "$defs": document()["$defs"]})
+    for kind in RecordType
 }
 
 MODEL = ServedModel(

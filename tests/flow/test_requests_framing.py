@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fakes.engine import FakeEngine
-from support.house import House, chat
+from support.house import House, chat, until
 from support.refusal import Visit
 from support.wire import Wire, chat_request, chunked, request
 
@@ -141,7 +141,7 @@ def test_a_head_that_is_malformed_is_refused(name: str, visit: Visit) -> None:
     visit.refused(answer, 400, "malformed_request", param=None, unlike=("evil", "169.254", "GET", "hello"))
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", [name for name in HEADS if name != "the hello of SSH"])  # whose first byte could begin a method
 def test_a_malformed_head_is_refused_byte_by_byte_too(name: str, visit: Visit) -> None:
     """Cut into single bytes, the same heads get the same answer: no check depends on how the bytes arrive."""
     with visit.wire() as wire:
@@ -264,20 +264,13 @@ def test_nonsense_after_a_request_does_not_spoil_its_answer(second: bytes, toget
             wire.send(one + second)
         else:
             wire.send(one)
-            visit_asked(visit)
+            until(lambda: visit.engine.calls, what="the engine being asked")
             wire.send(second)
         answer = wire.answer()
         assert wire.closed()
     assert answer.status_code == 200
     assert "Paris" in answer.text
     assert len(visit.engine.calls) == 1
-
-
-def visit_asked(visit: Visit) -> None:
-    """Wait until the engine has been asked."""
-    from support.house import until
-
-    until(lambda: visit.engine.calls, what="the engine being asked")
 
 
 def test_a_body_longer_than_its_length_says_is_cut_there(visit: Visit) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]
 import yaml
 from helm_python import Chart
 
@@ -149,7 +149,7 @@ def _is_peer(peer: Object, pod: Pod, home: str) -> bool:
     return selects(peer.get("podSelector", {}), pod.labels)
 
 
-def _allowed(objects: list[Object], direction: str, here: Pod, there: Pod, port: int, protocol: str) -> bool:
+def _allowed(objects: list[Object], direction: str, here: Pod, there: Pod, at: tuple[int, str]) -> bool:
     """NetworkPolicy (networking.k8s.io/v1): a pod that any policy selects is closed but for what one of them allows."""
     rules_key, peers_key = ("ingress", "from") if direction == "Ingress" else ("egress", "to")
     policies = [
@@ -164,7 +164,7 @@ def _allowed(objects: list[Object], direction: str, here: Pod, there: Pod, port:
     for rule in (rule for policy in policies for rule in policy.get(rules_key) or []):
         peers, ports = rule.get(peers_key) or [], rule.get("ports") or []
         at_peer = not peers or any(_is_peer(peer, there, NAMESPACE) for peer in peers)
-        at_port = not ports or any((each["port"], each["protocol"]) == (port, protocol) for each in ports)
+        at_port = not ports or any((each["port"], each["protocol"]) == at for each in ports)
         if at_peer and at_port:
             return True
     return False
@@ -172,5 +172,5 @@ def _allowed(objects: list[Object], direction: str, here: Pod, there: Pod, port:
 
 def reaches(objects: list[Object], source: Pod, target: Pod, port: int, protocol: str = "TCP") -> bool:
     """Whether the release's policies let one pod open a connection to another."""
-    leaves = _allowed(objects, "Egress", source, target, port, protocol)
-    return leaves and _allowed(objects, "Ingress", target, source, port, protocol)
+    at = (port, protocol)
+    return _allowed(objects, "Egress", source, target, at) and _allowed(objects, "Ingress", target, source, at)

@@ -44,7 +44,7 @@ def need_root_and_tools() -> None:
 def run(*argv: str | Path, seconds: float = 150, **options: Any) -> str:
     """Run a command to its end; its output. Fails with its last words."""
     command = [str(each) for each in argv]
-    done = subprocess.run(
+    done: subprocess.CompletedProcess[str] = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds, check=False, **options
     )
     assert done.returncode == 0, f"{' '.join(command[:4])} ...: exit status {done.returncode}\n{done.stdout[-4000:]}"

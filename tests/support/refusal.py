@@ -6,7 +6,9 @@ import itertools
 import json
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import httpx
 
@@ -19,19 +21,39 @@ KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_
 ANY: Any = object()
 """Whatever `param` is."""
 _sources = itertools.count(2)
+_ledgers: WeakKeyDictionary[House, Ledger] = WeakKeyDictionary()
 
 
-def refusals(house: House) -> Counter[str]:
-    """How many refusals the record holds, by code: those with a record of their own, and those that were summed."""
-    found: Counter[str] = Counter()
-    for record in house.records():
+class Ledger:
+    """Follows the refusals in a house's record: each in a record of its own, or counted in a summary."""
+
+    def __init__(self, house: House) -> None:
+        self._directory = house.settings.audit_directory / house.settings.audit.origin
+        self._read: dict[Path, int] = {}
+        self.codes: Counter[str] = Counter()
+        self.single: dict[str, dict[str, Any]] = {}
+
+    def look(self) -> int:
+        """Read what has been added; the number of refusals so far."""
+        for segment in sorted(self._directory.glob("*.jsonl")):
+            with segment.open("rb") as file:
+                file.seek(self._read.get(segment, 0))
+                added = file.read()
+            whole = added[: added.rfind(b"\n") + 1]
+            self._read[segment] = self._read.get(segment, 0) + len(whole)
+            for line in whole.splitlines():
+                self._take(json.loads(line))
+        return self.codes.total()
+
+    def _take(self, record: dict[str, Any]) -> None:
         if record["type"] == "refusal":
-            found[record["code"]] += 1
+            self.codes[record["code"]] += 1
+            self.single[record["request_id"]] = record
         elif record["type"] == "refusals.summary":
             for row in record["counts"]:
-                found[row["code"]] += row["count"]
-            found["?"] += record["others"]
-    return +found
+                self.codes[row["code"]] += row["count"]
+            if record["others"]:
+                self.codes["?"] += record["others"]
 
 
 class Visit:
@@ -39,10 +61,18 @@ class Visit:
 
     def __init__(self, house: House, engine: FakeEngine) -> None:
         self.house, self.engine = house, engine
-        self.key = house.new_key()
+        self._key: str | None = None
         number = next(_sources)
         self.source = f"127.1.{number // 250}.{number % 250 + 1}"
-        self._before = refusals(house)
+        self._ledger = _ledgers.setdefault(house, Ledger(house))
+        self._ledger.look()
+
+    @property
+    def key(self) -> str:
+        """A key that nobody else has, made at first use."""
+        if self._key is None:
+            self._key = self.house.new_key()
+        return self._key
 
     def wire(self, **options: Any) -> Wire:
         """A connection from this visit's address."""
@@ -88,17 +118,14 @@ class Visit:
 
     def recorded(self, answer: httpx.Response, code: str) -> None:
         """Check that exactly one refusal was added to the record, alone or in a sum."""
-        until(lambda: refusals(self.house) != self._before, what="a record of the refusal")
-        now = refusals(self.house)
-        added = now - self._before
-        assert added == Counter({code: 1}), added
-        self._before = now
-        error = answer.json()["error"]
-        for record in self.house.records("refusal"):
-            if record["request_id"] == answer.headers["x-request-id"]:
-                assert (record["status"], record["code"]) == (answer.status_code, code)
-                assert record["reason"] == error["message"]
-                assert (record["decision"], record["ending"]) == ("deny", "refused")
+        before = self._ledger.codes.copy()
+        until(lambda: self._ledger.look() > before.total(), what="a record of the refusal")
+        assert self._ledger.codes - before == Counter({code: 1})
+        record = self._ledger.single.get(answer.headers["x-request-id"])
+        if record is not None:
+            assert (record["status"], record["code"]) == (answer.status_code, code)
+            assert record["reason"] == answer.json()["error"]["message"]
+            assert (record["decision"], record["ending"]) == ("deny", "refused")
 
     def well(self) -> None:
         """Check that the server is healthy, and answers a good call."""

@@ -264,6 +264,7 @@ def test_closings_survive_a_failure(tmp_path: Path) -> None:
 
     async def run() -> None:
         log = opened(tmp_path, files, commit_seconds=5)
+        await log.append(intent("first"))
         held = await hung(log, files, "left")
         held.cancel()
         files.fail("write", times=1)

@@ -67,7 +67,9 @@ def test_a_new_log(tmp_path: Path) -> None:
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize("origin", ["../elsewhere", "a/../b", "a//b", "/a", "a/", "A", ".a", "", "a" * 64, "a b", "a\n"])
+@pytest.mark.parametrize(
+    "origin", ["../elsewhere", "a/../b", "a//b", "/a", "a/", "A", ".a", "", "a" * 64, "a b", "a\n"]
+)
 def test_a_name_that_is_no_origin(tmp_path: Path, origin: str) -> None:
     """A name that could leave the directory, or be read in two ways, is refused before anything is made."""
     with pytest.raises(LogUnusable, match="cannot name a log"):
@@ -82,9 +84,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
         f"store = open_store(Path({str(tmp_path)!r}), 'server', segment_bytes=65536)\n"
         "print('locked', flush=True); sys.stdin.read()"
     )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    holder = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "locked\n"
@@ -211,8 +211,18 @@ def test_a_crash_while_a_segment_began(tmp_path: Path, size: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "step"),
-    [("sync", 1), ("sync", 2), ("sync", 3), ("rename", 1), ("rename", 2), ("sync_directory", 1), ("write", 2),
-     ("truncate", 1), ("append_to", 1), ("append_to", 2)],
+    [
+        ("sync", 1),
+        ("sync", 2),
+        ("sync", 3),
+        ("rename", 1),
+        ("rename", 2),
+        ("sync_directory", 1),
+        ("write", 2),
+        ("truncate", 1),
+        ("append_to", 1),
+        ("append_to", 2),
+    ],
 )
 def test_a_crash_while_a_tail_is_trimmed(tmp_path: Path, name: str, step: int) -> None:
     """Stopped at any step of the trim, the next start finishes it: the same bytes set aside, recorded once."""
@@ -225,7 +235,7 @@ def test_a_crash_while_a_tail_is_trimmed(tmp_path: Path, name: str, step: int) -
     found = reopened(tmp_path)
     trims = [record for record in found if record["type"] == "log.trim"]
     assert len(trims) in {1, 2}
-    assert [trim["bytes"] for trim in trims][0] == 4
+    assert trims[0]["bytes"] == 4
     assert len(list(tmp_path.glob("server/*.torn"))) == len(trims)
     assert not list(tmp_path.glob("server/*.pending"))
     assert reopened(tmp_path) == found
@@ -464,7 +474,7 @@ def test_append_once_on_a_failing_disk(tmp_path: Path) -> None:
     append_once(tmp_path, key_event())
     files = FaultyFiles()
     files.fail("write", errno.ENOSPC)
-    with pytest.raises(LogUnusable, match="could not be written: .*ENOSPC"):
+    with pytest.raises(LogUnusable, match=r"could not be written: .*ENOSPC"):
         append_once(tmp_path, key_event(), files=files)
     append_once(tmp_path, key_event())
     assert kinds(tmp_path, "cli") == ["segment.begin", "key.revoke", "log.trim", "key.revoke"]

@@ -149,9 +149,7 @@ def test_a_refusal(records: Records) -> None:
 def test_no_header_breaks_a_record(text: str, short: str) -> None:
     """Whatever a stranger sends in headers and names, both records of the call can be stored and fit the schema."""
     records = Records()
-    asked = head(
-        route=short, method=short, source=text, user_agent=text * 50, client_request_id=text, traceparent=text
-    )
+    asked = head(route=short, method=short, source=text, user_agent=text * 50, client_request_id=text, traceparent=text)
     sent = call(model=text, end_user=text, sampling={"stop": [text], "tool_choice": text})
     stored(records.intent(asked, PRINCIPAL, sent, GRANT))
     stored(records.refusal(asked, None, sent, InvalidRequest(text)))

@@ -29,6 +29,8 @@ from vestry.audit.files import Files, cause_of
 from vestry.audit.records import Record, Records
 from vestry.audit.scan import BATCH_BYTES, CLOSING, name_of
 
+_TAIL = 512
+
 
 class WriteFailed(Exception):  # noqa: N818 - what happened to the batch
     """The batch is not acknowledged. `cause` is short: `ENOSPC`, `EIO`, `short_write`, …."""
@@ -68,11 +70,13 @@ class Store:
         self._path: Path | None = None
         self._file = -1
         self._size = 0
+        self._tail = b""
         self._doubtful = False
 
     def go_on(self, path: Path, size: int, next_index: int, open_intents: dict[str, int]) -> None:
         """Go on behind what a scan has found. Raises OSError."""
         self._file = self._files.append_to(path)
+        self._tail = _read(path, max(0, size - _TAIL), size)
         self._path, self._size, self.next_index, self.open_intents = path, size, next_index, open_intents
 
     def commit(self, records: Sequence[Mapping[str, Any]]) -> Committed:
@@ -149,6 +153,7 @@ class Store:
             self._doubtful = True
             raise self._broke("changed_outside", f"{self._path} was changed or removed by another program")
         self._size += len(data)
+        self._tail = data[-_TAIL:] if len(data) >= _TAIL else (self._tail + data)[-_TAIL:]
         self.next_index += len(leaves)
         return len(data)
 
@@ -166,20 +171,20 @@ class Store:
     def _begin_segment(self) -> None:
         """Go on in a new file, durable with its directory entry and its `segment.begin` records."""
         path = self.directory / name_of(self.next_index)
-        before = (self._path, self._file, self._size, self.next_index)
+        before = (self._path, self._file, self._size, self._tail, self.next_index)
         try:
             with suppress(FileNotFoundError):
                 self._files.remove(path)  # left by an attempt that failed: none of it was acknowledged
             created = self._files.create(path)
         except OSError as error:
             raise self._failed(error) from error
-        self._path, self._file, self._size = path, created, 0
+        self._path, self._file, self._size, self._tail = path, created, 0, b""
         try:
             for batch in self._beginning():
                 self._append(batch)
             self._files.sync_directory(self.directory)
         except (OSError, WriteFailed) as error:
-            self._path, self._file, self._size, self.next_index = before
+            self._path, self._file, self._size, self._tail, self.next_index = before
             with suppress(OSError):
                 self._files.close(created)
             if isinstance(error, OSError):
@@ -208,11 +213,8 @@ class Store:
             self._file = -1
         self._file = self._files.append_to(path)
         size, _ = self._files.state(self._file)
-        if size < self._size:
-            raise self._broke(
-                "changed_outside",
-                f"{path} was changed by another program: {size} bytes are there, {self._size} were acknowledged",
-            )
+        if _read(path, self._size - len(self._tail), self._size) != self._tail:
+            raise self._broke("changed_outside", f"{path} was changed by another program: restore it, or restart")
         if size > self._size:
             self._files.truncate(self._file, self._size)
         self._files.sync(self._file)
@@ -224,3 +226,9 @@ class Store:
     def _broke(self, cause: str, sentence: str) -> WriteFailed:
         self.broken = cause
         return WriteFailed(cause, sentence)
+
+
+def _read(path: Path, start: int, end: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(end - start)

@@ -112,6 +112,7 @@ class Writer:
         self._pause = _FIRST_PROBE_SECONDS
         self._next_probe = 0.0
         self._broke_at = 0.0
+        self._cause = ""
         self._failures = self._lost = 0
         self._last_wall = clock.wall()
         self._last_monotonic = clock.monotonic()
@@ -159,6 +160,7 @@ class Writer:
             self._store.fail(cause_of(error))
         if not self._failures:
             self._broke_at = self._clock.monotonic()
+            self._cause = self._store.broken
             _LOG.error("the audit log cannot be written, so nothing is served: %s", error)
         self._failures += 1
         self._lost += len(waiters)
@@ -179,7 +181,7 @@ class Writer:
         began = self._clock.monotonic()
         report = self._records.event(
             RecordType.LOG_RECOVERED,
-            cause=self._store.broken,
+            cause=self._cause,
             failures=self._failures,
             lost=self._lost,
             outage_us=round((began - self._broke_at) * 1_000_000),

@@ -29,7 +29,7 @@ from vestry.models.places import Places
 from vestry.models.ports import require_free
 from vestry.models.prepare import prepare
 from vestry.models.progress import Progress
-from vestry.models.supervise import Program, Supervisor
+from vestry.models.supervise import POLL_SECONDS, Program, Supervisor, answers
 from vestry.secret_files import SecretFault, engine_key, read
 from vestry.settings import Settings
 
@@ -153,6 +153,8 @@ class _Run:
         waiting = asyncio.create_task(self._still_waiting())
 
         async def once_ready() -> None:
+            while not await answers(server.program.health):  # it looks at the engines in its own time
+                await asyncio.sleep(POLL_SECONDS)
             waiting.cancel()
             self._announce()
 

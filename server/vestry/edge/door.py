@@ -40,6 +40,7 @@ METHOD = re.compile(rb"^[\r\n]*[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(?: |$)")
 METHODS = "GET, POST"
 HEADER_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 LINGER_SECONDS = 1.0
+LAST_SECONDS = 0.2
 EVENT_STREAM = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -111,6 +112,8 @@ class Door(HttpToolsProtocol):
         self._in_body = False
         self._arrived = 0
         self._idle_since = 0.0
+        self._idle_seconds = rules.limits.keep_alive_seconds
+        self._ending = False
         self._on_leave: Callable[[], None] | None = None
         self._on_pause: Callable[[bool], None] | None = None
         self.fault: Refusal | None = None
@@ -208,6 +211,8 @@ class Door(HttpToolsProtocol):
         self._in_head, self._in_body, self._arrived = False, True, 0
         self.scope["extensions"] = {"vestry.door": {"door": self}}  # type: ignore[typeddict-item]
         super().on_headers_complete()
+        if self._ending:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         if not self._deaf and self._fault is None and self.cycle is not None:
@@ -261,16 +266,28 @@ class Door(HttpToolsProtocol):
         if not self.flow.write_paused:
             self.flow.resume_reading()
         if self.timeout_keep_alive_task is None:
-            self.timeout_keep_alive_task = self.loop.call_later(self._limits.keep_alive_seconds, self._look_if_idle)
+            self.timeout_keep_alive_task = self.loop.call_later(self._idle_seconds, self._look_if_idle)
 
     def _look_if_idle(self) -> None:
         busy = self._in_head or (self.cycle is not None and not self.cycle.response_complete)
-        left = self._limits.keep_alive_seconds - (0.0 if busy else time.monotonic() - self._idle_since)
+        left = self._idle_seconds - (0.0 if busy else time.monotonic() - self._idle_since)
         if left > 0.001:
             self.timeout_keep_alive_task = self.loop.call_later(left, self._look_if_idle)
         else:
             self.timeout_keep_alive_task = None
             self.transport.close()
+
+    def shutdown(self) -> None:
+        """The server stops: the connection ends with the next answer, or when nothing more is asked.
+
+        Closed at once it could cut off a request that is on its way, and the client would not know its fate.
+        """
+        self._ending = True
+        self._idle_seconds, self._idle_since = LAST_SECONDS, time.monotonic()
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(LAST_SECONDS, self._look_if_idle)
+        if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.keep_alive = False
 
     # Clocks ---------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import uvicorn
@@ -35,15 +35,11 @@ class Manner(Struct, frozen=True):
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn, with the signals left to us, a bound on TLS handshakes, and sockets that we bound."""
+    """uvicorn, with a bound on TLS handshakes, sockets that we bound, and an end of our own."""
 
     def __init__(self, config: uvicorn.Config, manner: Manner) -> None:
         super().__init__(config)
         self._manner = manner
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         loop = asyncio.get_running_loop()
@@ -62,7 +58,6 @@ class _Uvicorn(uvicorn.Server):
             )
             for each in sockets or ()
         ]
-        self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As the head of this file says."""
@@ -78,7 +73,8 @@ class _Uvicorn(uvicorn.Server):
             connection.transport.abort()
 
     async def _drain(self) -> None:
-        state, told = self.server_state, set()
+        state = self.server_state
+        told: set[Any] = set()
         loop = asyncio.get_running_loop()
         end = loop.time() + self._manner.drain_seconds
         while (state.connections or state.tasks) and loop.time() < end and not self._manner.hurry.is_set():
@@ -104,14 +100,15 @@ async def serving(app: ASGIApp, listener: socket.socket, manner: Manner) -> Asyn
     )
     config.load()
     server = _Uvicorn(config, manner)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started and not task.done():
-        await asyncio.sleep(0.005)
+    await server.startup([listener])
+    ticking = asyncio.create_task(server.main_loop())
     try:
         yield
     finally:
-        server.should_exit = True
-        await task
+        ticking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await ticking
+        await server.shutdown([listener])
 
 
 def bind(host: str, port: int, backlog: int) -> socket.socket:

@@ -19,41 +19,51 @@ HANDSHAKE_SECONDS = 8.0
 class Certificates:
     """The listening side's TLS context (TLS 1.2 or newer), and the files behind it.
 
-    Raises OSError or ssl.SSLError if the files cannot be used.
+    Each handshake takes the context of the files as they were last loaded: a context of its own for every load, so
+    that an authority that was taken out of `client_ca` is no longer trusted. With client certificates no session
+    is resumed, for a resumed one shows none. Raises OSError, ssl.SSLError or ValueError if the files cannot be used.
     """
 
     def __init__(self, tls: Tls) -> None:
         self._tls = tls
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self.context.set_alpn_protocols(["http/1.1"])
-        self.context.verify_mode = VERIFY[tls.client_certificates]
-        self.expires: float | None = None
-        self._seen: tuple[tuple[int, int], ...] = ()
-        self._load()
-
-    def _load(self) -> None:
-        self.context.load_cert_chain(self._tls.certificate, self._tls.key)
-        if self._tls.client_ca is not None:
-            self.context.load_verify_locations(self._tls.client_ca)
         self._seen = self._stamps()
-        self.expires = _expiry(self._tls.certificate)
+        self._current, self.expires = self._load()
+        self.context = self._current
+        self.context.sni_callback = self._choose
+
+    def _load(self) -> tuple[ssl.SSLContext, float]:
+        tls = self._tls
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        context.verify_mode = VERIFY[tls.client_certificates]
+        context.load_cert_chain(tls.certificate, tls.key)
+        if tls.client_ca is not None:
+            context.load_verify_locations(tls.client_ca)
+        if tls.client_certificates != "none":
+            context.options |= ssl.OP_NO_TICKET
+            context.num_tickets = 0
+        return context, _expiry(tls.certificate)
+
+    def _choose(self, connection: ssl.SSLObject, _name: str | None, _first: ssl.SSLContext) -> None:
+        """Called in every handshake, with or without a server name (OpenSSL, SSL_CTX_set_tlsext_servername_callback)."""
+        connection.context = self._current
 
     def _stamps(self) -> tuple[tuple[int, int], ...]:
         files = [self._tls.certificate, self._tls.key, self._tls.client_ca]
         return tuple((stat.st_mtime_ns, stat.st_ino) for file in files if file is not None for stat in [file.stat()])
 
     async def watch(self) -> None:
-        """Load changed files for the connections that come after. A pair that does not fit leaves the old one."""
+        """Load changed files for the connections that come after. Files that do not fit leave the old ones."""
         while True:
             await asyncio.sleep(self._tls.reload_seconds)
             try:
-                if self._stamps() != self._seen:
-                    # A scratch context first: a failed load must not leave half of a pair in the one that serves.
-                    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._tls.certificate, self._tls.key)
-                    self._load()
+                stamps = self._stamps()
+                if stamps != self._seen:
+                    self._current, self.expires = self._load()
+                    self._seen = stamps
                     log.info("loaded the changed certificate")
-            except (OSError, ssl.SSLError) as fault:
+            except (OSError, ValueError) as fault:  # ssl.SSLError is an OSError
                 log.warning("the changed certificate was not loaded: %s", fault)
 
 
