@@ -5,17 +5,32 @@ TESTS  := .venv
 LOCK    = $(TESTS)/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate \
           --python-version 3.11 --custom-compile-command 'make lock'
 
-.PHONY: up help tests-environment lock bench
+.PHONY: up test check help tests-environment packages docs lock bench
 
 up: ## set everything up, run the server and an engine, print a key; Ctrl-C stops it all
 	@$(PYTHON) deploy/bootstrap.py server
 	@$(STATE)/server/bin/vestry up
+
+test: tests-environment packages ## set up what the tests need, and run them all
+	@$(TESTS)/bin/python tests/run.py
+
+check: tests-environment ## lint, types, formatting of the code; who imports whom
+	@$(TESTS)/bin/ruff check .
+	@$(TESTS)/bin/ruff format --check .
+	@$(TESTS)/bin/mypy
+	@PYTHONPATH=server $(TESTS)/bin/lint-imports --no-logo
+
+docs: tests-environment ## write the generated reference pages anew
+	@$(TESTS)/bin/python deploy/docs.py
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1: \2/p' $(MAKEFILE_LIST)
 
 tests-environment: ## make the environment of the tests and checks (.venv)
 	@$(PYTHON) deploy/bootstrap.py tests
+
+packages: ## install the distribution's packages that the tests use (as root)
+	@$(PYTHON) deploy/packages.py
 
 lock: tests-environment ## resolve the lock files anew (needs the package registry)
 	$(LOCK) pyproject.toml --output-file server/requirements.lock

@@ -66,7 +66,7 @@ class Admission:
             raise ConcurrencyLimited(retry_after=self._usual_seconds)
         wait = max(_wait(tenant, tenant_limits, now), _wait(key, principal.limits, now))
         if wait > TOLERANCE:
-            raise RateLimited(retry_after=wait)
+            raise RateLimited(retry_after=wait - TOLERANCE)
         _use(tenant, tenant_limits, now)
         _use(key, principal.limits, now)
         self._busy += 1

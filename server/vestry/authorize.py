@@ -28,7 +28,7 @@ def authorize(
             param="max_tokens",
         )
     if call.highest_token >= model.vocabulary:
-        raise InvalidRequest("A token id is outside the model's vocabulary.", param="prompt")
+        raise InvalidRequest("A token id is outside the model's vocabulary.", param=call.token_field)
     return Grant(
         principal=bounded(principal, tenant),
         model=model,

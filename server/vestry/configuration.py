@@ -212,18 +212,19 @@ def _overlay(raw: dict[str, Any], places: Places, variable: str, text: str) -> l
         trail = _trail(variable, raw)
     except _Unknown as unknown:
         if "__" not in variable and SERVICE_LINK.fullmatch(variable):
-            mend = "Set `enableServiceLinks: false` in the pod, or name the Service otherwise"
-            return [Fault(place, "Kubernetes sets this for a Service; it is not a setting", mend)]
+            mend = f"Set `enableServiceLinks: false` in the pod. {unknown.mend}"
+            return [Fault(place, "there is no such setting; Kubernetes sets such names for Services", mend)]
         return [Fault(place, unknown.what, unknown.mend)]
     document = parse(text)
     if document.flaws:
         return [Fault(place, flaw.what, flaw.mend) for flaw in document.flaws]
     target = raw
     for step in trail[:-1]:
-        inner = target.setdefault(step, {})
-        if not isinstance(inner, dict):
+        if target.get(step) is None:
+            target[step] = {}
+        target = target[step]
+        if not isinstance(target, dict):
             return []  # what stands there is a fault of its own
-        target = inner
     target[trail[-1]] = document.value
     places.override(tuple(trail), variable)
     return []
@@ -245,10 +246,8 @@ def _trail(variable: str, raw: dict[str, Any]) -> list[str]:
         name = steps.pop(0)
         field = section.model_fields.get(name) if section is not None else None
         if section is None or field is None:
-            names = [] if section is None else list(section.model_fields)
-            close = difflib.get_close_matches(name[:128], names, n=1)
-            meant = _variable(*trail, *close)
-            mend = f"Did you mean {meant}?" if close or (section is None and not steps) else "Remove it"
+            close = difflib.get_close_matches(variable[:128], _variables(Settings), n=1, cutoff=0.85)
+            mend = f"Did you mean {close[0]}?" if close else "Remove it"
             raise _Unknown("there is no such setting", mend)
         trail.append(name)
         section, table = section_of(field), table_of(field)
@@ -273,6 +272,15 @@ def _entry(step: str, table: Any, trail: list[str]) -> str:
         raise _Unknown(said, "Write it in the file, or set the whole mapping at once")
     mend = f"Known: {_listed(names)}. A new one goes into the file, or into {_variable(*trail)} as a mapping"
     raise _Unknown(f"there is nothing of that name among `{'.'.join(trail)}`", mend)
+
+
+def _variables(section: type[Section], *trail: str) -> list[str]:
+    """The variable of every setting in this section and those below, but for tenants and models."""
+    found: list[str] = []
+    for name, field in section.model_fields.items():
+        inner = section_of(field)
+        found += [_variable(*trail, name), *(_variables(inner, *trail, name) if inner is not None else [])]
+    return found
 
 
 def _variable(*steps: str) -> str:

@@ -218,7 +218,7 @@ def _private_files(settings: Settings) -> Iterator[Fault]:
     for path in (folder, folder / KEY_HASH, folder / ENGINE_KEY):
         try:
             status = path.stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else "not a path"

@@ -30,8 +30,13 @@ TICK_SECONDS = 0.1
 # the prompt, so they are never passed on.
 COMPLAINTS: tuple[tuple[tuple[str, ...], Callable[[], Refusal]], ...] = (
     (
-        ("maximum context length", "maximum model length", "max_model_len", "longer than the maximum",
-         "context length"),
+        (
+            "maximum context length",
+            "maximum model length",
+            "max_model_len",
+            "longer than the maximum",
+            "context length",
+        ),
         lambda: ContextLengthExceeded(param="messages"),
     ),
     (("chat template", "jinja"), lambda: InvalidRequest("The model's chat template refused these messages.")),
@@ -76,7 +81,7 @@ class Relay:
         *,
         fresh: bool,
     ) -> _Attempt:
-        attempt = _Attempt(head, call, replica, client, self._deadlines, on_first)
+        attempt = _Attempt(head, call, replica, client, deadlines=self._deadlines, on_first=on_first)
         self._active.add(attempt)
         if not self._ticking:
             self._ticking = True
@@ -106,6 +111,7 @@ class _Attempt:
         call: Call,
         replica: Replica,
         client: Client,
+        *,
         deadlines: Deadlines,
         on_first: Callable[[], None],
     ) -> None:
@@ -256,17 +262,17 @@ class _Attempt:
         if answer.usage is None or len(answer.choices) != self._call.choices:
             raise EngineFailed("garbage")
         reasons = tuple(choice.finish_reason or "" for choice in answer.choices)
-        return self._outcome(Ending.COMPLETE, 200, "", answer.usage.usage(), reasons, body)
+        return self._outcome(Ending.COMPLETE, 200, "", answer.usage.usage(), reasons=reasons, last=body)
 
     def _streamed(self, stream: EventStream) -> Outcome:
         reasons = tuple(reason for _, reason in sorted(stream.finish_reasons.items()))
         if self.error is None and stream.whole and stream.usage is not None:
-            return self._outcome(Ending.COMPLETE, 200, "", stream.usage, reasons, stream.held)
+            return self._outcome(Ending.COMPLETE, 200, "", stream.usage, reasons=reasons, last=stream.held)
         failure = self._failure()
         if not self._sent:
             raise failure
         last = b"data: " + failure.body() + b"\n\n"
-        return self._outcome(Ending.TRUNCATED, 200, failure.code, self._use(), reasons, last)
+        return self._outcome(Ending.TRUNCATED, 200, failure.code, self._use(), reasons=reasons, last=last)
 
     def _failure(self) -> Refusal:
         if self._cut:
@@ -302,6 +308,7 @@ class _Attempt:
         status: int,
         code: str,
         usage: Usage,
+        *,
         reasons: tuple[str, ...] = (),
         last: bytes = b"",
     ) -> Outcome:

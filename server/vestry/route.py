@@ -82,7 +82,7 @@ class Router:
     def __init__(self, models: Iterable[ServedModel], *, retry_budget: float, observer: RouteObserver) -> None:
         self._seats = {model.name: [Seat(replica) for replica in model.replicas] for model in models}
         self._share = retry_budget
-        self._budget = {name: BUDGET_CAP if retry_budget else 0.0 for name in self._seats}
+        self._budget = dict.fromkeys(self._seats, BUDGET_CAP if retry_budget else 0.0)
         self._observer = observer
 
     @property
@@ -141,7 +141,7 @@ class Router:
         elif seat.failures >= FAILURES_IN_A_ROW or seat.on_trial:
             self._eject(model, seat, now, cause)
 
-    def probed(self, model: str, replica: str, now: float, *, healthy: bool) -> None:
+    def probed(self, model: str, replica: str, *, healthy: bool) -> None:
         """A health check has ended."""
         for seat in self._seats[model]:
             if seat.replica.name != replica:
@@ -192,5 +192,3 @@ class Router:
 
 def _load(seat: Seat) -> tuple[int, float]:
     return seat.outstanding, seat.chosen
-
-

@@ -54,7 +54,7 @@ class Answer(Struct):
 
     choices: list[_Choice] = []
     usage: EngineUsage | None = None
-    error: msgspec.Raw | None = None
+    error: object = None
 
 
 decode_answer = msgspec.json.Decoder(Answer).decode

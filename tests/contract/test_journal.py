@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 import pytest
 
-from fakes.audit import FaultyFiles, intent, outcome, read
+from fakes.audit import FaultyFiles, read
+from fakes.calls import intent, outcome
 from fakes.journal import MemoryJournal
 from vestry.audit.log import AuditLog
 from vestry.errors import AuditUnavailable

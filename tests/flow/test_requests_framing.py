@@ -141,7 +141,10 @@ def test_a_head_that_is_malformed_is_refused(name: str, visit: Visit) -> None:
     visit.refused(answer, 400, "malformed_request", param=None, unlike=("evil", "169.254", "GET", "hello"))
 
 
-@pytest.mark.parametrize("name", [name for name in HEADS if name != "the hello of SSH"])  # whose first byte could begin a method
+WHOLE_ONLY = {"the hello of SSH"}  # its first byte alone could begin a method
+
+
+@pytest.mark.parametrize("name", [name for name in HEADS if name not in WHOLE_ONLY])
 def test_a_malformed_head_is_refused_byte_by_byte_too(name: str, visit: Visit) -> None:
     """Cut into single bytes, the same heads get the same answer: no check depends on how the bytes arrive."""
     with visit.wire() as wire:
@@ -201,8 +204,8 @@ def test_chunks_that_are_well_formed_are_read(visit: Visit) -> None:
 
 def test_trailers_are_not_headers(visit: Visit) -> None:
     """What follows the last chunk is dropped: it can neither give a key nor name a client, whole or in pieces."""
-    trailers = b"Authorization: Bearer %b\r\nX-Request-Id: smuggled\r\nContent-Type: text/plain\r\n" % visit.key.encode()
-    body = chunked(GOOD)[:-2] + trailers + b"\r\n"
+    trailers = b"Authorization: Bearer %b\r\nX-Request-Id: smuggled\r\nContent-Type: text/plain\r\n\r\n"
+    body = chunked(GOOD)[:-2] + trailers % visit.key.encode()
     without = POST + b"Transfer-Encoding: chunked\r\n\r\n" + body
     visit.refused(visit.send(without), 401, "invalid_api_key")
     answer = visit.send(chat_request(visit.key, body, "Transfer-Encoding: chunked"))
@@ -217,7 +220,7 @@ def test_empty_lines_before_a_request_are_skipped(visit: Visit) -> None:
     assert visit.send(b"\r\n\r\n" + chat_request(visit.key, chat())).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["LOCALHOST", "localhost:8080", "my_service", "a.b-c.example.", "[::1]:80", "10.0.0.1"])
+@pytest.mark.parametrize("host", ["LOCALHOST:1", "my_service", "a.b-c.example.", "[::1]:80", "10.0.0.1:0"])
 def test_good_hosts_are_answered(host: str, visit: Visit) -> None:
     """Names, container names with underscores, addresses and ports are all valid hosts."""
     answer = visit.send(request("GET", "/v1/models", f"Authorization: Bearer {visit.key}", host=host))
@@ -253,7 +256,7 @@ def test_a_second_request_at_once_is_not_served(stream: bool, visit: Visit) -> N
     visit.well()
 
 
-@pytest.mark.parametrize("second", [b"GARBAGE\r\n\r\n", b"\x16\x03\x01", b"GET / HTTP/1.1\nHost: x\n\n", b"x" * 300_000])
+@pytest.mark.parametrize("second", [b"NONSENSE\r\n\r\n", b"\x16\x03\x01", b"GET / HTTP/1.1\nA: b\n\n", b"x" * 300_000])
 @pytest.mark.parametrize("together", [True, False])
 def test_nonsense_after_a_request_does_not_spoil_its_answer(second: bytes, together: bool, visit: Visit) -> None:
     """Bytes after a whole request are dropped, whatever they are: its answer is whole, then the connection closes."""

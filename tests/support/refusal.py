@@ -57,7 +57,7 @@ class Ledger:
 
 
 class Visit:
-    """One bad request to a house. Each has a key and an address of its own, so that its refusal is not one of a flood."""
+    """One bad request to a house, from a key and an address of its own, so that its refusal is not one of a flood."""
 
     def __init__(self, house: House, engine: FakeEngine) -> None:
         self.house, self.engine = house, engine

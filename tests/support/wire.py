@@ -138,9 +138,8 @@ def request(
 def chat_request(key: str, body: Any, *lines: str) -> bytes:
     """The bytes of a good call of the chat route; `body` is bytes, or a value that is written as JSON."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return request(
-        "POST", "/v1/chat/completions", f"Authorization: Bearer {key}", "Content-Type: application/json", *lines, body=raw
-    )
+    headers = (f"Authorization: Bearer {key}", "Content-Type: application/json", *lines)
+    return request("POST", "/v1/chat/completions", *headers, body=raw)
 
 
 def chunked(*pieces: bytes) -> bytes:

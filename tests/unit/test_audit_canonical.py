@@ -106,6 +106,13 @@ def test_a_leaf_is_bounded(record: dict[str, Any]) -> None:
         assert found == encode(record)
 
 
+def test_what_is_cut() -> None:
+    """Only long texts and lists are cut; numbers and short texts of the same record stay as they are."""
+    record = json.loads(leaf({"long": "x" * 70_000, "index": 7, "estimated": False, "short": "y"}))
+    assert (record["index"], record["estimated"], record["short"], record["cut"]) == (7, False, "y", True)
+    assert record["long"].endswith("x…[of 70000 characters]")
+
+
 def test_a_leaf_that_cannot_be_cut() -> None:
     """A record with far too many fields is refused, not stored in part."""
     with pytest.raises(NotCanonical, match="65535 fit"):

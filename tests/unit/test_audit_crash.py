@@ -18,7 +18,7 @@ KILLS = 20
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from fakes.audit import intent, outcome
+from fakes.calls import intent, outcome
 from vestry.audit.log import AuditLog
 
 async def call(log, name):

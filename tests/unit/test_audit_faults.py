@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from fakes.audit import ORIGIN, FaultyFiles, intent, kinds, outcome, read
+from fakes.audit import ORIGIN, FaultyFiles, kinds, read
+from fakes.calls import intent, outcome
 from vestry.audit.log import AuditLog
 from vestry.errors import AuditUnavailable
 
@@ -219,7 +220,7 @@ def test_a_file_changed_by_others(tmp_path: Path, damage: str) -> None:
 PROGRAM = """
 import asyncio, json, sys
 from pathlib import Path
-from fakes.audit import intent, outcome
+from fakes.calls import intent, outcome
 from vestry.audit.log import AuditLog
 from vestry.errors import AuditUnavailable
 

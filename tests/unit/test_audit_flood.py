@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from fakes.audit import PRINCIPAL, VALIDATORS, HandClock, head
+from fakes.audit import VALIDATORS, HandClock
+from fakes.calls import PRINCIPAL, head
 from fakes.journal import MemoryJournal
 from vestry.audit.canonical import LEAF_BYTES, encode
 from vestry.audit.fields import RecordType
@@ -189,5 +190,24 @@ def test_close_says_when_counts_are_lost() -> None:
         journal.mend()
         await RefusalLog(journal, records).close()
         assert not journal.records
+
+    asyncio.run(run())
+
+
+def test_a_slow_journal_gets_one_summary_at_a_time() -> None:
+    """While a summary is being written, new counts wait for their turn, and closing waits for them all."""
+
+    async def run() -> None:
+        journal, records = MemoryJournal(commit_seconds=30), Records()
+        log = RefusalLog(journal, records, Flood(each=0))
+        await log.append(refusal(records))
+        journal.hang()
+        await asyncio.sleep(1.1)
+        await log.append(refusal(records))
+        await log.append(refusal(records))
+        await asyncio.sleep(1.1)
+        journal.mend()
+        await log.close()
+        assert [record["total"] for record in journal.of("refusals.summary")] == [1, 2]
 
     asyncio.run(run())

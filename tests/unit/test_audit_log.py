@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from fakes.audit import ORIGIN, FaultyFiles, HandClock, intent, kinds, outcome, read
+from fakes.audit import ORIGIN, FaultyFiles, HandClock, kinds, read
+from fakes.calls import intent, outcome
 from vestry.audit.canonical import NotCanonical
 from vestry.audit.fields import RecordType
 from vestry.audit.log import AuditLog
@@ -188,6 +189,46 @@ def test_what_is_no_record_fails_alone(tmp_path: Path) -> None:
     assert closings(tmp_path) == [("a", "unknown", "outcome_lost")]
 
 
+def test_what_is_no_record_behind_the_logs_own(tmp_path: Path) -> None:
+    """The log's own records in a batch do not make it mistake which of the callers' records was unfit."""
+    hand = HandClock()
+
+    async def run() -> None:
+        log = opened(tmp_path, clock=hand.clock, commit_seconds=5)
+        await log.append(intent("a"))
+        hand.wall -= 1
+        found = await asyncio.gather(log.append(intent("b")), log.append({"x": 1.5}), return_exceptions=True)
+        assert [type(each) for each in found] == [type(None), NotCanonical]
+        await log.close()
+
+    asyncio.run(run())
+    assert kinds(tmp_path) == ["segment.begin", "intent", "clock.jump", "intent"]
+
+
+def test_everyone_waiting_is_told_at_once(tmp_path: Path) -> None:
+    """When the log breaks, nobody behind the failed batch waits for a deadline either."""
+    files = FaultyFiles()
+
+    async def run() -> None:
+        log = opened(tmp_path, files, commit_seconds=30)
+        await log.append(intent("first"))
+        held = await hung(log, files)
+        others = [log.append(intent(f"r{number}")) for number in range(1500)]
+        files.fail("write")
+        files.released.set()
+        await held
+        began = time.monotonic()
+        found = await asyncio.gather(*others, return_exceptions=True)
+        assert {type(each) for each in found} == {AuditUnavailable}
+        assert time.monotonic() - began < 10
+        files.mend()
+        await until(lambda: log.healthy)
+        await log.close()
+
+    asyncio.run(run())
+    assert [record["lost"] for record in read(tmp_path) if record["type"] == "log.recovered"] == [1500]
+
+
 def test_only_what_is_no_record(tmp_path: Path) -> None:
     """A batch of nothing but unfit records writes nothing."""
 
@@ -313,12 +354,39 @@ def test_the_outage_is_recorded(tmp_path: Path) -> None:
     assert counts.lost == [1, 1]
 
 
+def test_a_caller_that_left_before_the_failure(tmp_path: Path) -> None:
+    """A failed write tells those who still wait; a caller that has left is not disturbed, nor counted twice."""
+    files, counts = FaultyFiles(), Counts()
+
+    async def run() -> None:
+        log = opened(tmp_path, files, observer=counts, commit_seconds=5)
+        await log.append(intent("first"))
+        held = await hung(log, files)
+        left, stays = log.append(intent("left")), log.append(intent("stays"))
+        left.cancel()
+        files.fail("write", times=1)
+        files.released.set()
+        await held
+        with pytest.raises(AuditUnavailable):
+            await stays
+        await log.close()
+
+    asyncio.run(run())
+    assert counts.lost == [2]
+    assert [record["request_id"] for record in read(tmp_path) if record["type"] == "intent"] == [
+        "first",
+        "in-the-write",
+    ]
+
+
 def test_a_fault_that_is_not_the_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of the program inside the writer fails closed like a disk's, and the log recovers from it."""
     files = FaultyFiles()
-    real = files.write
+    real, calls = files.write, 0
 
     def explode(descriptor: int, data: bytes) -> int:
+        nonlocal calls
+        calls += 1
         raise MemoryError
 
     async def run() -> None:
@@ -327,7 +395,8 @@ def test_a_fault_that_is_not_the_disks(tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setattr(files, "write", explode)
         with pytest.raises(AuditUnavailable):
             await log.append(intent("during"))
-        await until(lambda: not log.healthy)
+        await until(lambda: calls > 2)
+        assert not log.healthy
         monkeypatch.setattr(files, "write", real)
         await until(lambda: log.healthy)
         await log.append(intent("after"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import shutil
 import subprocess
@@ -16,7 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fakes.audit import ORIGIN, PRINCIPAL, FaultyFiles, HandClock, head, intent, kinds, outcome, read
+from fakes.audit import ORIGIN, FaultyFiles, HandClock, kinds, read
+from fakes.calls import PRINCIPAL, head, intent, outcome
 from vestry.audit import scan
 from vestry.audit.canonical import NotCanonical
 from vestry.audit.fields import RecordType
@@ -118,6 +120,17 @@ def test_a_disk_that_cannot_be_opened(tmp_path: Path, name: str, monkeypatch: py
     monkeypatch.setattr(files, name, broken)
     with pytest.raises(LogUnusable, match=r"cannot be opened: .*Read-only.*`audit.directory`"):
         open_store(tmp_path / "new", ORIGIN, segment_bytes=SEGMENT, files=files)
+
+
+def test_a_lock_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that knows no locks is refused: a second writer could not be kept out."""
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(LogUnusable, match="No locks available"):
+        opened(tmp_path)
 
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:
@@ -410,13 +423,14 @@ def test_many_open_intents(tmp_path: Path) -> None:
     assert kinds_after_opening(tmp_path).count("intent.closed") == 1000
 
 
-def test_a_beginning_that_is_not_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("torn", [0, 100])
+def test_a_beginning_that_is_not_whole(tmp_path: Path, torn: int) -> None:
     """Where a crash left only some of the records that list open intents, the segment before is read too."""
     last = thousand_open(tmp_path)
     lines = last.read_bytes().splitlines(keepends=True)
-    last.write_bytes(lines[0] + lines[1][:100])
+    last.write_bytes(lines[0] + lines[1][:torn])
     found = kinds_after_opening(tmp_path)
-    assert (found.count("intent.closed"), found.count("log.trim")) == (1000, 1)
+    assert (found.count("intent.closed"), found.count("log.trim")) == (1000, 1 if torn else 0)
 
 
 def test_a_clock_behind_the_log(tmp_path: Path) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, ValidationError
 from msgspec.structs import replace
 
-from fakes.audit import GRANT, PRINCIPAL, HandClock, call, head
+from fakes.audit import HandClock
+from fakes.calls import GRANT, PRINCIPAL, call, head
 from vestry.audit import fields, schema
 from vestry.audit.canonical import LEAF_BYTES, leaf
 from vestry.audit.fields import FIELDS, RecordType
@@ -241,18 +246,25 @@ def test_the_schema_is_a_schema_and_closed() -> None:
         VALIDATOR.validate({name: value for name, value in record.items() if name != "time"})
 
 
-def test_the_reference_is_up_to_date() -> None:
-    """docs/reference/audit-records.json is what `python -m vestry.audit.schema` prints."""
-    assert (ROOT / "docs/reference/audit-records.json").read_text(encoding="utf-8") == schema.text(), (
-        "the table of fields has changed: run `python -m vestry.audit.schema > docs/reference/audit-records.json`"
+@pytest.mark.parametrize(("form", "file"), [("json", "audit-records.json"), ("page", "audit-records.md")])
+def test_the_reference_is_up_to_date(form: str, file: str) -> None:
+    """The reference in docs/ is what `python -m vestry.audit.schema` prints today."""
+    printed = subprocess.run(
+        [sys.executable, "-m", "vestry.audit.schema", form],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        check=True,
+    )
+    assert (ROOT / "docs/reference" / file).read_bytes() == printed.stdout, (
+        f"the table of fields has changed: run `python -m vestry.audit.schema {form} > docs/reference/{file}`"
     )
 
 
-def test_every_field_and_type_is_documented() -> None:
-    """docs/audit.md names every type and every field of a record."""
+def test_every_type_is_documented() -> None:
+    """docs/audit.md names every type of record, and no type that there is not."""
     page = (ROOT / "docs/audit.md").read_text(encoding="utf-8")
-    missing = [name for name in (*RecordType, *(field.name for field in FIELDS)) if f"`{name}`" not in page]
-    assert not missing
+    named = set(re.findall(r"^\| `([a-z.]+)` \|", page, re.MULTILINE))
+    assert named == set(RecordType)
 
 
 def test_the_table_is_sound() -> None:

@@ -215,7 +215,9 @@ def test_a_long_pepper_is_hashed_as_hmac_says(path: Path) -> None:
     keys = SqliteKeys(path, pepper)
     key = made(keys)
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT hash FROM keys").fetchall() == [(hmac.digest(pepper, key.encode(), "sha256"),)]
+        assert connection.execute("SELECT hash FROM keys").fetchall() == [
+            (hmac.digest(pepper, key.encode(), "sha256"),)
+        ]
 
 
 # Recording before doing.
@@ -387,7 +389,7 @@ def without_table(path: Path) -> None:
 def test_a_bad_file_refuses_and_a_good_one_serves_again(
     keys: SqliteKeys, path: Path, fault: Callable[[Path], None], word: str
 ) -> None:
-    """Deleted, overwritten, emptied, replaced, newer: every look-up is refused, commands say why, and a good file heals."""
+    """Deleted, overwritten, emptied, replaced, newer: look-ups are refused, commands say why, a good file heals."""
     key = made(keys)
     copy = path.with_suffix(".copy")
     with contextlib.closing(sqlite3.connect(path)) as source, contextlib.closing(sqlite3.connect(copy)) as target:
@@ -480,7 +482,7 @@ def test_a_damaged_row_refuses(keys: SqliteKeys, path: Path) -> None:
     """A list of models that cannot be read never becomes `all models`."""
     key = made(keys)
     for wrong in ("{}", "[1]", "nonsense", '"small"'):
-        spoil(path, f"UPDATE keys SET models = '{wrong}'")  # noqa: S608 - a fixed list
+        spoil(path, f"UPDATE keys SET models = '{wrong}'")
         assert "damaged" in refused(keys, key)
     with because("damaged"):
         keys.list()

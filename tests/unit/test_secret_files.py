@@ -105,7 +105,9 @@ def test_a_pepper_of_a_wrong_size_is_refused(settings: Settings, size: int) -> N
         key_hash(settings)
 
 
-@pytest.mark.parametrize("content", [b"short", b"two lines of a\nfile that is long", "schlüssel-schlüssel".encode(), bytes(32)])
+@pytest.mark.parametrize(
+    "content", [b"short", b"two lines of a\nfile that is long", "schlüssel-schlüssel".encode(), bytes(32)]
+)
 def test_an_engine_key_must_fit_a_header(settings: Settings, content: bytes) -> None:
     """A key that no HTTP header can carry, or that is too short, is refused without being shown."""
     put(settings.secrets_directory / "engine-key", content)

@@ -134,7 +134,10 @@ def test_depth_costs_no_stack_and_little_time(text: str) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.text(alphabet=st.characters(codec=None), max_size=60) | st.text(alphabet=" \n\t-:,[]{}&*!|>'\"%@`#?ab1~", max_size=40))
+@given(
+    st.text(alphabet=st.characters(codec=None), max_size=60)
+    | st.text(alphabet=" \n\t-:,[]{}&*!|>'\"%@`#?ab1~", max_size=40)
+)
 @example("%TAG ! %ff\n--- !x\n")
 @example('"\\x')
 @example("? - ? -")

@@ -16,7 +16,7 @@ LOOK_SECONDS = 0.25
 class Verdicts(Protocol):
     """Hears how the replicas are."""
 
-    def probed(self, model: str, replica: str, now: float, *, healthy: bool) -> None: ...
+    def probed(self, model: str, replica: str, *, healthy: bool) -> None: ...
 
     def look(self, now: float) -> None: ...
 
@@ -41,18 +41,26 @@ class _Check:
 
 async def check(engine: Engine, seconds: float) -> bool:
     """True if the engine says within `seconds` that it is well."""
-    exchange = _Check()
-    wire = None
     try:
         async with asyncio.timeout(seconds):
-            wire = await engine.send("GET", "/health", b"", exchange)
-            return await exchange.answer
-    except EngineFailed:
+            healthy, stale = await _asked(engine, fresh=False)
+            if stale:  # an idle connection that was closed meanwhile says nothing of the engine
+                healthy, _ = await _asked(engine, fresh=True)
+            return healthy
+    except (EngineFailed, TimeoutError):
         return False
-    except TimeoutError:
-        if wire is not None:
-            wire.close()
-        return False
+
+
+async def _asked(engine: Engine, *, fresh: bool) -> tuple[bool, bool]:
+    """Whether the engine said that it is well, and whether the connection was stale. Raises EngineFailed."""
+    exchange = _Check()
+    wire = await engine.send("GET", "/health", b"", exchange, fresh=fresh)
+    try:
+        healthy = await exchange.answer
+    except asyncio.CancelledError:
+        wire.close()
+        raise
+    return healthy, wire.stale
 
 
 class HealthChecks:
@@ -73,7 +81,7 @@ class HealthChecks:
     async def _ask(self, model: str, replica: str, engine: Engine) -> None:
         while True:
             healthy = await check(engine, max(1.0, self._seconds))
-            self._verdicts.probed(model, replica, time.monotonic(), healthy=healthy)
+            self._verdicts.probed(model, replica, healthy=healthy)
             await asyncio.sleep(self._seconds)
 
     async def _look(self) -> None:

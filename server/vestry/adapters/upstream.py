@@ -128,6 +128,10 @@ class Upstream:
         else:
             connection.close()
 
+    def forget(self, connection: Connection) -> None:
+        """Called by a connection that closes."""
+        self._busy.discard(connection)
+
     def close(self) -> None:
         """Close every connection, those in use too."""
         for connection in [*self._idle, *self._busy]:
@@ -168,7 +172,7 @@ class Connection(asyncio.Protocol):
         """Close at once; the exchange hears nothing more."""
         self._exchange = None
         self.closed = True
-        self._pool._busy.discard(self)  # noqa: SLF001 - the pool and its connections are one thing
+        self._pool.forget(self)
         if self._transport is not None:
             self._transport.abort()
 
@@ -214,7 +218,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> None:
         return None
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's shape
         self._dropped = not self.closed
         self.closed = True
         if self._exchange is not None:

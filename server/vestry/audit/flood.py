@@ -117,24 +117,34 @@ class RefusalLog:
         if self._flood.admit(who, record["code"]):
             await self._journal.append(record)
             return
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_WINDOW_SECONDS, self._due)
+        self._arm()
         if not self._journal.healthy:
             raise AuditUnavailable
 
     async def close(self) -> None:
         """Write what is counted. Raises AuditUnavailable where it cannot be."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         if self._task is not None:
             await self._task
-        if (details := self._flood.summary()) is not None:
-            await self._journal.append(self._records.event(RecordType.REFUSALS_SUMMARY, **details))
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._write()
+
+    def _arm(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_WINDOW_SECONDS, self._due)
 
     def _due(self) -> None:
         self._timer = None
-        self._task = asyncio.get_running_loop().create_task(self._write())
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._try())
+        else:
+            self._arm()
+
+    async def _try(self) -> None:
+        try:
+            await self._write()
+        except AuditUnavailable:
+            self._arm()
 
     async def _write(self) -> None:
         details = self._flood.summary()
@@ -144,5 +154,4 @@ class RefusalLog:
             await self._journal.append(self._records.event(RecordType.REFUSALS_SUMMARY, **details))
         except AuditUnavailable:
             self._flood.restore(details)
-            if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(_WINDOW_SECONDS, self._due)
+            raise

@@ -70,7 +70,7 @@ class AuditLog:
     ) -> None:
         self._mailbox = Mailbox()
         self._writer = Writer(self._mailbox, store, self, clock=clock or Clock(), probe_seconds=probe_seconds)
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._writer.run, name="vestry-audit", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[Waiter] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -139,26 +139,19 @@ class AuditLog:
         self._closed = True
         self._set_health()
         loop = self._loop or self._begin()
-        thread = self._thread
         pending = [waiter.future for waiter in self._waiting if not waiter.future.done()]
         if pending:
             await asyncio.wait(pending, timeout=self._commit_seconds)
         self._mailbox.stop()
-        if thread is not None:
-            await loop.run_in_executor(None, thread.join, self._commit_seconds)
-        if thread is not None and thread.is_alive():
+        await loop.run_in_executor(None, self._thread.join, self._commit_seconds)
+        if self._thread.is_alive():
             _LOG.error("a write to the audit log still hangs; the process goes on without it")
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        for waiter in self._waiting:
-            if not waiter.future.done():
-                waiter.future.set_exception(AuditUnavailable())
 
     def _begin(self) -> asyncio.AbstractEventLoop:
         """The first use: the loop is known now, and the thread can report to it."""
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._writer.run, args=(self._loop,), name="vestry-audit", daemon=True)
+        self._loop = self._writer.loop = asyncio.get_running_loop()
         self._thread.start()
         return self._loop
 

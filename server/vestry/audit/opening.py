@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from itertools import count, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -174,14 +174,16 @@ class _Opening:
         with path.open("rb") as file:
             file.seek(offset)
             tail = file.read()
-        for number in count(1):
+        number = 1
+        while True:
             kept = self._home / f"{path.stem}-{offset}-{number}.torn"
             pending = kept.with_name(kept.name + ".pending")
-            if kept.exists() or (pending.exists() and pending.read_bytes() != tail):
-                continue
-            if not pending.exists():
-                self._write_aside(pending, tail)
-            break
+            taken = kept.exists() or (pending.exists() and pending.read_bytes() != tail)
+            if not taken:
+                break
+            number += 1
+        if not pending.exists():
+            self._write_aside(pending, tail)
         descriptor = self._files.append_to(path)
         try:
             self._files.truncate(descriptor, offset)

@@ -1,6 +1,6 @@
-"""The JSON Schema (draft 2020-12) of every record, derived from the table of fields.
+"""The reference of the record, derived from the table of fields: a JSON Schema (draft 2020-12), and a page.
 
-`python -m vestry.audit.schema` prints it; `docs/reference/audit-records.json` is that output.
+`python -m vestry.audit.schema json` prints `docs/reference/audit-records.json`, `… page` prints `audit-records.md`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from vestry.audit import fields
-from vestry.audit.fields import FIELDS, RecordType
+from vestry.audit.fields import FIELDS, Field, RecordType
 
 
 def document() -> dict[str, Any]:
@@ -40,9 +40,37 @@ def _shape(kind: RecordType) -> dict[str, Any]:
 
 
 def text() -> str:
-    """The document as it stands in the reference."""
+    """The schema as it stands in the reference."""
     return json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
 
 
+def page() -> str:
+    """The table of fields for people, in Markdown."""
+    rows = [f"| `{field.name}` | {field.meaning} | {_places(field)} |" for field in FIELDS]
+    return _PAGE + "\n".join(rows) + "\n"
+
+
+_PAGE = """\
+# Fields of an audit record
+
+Made by `python -m vestry.audit.schema page` from the program's own table; the same as a JSON Schema is
+[audit-records.json](audit-records.json). [The record](../audit.md) says what it is for. Fields without a value are left out.
+
+| field | meaning | in |
+|---|---|---|
+"""
+
+
+def _places(field: Field) -> str:
+    always, maybe = _names(field.always), _names(field.maybe)
+    return "; ".join([*([always] if always else []), *([f"possibly {maybe}"] if maybe else [])])
+
+
+def _names(kinds: frozenset[RecordType]) -> str:
+    if kinds == fields.ALL:
+        return "every record"
+    return ", ".join(f"`{kind}`" for kind in RecordType if kind in kinds)
+
+
 if __name__ == "__main__":
-    sys.stdout.write(text())
+    sys.stdout.write({"json": text, "page": page}[sys.argv[1]]())

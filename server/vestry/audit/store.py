@@ -183,7 +183,7 @@ class Store:
             for batch in self._beginning():
                 self._append(batch)
             self._files.sync_directory(self.directory)
-        except (OSError, WriteFailed) as error:
+        except BaseException as error:
             self._path, self._file, self._size, self._tail, self.next_index = before
             with suppress(OSError):
                 self._files.close(created)

@@ -102,6 +102,9 @@ class _LoopGone(Exception):  # noqa: N818 - where the thread's work ends
 class Writer:
     """Runs in a thread of its own, which `run` is the whole life of; it closes the store at its end."""
 
+    loop: asyncio.AbstractEventLoop
+    """Where reports go. To be set before `run`."""
+
     def __init__(self, mailbox: Mailbox, store: Store, reports: Reports, *, clock: Clock, probe_seconds: float) -> None:
         self._mailbox = mailbox
         self._store = store
@@ -116,10 +119,8 @@ class Writer:
         self._failures = self._lost = 0
         self._last_wall = clock.wall()
         self._last_monotonic = clock.monotonic()
-        self._loop: asyncio.AbstractEventLoop | None = None
 
-    def run(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def run(self) -> None:
         mailbox, store = self._mailbox, self._store
         try:
             while not mailbox.stopping or mailbox.waiters:
@@ -158,12 +159,11 @@ class Writer:
     def _broke(self, waiters: list[Waiter], error: Exception) -> None:
         if not isinstance(error, WriteFailed):
             self._store.fail(cause_of(error))
-        if not self._failures:
-            self._broke_at = self._clock.monotonic()
-            self._cause = self._store.broken
-            _LOG.error("the audit log cannot be written, so nothing is served: %s", error)
-        self._failures += 1
-        self._lost += len(waiters)
+        _LOG.error("the audit log cannot be written, so nothing is served: %s", error)
+        self._broke_at = self._clock.monotonic()
+        self._cause = self._store.broken
+        self._failures = 1
+        self._lost = len(waiters)
         self._tell(self._reports.failed, waiters)
         self._pause = _FIRST_PROBE_SECONDS
         self._probe()
@@ -197,7 +197,6 @@ class Writer:
             self._pause = min(self._pause * 2, self._probe_seconds)
             return
         _LOG.warning("the audit log can be written again, after %d failed writes", self._failures)
-        self._failures = self._lost = 0
         self._tell(self._reports.recovered, done, self._clock.monotonic() - began)
 
     def _jump(self) -> list[Record]:
@@ -229,9 +228,7 @@ class Writer:
         ]
 
     def _tell(self, report: Callable[..., None], *arguments: Any) -> None:
-        if self._loop is None or self._loop.is_closed():
-            raise _LoopGone
         try:
-            self._loop.call_soon_threadsafe(report, *arguments)
+            self.loop.call_soon_threadsafe(report, *arguments)
         except RuntimeError as error:
             raise _LoopGone from error

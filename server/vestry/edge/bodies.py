@@ -32,7 +32,7 @@ DROPPED = (
 )  # fmt: skip
 DROPPED_CHAT = ("prediction", "modalities", "reasoning_effort", "verbosity")
 SAMPLING = (
-    "n", "max_tokens", "temperature", "top_p", "seed", "frequency_penalty", "presence_penalty", "top_k", "min_p",
+    "n", "temperature", "top_p", "seed", "frequency_penalty", "presence_penalty", "top_k", "min_p",
     "repetition_penalty", "min_tokens",
 )  # fmt: skip
 MISLEADING = {
@@ -43,6 +43,9 @@ MISLEADING = {
 }
 ASKS_FOR_USAGE = StreamOptions(include_usage=True)
 FIELD = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
+PLACE = re.compile(r"^[A-Za-z0-9_.\[\]-]{1,128}$")
+NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+TOOLS_SCHEMAS = 4  # all tools together may have this many times the bytes of one schema
 UNKNOWN = re.compile(r"^Object contains unknown field `(.*?)`(?: - at `\$\.?(.*)`)?$", re.DOTALL)
 PLACED = re.compile(r"^(.*?)(?: - at `(?:key in )?\$\.?(.*)`)?$", re.DOTALL)
 
@@ -87,15 +90,15 @@ def _decode(decoder: msgspec.json.Decoder[Body], raw: bytes) -> Body:
         raise InvalidRequest("The body is not valid JSON in UTF-8.") from None
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
-    if b"\\u0000" in raw:
-        patterns.check_text(msgspec.to_builtins(body), None)
+    if b"\\u0000" in raw and NUL.search(raw):
+        raise InvalidRequest("Text may not hold NUL characters.")
     return body
 
 
 def _refuse(fault: str) -> NoReturn:
     """Say what msgspec found wrong, without the client's own words."""
     if unknown := UNKNOWN.match(fault):
-        name, path = unknown[1], unknown[2]
+        name, path = unknown[1], _place(unknown[2])
         place = f"{path}.{name}" if path else name
         raise UnsupportedField(
             "The request has a field that this server does not know.", param=place if FIELD.match(name) else path
@@ -104,7 +107,12 @@ def _refuse(fault: str) -> NoReturn:
     what, path = (placed[1], placed[2]) if placed else (fault, None)
     if what.startswith("Invalid "):
         what = "The value is not one of those allowed"
-    raise InvalidRequest(f"{what}.", param=path or None)
+    raise InvalidRequest(f"{what}.", param=_place(path))
+
+
+def _place(path: str | None) -> str | None:
+    """A path as msgspec writes it; None for anything else, which a field's name may have led to."""
+    return path if path and PLACE.match(path) else None
 
 
 def _check_sampled(body: Sampled, bounds: Bounds) -> None:
@@ -172,10 +180,11 @@ def _check_tools(body: ChatBody, bounds: Bounds) -> None:
     names = {tool.function.name for tool in body.tools or ()}
     if len(names) != len(body.tools or ()):
         raise InvalidRequest("Two tools have the same name.", param="tools")
+    left = TOOLS_SCHEMAS * bounds.schema_bytes
     for place, tool in enumerate(body.tools or ()):
         if tool.function.parameters is not None:
-            patterns.check_schema(
-                tool.function.parameters, f"tools[{place}].function.parameters", bounds.schema_bytes
+            left -= patterns.check_schema(
+                tool.function.parameters, f"tools[{place}].function.parameters", min(left, bounds.schema_bytes)
             )
     if not names and body.tool_choice not in (None, "none"):
         raise InvalidRequest("`tool_choice` needs `tools`.", param="tool_choice")
@@ -199,18 +208,20 @@ def _check_prompt(prompt: str | list[Any], bounds: Bounds) -> tuple[int, int]:
     if kinds == {list}:
         if not all(prompt):
             raise InvalidRequest("A prompt may not be empty.", param="prompt")
-        return len(prompt), max(max(each) for each in prompt)
+        return len(prompt), int(max(max(each) for each in prompt))
     return len(prompt), -1
 
 
-def _check_tokens(body: Sampled, highest: int) -> int:
-    """The greatest token id that the client named anywhere."""
-    named = [highest, *(body.stop_token_ids or ())]
+def _check_tokens(body: Sampled, highest: int) -> tuple[int, str]:
+    """The greatest token id that the client named anywhere, and the field that has it."""
+    found = highest, "prompt"
+    if body.stop_token_ids:
+        found = max(found, (max(body.stop_token_ids), "stop_token_ids"))
     for key in body.logit_bias or ():
         if not (key.isascii() and key.isdigit() and len(key) <= 8):
             raise InvalidRequest("Keys of `logit_bias` are token ids.", param="logit_bias")
-        named.append(int(key))
-    return max(named)
+        found = max(found, (int(key), "logit_bias"))
+    return found
 
 
 def _call(body: Sampled, raw: bytes, *, prompts: int, asked: int | None, highest: int) -> Call:
@@ -221,8 +232,11 @@ def _call(body: Sampled, raw: bytes, *, prompts: int, asked: int | None, highest
         for name in SAMPLING
         if (value := getattr(body, name)) is not None
     }
+    if asked is not None:
+        sampling["max_tokens"] = asked
     for name in DROPPED:
         setattr(body, name, None)
+    token, field = _check_tokens(body, highest)
     body.stream_options = ASKS_FOR_USAGE if body.stream else None
     return Call(
         model=body.model,
@@ -233,6 +247,7 @@ def _call(body: Sampled, raw: bytes, *, prompts: int, asked: int | None, highest
         prompt_bytes=len(raw),
         sampling=sampling,
         completion_tokens=asked,
-        highest_token=_check_tokens(body, highest),
+        highest_token=token,
+        token_field=field,
         end_user=end_user,
     )

@@ -209,7 +209,7 @@ class Door(HttpToolsProtocol):
             return
         self._stop_timer()
         self._in_head, self._in_body, self._arrived = False, True, 0
-        self.scope["extensions"] = {"vestry.door": {"door": self}}  # type: ignore[typeddict-item]
+        self.scope["extensions"] = {"vestry.door": {"door": self}}
         super().on_headers_complete()
         if self._ending:
             self.cycle.keep_alive = False
@@ -228,33 +228,38 @@ class Door(HttpToolsProtocol):
         """What is wrong with the request line and headers; None for nothing."""
         size = len(self.url)
         hosts: list[bytes] = []
-        lengths = encodings = 0
-        chunked = True
+        lengths: list[bytes] = []
+        encodings: list[bytes] = []
         for name, value in self.headers:
             size += len(name) + len(value) + 4
             if name == b"host":
                 hosts.append(value)
             elif name == b"content-length":
-                lengths += 1
+                lengths.append(value)
             elif name == b"transfer-encoding":
-                encodings += 1
-                chunked = value.lower() == b"chunked"
+                encodings.append(value)
         if size > self._limits.header_bytes:
             return HeadersTooLarge()
+        wrong = self._wrong_target(hosts) or self._wrong_length(lengths, encodings)
+        return MalformedRequest(wrong) if wrong else None
+
+    def _wrong_target(self, hosts: list[bytes]) -> str | None:
         if self.parser.should_upgrade():
-            return MalformedRequest("Protocol upgrades are not supported.")
+            return "Protocol upgrades are not supported."
         if not TARGET.match(self.url):
-            return MalformedRequest("The request target must be a path.")
+            return "The request target must be a path."
         if len(hosts) != 1 or not HOST.match(hosts[0]):
-            return MalformedRequest("Exactly one valid `Host` header is needed.")
+            return "Exactly one valid `Host` header is needed."
         if self._rules.allowed_hosts and _without_port(hosts[0]) not in self._rules.allowed_hosts:
-            return MalformedRequest("This server does not answer to that `Host`.")
-        if lengths + encodings > 1 or not chunked:
-            return MalformedRequest("The length of the body is stated in more than one way.")
-        if self.parser.get_http_version() not in ("1.1", "1.0") or (
-            encodings and self.parser.get_http_version() == "1.0"
-        ):
-            return MalformedRequest("HTTP/1.1 is spoken here.")
+            return "This server does not answer to that `Host`."
+        return None
+
+    def _wrong_length(self, lengths: list[bytes], encodings: list[bytes]) -> str | None:
+        version = self.parser.get_http_version()
+        if version != "1.1" and (version != "1.0" or encodings):
+            return "HTTP/1.1 is spoken here."
+        if len(lengths) + len(encodings) > 1 or (encodings and encodings[0].lower() != b"chunked"):
+            return "The length of the body is stated in more than one way."
         return None
 
     def on_response_complete(self) -> None:

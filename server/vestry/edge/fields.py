@@ -73,7 +73,7 @@ class Assistant(Closed, tag_field="role", tag="assistant"):
     name: Short | None = None
     refusal: Text | None = None
     tool_calls: Annotated[list[ToolCall], Meta(max_length=128)] | None = None
-    annotations: list[Any] | None = None
+    annotations: Annotated[list[Any], Meta(max_length=0)] | None = None
     audio: None = None
     function_call: None = None
     reasoning: Text | None = None
@@ -150,6 +150,16 @@ class StreamOptions(Closed):
     include_obfuscation: bool | None = None
 
 
+class Prediction(Closed):
+    type: Literal["content"]
+    content: Text | Parts
+
+
+Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
+]
+
+
 # Bodies -------------------------------------------------------------------------------------------------------
 
 
@@ -183,7 +193,7 @@ class Sampled(Closed, kw_only=True):
     structured_outputs: StructuredOutputs | None = None
     response_format: Format | None = None
     # no meaning here: dropped
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
     service_tier: Short | None = None
     safety_identifier: Short | None = None
     prompt_cache_key: Short | None = None
@@ -205,7 +215,7 @@ class ChatBody(Sampled, kw_only=True):
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     # no meaning here: dropped
-    prediction: dict[str, Any] | None = None
+    prediction: Prediction | None = None
     modalities: list[Short] | None = None
     reasoning_effort: Short | None = None
     verbosity: Short | None = None

@@ -44,7 +44,7 @@ def build_ops(meter: Meter, readiness: Readiness) -> FastAPI:
     return app
 
 
-async def _refuse(request: Request, fault: Exception) -> Response:
+async def _refuse(_: Request, fault: Exception) -> Response:
     """Errors in the one shape that this server has."""
     refusal: Refusal = InternalError()
     if isinstance(fault, HTTPException):

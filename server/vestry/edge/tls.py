@@ -37,7 +37,7 @@ class Certificates:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         context.verify_mode = VERIFY[tls.client_certificates]
-        context.load_cert_chain(tls.certificate, tls.key)
+        context.load_cert_chain(tls.certificate, tls.key, password="")  # never asks at a terminal
         if tls.client_ca is not None:
             context.load_verify_locations(tls.client_ca)
         if tls.client_certificates != "none":
@@ -46,7 +46,7 @@ class Certificates:
         return context, _expiry(tls.certificate)
 
     def _choose(self, connection: ssl.SSLObject, _name: str | None, _first: ssl.SSLContext) -> None:
-        """Called in every handshake, with or without a server name (OpenSSL, SSL_CTX_set_tlsext_servername_callback)."""
+        """Called in every handshake, with a server name or without (SSL_CTX_set_tlsext_servername_callback(3))."""
         connection.context = self._current
 
     def _stamps(self) -> tuple[tuple[int, int], ...]:

@@ -158,16 +158,23 @@ class Supervisor:
         """One life of the program: why it ended, and whether it had been ready for long."""
         program = self.program
         with Journal(program.log) as journal:
-            process = await asyncio.create_subprocess_exec(
-                *kept(program.argv, program.stop_seconds),
-                env=program.environment,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,
-            )
+            reading, writing = os.pipe()
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *kept(program.argv, program.stop_seconds),
+                    env=program.environment,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=writing,
+                    stderr=asyncio.subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except BaseException:
+                os.close(reading)
+                raise
+            finally:
+                os.close(writing)
             self.pid = process.pid
-            output = asyncio.create_task(self._write(process, journal))
+            output = asyncio.create_task(self._carry(reading, journal))
             watch = asyncio.create_task(self._watch())
             stop = asyncio.create_task(self._stop.wait())
             ended = asyncio.create_task(process.wait())
@@ -225,14 +232,24 @@ class Supervisor:
                 answered = time.monotonic()
         return f"it has not answered for {program.hang_seconds:.0f} s"
 
-    async def _write(self, process: asyncio.subprocess.Process, journal: Journal) -> None:
-        """Carry the program's output to its log, and to `echo`."""
-        assert process.stdout is not None  # noqa: S101 - it was asked for
-        while piece := await process.stdout.read(65_536):
-            journal.write(piece)
-            self._last.extend(piece.decode(errors="replace").splitlines())
-            if self._echo is not None:
-                self._echo(piece)
+    async def _carry(self, reading: int, journal: Journal) -> None:
+        """Carry the program's output to its log, and to `echo`.
+
+        The pipe is our own: asyncio's would keep `process.wait` waiting for as long as an orphan holds its end.
+        """
+        reader = asyncio.StreamReader()
+        pipe = os.fdopen(reading, "rb", buffering=0)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), pipe
+        )
+        try:
+            while piece := await reader.read(65_536):
+                journal.write(piece)
+                self._last.extend(piece.decode(errors="replace").splitlines())
+                if self._echo is not None:
+                    self._echo(piece)
+        finally:
+            transport.close()
 
     def _last_words(self, why: str, attempts: int) -> str:
         words = "".join(f"\n    {line}" for line in self._last)

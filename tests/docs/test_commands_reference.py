@@ -1,0 +1,52 @@
+"""Every command is documented, and the reference pages are those that the code makes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from vestry.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def every_command(command: click.Command, path: str = "vestry") -> Iterator[tuple[str, click.Command]]:
+    """Each command with the words that call it."""
+    yield path, command
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            yield from every_command(inner, f"{path} {name}")
+
+
+COMMANDS = dict(every_command(main))
+
+
+def test_the_pages_do_not_lag() -> None:
+    """Settings, schema and commands are as the generator writes them now."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "deploy" / "reference.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_every_command_has_help(path: str) -> None:
+    """A command says in a line and in a paragraph what it does; each option says what it is for."""
+    command = COMMANDS[path]
+    assert command.help
+    assert command.get_short_help_str(limit=200).endswith(".")
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help, option.name
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_every_command_stands_on_the_page(path: str) -> None:
+    """The reference has a heading for each command."""
+    page = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
+    assert page.count(f"\n## {path}\n") == 1

@@ -1,0 +1,119 @@
+"""`vestry check`, as a stranger types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from support import certificates
+from support.cli import Cli
+from vestry.configuration import digest, schema
+from vestry.settings import Settings
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """The command line with a state directory that is not there yet."""
+    return Cli(tmp_path / "state")
+
+
+def test_good_settings(cli: Cli) -> None:
+    """Valid settings are summed up, status 0, and nothing is made."""
+    result = cli.apart("check")
+    assert result.returncode == 0
+    assert result.stdout.startswith("settings are valid:\n")
+    assert "http://127.0.0.1:8080" in result.stdout
+    assert digest(Settings(state=cli.state)) in result.stdout
+    assert result.stderr == ""
+    assert not cli.state.exists()
+
+
+def test_the_summary_knows_tls(cli: Cli, tmp_path: Path) -> None:
+    """With a certificate the API is at https."""
+    tls = certificates.made(tmp_path)
+    said = cli.ok("check", VESTRY_SERVER__TLS=f"{{certificate: {tls.certificate}, key: {tls.key}}}")
+    assert "https://127.0.0.1:8080" in said
+
+
+def test_every_fault_with_its_place_and_mend(cli: Cli, tmp_path: Path) -> None:
+    """Faults of the file and the environment, one a line on standard error, and status 2."""
+    path = tmp_path / "vestry.yaml"
+    path.write_text("server:\n  prot: 1\n  backlog: 1\n")
+    result = cli.apart("--config", str(path), "check", VESTRY_LOG_LEVEL="loud")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    head, *lines = result.stderr.splitlines()
+    assert head == "The settings have 3 faults:"
+    assert sorted(lines) == [
+        "- environment VESTRY_LOG_LEVEL: this must be 'debug', 'info', 'warning' or 'error'. "
+        "About `log_level`: How much the server says on standard error.",
+        f"- {path}:2 server.prot: there is no such setting. Did you mean `port`?",
+        f"- {path}:3 server.backlog: this must be at least 128. About `backlog`: Connections that may wait to be accepted.",
+    ]
+
+
+def test_faults_of_what_the_settings_name(cli: Cli, tmp_path: Path) -> None:
+    """Files, ports and models are looked at too, with the line where they are named."""
+    path = tmp_path / "vestry.yaml"
+    path.write_text(
+        "server:\n  tls:\n    certificate: none.pem\n    key: none.key\nmodels:\n"
+        "  smollm2-135m-instruct:\n    engine: {arguments: [--trust-remote-code]}\n"
+        "  own:\n    engine: {port: 8101}\n"
+        "  other:\n    catalog: llama\n    engine: {port: 8080}\n"
+        "  phi-3-mini-4k-instruct:\n    engine: {host: 8.8.8.8, port: 8102}\n"
+    )
+    result = cli("--config", str(path), "check")
+    assert result.exit_code == 2
+    places = [line.removeprefix(f"- {path}:").partition(": ")[0] for line in result.stderr.splitlines()[1:]]
+    assert places == [
+        "3 server.tls.certificate",
+        "4 server.tls.key",
+        "12 models.other.engine.port",
+        "7 models.smollm2-135m-instruct.engine.arguments",
+        "8 models.own",
+        "11 models.other.catalog",
+        "14 models.phi-3-mini-4k-instruct.engine.host",
+    ]
+    assert "Did you mean" not in result.stderr
+    assert "`llama-3-8b-instruct`" in result.stderr
+
+
+def test_one_fault_is_singular(cli: Cli) -> None:
+    """The count reads well."""
+    assert cli("check", VESTRY_NONE="1").stderr.startswith("The settings have 1 fault:\n")
+
+
+def test_as_json(cli: Cli) -> None:
+    """For programs: valid or not, the faults, the digest."""
+    good = json.loads(cli.ok("check", "--json"))
+    assert good == {"valid": True, "faults": [], "digest": digest(Settings(state=cli.state))}
+    result = cli("check", "--json", VESTRY_NONE="1")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout) == {
+        "valid": False,
+        "faults": [{"place": "environment VESTRY_NONE", "what": "there is no such setting", "mend": "Remove it"}],
+    }
+
+
+def test_the_schema_can_be_printed(cli: Cli) -> None:
+    """`--schema` prints a JSON Schema, settings or not."""
+    said = cli.ok("check", "--schema", VESTRY_NONE="1")
+    assert said == schema()
+    jsonschema.Draft202012Validator.check_schema(json.loads(said))
+
+
+def test_a_file_that_is_a_folder(cli: Cli, tmp_path: Path) -> None:
+    """A --config that cannot be a file is status 2, however it is given."""
+    for result in (cli("--config", str(tmp_path), "check"), cli("check", VESTRY_CONFIG=str(tmp_path / "none"))):
+        assert result.exit_code == 2
+        assert "Traceback" not in result.output
+
+
+def test_help_has_examples(cli: Cli) -> None:
+    """The help says what is looked at, the statuses, and shows commands that can be pasted."""
+    said = cli.ok("check", "--help")
+    assert "Exit status" in said
+    assert "vestry check --schema > settings.schema.json" in said

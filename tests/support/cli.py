@@ -1,0 +1,49 @@
+"""The command line, run in this process or in one of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+from vestry.cli import main
+
+
+def clean(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment without settings of ours."""
+    return {name: value for name, value in environ.items() if not name.startswith("VESTRY_")}
+
+
+class Cli:
+    """Runs `vestry` with a state directory of its own."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.variables = {"VESTRY_STATE": str(state)}
+
+    def __call__(self, *arguments: str, **variables: str) -> Result:
+        """In this process."""
+        hidden: dict[str, str | None] = dict.fromkeys(name for name in os.environ if name.startswith("VESTRY_"))
+        return CliRunner().invoke(main, list(arguments), env={**hidden, **self.variables, **variables})
+
+    def apart(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """In a process of its own."""
+        environment = {**clean(os.environ), **self.variables, **variables}
+        return subprocess.run(
+            [sys.executable, "-m", "vestry", *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def ok(self, *arguments: str, **variables: str) -> str:
+        """What a command that must work prints on standard output."""
+        result = self(*arguments, **variables)
+        assert result.exit_code == 0, result.output
+        return result.stdout

