@@ -39,6 +39,8 @@ lock: tests-environment ## resolve the lock files anew (needs the package regist
 	cd server/vestry/models/locks && for kind in cpu cuda; do \
 	  ../../../../$(LOCK) --excludes engine-$$kind.excludes engine-$$kind.in --output-file engine-$$kind.lock || exit 1; done
 	cd server/vestry/models/locks && ../../../../$(LOCK) engine-torch.in --constraints engine-cpu.lock --output-file engine-torch.lock
+	# `===`: a wheel with a local version (2.13.0+cpu) that lies in a folder for pip must not stand in for this one.
+	sed -i 's/^torch==\([0-9]\)/torch===\1/' server/vestry/models/locks/engine-cuda.lock server/vestry/models/locks/engine-torch.lock
 
 bench: tests-environment ## measure the server beside a bare nginx proxy (ARGS='--help' lists the options)
 	@PYTHONPATH=tests $(TESTS)/bin/python -m bench $(ARGS)

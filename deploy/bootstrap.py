@@ -29,7 +29,7 @@ from types import FrameType
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".vestry"
 LEAST = (3, 11)
-PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet")
+PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet", "--python")
 LOCKED = ("install", "--require-hashes", "--only-binary", ":all:", "--no-deps", "--requirement")
 PROJECT = ("pyproject.toml", "README.md", "LICENSE")
 
@@ -118,8 +118,11 @@ def need_venv() -> None:
         run(f"apt-get install {package}", "apt-get", "install", "--yes", "--no-install-recommends", package)
 
 
-def fill(target: Target) -> None:
-    """Make the environment with what its locks name, unless it is there already."""
+def fill(target: Target, installer: Target) -> None:
+    """Make the environment with what its locks name, unless it is there already.
+
+    `installer` is the environment whose pip does it: its own, or that of another one, which spares it a pip.
+    """
     wanted = digest(*target.locks)
     if stamped(target, "requirements", wanted):
         return
@@ -127,10 +130,11 @@ def fill(target: Target) -> None:
     need_venv()
     with step(f"environment {where}"):
         shutil.rmtree(target.folder, ignore_errors=True)
-        run("making the environment", sys.executable, "-m", "venv", target.folder)
+        bare = () if target is installer else ("--without-pip",)
+        run("making the environment", sys.executable, "-m", "venv", *bare, target.folder)
     for lock in target.locks:
         with step(f"packages of {lock.relative_to(ROOT)}"):
-            run("installing the packages", target.python, *PIP, *LOCKED, lock)
+            run("installing the packages", installer.python, *PIP, target.python, *LOCKED, lock)
     stamp(target, "requirements", wanted)
 
 
@@ -139,12 +143,12 @@ def install_project(target: Target) -> None:
     wanted = digest(*(ROOT / name for name in PROJECT), ROOT / "server" / "vestry", *BUILD.locks)
     if stamped(target, "project", wanted):
         return
-    fill(BUILD)
+    fill(BUILD, target)
     with step("the project's wheel"), tempfile.TemporaryDirectory() as folder:
-        build = (*PIP, "wheel", "--no-index", "--no-build-isolation", "--no-deps", "--wheel-dir", folder)
-        run("building the wheel", BUILD.python, *build, ROOT)
-        install = (*PIP, "install", "--no-index", "--no-deps", "--force-reinstall")
-        run("installing the wheel", target.python, *install, *Path(folder).glob("*.whl"))
+        build = ("wheel", "--no-index", "--no-build-isolation", "--no-deps", "--wheel-dir", folder)
+        run("building the wheel", target.python, *PIP, BUILD.python, *build, ROOT)
+        install = ("install", "--no-index", "--no-deps", "--force-reinstall")
+        run("installing the wheel", target.python, *PIP, target.python, *install, *Path(folder).glob("*.whl"))
     stamp(target, "project", wanted)
 
 
@@ -177,7 +181,7 @@ def main(arguments: list[str]) -> None:
     target = TARGETS[arguments[0]]
     say(f"{arguments[0]} environment ({os.path.relpath(target.folder, ROOT)})")
     with alone():
-        fill(target)
+        fill(target, target)
         install_project(target)
     say("  ready")
 

@@ -31,6 +31,18 @@ def key_store(settings: Settings) -> SqliteKeys:
     return SqliteKeys(settings.keys_database, key_hash(settings))
 
 
+def existing_store(settings: Settings) -> SqliteKeys | None:
+    """The key store if there is one; looking makes none. Raises SecretFault, or StoreFault."""
+    path = settings.keys_database
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise StoreFault(f"the key store {path} cannot be looked at ({error.strerror})") from error
+    return key_store(settings)
+
+
 def create_key(
     settings: Settings,
     *,

@@ -120,6 +120,8 @@ class Server:
         stack.push_async_callback(recorder.stopped)
         self._keys = SqliteKeys(settings.keys_database, self._secrets.key_hash)
         stack.callback(self._keys.close)
+        with contextlib.suppress(KeysUnavailable):  # where no store can be made, readiness says so
+            self._keys.prepare()
         self._router = Router(self._models.values(), retry_budget=settings.relay.retry_budget, observer=self.meter)
         self.meter.replicas = self._replicas
         engines = self._engines(stack)

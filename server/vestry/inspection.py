@@ -19,7 +19,7 @@ from pathlib import Path
 from cryptography import x509
 
 from vestry.faults import Fault
-from vestry.secret_files import ENGINE_KEY, KEY_HASH, exposure, lost_pepper
+from vestry.secret_files import ENGINE_KEY, KEY_HASH, exposure, is_folder, looked_at, lost_pepper
 from vestry.settings import Address, Settings, Tls, address_of, is_private
 from vestry.strict_yaml import Trail
 
@@ -205,7 +205,7 @@ def _directories(settings: Settings, place: Place) -> Iterator[Fault]:
     wanted: dict[Trail, Path] = {("state",): settings.state, ("audit", "directory"): settings.audit_directory}
     for trail, path in wanted.items():
         standing = next(each for each in (path.absolute(), *path.absolute().parents) if os.path.lexists(each))
-        if not standing.is_dir():
+        if not is_folder(standing):
             yield Fault(place(trail), f"{standing} is not a directory", "Name one that is, or that can be made")
         elif not os.access(standing, os.W_OK | os.X_OK):
             yield Fault(place(trail), f"{standing} cannot be written to by this user", "Give it to this user")
@@ -227,5 +227,6 @@ def _private_files(settings: Settings) -> Iterator[Fault]:
         if exposed := exposure(path, status):
             yield exposed.fault
     keys = settings.keys_database
-    if keys.is_file() and (mode := stat.S_IMODE(keys.stat().st_mode)) & 0o007:
+    found = looked_at(keys)
+    if found is not None and (mode := stat.S_IMODE(found.st_mode)) & 0o007:
         yield Fault(str(keys), f"others may read or write it (mode {mode:04o})", f"Close it: chmod 600 {keys}")

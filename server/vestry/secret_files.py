@@ -61,6 +61,20 @@ def lost_pepper(settings: Settings) -> SecretFault | None:
     return SecretFault(path, f"it is missing, and the keys in {keys} cannot be used without it", mend)
 
 
+def looked_at(path: Path) -> os.stat_result | None:
+    """What stat(2) says of a path; None where it says nothing, for whatever reason."""
+    try:
+        return path.stat()
+    except (OSError, ValueError):
+        return None
+
+
+def is_folder(path: Path) -> bool:
+    """Whether this user can see that a folder is there. Unlike `Path.is_dir` it never raises."""
+    status = looked_at(path)
+    return status is not None and stat.S_ISDIR(status.st_mode)
+
+
 def exposure(path: Path, status: os.stat_result) -> SecretFault | None:
     """Why a file or folder with this status is not private, or None."""
     mode = stat.S_IMODE(status.st_mode)

@@ -331,7 +331,3 @@ class Settings(Section):
     @property
     def keys_database(self) -> Path:
         return self.state / "keys.sqlite"
-
-    @property
-    def models_directory(self) -> Path:
-        return self.state / "models"

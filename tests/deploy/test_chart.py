@@ -1,4 +1,4 @@
-"""The chart lints, renders and validates, with no values, with a GPU model, with everything; and it fits the program."""
+"""The chart lints, renders and validates with no values, with a GPU model, with everything; and fits the program."""
 
 from __future__ import annotations
 

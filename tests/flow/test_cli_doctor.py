@@ -29,7 +29,7 @@ def cli(tmp_path: Path) -> Cli:
     return cli
 
 
-def diagnosis(cli: Cli, *, status: int = 0, **variables: str) -> Lines:
+def diagnosis(cli: Cli, status: int = 0, /, **variables: str) -> Lines:
     """The findings by name, as (state, sentence)."""
     result = cli("doctor", "--json", **variables)
     assert result.exit_code == status, result.output
@@ -110,7 +110,7 @@ def test_a_server_that_is_not_ready(house: House, cli: Cli) -> None:
     store.rename(store.with_suffix(".away"))
     store.write_bytes(b"garbage" * 1000)
     store.chmod(0o600)
-    lines = diagnosis(cli, status=1, **running(house, cli))
+    lines = diagnosis(cli, 1, **running(house, cli))
     assert states(lines, "keys") == ["fail"]
     assert "damaged" in lines["keys"][0][1]
 
@@ -121,20 +121,20 @@ def test_a_broken_house(cli: Cli) -> None:
     pepper = cli.state / "secrets" / "key-hash"
     pepper.chmod(0o644)
     cli.state.chmod(0o755)
-    lines = diagnosis(cli, status=1)
+    lines = diagnosis(cli, 1)
     assert states(lines, "settings") == ["fail"]
     assert states(lines, "secrets")[0] == "fail"
     assert states(lines, "keys") == ["fail"]
     assert states(lines, "state") == ["warn"]
     pepper.unlink()
-    lines = diagnosis(cli, status=1)
+    lines = diagnosis(cli, 1)
     assert "cannot be used without it" in lines["secrets"][0][1]
     assert "keys" not in lines
 
 
 def test_settings_that_cannot_be_read(cli: Cli) -> None:
     """Then only the machine is looked at, and every fault is told."""
-    lines = diagnosis(cli, status=1, VESTRY_NONE="1", VESTRY_SERVER__PORT="x")
+    lines = diagnosis(cli, 1, VESTRY_NONE="1", VESTRY_SERVER__PORT="x")
     assert states(lines, "settings") == ["fail", "fail"]
     assert "state" not in lines
     assert states(lines, "python") == ["ok"]
@@ -165,12 +165,39 @@ def test_records_that_need_a_look(cli: Cli) -> None:
     assert "from the future: 2999" in diagnosis(cli)["record"][0][1]
 
 
+def test_a_record_that_cannot_be_read(cli: Cli) -> None:
+    """A log that this user cannot read fails."""
+    (cli.state / "audit" / "server" / "000000000000000000.jsonl").mkdir(parents=True)
+    lines = diagnosis(cli, 1)
+    assert lines["record"] == [("fail", "the log server cannot be read (Is a directory)")]
+
+
+def test_a_state_directory_that_is_none(cli: Cli) -> None:
+    """A file in the state directory's place fails, and everything else is still looked at."""
+    cli.state.write_text("")
+    lines = diagnosis(cli, 1)
+    assert states(lines, "state") == ["fail"]
+    assert states(lines, "durability") == ["fail"]
+    assert states(lines, "engine") == ["warn"]
+
+
+def test_secrets_partly_there(cli: Cli) -> None:
+    """A lost pepper fails while the other secret is still looked at; an open folder of secrets fails."""
+    cli.ok("keys", "create", "--owner", "a")
+    (cli.state / "secrets" / "key-hash").unlink()
+    (cli.state / "secrets").chmod(0o777)
+    assert states(diagnosis(cli, 1), "secrets") == ["fail", "warn", "fail"]
+
+
 def test_a_certificate_that_ends_soon(cli: Cli, tmp_path: Path) -> None:
     """Two weeks ahead the end of a certificate is a warning; further away it is told."""
     for days, state in ((3, "warn"), (100, "ok")):
         tls = certificates.made(tmp_path, ends_days=days)
         lines = diagnosis(cli, VESTRY_SERVER__TLS=f"{{certificate: {tls.certificate}, key: {tls.key}}}")
         assert states(lines, "certificate") == [state]
+    lines = diagnosis(cli, 1, VESTRY_SERVER__TLS="{certificate: none.pem, key: none.key}")
+    assert states(lines, "settings") == ["fail", "fail"]
+    assert "certificate" not in lines
 
 
 class Stranger(BaseHTTPRequestHandler):
@@ -191,7 +218,7 @@ def test_another_program_on_the_ports(cli: Cli) -> None:
         threading.Thread(target=stranger.serve_forever, daemon=True).start()
         port = str(stranger.server_address[1])
         models = f"{{smollm2-135m-instruct: {{replicas: [{{url: 'http://127.0.0.1:{port}'}}]}}}}"
-        lines = diagnosis(cli, status=1, VESTRY_SERVER__PORT=port, VESTRY_MODELS=models)
+        lines = diagnosis(cli, 1, VESTRY_SERVER__PORT=port, VESTRY_MODELS=models)
         assert lines["server"][1][0] == "fail"
         assert "is not this server's API" in lines["server"][1][1]
         assert lines["engine"][0][0] == "warn"

@@ -296,7 +296,7 @@ def test_everything_at_once_passes(visit: Visit) -> None:
     assert got["response_format"] == body["response_format"]
     sent = body["messages"]
     assert got["messages"][3] == {"role": "assistant", "tool_calls": [call]}
-    assert got["messages"][5] == {"role": "assistant", "content": "Free."}
+    assert got["messages"][5] == {"role": "assistant", "content": "Free.", "annotations": []}
     assert [got["messages"][place] for place in (0, 1, 2, 4, 6)] == [sent[place] for place in (0, 1, 2, 4, 6)]
 
 
@@ -337,9 +337,11 @@ def test_a_field_that_stands_twice_has_one_meaning(name: str, visit: Visit) -> N
 
 
 def test_a_message_whose_fields_stand_twice_has_one_meaning(visit: Visit) -> None:
-    """Inside messages and tools too, the engine gets each key once."""
-    message = b'{"role":"system","content":"one","content":"two","role":"user"}'
-    answer = visit.post(b'{"model":"small","messages":[' + message + b"]}")
+    """Inside messages too the engine gets each key once; a message of two roles is refused."""
+    start, message = b'{"model":"small","messages":[', b'{"role":"user","content":"one","content":"two"}]}'
+    answer = visit.post(start + message.replace(b"{", b'{"role":"system",'))
+    visit.refused(answer, 400, "invalid_request", param="messages[0].role")
+    answer = visit.post(start + message)
     assert answer.status_code == 200
     got = visit.engine.calls[0]
     assert got.body.count(b'"role"') == got.body.count(b'"content"') == 1

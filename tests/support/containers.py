@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -77,8 +78,13 @@ def digest(*paths: Path) -> str:
     return total.hexdigest()[:16]
 
 
-def wheelhouse(python: str) -> Path:
-    """A folder with every wheel that the locks name, for this version of Python."""
+def wheels_for(python: str) -> Path:
+    """A folder with every wheel that the locks name, for this version of Python. Fails if one is missing."""
+    with alone():
+        return _wheelhouse(python)
+
+
+def _wheelhouse(python: str) -> Path:
     folder = CACHE / f"wheelhouse-{python}-{digest(*LOCKS)}"
     if not folder.is_dir():
         for old in CACHE.glob(f"wheelhouse-{python}-*"):
@@ -133,7 +139,7 @@ def build() -> Image:
             for old in (each for each in images if each.startswith("localhost/vestry-test-")):
                 buildah("rmi", old)
             _base()
-            offline = ("--network", "none", "--build-context", f"wheelhouse={wheelhouse(RELEASE_PYTHON)}")
+            offline = ("--network", "none", "--build-context", f"wheelhouse={_wheelhouse(RELEASE_PYTHON)}")
             arguments = (f"BASE={BASE}", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheelhouse", "REVISION=test")
             given = [part for argument in arguments for part in ("--build-arg", argument)]
             buildah("bud", "--format", "docker", *offline, *given, "--tag", name, ROOT)
@@ -176,13 +182,24 @@ def start(image: Image, given: Path, *command: str) -> subprocess.Popen[str]:
     /var/lib/vestry. The network is this machine's.
     """
     chroot = (shutil.which("chroot") or "chroot", f"--userspec={image.config['User']}", "--groups=", str(image.root))
-    inside = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--", "sh", "-c", _START, "sh")
+    inside = ("unshare", "--mount", "--pid", "--fork", "--", "sh", "-c", _START, "sh")
     argv = [*inside, str(image.root), str(given), *image.config["Env"], *chroot, *(command or image.command)]
     return subprocess.Popen(argv, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def process_one(container: subprocess.Popen[str]) -> int:
-    """The id, on this machine, of the container's process 1."""
+def process_one(container: subprocess.Popen[str]) -> int | None:
+    """The id, on this machine, of the container's process 1; None if it has ended."""
+    if container.poll() is not None:
+        return None
     children = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
-    assert len(children) == 1
-    return int(children[0])
+    return int(children[0]) if children else None
+
+
+def end(container: subprocess.Popen[str]) -> tuple[str, str]:
+    """Kill the container, if it still runs, with all that is in it; its output and errors.
+
+    (A change of user clears the signal that `unshare --kill-child` would give to its child.)
+    """
+    if (process := process_one(container)) is not None:
+        os.kill(process, signal.SIGKILL)
+    return container.communicate(timeout=20)

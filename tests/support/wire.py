@@ -6,7 +6,6 @@ import contextlib
 import json
 import socket
 import ssl
-import time
 from types import TracebackType
 from typing import Any
 
@@ -42,6 +41,10 @@ class Wire:
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
         self._file.close()
         self.socket.close()
 
@@ -71,15 +74,23 @@ class Wire:
 
     def answer(self) -> httpx.Response:
         """The next response, read by its own framing. Raises AssertionError where there is none, or half of one."""
+        status, headers = self._head()
+        return httpx.Response(status, headers=headers, content=self._body(status, dict(headers)))
+
+    def head(self) -> httpx.Response:
+        """The next response, which has no body because it answers HEAD."""
+        status, headers = self._head()
+        return httpx.Response(status, headers=headers)
+
+    def _head(self) -> tuple[int, list[tuple[str, str]]]:
         line = self._file.readline().decode("latin-1")
         assert line.startswith("HTTP/1.1 "), f"not a response: {line!r}"
-        status = int(line.split(" ")[1])
         headers: list[tuple[str, str]] = []
         while (header := self._file.readline().decode("latin-1")) != "\r\n":
             assert header.endswith("\r\n"), "the connection closed inside the headers"
             name, _, value = header.partition(":")
             headers.append((name.lower(), value.strip()))
-        return httpx.Response(status, headers=headers, content=self._body(status, dict(headers)))
+        return int(line.split(" ")[1]), headers
 
     def _body(self, status: int, headers: dict[str, str]) -> bytes:
         if status < 200:
@@ -99,6 +110,10 @@ class Wire:
         assert len(chunk) == size, "the connection closed inside a chunk"
         assert self._file.read(2) == b"\r\n", "a chunk does not end as it should"
         return chunk
+
+    def take(self, count: int) -> bytes:
+        """The next so many bytes."""
+        return self._file.read(count)
 
     def line(self) -> bytes:
         """The next line, whatever it is; empty at the end of the connection."""
@@ -151,8 +166,3 @@ def resident_bytes() -> int:
     """Memory of this process that is in RAM."""
     with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - not a file of the file system
         return int(file.read().split()[1]) * 4096
-
-
-def elapsed(since: float) -> float:
-    """Seconds since a monotonic time."""
-    return time.monotonic() - since

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
+from fakes.calls import call
 from support.house import served_model
 from vestry.authorize import authorize, bounded, limits_of, may_use
 from vestry.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
 from vestry.settings import Tenant
-from vestry.types import Call, Limits, Principal
+from vestry.types import Limits, Principal
 
 MODELS = {"small": served_model("small"), "large": served_model("large")}
 TENANTS = {
     "open": Tenant(),
     "narrow": Tenant(models=("large",), concurrency=3, requests_per_minute=7, key_concurrency=2),
 }
-
-
-def call(**changes: Any) -> Call:
-    """A chat call to `small`."""
-    fields: dict[str, Any] = {
-        "model": "small", "stream": False, "include_usage": False, "choices": 1, "body": b"{}", "prompt_bytes": 1,
-        "sampling": {},
-    }  # fmt: skip
-    return Call(**{**fields, **changes})
 
 
 def principal(tenant: str = "open", models: frozenset[str] | None = None, **limits: int) -> Principal:

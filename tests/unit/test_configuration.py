@@ -266,7 +266,9 @@ def test_values_of_variables_are_yaml() -> None:
             "VESTRY_SERVER__ALLOWED_HOSTS": "[a.example, b.example]",
             "VESTRY_SERVER__TLS": "{certificate: c, key: k}",
             "VESTRY_SERVER__TLS__KEY": "other",
+            "VESTRY_SERVER__TRUSTED_PROXIES": "[10.0.0.0/8, '::1']",
             "VESTRY_AUDIT__DIRECTORY": "",
+            "VESTRY_AUDIT__ORIGIN": "ward-3/server",
             "VESTRY_TENANTS": "{a: , b: {concurrency: 2}}",
             "VESTRY_TENANTS__A__CONCURRENCY": "3",
         },
@@ -275,7 +277,8 @@ def test_values_of_variables_are_yaml() -> None:
     assert found.server.allowed_hosts == ("a.example", "b.example")
     assert found.server.tls is not None
     assert (found.server.tls.certificate, found.server.tls.key) == (Path("c"), Path("other"))
-    assert found.audit.directory is None
+    assert found.server.trusted_proxies == ("10.0.0.0/8", "::1")
+    assert (found.audit.directory, found.audit.origin) == (None, "ward-3/server")
     assert {name: tenant.concurrency for name, tenant in found.tenants.items()} == {"a": 3, "b": 2}
 
 

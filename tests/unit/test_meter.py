@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from support.house import served_model
+from fakes.calls import GRANT, head
 from vestry import __version__
 from vestry.meter import DURATION, Histogram, Meter
-from vestry.types import Ending, Grant, Head, Limits, Operation, Outcome, Principal, Usage
+from vestry.types import Ending, Outcome, Usage
 
 NAMES = {
     "vestry_build_info": {"version"},
@@ -37,15 +37,7 @@ NAMES = {
     "vestry_door_refusals_total": {"code"},
     "vestry_tls_certificate_expiry_timestamp_seconds": set(),
 }
-GRANT = Grant(Principal("key_1", "acme", "alice"), served_model("small"), "tenant-model", Limits())
-
-
-def head(route: str = "chat.completions") -> Head:
-    """A request that began at 100 s."""
-    return Head(
-        request_id="req_1", route=route, operation=Operation.CHAT, method="POST", source="", user_agent="",
-        client_request_id="", traceparent="", credential=None, began=100.0, began_wall=0,
-    )  # fmt: skip
+HEAD = head(route="chat.completions")
 
 
 def outcome(**changes: Any) -> Outcome:
@@ -82,8 +74,8 @@ def busy_meter() -> Meter:
     """A meter that has counted one of everything."""
     meter = Meter()
     meter.began(GRANT)
-    meter.ended(head(), GRANT, "acme", outcome(), 2.1)
-    meter.refused(head(), "acme", "rate_limit_exceeded")
+    meter.ended(HEAD, GRANT, "default", outcome(), 2.1)
+    meter.refused(HEAD, "default", "rate_limit_exceeded")
     meter.replicas = lambda: [("small", "a:1", True, 3)]
     meter.certificate_expiry = lambda: 1.0
     meter.ejected("small", "a:1", "slow")
@@ -100,10 +92,10 @@ def test_names_and_labels_are_those_that_were_agreed() -> None:
 def test_a_call_is_counted_under_its_tenant_model_route_and_status() -> None:
     """One call: one request, one ending, its tokens by kind, and one observation in each histogram."""
     value = Samples(busy_meter())
-    assert value("vestry_requests_total", tenant="acme", model="small", route="chat.completions", code="200") == 1
+    assert value("vestry_requests_total", tenant="default", model="small", route="chat.completions", code="200") == 1
     assert value("vestry_outcomes_total", model="small", route="chat.completions", ending="complete") == 1
     for kind, tokens in (("input", 10), ("output", 5), ("cached", 4)):
-        assert value("vestry_tokens_total", tenant="acme", model="small", kind=kind) == tokens
+        assert value("vestry_tokens_total", tenant="default", model="small", kind=kind) == tokens
     where = {"model": "small", "route": "chat.completions"}
     assert value("vestry_request_duration_seconds_sum", **where) == pytest.approx(2.1)
     assert value("vestry_time_to_first_token_seconds_sum", **where) == pytest.approx(0.5)
@@ -125,17 +117,17 @@ def test_calls_in_progress_go_up_and_down() -> None:
 def test_tokens_of_two_routes_are_one_sum() -> None:
     """Tokens are counted by tenant and model, whatever the route."""
     meter = Meter()
-    meter.ended(head(), GRANT, "acme", outcome(), 2.0)
-    meter.ended(head("completions"), GRANT, "acme", outcome(), 2.0)
+    meter.ended(HEAD, GRANT, "default", outcome(), 2.0)
+    meter.ended(head(route="completions"), GRANT, "default", outcome(), 2.0)
     value = Samples(meter)
-    assert value("vestry_tokens_total", tenant="acme", model="small", kind="input") == 20
+    assert value("vestry_tokens_total", tenant="default", model="small", kind="input") == 20
     assert value("vestry_request_tokens_count", model="small", kind="output") == 2
 
 
 def test_a_call_without_grant_is_counted_and_nothing_is_timed() -> None:
     """A refusal before a model was granted has no model, so no histogram gets a series for it."""
     meter = Meter()
-    meter.ended(head(), None, "none", Outcome(Ending.REFUSED, 401, "invalid_api_key"), 0.1)
+    meter.ended(HEAD, None, "none", Outcome(Ending.REFUSED, 401, "invalid_api_key"), 0.1)
     value = Samples(meter)
     assert value("vestry_requests_total", tenant="none", model="none", route="chat.completions", code="401") == 1
     assert value("vestry_outcomes_total", model="none", route="chat.completions", ending="refused") == 1
@@ -146,7 +138,7 @@ def test_a_call_that_the_engine_never_answered_has_no_first_token() -> None:
     """No first byte: its duration is observed, its first token is not."""
     meter = Meter()
     failed = outcome(ending=Ending.FAILED, status=502, first_byte=None, usage=Usage(), engine_seconds=9.0)
-    meter.ended(head(), GRANT, "acme", failed, 2.0)
+    meter.ended(HEAD, GRANT, "default", failed, 2.0)
     value = Samples(meter)
     where = {"model": "small", "route": "chat.completions"}
     assert value("vestry_request_duration_seconds_count", **where) == 1
@@ -157,7 +149,7 @@ def test_a_call_that_the_engine_never_answered_has_no_first_token() -> None:
 def test_one_token_has_no_time_between_tokens() -> None:
     """Time per output token needs two tokens."""
     meter = Meter()
-    meter.ended(head(), GRANT, "acme", outcome(usage=Usage(3, 1)), 2.0)
+    meter.ended(HEAD, GRANT, "default", outcome(usage=Usage(3, 1)), 2.0)
     where = {"model": "small", "route": "chat.completions"}
     assert Samples(meter)("vestry_time_per_output_token_seconds_count", **where) == 0
 
@@ -168,7 +160,7 @@ def test_what_other_rooms_report_is_counted() -> None:
     meter.retried("small")
     meter.ejected("small", "a:1", "slow")
     meter.door_refused(400)
-    meter.refused(head(), "acme", "rate_limit_exceeded")
+    meter.refused(HEAD, "default", "rate_limit_exceeded")
     meter.connections(+1)
     meter.connections(+1)
     meter.connections(-1)
@@ -178,7 +170,7 @@ def test_what_other_rooms_report_is_counted() -> None:
     value = Samples(meter)
     assert value("vestry_upstream_retries_total", model="small") == 2
     assert value("vestry_replica_ejections_total", model="small", replica="a:1", cause="slow") == 2
-    assert value("vestry_refusals_total", tenant="acme", route="chat.completions", reason="rate_limit_exceeded") == 2
+    assert value("vestry_refusals_total", tenant="default", route="chat.completions", reason="rate_limit_exceeded") == 2
     assert value("vestry_door_refusals_total", code="400") == 2
     assert value("vestry_connections") == 1
     assert value("vestry_audit_records_total") == 3

@@ -19,7 +19,7 @@ ALL = [
     LOCKS / "engine-cuda.lock",
     LOCKS / "engine-torch.lock",
 ]
-ENTRY = re.compile(r"^(?P<name>[a-z0-9][a-z0-9._-]*)==(?P<version>[^ ;\\]+)(?: ;[^\\]*)? \\$")
+ENTRY = re.compile(r"^(?P<name>[a-z0-9][a-z0-9._-]*)={2,3}(?P<version>[^= ;\\]+)(?: ;[^\\]*)? \\$")
 HASH = re.compile(r"^    --hash=sha256:[0-9a-f]{64}( \\)?$")
 
 
@@ -82,6 +82,12 @@ def test_the_engines_are_of_one_version() -> None:
     assert locked_version("cpu") == locked_version("gpu")
     assert tuple(map(int, locked_version("cpu").split("."))) >= (0, 32, 0)
     assert pinned(LOCKS / "engine-torch.lock")["torch"] == {TORCH} == pinned(LOCKS / "engine-cuda.lock")["torch"]
+
+
+@pytest.mark.parametrize("name", ["engine-cuda.lock", "engine-torch.lock"])
+def test_a_cpu_wheel_cannot_stand_in_for_the_cuda_build(name: str) -> None:
+    """PyTorch is pinned with `===`: `==` would also take a wheel of 2.13.0+cpu that lies in a folder for pip."""
+    assert f"\ntorch==={TORCH} " in (LOCKS / name).read_text()
 
 
 def test_pytorchs_own_needs_agree() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 
 import pytest
 
-from fakes.audit import GRANT, PRINCIPAL, call, head
+from fakes.calls import GRANT, PRINCIPAL, call, head
 from fakes.journal import MemoryJournal
 from vestry.audit.records import Records
 from vestry.errors import AuditUnavailable, InvalidKey, MalformedRequest

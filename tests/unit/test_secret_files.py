@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vestry.faults import ConfigurationError
-from vestry.secret_files import SecretFault, engine_key, exposure, key_hash, read, read_or_make
+from vestry.secret_files import SecretFault, engine_key, exposure, is_folder, key_hash, looked_at, read, read_or_make
 from vestry.settings import Settings
 
 
@@ -177,3 +178,24 @@ def test_a_lost_race_leaves_nothing_behind(tmp_path: Path) -> None:
     assert read_or_make(path, late) == b"first" * 8
     assert read(path, 16) == b"first" * 8
     assert [each.name for each in tmp_path.iterdir()] == ["secret"]
+
+
+def test_a_disk_that_fails_is_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret that the disk does not give is a fault like the others."""
+    key_hash(settings)
+
+    def fail(descriptor: int, size: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "read", fail)
+    with pytest.raises(SecretFault, match="cannot be read"):
+        key_hash(settings)
+
+
+def test_looking_never_raises(tmp_path: Path) -> None:
+    """Missing, looping and impossible paths are simply not there."""
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (tmp_path / "none", tmp_path / "loop", Path("a\0b"), Path("x" * 5000)):
+        assert looked_at(path) is None
+        assert not is_folder(path)
+    assert is_folder(tmp_path)

@@ -11,7 +11,9 @@ from msgspec import Struct
 from vestry import types
 from vestry.types import Ending, Limits, Outcome, Principal, Replica, Usage
 
-STRUCTS = [each for _, each in inspect.getmembers(types, inspect.isclass) if issubclass(each, Struct) and each != Struct]
+STRUCTS = [
+    each for _, each in inspect.getmembers(types, inspect.isclass) if issubclass(each, Struct) and each != Struct
+]
 
 
 @pytest.mark.parametrize("struct", STRUCTS)

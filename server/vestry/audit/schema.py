@@ -53,8 +53,9 @@ def page() -> str:
 _PAGE = """\
 # Fields of an audit record
 
-Made by `python -m vestry.audit.schema page` from the program's own table; the same as a JSON Schema is
-[audit-records.json](audit-records.json). [The record](../audit.md) says what it is for. Fields without a value are left out.
+Made by `python -m vestry.audit.schema page` from the program's own table; as a JSON Schema, the same is
+[audit-records.json](audit-records.json). [The record](../audit.md) says what it is for. A field without a value
+is left out.
 
 | field | meaning | in |
 |---|---|---|

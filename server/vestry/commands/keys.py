@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,8 @@ from typing import Any
 import click
 
 from vestry.adapters.key_rows import ROLES, Key
-from vestry.adapters.keys_sqlite import StoreFault, now
-from vestry.administration import ChangeRefused, create_key, key_store, revoke_key
+from vestry.adapters.keys_sqlite import SqliteKeys, StoreFault, now
+from vestry.administration import ChangeRefused, create_key, existing_store, revoke_key
 from vestry.audit.records import rfc3339
 from vestry.commands.common import BadSettings, settings_of
 from vestry.faults import ConfigurationError
@@ -108,7 +110,7 @@ def create(
       vestry keys create --owner triage-bot --model smollm2-135m-instruct --requests-per-minute 60
     """
     settings = settings_of(config)
-    try:
+    with told():
         secret, key = create_key(
             settings,
             owner=owner,
@@ -118,10 +120,6 @@ def create(
             limits=Limits(concurrency, requests_per_minute),
             expires=expires,
         )
-    except ConfigurationError as error:
-        raise BadSettings(error.faults) from None
-    except ChangeRefused as error:
-        raise click.ClickException(str(error)) from None
     if as_json:
         click.echo(json.dumps({"key": secret, **_described(key, settings)}, indent=2))
         return
@@ -149,7 +147,9 @@ def show(config: Path | None, everything: bool, as_json: bool) -> None:
       vestry keys list --all --json
     """
     settings = settings_of(config)
-    rows = [_described(key, settings) for key in _every_key(settings)]
+    with told():
+        store = existing_store(settings)
+        rows = [_described(key, settings) for key in (() if store is None else store.list())]
     shown = [row for row in rows if everything or row["state"] not in {"revoked", "expired"}]
     if as_json:
         click.echo(json.dumps(shown, indent=2))
@@ -177,14 +177,11 @@ def revoke(config: Path | None, keys: tuple[str, ...], reason: str, as_json: boo
       vestry keys revoke key_8CzYx2m1QkT0bW4E --reason "laptop lost"
     """
     settings = settings_of(config)
-    known = {key.id: key for key in _every_key(settings)}
-    done: list[dict[str, str]] = []
-    for given in dict.fromkeys(keys):
-        key_id = _id_of(settings, given)
-        try:
-            done.append({"id": key_id, "result": _revoked(settings, key_id, known, reason)})
-        except ChangeRefused as error:
-            done.append({"id": key_id, "result": "refused", "why": str(error)})
+    with told():
+        store = existing_store(settings)
+        known = {} if store is None else {key.id: key for key in store.list()}
+        ids = dict.fromkeys(_id_of(store, given) for given in keys)
+        done = [_revoked(settings, key_id, known, reason) for key_id in ids]
     if as_json:
         click.echo(json.dumps(done, indent=2))
     for row in done:
@@ -197,34 +194,35 @@ def revoke(config: Path | None, keys: tuple[str, ...], reason: str, as_json: boo
         raise click.exceptions.Exit(1)
 
 
-def _revoked(settings: Settings, key_id: str, known: dict[str, Key], reason: str) -> str:
-    if key_id not in known:
-        return "unknown"
-    return "revoked" if revoke_key(settings, key_id, reason=reason) else "already"
-
-
-def _id_of(settings: Settings, given: str) -> str:
-    """The id of what may be a key itself, which is never printed."""
-    if not given.startswith("vst_"):
-        return given if len(given) <= 64 and given.isprintable() else "(not an id)"
-    if not settings.keys_database.exists():
-        return "(an unknown key)"
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """What goes wrong in here ends the command with its sentence: status 2 for settings and secrets, else 1."""
     try:
-        key = key_store(settings).identify(given)
-    except StoreFault as fault:
-        raise click.ClickException(f"{fault.why}.") from None
-    return key.id if key is not None else "(an unknown key)"
-
-
-def _every_key(settings: Settings) -> tuple[Key, ...]:
-    if not settings.keys_database.exists():
-        return ()
-    try:
-        return key_store(settings).list()
+        yield
     except ConfigurationError as error:
         raise BadSettings(error.faults) from None
-    except StoreFault as fault:
-        raise click.ClickException(f"{fault.why}.") from None
+    except ChangeRefused as error:
+        raise click.ClickException(str(error)) from None
+    except StoreFault as error:
+        raise click.ClickException(f"{error.why}.") from None
+
+
+def _revoked(settings: Settings, key_id: str, known: dict[str, Key], reason: str) -> dict[str, str]:
+    """What came of one id. A refusal does not keep the others from being revoked."""
+    if key_id not in known:
+        return {"id": key_id, "result": "unknown"}
+    try:
+        return {"id": key_id, "result": "revoked" if revoke_key(settings, key_id, reason=reason) else "already"}
+    except ChangeRefused as error:
+        return {"id": key_id, "result": "refused", "why": str(error)}
+
+
+def _id_of(store: SqliteKeys | None, given: str) -> str:
+    """The id of what may be a key itself, which is never printed."""
+    if given.startswith("vst_"):
+        key = None if store is None else store.identify(given)
+        return "(an unknown key)" if key is None else key.id
+    return given if len(given) <= 64 and given.isprintable() else "(not an id)"
 
 
 def _described(key: Key, settings: Settings) -> dict[str, Any]:

