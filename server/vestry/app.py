@@ -36,7 +36,7 @@ from vestry.edge import arrival, door
 from vestry.edge.dataplane import DataPlane
 from vestry.edge.ops import build_ops
 from vestry.edge.serving import Manner, bind, serving, url_of
-from vestry.edge.tls import HANDSHAKE_SECONDS, Certificates
+from vestry.edge.tls import Certificates
 from vestry.errors import KeysUnavailable, Refusal
 from vestry.forward import Forward
 from vestry.meter import Meter
@@ -177,7 +177,8 @@ class Server:
         protocol = door.protocol_factory(self._door_rules(recorder))
         plain = Manner("httptools", self.settings.door.keep_alive_seconds, settings.drain_seconds, self._hurry)
         await stack.enter_async_context(serving(build_ops(self.meter, self._missing), ops, plain))
-        manner = replace(plain, protocol=protocol, tls=context, handshake_seconds=HANDSHAKE_SECONDS)
+        patience = self.settings.door.header_seconds
+        manner = replace(plain, protocol=protocol, tls=context, handshake_seconds=patience)
         await stack.enter_async_context(serving(self._application(corridor), api, manner))
         self.addresses = {
             "api": url_of("https" if context else "http", api),

@@ -2,6 +2,9 @@
 
 Nothing but a `Refusal` is raised to the edge. Messages never hold what the client sent; `param` names a
 field. The shapes are OpenAI's error objects; `x-should-retry` is read by OpenAI's clients.
+
+`docs/reference/errors.md` is made from this file: the docstring of each class says in its first paragraph what
+happened, and after `Mend:` what to do about it.
 """
 
 from __future__ import annotations
@@ -50,28 +53,52 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of
 
 
 class InvalidRequest(Refusal):
+    """A field of the body, or several together, cannot be served: `param` names one, the message says why.
+
+    Mend: Change what the message says. Sent again as it is, it is refused again.
+    """
+
     status, kind, code = 400, "invalid_request_error", "invalid_request"
     message = "The request is not valid."
 
 
 class MalformedRequest(InvalidRequest):
-    """The bytes are not a well-formed HTTP request (RFC 9112), or could be read in two ways."""
+    """The bytes are no well-formed HTTP request (RFC 9112), can be read in two ways, or name a host not served here.
+
+    Mend: Use an HTTP/1.1 client, and see what a proxy on the way makes of its requests and of `Host`.
+    """
 
     code, close = "malformed_request", True
     message = "The HTTP request is malformed."
 
 
 class UnsupportedField(InvalidRequest):
+    """The body has a field that no client may set here, or asks with one for what this server cannot do.
+
+    Mend: Leave out the field that `param` names. [Fields](fields.md) lists those that there are.
+    """
+
     code = "unsupported_parameter"
     message = "This field is not supported here."
 
 
 class ContextLengthExceeded(InvalidRequest):
+    """The prompt, or the completion that is asked for, does not fit into the model's context.
+
+    Mend: Shorten the messages, or ask for fewer tokens.
+    """
+
     code = "context_length_exceeded"
     message = "The prompt and the requested completion are longer than the model's context."
 
 
 class InvalidKey(Refusal):
+    """There is no key, or more than one, or it is unknown, expired or revoked, or its tenant is gone.
+
+    Mend: Send one key, in one header. If it is the right one, ask the operator for a new one; which of the causes it
+    was is not said to the client.
+    """
+
     status, kind, code = 401, "authentication_error", "invalid_api_key"
     message = "No valid API key was given. Send it as `Authorization: Bearer vst_...`."
 
@@ -80,21 +107,41 @@ class InvalidKey(Refusal):
 
 
 class Denied(Refusal):
+    """The key is valid, but may not do this. No route of this version answers so: a model that is not for a key is 404.
+
+    Mend: Ask the operator for the right.
+    """
+
     status, kind, code = 403, "permission_error", "permission_denied"
     message = "This key may not do that."
 
 
 class NotFound(Refusal):
+    """No route of this server has this path.
+
+    Mend: Look at the path, and at the client's base URL: it ends with `/v1`.
+    """
+
     status, kind, code = 404, "invalid_request_error", "not_found"
     message = "There is nothing here."
 
 
 class ModelNotFound(Refusal):
+    """No model of this name is served, or not for this key: the answer is the same, so that nobody can tell which.
+
+    Mend: Take a name that `GET /v1/models` lists for this key, or ask the operator.
+    """
+
     status, kind, code = 404, "invalid_request_error", "model_not_found"
     message = "The model does not exist, or this key may not use it."
 
 
 class MethodNotAllowed(Refusal):
+    """The path has a route, but not for this method; or the method is unknown. `Allow` lists those that go.
+
+    Mend: Use the method that `Allow` names.
+    """
+
     status, kind, code = 405, "invalid_request_error", "method_not_allowed"
     message = "This method is not allowed here."
 
@@ -107,47 +154,90 @@ class MethodNotAllowed(Refusal):
 
 
 class RequestTimeout(Refusal):
+    """Headers or body were still incomplete when their time was over (`door.header_seconds`, `door.body_seconds`).
+
+    Mend: Look at the network between client and server. The call was not begun, so it can be sent again.
+    """
+
     status, kind, code, retry, close = 408, "invalid_request_error", "request_timeout", False, True
     message = "The request did not arrive whole in time."
 
 
 class BodyTooLarge(Refusal):
+    """The body has more bytes than `door.body_bytes`, or its framing takes too many.
+
+    Mend: Send less, or have the operator raise the bound.
+    """
+
     status, kind, code, close = 413, "invalid_request_error", "request_too_large", True
     message = "The request body is larger than this server allows."
 
 
 class UnsupportedMedia(Refusal):
+    """The content type is not JSON in UTF-8, or the body is compressed.
+
+    Mend: Send `Content-Type: application/json`, and no `Content-Encoding`.
+    """
+
     status, kind, code, close = 415, "invalid_request_error", "unsupported_media_type", True
     message = "Send the body as `application/json`, without a content encoding."
 
 
 class RateLimited(Refusal):
+    """The key, or its tenant, has begun as many calls as its rate allows. `Retry-After` says when the next may come.
+
+    Mend: Wait that long. If it happens often, spread the calls, or ask the operator for a higher rate.
+    """
+
     status, kind, code = 429, "rate_limit_error", "rate_limit_exceeded"
     message = "The request rate allowed for this key or tenant is used up."
 
 
 class ConcurrencyLimited(RateLimited):
+    """The key, or its tenant, has as many calls in progress as it may. `Retry-After` is what calls take of late.
+
+    Mend: Wait for one of them to end, and send fewer at once.
+    """
+
     message = "As many calls as this key or tenant may have at once are in progress."
 
 
 class HeadersTooLarge(Refusal):
+    """The request line and headers have more bytes than `door.header_bytes`, or there are more than `door.headers`.
+
+    Mend: Send fewer headers; cookies are of no use here.
+    """
+
     status, kind, code, close = 431, "invalid_request_error", "request_header_fields_too_large", True
     message = "The request's headers are larger or more than this server allows."
 
 
 class ClientLeft(Refusal):
-    """Nobody is there to be answered; the status is for the record and the metrics only (nginx's 499)."""
+    """The client left before its answer. Nobody is sent this; it stands in the record and the metrics (nginx's 499).
+
+    Mend: None is needed. If there are many, clients give up sooner than the model answers: look at their timeouts.
+    """
 
     status, kind, code, close = 499, "client_error", "client_closed_request", True
     message = "The client closed the connection."
 
 
 class InternalError(Refusal):
+    """A fault of the server itself. What it was stands in the server's own log, under the request id.
+
+    Mend: Give the request id to the operator.
+    """
+
     retry = False
 
 
 class EngineFailed(Refusal):
-    """`cause` is connect, status, garbage, closed or timeout: what routing and metrics go by."""
+    """The engine could not be reached, closed the connection, answered with an error, or with what makes no sense.
+
+    Mend: Send it again; if it stays so, tell the operator, who finds the cause in the metrics and the engine's log.
+
+    `cause` is connect, status, garbage, closed or timeout: what routing and metrics go by.
+    """
 
     status, kind, code = 502, "server_error", "engine_error"
     message = "The model's engine failed to answer."
@@ -158,25 +248,50 @@ class EngineFailed(Refusal):
 
 
 class Overloaded(Refusal):
+    """As many calls as `server.concurrency` allows are in progress, over all tenants; or the server is stopping.
+
+    Mend: Wait as long as `Retry-After` says, and send it again.
+    """
+
     status, kind, code = 503, "server_error", "overloaded"
     message = "The server has as many calls as it can take."
 
 
 class NoReplica(Refusal):
+    """Every engine of the model is down, starting or taken out of service. `Retry-After` is a second.
+
+    Mend: Send it again; if it stays so, tell the operator: `vestry doctor` names the engines that do not answer.
+    """
+
     status, kind, code = 503, "server_error", "model_unavailable"
     message = "No engine of this model is available at the moment."
 
 
 class AuditUnavailable(Refusal):
+    """The record of this call could not be made durable in time, and nothing is served unrecorded.
+
+    Mend: Tell the operator: [the record](../audit.md#when-it-fails) says what to look at.
+    """
+
     status, kind, code, retry = 503, "server_error", "audit_unavailable", False
     message = "The call could not be recorded, so it was not served."
 
 
 class KeysUnavailable(Refusal):
+    """The key store cannot be read, so no key can be told from a wrong one.
+
+    Mend: Send it again; if it stays so, tell the operator: `vestry doctor` says what is wrong with the store.
+    """
+
     status, kind, code = 503, "server_error", "authentication_unavailable"
     message = "Keys cannot be checked at the moment."
 
 
 class EngineTimeout(EngineFailed):
+    """The engine was silent for longer than `relay.first_byte_seconds`, `answer_seconds` or `idle_seconds` allows.
+
+    Mend: Ask for fewer tokens, or stream; a long answer in one piece has to be whole within `relay.answer_seconds`.
+    """
+
     status, kind, code = 504, "server_error", "engine_timeout"
     message = "The model's engine did not answer in time."

@@ -25,6 +25,8 @@ from bench.works import WORKS, Loader, Result, Target, Work
 
 TARGETS = ("direct", "nginx", "vestry")
 REAL = "real"
+DOCUMENT = REPOSITORY / "docs" / "performance.md"
+BEGIN, END = "<!-- figures: make bench ARGS='--real --docs' -->", "<!-- end of figures -->"
 SETTLING = 0.7  # seconds that each run takes beyond its load
 NO_DIRECT = {"32k"}  # nothing is derived from the engine alone there
 
@@ -59,7 +61,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="measured seconds of each run, instead of the work's own")
     parser.add_argument("--real", action="store_true", help="also tokens/s on the real engine")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run and the medians there")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there as Markdown")
+    parser.add_argument("--docs", action="store_true", help="put the tables into docs/performance.md")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a target is not met")
     parser.add_argument("--keep", action="store_true", help="keep the working folder: record, logs, settings")
     found = parser.parse_args(argv)
@@ -163,7 +165,8 @@ class Measured:
             ("Real engine", real.HEAD, self.ratio.rows() if self.ratio else []),
             ("Against the targets", report.VERDICT_HEAD, [each.row() for each in self.verdicts()]),
         )
-        return "\n".join(f"{title}\n\n{draw(head, rows)}\n" for title, head, rows in found if rows)
+        level = "### " if draw is report.markdown else ""
+        return "\n".join(f"{level}{title}\n\n{draw(head, rows)}\n" for title, head, rows in found if rows)
 
     def json(self) -> dict[str, Any]:
         return {
@@ -207,6 +210,18 @@ def measure(options: argparse.Namespace, folder: Path) -> Measured:
     return found
 
 
+def documented(text: str, found: Measured) -> str:
+    """The page on performance with these figures in the place of its old ones.
+
+    Raises BenchError where the page has no such place.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise BenchError(f"{DOCUMENT} has no lines `{BEGIN}` and `{END}` for the figures to go between.")
+    return f"{before}{begin}\n\n{found.conditions()}\n\n{found.tables(report.markdown)}\n{end}{after}"
+
+
 def interrupted(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
@@ -218,6 +233,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         with working_folder(options.keep) as folder:
             found = measure(options, folder)
+        if options.docs:
+            DOCUMENT.write_text(documented(DOCUMENT.read_text(), found))
     except BenchError as fault:
         sys.stderr.write(f"\nThe bench stopped: {fault}\n")
         return 2
@@ -227,8 +244,6 @@ def main(argv: Sequence[str]) -> int:
     print(f"{found.conditions()}\n\n{found.tables(report.plain)}\n{time.monotonic() - began:.0f} s in all.")
     if options.json:
         options.json.write_text(json.dumps(found.json(), indent=1) + "\n")
-    if options.markdown:
-        options.markdown.write_text(f"{found.conditions()}\n\n{found.tables(report.markdown)}")
     return 1 if options.check and not all(each.target_met for each in found.verdicts()) else 0
 
 

@@ -6,6 +6,7 @@ seconds, sizes bytes, unless a name says otherwise.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import platform
@@ -131,11 +132,12 @@ class Process:
             child.wait(self.patience)
         except subprocess.TimeoutExpired:
             for pid in tree:
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
             child.wait()
+            deadline = time.monotonic() + 5
+            while any(runs(pid) for pid in tree) and time.monotonic() < deadline:
+                time.sleep(0.01)
 
     def tree(self) -> Iterator[int]:
         """Process ids of the program and of all its descendants."""
@@ -201,6 +203,12 @@ def _stat(pid: int) -> list[str] | None:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
+
+
+def runs(pid: int) -> bool:
+    """Whether this process is there and has not ended."""
+    stat = _stat(pid)
+    return stat is not None and stat[0] not in {"Z", "X"}
 
 
 def get(port: int, path: str, timeout: float = 5) -> tuple[int, str]:

@@ -74,7 +74,7 @@ def _engine(settings: Path, port: int, folder: Path) -> Iterator[None]:
     command = [sys.executable, "-m", "vestry", "--config", str(settings), "engine", MODEL]
     environment = servers.environment()
     with Process("The engine", command, folder / "engine.log", environment=environment, patience=40) as process:
-        process.wait_for(lambda: get(port, "/health")[0] == 200, 240)
+        process.wait_for(lambda: get(port, "/health")[0] == 200, 420)
         yield
 
 

@@ -17,8 +17,8 @@ from vestry.audit.log import AuditLog
 from vestry.errors import AuditUnavailable
 from vestry.seams import Journal
 
-COMMIT_SECONDS = 0.2
-PATIENCE = 5.0
+COMMIT_SECONDS = 1.0
+PATIENCE = 20.0
 
 
 class Bench(Protocol):
@@ -178,7 +178,7 @@ def test_a_hung_write_ends_at_the_deadline(hold: Callable[[Law], None]) -> None:
     async def law(bench: Bench) -> None:
         bench.hang()
         took = await refused(bench.journal, intent("hung"))
-        assert COMMIT_SECONDS * 0.8 <= took < COMMIT_SECONDS + 1
+        assert COMMIT_SECONDS * 0.8 <= took < COMMIT_SECONDS + 3
         assert not bench.journal.healthy
         assert await refused(bench.journal, intent("refused")) < COMMIT_SECONDS / 2
         bench.mend()

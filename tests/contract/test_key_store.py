@@ -152,7 +152,7 @@ def test_a_revoked_key_is_nobody_at_once(stand: Stand) -> None:
 
 def test_an_expired_key_is_nobody(stand: Stand) -> None:
     """A key that is in use stops at its time, with no change to the store."""
-    key = stand.add(ALICE, expires=now() + SECOND // 4)
+    key = stand.add(ALICE, expires=now() + SECOND)
     assert stand.store.find(key) is not None
     until(lambda: stand.store.find(key) is None, what="the key's expiry")
 

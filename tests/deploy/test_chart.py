@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import yaml
 from helm_python import HelmError
@@ -32,13 +31,13 @@ from support.charts import (
     validate,
     values,
 )
+from support.launches import OWN_VARIABLES, planned
 from vestry.configuration import load
 from vestry.inspection import inspect
 from vestry.models import catalog, environment, launch
-from vestry.models.chosen import choose, served
-from vestry.models.environment import Stamp
-from vestry.models.places import Places
-from vestry.settings import Engine, Settings
+from vestry.models.catalog import Device
+from vestry.models.chosen import served
+from vestry.settings import Settings
 
 SERVER = f"{RELEASE}-vestry"
 LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -339,28 +338,11 @@ def test_replicas_are_the_engines_stable_names(name: str, tmp_path: Path) -> Non
     assert [url for url in pods if "-0." not in url or server_of(objects) + "-0." not in url] == []
 
 
-def planned(settings: Settings, model: str, device: str, folder: Path) -> launch.Launch:
-    """How `vestry engine` would start this model, were the engine's environment and the model's files in `folder`."""
-    state, weights = folder / "state", folder / "weights"
-    for each in (state / "engine" / "bin", weights):
-        each.mkdir(parents=True, exist_ok=True)
-    (state / "engine" / "bin" / "python").touch(mode=0o755)
-    stamp = {"engine": "vllm", "version": "0", "torch": "0", "device": device, "python": "0", "lock": "0"}
-    (state / "engine" / environment.STAMP).write_bytes(msgspec.json.encode(msgspec.convert(stamp, Stamp)))
-    for name in ("config.json", "model.safetensors"):
-        (weights / name).write_text("{}")
-    wanted = settings.models[model]
-    engine = Engine.model_validate({**wanted.engine.model_dump(), "host": "10.1.2.3", "port": 8000})
-    changed = {model: wanted.model_copy(update={"path": weights, "engine": engine})}
-    here = settings.model_copy(update={"state": state, "models": changed})
-    return launch.plan(here, choose(here, model), "the-key", {})
-
-
 @pytest.mark.parametrize("entry", sorted(catalog.entries()))
 @pytest.mark.parametrize("gpus", [0, 1, 2])
 def test_engines_start_as_the_program_starts_them(entry: str, gpus: int, tmp_path: Path) -> None:
     """For each catalog entry, vLLM's arguments and environment in the pod are exactly those of `vestry engine`."""
-    device = "gpu" if gpus else "cpu"
+    device: Device = "gpu" if gpus else "cpu"
     if device not in catalog.entry(entry).devices:
         with pytest.raises(HelmError, match="GPUs only"):
             render({"models": {"served": phi(catalog=entry, gpus=gpus)}})
@@ -369,22 +351,14 @@ def test_engines_start_as_the_program_starts_them(entry: str, gpus: int, tmp_pat
     given = {"served": phi(catalog=entry, gpus=gpus, arguments=arguments, shutdownSeconds=77)}
     objects = render({"models": given})
     settings = settings_of(objects, tmp_path / "settings")
-    plan = planned(settings, "served", device, tmp_path)
+    wanted, surroundings = planned(settings, "served", device, tmp_path, host="10.1.2.3")
     (container,) = dict(pod_templates(objects))[f"{SERVER}-served"]["spec"]["containers"]
-    places = {"$(POD_IP)": "10.1.2.3", "/model": str(tmp_path / "weights")}
-    assert container["command"] == ["python3", *launch.PROGRAM]
-    assert [places.get(each, each) for each in container["args"]] == list(plan.argv[1 + len(launch.PROGRAM) :])
-    own = {"USER", "TORCHINDUCTOR_CACHE_DIR"}
+    found = [*container["command"], *(each.replace("$(POD_IP)", "10.1.2.3") for each in container["args"])]
+    assert found == ["python3", *wanted]
     variables = {each["name"]: each["value"] for each in container["env"] if "value" in each}
-    elsewhere = {str(Places(tmp_path / "state").cache): "/cache", str(launch.GUARD): "/guard"}
-    wanted = dict(plan.environment)
-    for path, mounted in elsewhere.items():
-        wanted = {name: text.replace(path, mounted) for name, text in wanted.items()}
+    assert {name: text for name, text in variables.items() if name not in OWN_VARIABLES} == surroundings
     (key,) = [each for each in container["env"] if each["name"] == launch.KEY]
     assert key["valueFrom"]["secretKeyRef"] == {"name": "vestry-secrets", "key": "engine-key"}
-    for name in ("PATH", launch.KEY):
-        del wanted[name]
-    assert {name: text for name, text in variables.items() if name not in own} == wanted
     assert {"/model", "/cache", "/guard"} <= {each["mountPath"] for each in container["volumeMounts"]}
 
 

@@ -13,6 +13,8 @@ from support.charts import (
     SETS,
     Object,
     Pod,
+    enters,
+    leaves,
     named,
     of_kind,
     pod_of,
@@ -202,10 +204,10 @@ def test_engines_hear_the_server_and_say_nothing() -> None:
     assert reaches(objects, server, engine, ENGINE)
     assert not reaches(objects, server, engine, 22)
     for caller in (STRANGER, PORTAL, PROMETHEUS, INTERNET, engine):
-        assert not reaches(objects, caller, engine, ENGINE)
+        assert not enters(objects, caller, engine, ENGINE)
     for target in (server, STRANGER, DNS, INTERNET, engine):
         for port, protocol in ((53, "UDP"), (53, "TCP"), (443, "TCP"), (API, "TCP"), (ENGINE, "TCP")):
-            assert not reaches(objects, engine, target, port, protocol)
+            assert not leaves(objects, engine, target, port, protocol)
 
 
 def test_with_everything_on_each_still_reaches_only_its_own() -> None:

@@ -10,12 +10,11 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
-Predicate = Callable[[], bool]
+ERROR = b'data: {"error":{"message":"secret engine words","type":"InternalServerError","code":500}}\n\n'
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,8 @@ class Behaviour:
     health: int = 200
     health_hangs: bool = False
     close_when_done: bool = False
+    requests_per_connection: int | None = None
+    tool_call: str | None = None
 
 
 @dataclass
@@ -130,26 +131,32 @@ class FakeEngine:
             writer.transport.abort()
             return
         try:
-            while await self._exchange(reader, writer, number):
-                pass
+            earlier = 0
+            while await self._exchange(reader, writer, number, earlier):
+                earlier += 1
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
             self._writers.discard(writer)
             writer.transport.abort()
 
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> bool:
+    async def _exchange(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int, earlier: int
+    ) -> bool:
         """Answer one request; False if the connection is to be closed."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         path = head[0].split(" ")[1]
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
         body = await reader.readexactly(int(headers.get("content-length", "0")))
+        how = self.behaviour
+        if how.refuse or (how.requests_per_connection is not None and earlier >= how.requests_per_connection):
+            return False
         asked = Asked(path, headers, body, number)
         self.asked.append(asked)
         answering = asyncio.create_task(self._answer(asked, writer))
         watching = asyncio.create_task(reader.read(1))
         await asyncio.wait({answering, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not answering.done():
+        if not answering.done() or isinstance(answering.exception(), ConnectionError):
             asked.left_at = time.monotonic()
             answering.cancel()
             return False
@@ -160,14 +167,13 @@ class FakeEngine:
 
     async def _answer(self, asked: Asked, writer: asyncio.StreamWriter) -> bool:
         how = self.behaviour
-        if asked.path == "/health":
-            if how.health_hangs:
-                await asyncio.sleep(3600)
+        health = asked.path == "/health"
+        if how.health_hangs if health else how.hang:
+            await asyncio.sleep(3600)
+        if health:
             return await _reply(writer, how.health, b"")
         if self.key is not None and asked.headers.get("authorization") != f"Bearer {self.key}":
             return await _reply(writer, 401, b'{"error":"Unauthorized"}')
-        if how.hang:
-            await asyncio.sleep(3600)
         if how.raw is not None:
             writer.write(how.raw)
             await writer.drain()
@@ -179,20 +185,27 @@ class FakeEngine:
         wish = asked.json
         if wish.get("stream"):
             return await self._stream(asked, wish, writer)
-        if how.die_after is not None:
-            return False
-        return await _reply(writer, 200, _compact(self._whole(asked, wish)))
+        return how.die_after is None and await _reply(writer, 200, _compact(self._whole(asked, wish)))
 
     def _whole(self, asked: Asked, wish: dict[str, Any]) -> dict[str, Any]:
         text = "".join(self.behaviour.words)
         choices = []
         for index in range(_count(wish)):
+            tools = self._tool_calls()
             content: dict[str, Any] = (
-                {"message": {"role": "assistant", "content": text, "refusal": None, "tool_calls": []}}
+                {
+                    "message": {
+                        "role": "assistant",
+                        "content": None if tools else text,
+                        "refusal": None,
+                        "tool_calls": tools,
+                    }
+                }
                 if "messages" in wish
                 else {"text": text}
             )
-            finish = {"logprobs": None, "finish_reason": self.behaviour.finish_reason, "stop_reason": None}
+            logprobs = _logprobs(self.behaviour.words, wish)
+            finish = {"logprobs": logprobs, "finish_reason": self._finish_reason, "stop_reason": None}
             choices.append({"index": index, **content, **finish})
         return {
             "id": f"chatcmpl-{asked.headers.get('x-request-id', 'none')}",
@@ -202,6 +215,15 @@ class FakeEngine:
             "choices": choices,
             "usage": self._usage(_count(wish)),
         }
+
+    @property
+    def _finish_reason(self) -> str | None:
+        return "tool_calls" if self.behaviour.tool_call else self.behaviour.finish_reason
+
+    def _tool_calls(self) -> list[dict[str, Any]]:
+        name = self.behaviour.tool_call
+        function = {"name": name, "arguments": '{"city":"Paris"}'}
+        return [{"id": "chatcmpl-tool-1", "type": "function", "function": function}] if name else []
 
     def _usage(self, choices: int) -> dict[str, Any]:
         prompt, completion = self.behaviour.prompt_tokens, len(self.behaviour.words) * choices
@@ -220,9 +242,7 @@ class FakeEngine:
                 await asyncio.sleep(3600)
             if number == how.end_after:
                 break
-            if number == how.error_after:
-                event = b'data: {"error":{"message":"secret engine words","type":"InternalServerError","code":500}}\n\n'
-            for piece in _pieces(event, how.split):
+            for piece in _pieces(ERROR if number == how.error_after else event, how.split):
                 writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
                 await writer.drain()
             await asyncio.sleep(how.between_seconds)
@@ -244,12 +264,15 @@ class FakeEngine:
         for index in range(_count(wish)):
             if chat:
                 parts.append({"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None})
-            for word in words:
-                said: dict[str, Any] = {"delta": {"content": word}} if chat else {"text": word}
-                parts.append({"index": index, **said, "logprobs": None, "finish_reason": None})
-            if how.finish_reason is not None:
-                said = {"delta": {"content": ""}} if chat else {"text": ""}
-                parts.append({"index": index, **said, "finish_reason": how.finish_reason, "stop_reason": None})
+            for call in self._tool_calls():
+                parts += [{"index": index, "delta": {"tool_calls": [{"index": 0, **call}]}, "finish_reason": None}]
+            parts.extend(
+                {"index": index, **_said(word, chat=chat), "logprobs": _logprobs((word,), wish), "finish_reason": None}
+                for word in (() if how.tool_call else words)
+            )
+            if self._finish_reason is not None:
+                end = {"finish_reason": self._finish_reason, "stop_reason": None}
+                parts.append({"index": index, **_said("", chat=chat), **end})
         events = [_event({**frame, "choices": [part]}) for part in parts]
         if how.usage and (wish.get("stream_options") or {}).get("include_usage"):
             events.append(_event({**frame, "choices": [], "usage": self._usage(_count(wish))}))
@@ -260,6 +283,19 @@ def _count(wish: dict[str, Any]) -> int:
     prompt = wish.get("prompt")
     prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
     return int(wish.get("n") or 1) * prompts
+
+
+def _said(word: str, *, chat: bool) -> dict[str, Any]:
+    return {"delta": {"content": word}} if chat else {"text": word}
+
+
+def _logprobs(words: tuple[str, ...], wish: dict[str, Any]) -> dict[str, Any] | None:
+    """As OpenAI's chat and completion answers have them, where they were asked for."""
+    if not wish.get("logprobs"):
+        return None
+    if "messages" not in wish:
+        return {"tokens": list(words), "token_logprobs": [-0.5] * len(words), "top_logprobs": None, "text_offset": []}
+    return {"content": [{"token": word, "logprob": -0.5, "bytes": None, "top_logprobs": []} for word in words]}
 
 
 def _compact(value: dict[str, Any]) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fakes.engine import FakeEngine
+from support.bodies import deep_schema, structure, tool
 from support.house import House, chat
 from support.refusal import ANY, Visit
 
@@ -33,24 +34,6 @@ def one(message: str) -> bytes:
 def nested(levels: int, inner: str = "1") -> str:
     """A list in a list in a list."""
     return "[" * levels + inner + "]" * levels
-
-
-def tool(parameters: Any) -> dict[str, Any]:
-    """The field `tools` with one tool."""
-    return {"tools": [{"type": "function", "function": {"name": "look_up", "parameters": parameters}}]}
-
-
-def schema(schema: Any) -> dict[str, Any]:
-    """The field `response_format` with a JSON schema."""
-    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}}
-
-
-def deep_schema(levels: int) -> dict[str, Any]:
-    """A schema of objects in objects."""
-    found: dict[str, Any] = {"type": "string"}
-    for _ in range(levels):
-        found = {"type": "object", "properties": {"a": found}}
-    return found
 
 
 @pytest.fixture
@@ -188,8 +171,8 @@ WRONG: dict[str, tuple[bytes | dict[str, Any], str | None]] = {
     "900 deep in place of a message": (says(nested(900)), "messages[0].content[0]"),
     "900 deep in metadata": (raw('"metadata":{"a":' + nested(900) + "}"), "metadata[...]"),
     "900 deep in a schema": (chat(**tool({"a": json.loads(nested(900))})), "tools[0].function.parameters"),
-    "900 deep objects in a schema": (chat(**schema(deep_schema(450))), "response_format.json_schema.schema"),
-    "33 deep in a schema": (chat(**schema(deep_schema(16))), "response_format.json_schema.schema"),
+    "900 deep objects in a schema": (chat(**structure(deep_schema(450))), "response_format.json_schema.schema"),
+    "33 deep in a schema": (chat(**structure(deep_schema(16))), "response_format.json_schema.schema"),
     "900 deep in a prediction": (raw('"prediction":{"type":"content","content":' + nested(900) + "}"), ANY),
     "900 deep in annotations": (
         one('{"role":"assistant","content":"a","annotations":' + nested(900) + "}"), "messages[0].annotations",
@@ -242,7 +225,7 @@ WRONG: dict[str, tuple[bytes | dict[str, Any], str | None]] = {
     ),
     "a tool of another kind": (chat(tools=[{"type": "web_search"}]), ANY),
     "a format that there is not": (chat(response_format={"type": "xml"}), "response_format.type"),
-    "a schema that is none": (chat(**schema("string")), "response_format.json_schema.schema"),
+    "a schema that is none": (chat(**structure("string")), "response_format.json_schema.schema"),
     "a format without its schema": (
         chat(response_format={"type": "json_schema", "json_schema": {"name": "a"}}),
         "response_format.json_schema.schema",
@@ -261,156 +244,3 @@ def test_a_value_that_a_field_cannot_have_is_refused(name: str, visit: Visit) ->
     """A wrong value is answered 400, `param` names its place, and the answer does not repeat it."""
     body, param = WRONG[name]
     visit.refused(visit.post(body), 400, "invalid_request", param=param, unlike=(MARK, "99999", "[[["))
-
-
-# What costs an engine too much --------------------------------------------------------------------------------------
-
-COSTLY_PATTERNS = {
-    "a repeat in a repeat": "(a+)+b",
-    "a repeat in a repeat, deeper": "((((a*))))*b",
-    "a repeat in a repeat, with an alternative": "(a|b+)*c",
-    "a repeat in a counted repeat in a repeat": "((a{2,9})+)+",
-    "a counted repeat of 10^9": "a{1000000000}",
-    "a counted repeat of 10^30": "a{1000000000000000000000000000000}",
-    "counted repeats that multiply": "((a{100}){100}){100}",
-    "counted repeats in a row": "a{1000}" * 200,
-    "counted repeats of a long text": "(" + "abcdefghij" * 20 + "){999}",
-    "a text too long": "a" * 2049,
-    "2,000 groups": "(" * 1000 + "a" + ")" * 1000,
-    "not an expression": "(((",
-    "a reference back": r"(a)\1",
-    "a look ahead": "(?=a)a",
-    "a look behind": "(?<!a)b",
-    "a condition": "(a)?(?(1)b|c)",
-    "a comment mode": "(?x)(a +)+",
-    "a lazy repeat in a repeat": "(a+?)+b",
-    "a possessive repeat in a repeat": "(?:a++)+b",
-    "an open repeat in an open repeat": "(a{2,}b){3,}",
-}
-
-
-@pytest.mark.parametrize("name", COSTLY_PATTERNS)
-@pytest.mark.parametrize("place", ["regex", "schema", "property names", "tool"])
-def test_an_expression_that_is_costly_is_refused(name: str, place: str, visit: Visit) -> None:
-    """A regular expression that would cost an engine dearly is refused, wherever a body can hold one."""
-    pattern = COSTLY_PATTERNS[name]
-    body, param = {
-        "regex": (chat(structured_outputs={"regex": pattern}), "structured_outputs.regex"),
-        "schema": (
-            chat(**schema({"properties": {"a": {"type": "string", "pattern": pattern}}})),
-            "response_format.json_schema.schema",
-        ),
-        "property names": (
-            chat(structured_outputs={"json": {"patternProperties": {pattern: {}}}}), "structured_outputs.json",
-        ),
-        "tool": (chat(**tool({"anyOf": [{"pattern": pattern}]})), "tools[0].function.parameters"),
-    }[place]  # fmt: skip
-    visit.refused(visit.post(body), 400, "invalid_request", param=param, unlike=(pattern,))
-
-
-BAD_SCHEMAS: dict[str, Any] = {
-    "a reference to a web page": {"$ref": "http://169.254.169.254/latest/meta-data"},
-    "a reference to a file": {"properties": {"a": {"$ref": "file:///etc/passwd"}}},
-    "a reference to a neighbour": {"items": {"$ref": "other.json#/a"}},
-    "a dynamic reference": {"$dynamicRef": "https://evil.example/schema"},
-    "a recursive reference": {"$recursiveRef": "https://evil.example/schema"},
-    "a schema of 70,000 bytes": {"enum": ["a" * 70_000]},
-    "100,000 properties": {"properties": {f"p{each}": {} for each in range(100_000)}},
-    "a text of 10^9 at least": {"type": "string", "minLength": 10**9},
-    "a text of 10^9 at most": {"type": "string", "maxLength": 10**9},
-    "a list of 10^9": {"type": "array", "minItems": 10**9},
-    "lists in lists": {"maxItems": 5000, "items": {"maxItems": 5000, "items": {"maxItems": 5000}}},
-    "a length below zero": {"minLength": -1},
-    "10^9 properties": {"minProperties": 10**9},
-}
-
-
-@pytest.mark.parametrize("name", BAD_SCHEMAS)
-@pytest.mark.parametrize("place", ["response_format", "tools", "structured_outputs"])
-def test_a_schema_that_is_costly_or_refers_outside_is_refused(name: str, place: str, visit: Visit) -> None:
-    """A schema that names another document, or whose size or counts would cost an engine dearly, is refused."""
-    value = BAD_SCHEMAS[name]
-    wish = {"structured_outputs": {"json": value}}
-    more = {"response_format": schema(value), "tools": tool(value), "structured_outputs": wish}
-    visit.refused(visit.post(chat(**more[place])), 400, "invalid_request", unlike=("169.254", "evil", "passwd"))
-
-
-def test_a_grammar_that_is_large_is_refused(visit: Visit) -> None:
-    """A grammar has the bound that schemas have."""
-    body = chat(structured_outputs={"grammar": "root ::= " + "a " * 40_000})
-    visit.refused(visit.post(body), 400, "invalid_request", param="structured_outputs.grammar")
-
-
-# Prompts of the older route -----------------------------------------------------------------------------------------
-
-UNSUPPORTED = {"best_of of 10^18", "best_of above n", "best_of below n", "a suffix", "messages", "embeddings"}
-PROMPTS: dict[str, tuple[dict[str, Any], str]] = {
-    "no prompt": ({}, ANY),
-    "null": ({"prompt": None}, "prompt"),
-    "a number": ({"prompt": 5}, "prompt"),
-    "an empty list": ({"prompt": []}, "prompt"),
-    "an empty list of tokens": ({"prompt": [[]]}, "prompt"),
-    "10^5 prompts": ({"prompt": ["a"] * 100_000}, "prompt"),
-    "10^5 prompts of tokens": ({"prompt": [[1]] * 100_000}, "prompt"),
-    "17 prompts": ({"prompt": ["a"] * 17}, "prompt"),
-    "texts and tokens": ({"prompt": ["a", 1]}, "prompt"),
-    "tokens and lists": ({"prompt": [1, [1]]}, "prompt"),
-    "a token below zero": ({"prompt": [-1]}, "prompt"),
-    "a token out of range": ({"prompt": [49152]}, "prompt"),
-    "a token far out of range": ({"prompt": [10**12]}, "prompt"),
-    "a token of 30 digits": ({"prompt": [10**30]}, ANY),
-    "a token in a list out of range": ({"prompt": [[1], [49152]]}, "prompt"),
-    "a token in a list below zero": ({"prompt": [[-1]]}, ANY),
-    "true for a token": ({"prompt": [True]}, ANY),
-    "a fraction for a token": ({"prompt": [1.5]}, ANY),
-    "an object": ({"prompt": {"prompt_embeds": "AAAA"}}, "prompt"),
-    "best_of of 10^18": ({"prompt": "a", "best_of": 10**18}, "best_of"),
-    "best_of above n": ({"prompt": "a", "best_of": 2}, "best_of"),
-    "best_of below n": ({"prompt": "a", "n": 2, "best_of": 1}, "best_of"),
-    "best_of of zero": ({"prompt": "a", "best_of": 0}, "best_of"),
-    "n of 10^18": ({"prompt": "a", "n": 10**18}, "n"),
-    "logprobs of six": ({"prompt": "a", "logprobs": 6}, "logprobs"),
-    "logprobs as a truth": ({"prompt": "a", "logprobs": True}, "logprobs"),
-    "a suffix": ({"prompt": "a", "suffix": MARK}, "suffix"),
-    "messages": ({"prompt": "a", "messages": []}, "messages"),
-    "embeddings": ({"prompt": "a", "prompt_embeds": "AAAA"}, "prompt_embeds"),
-}
-
-
-@pytest.mark.parametrize("name", PROMPTS)
-def test_a_prompt_that_is_wrong_is_refused(name: str, visit: Visit) -> None:
-    """The bounds on prompts, tokens and choices of `/v1/completions` hold."""
-    more, param = PROMPTS[name]
-    code = "unsupported_parameter" if name in UNSUPPORTED else "invalid_request"
-    answer = visit.post({"model": "small", **more}, "/v1/completions")
-    visit.refused(answer, 400, code, param=param, unlike=(MARK,))
-
-
-def test_more_tokens_than_the_context_are_refused(visit: Visit) -> None:
-    """A completion that is longer than the model's context can be is refused before an engine is asked."""
-    answer = visit.post(chat(max_completion_tokens=2049))
-    visit.refused(answer, 400, "context_length_exceeded")
-
-
-@pytest.mark.parametrize(
-    "complaint",
-    [
-        "This model's maximum context length is 2048 tokens. However, you requested 5000 tokens (4990 in the messages, "
-        f"10 in the completion). Please reduce the length. Prompt: {MARK}",
-        f"The decoder prompt (length 5000) is longer than the maximum model length of 2048. {MARK}",
-        f"'max_completion_tokens' is too large: 4990. This model's maximum context length is 2048. {MARK}",
-    ],
-)
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_prompt_longer_than_the_context_is_refused(complaint: str, stream: bool, visit: Visit) -> None:
-    """The engine's complaint about the length becomes OpenAI's code, without the engine's words."""
-    visit.engine.behave(status=400, complaint=complaint)
-    answer = visit.post(chat(MARK, stream=stream))
-    visit.engine.behave(status=200)
-    assert visit.house.records("intent")[-1]["request_id"] == answer.headers["x-request-id"]
-    assert visit.house.records("outcome")[-1]["code"] == "context_length_exceeded"
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
-    assert answer.json()["error"]["param"] == "messages"
-    assert MARK not in answer.text
-    assert "4990" not in answer.text
-    visit.well()

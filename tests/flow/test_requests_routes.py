@@ -49,12 +49,18 @@ def visit(house: House, engine: FakeEngine) -> Visit:
 
 
 @pytest.mark.parametrize("path", ENGINE_ROUTES)
-@pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_route_of_the_engine_that_is_not_ours_is_not_there(method: str, path: str, visit: Visit) -> None:
-    """What vLLM serves beside our routes cannot be reached through the server, with a key or without."""
+def test_a_route_of_the_engine_that_is_not_ours_is_not_there(path: str, visit: Visit) -> None:
+    """What vLLM serves beside our routes cannot be reached through the server, by any method, with a key."""
     ours = chat_request(visit.key, b"{}")
-    answer = visit.send(ours.replace(b"POST /v1/chat/completions", f"{method} {path}".encode()))
+    answer = visit.send(ours.replace(b"/v1/chat/completions", path.encode()))
     visit.refused(answer, 404, "not_found", param=None, unlike=(path,))
+    with visit.wire() as wire:
+        for method in ("GET", "PUT", "DELETE"):
+            wire.send(request(method, path, f"Authorization: Bearer {visit.key}"))
+            answer = wire.answer()
+            visit.recorded(answer, "not_found")
+            assert answer.status_code == 404
+    assert visit.engine.calls == []
 
 
 @pytest.mark.parametrize("path", [path for path in OTHER_PATHS if "?" not in path])

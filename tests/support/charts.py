@@ -170,7 +170,16 @@ def _allowed(objects: list[Object], direction: str, here: Pod, there: Pod, at: t
     return False
 
 
+def enters(objects: list[Object], source: Pod, target: Pod, port: int, protocol: str = "TCP") -> bool:
+    """Whether the target's side lets the connection in, whatever the source's side may do."""
+    return _allowed(objects, "Ingress", target, source, (port, protocol))
+
+
+def leaves(objects: list[Object], source: Pod, target: Pod, port: int, protocol: str = "TCP") -> bool:
+    """Whether the source's side lets the connection out, whatever the target's side may do."""
+    return _allowed(objects, "Egress", source, target, (port, protocol))
+
+
 def reaches(objects: list[Object], source: Pod, target: Pod, port: int, protocol: str = "TCP") -> bool:
     """Whether the release's policies let one pod open a connection to another."""
-    at = (port, protocol)
-    return _allowed(objects, "Egress", source, target, at) and _allowed(objects, "Ingress", target, source, at)
+    return leaves(objects, source, target, port, protocol) and enters(objects, source, target, port, protocol)

@@ -29,6 +29,7 @@ LOCKS = (ROOT / "server" / "build.lock", ROOT / "server" / "requirements.lock")
 TOOLS = ("buildah", "debootstrap", "unshare", "setpriv", "chroot")
 RELEASE = "bookworm"
 RELEASE_PYTHON = "3.11"
+DOCUMENTATION = ("usr/share/doc", "usr/share/info", "usr/share/locale", "usr/share/man")
 BASE = f"localhost/vestry-base-{RELEASE}"
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 LOCKED = ("--require-hashes", "--only-binary", ":all:", "--no-deps")
@@ -108,7 +109,9 @@ def _base() -> None:
             system = Path(draft) / "system"
             run("debootstrap", "--variant=minbase", "--include=python3,python3-venv", RELEASE, system)
             packed = Path(draft) / "system.tar"
-            left_out = ("--exclude=./var/cache/apt", "--exclude=./var/lib/apt/lists", "--exclude=./dev/*")
+            left_out = [
+                f"--exclude=./{each}" for each in ("dev/*", "var/cache/apt", "var/lib/apt/lists", *DOCUMENTATION)
+            ]
             run("tar", "--create", "--numeric-owner", "--file", packed, "--directory", system, *left_out, ".")
             packed.rename(archive)
     container = buildah("from", "scratch")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import ssl
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ class Ledger:
 class Visit:
     """One bad request to a house, from a key and an address of its own, so that its refusal is not one of a flood."""
 
-    def __init__(self, house: House, engine: FakeEngine) -> None:
+    def __init__(self, house: House, engine: FakeEngine, *, context: ssl.SSLContext | None = None) -> None:
+        self._context = context
         self.house, self.engine = house, engine
         self._key: str | None = None
         number = next(_sources)
@@ -76,7 +78,7 @@ class Visit:
 
     def wire(self, **options: Any) -> Wire:
         """A connection from this visit's address."""
-        return Wire(self.house.port, source=self.source, **options)
+        return Wire(self.house.port, source=self.source, context=self._context, **options)
 
     def send(self, data: bytes) -> httpx.Response:
         """Send bytes on a new connection; the answer."""
@@ -131,7 +133,7 @@ class Visit:
     def well(self) -> None:
         """Check that the server is healthy, and answers a good call."""
         asked = len(self.engine.calls)
-        with Wire(self.house.port) as wire:
+        with self.wire() as wire:
             wire.send(chat_request(self.house.key, chat()))
             answer = wire.answer()
         assert answer.status_code == 200, answer.text

@@ -35,7 +35,7 @@ async def caller(log, name):
         number += 1
 
 async def main(directory, round):
-    log = AuditLog.open(Path(directory), "server", commit_seconds=10, segment_bytes=65536)
+    log = AuditLog.open(Path(directory), "server", commit_seconds=60, segment_bytes=65536)
     await asyncio.gather(*(caller(log, f"{round}-{each}") for each in range(16)))
 
 asyncio.run(main(*sys.argv[1:]))
@@ -63,7 +63,7 @@ def test_kill_nine_loses_nothing(tmp_path: Path) -> None:
     chance = random.Random(os.urandom(8))
     acknowledged: list[str] = []
     for number in range(KILLS):
-        acknowledged += killed(tmp_path, number, chance.randrange(1, 600))
+        acknowledged += killed(tmp_path, number, chance.randrange(1, 200))
     open_store(tmp_path, ORIGIN, segment_bytes=65536).close()
     records = read(tmp_path)
     found = [

@@ -27,7 +27,7 @@ from vestry.errors import AuditUnavailable
 TESTS = Path(__file__).parents[1]
 
 
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited too long"
@@ -35,7 +35,7 @@ async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
 
 
 def opened(directory: Path, files: FaultyFiles | None = None, **more: Any) -> AuditLog:
-    options: dict[str, Any] = {"commit_seconds": 5, "segment_bytes": 2500, "probe_seconds": 0.02}
+    options: dict[str, Any] = {"commit_seconds": 20, "segment_bytes": 2500, "probe_seconds": 0.02}
     return AuditLog.open(directory, ORIGIN, files=files, **{**options, **more})
 
 
@@ -225,14 +225,14 @@ from vestry.audit.log import AuditLog
 from vestry.errors import AuditUnavailable
 
 async def until(condition):
-    for _ in range(2000):
+    for _ in range(4000):
         if condition(): return
         await asyncio.sleep(0.005)
     raise SystemExit("waited too long")
 
 async def main(directory, fill, empty):
     acknowledged, refused = [], 0
-    log = AuditLog.open(Path(directory), "server", commit_seconds=5, segment_bytes=1 << 20, probe_seconds=0.02)
+    log = AuditLog.open(Path(directory), "server", commit_seconds=20, segment_bytes=1 << 20, probe_seconds=0.02)
     await log.append(intent("before"))
     fill()
     number = 0

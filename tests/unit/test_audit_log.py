@@ -22,7 +22,7 @@ from vestry.audit.records import Records
 from vestry.audit.scan import LogLocked
 from vestry.errors import AuditUnavailable
 
-COMMIT_SECONDS = 0.15
+PATIENCE = 20.0
 
 
 class Counts:
@@ -44,12 +44,12 @@ class Counts:
 
 
 def opened(directory: Path, files: FaultyFiles | None = None, **more: Any) -> AuditLog:
-    """A log with short times."""
-    options: dict[str, Any] = {"commit_seconds": COMMIT_SECONDS, "segment_bytes": 1 << 20, "probe_seconds": 0.05}
+    """A log that is patient with the disk, and quick to try again."""
+    options: dict[str, Any] = {"commit_seconds": PATIENCE, "segment_bytes": 1 << 20, "probe_seconds": 0.05}
     return AuditLog.open(directory, ORIGIN, files=files, **{**options, **more})
 
 
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited too long"
@@ -79,7 +79,7 @@ def test_one_sync_serves_everyone_waiting(tmp_path: Path) -> None:
     files, counts = FaultyFiles(), Counts()
 
     async def run() -> None:
-        log = opened(tmp_path, files, observer=counts, commit_seconds=5)
+        log = opened(tmp_path, files, observer=counts)
         await log.append(intent("first"))
         held = await hung(log, files)
         syncs = files.calls["sync"]
@@ -100,7 +100,7 @@ def test_a_batch_is_bounded(tmp_path: Path) -> None:
     files, counts = FaultyFiles(), Counts()
 
     async def run() -> None:
-        log = opened(tmp_path, files, observer=counts, commit_seconds=10, segment_bytes=1 << 24)
+        log = opened(tmp_path, files, observer=counts, segment_bytes=1 << 24)
         held = await hung(log, files)
         big = [{**intent(f"r{number}"), "rule": "x" * 60_000} for number in range(50)]
         others = [log.append(record) for record in big]
@@ -133,11 +133,10 @@ def test_deadlines_are_each_callers_own(tmp_path: Path) -> None:
         return time.monotonic() - began
 
     async def run() -> None:
-        log = opened(tmp_path, files, commit_seconds=0.3)
-        await log.append(intent("first"))
+        log = opened(tmp_path, files, commit_seconds=1.0)
         files.fail("sync", "hang", times=1)
         took = await asyncio.gather(*(wait(log, f"r{number}", number * 0.04) for number in range(6)))
-        assert all(0.29 <= each < 0.8 for each in took), took
+        assert all(0.99 <= each < 3 for each in took), took
         assert not log.healthy
         files.mend()
         await until(lambda: log.healthy)
@@ -151,13 +150,13 @@ def test_the_queue_is_bounded(tmp_path: Path) -> None:
     files, counts = FaultyFiles(), Counts()
 
     async def run() -> None:
-        log = opened(tmp_path, files, capacity=5, commit_seconds=5, observer=counts)
+        log = opened(tmp_path, files, capacity=5, observer=counts)
         held = await hung(log, files)
         others = [log.append(intent(f"r{number}")) for number in range(4)]
         began = time.monotonic()
         with pytest.raises(AuditUnavailable):
             await log.append(intent("one too many"))
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < PATIENCE / 2
         assert log.healthy
         files.mend()
         await asyncio.gather(held, *others)
@@ -173,7 +172,7 @@ def test_what_is_no_record_fails_alone(tmp_path: Path) -> None:
     files = FaultyFiles()
 
     async def run() -> None:
-        log = opened(tmp_path, files, commit_seconds=5)
+        log = opened(tmp_path, files)
         await log.append(intent("a"))
         held = await hung(log, files)
         bad = [log.append({**outcome("a"), "temperature": 0.5}), log.append(intent("b")), log.append({"x": 1.5})]
@@ -194,7 +193,7 @@ def test_what_is_no_record_behind_the_logs_own(tmp_path: Path) -> None:
     hand = HandClock()
 
     async def run() -> None:
-        log = opened(tmp_path, clock=hand.clock, commit_seconds=5)
+        log = opened(tmp_path, clock=hand.clock)
         await log.append(intent("a"))
         hand.wall -= 1
         found = await asyncio.gather(log.append(intent("b")), log.append({"x": 1.5}), return_exceptions=True)
@@ -205,12 +204,28 @@ def test_what_is_no_record_behind_the_logs_own(tmp_path: Path) -> None:
     assert kinds(tmp_path) == ["segment.begin", "intent", "clock.jump", "intent"]
 
 
+def test_nothing_to_close(tmp_path: Path) -> None:
+    """A lost outcome whose intent is not open needs no record, and makes no empty batch."""
+    counts = Counts()
+
+    async def run() -> None:
+        log = opened(tmp_path, observer=counts)
+        await log.append(intent("a"))
+        with pytest.raises(NotCanonical):
+            await log.append({**outcome("unknown"), "temperature": 0.5})
+        await log.close()
+
+    asyncio.run(run())
+    assert kinds(tmp_path) == ["segment.begin", "intent"]
+    assert [records for _, records, _ in counts.batches] == [1, 0]
+
+
 def test_everyone_waiting_is_told_at_once(tmp_path: Path) -> None:
     """When the log breaks, nobody behind the failed batch waits for a deadline either."""
     files = FaultyFiles()
 
     async def run() -> None:
-        log = opened(tmp_path, files, commit_seconds=30)
+        log = opened(tmp_path, files)
         await log.append(intent("first"))
         held = await hung(log, files)
         others = [log.append(intent(f"r{number}")) for number in range(1500)]
@@ -220,7 +235,7 @@ def test_everyone_waiting_is_told_at_once(tmp_path: Path) -> None:
         began = time.monotonic()
         found = await asyncio.gather(*others, return_exceptions=True)
         assert {type(each) for each in found} == {AuditUnavailable}
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < PATIENCE / 2
         files.mend()
         await until(lambda: log.healthy)
         await log.close()
@@ -247,7 +262,7 @@ def test_an_intent_told_too_late_is_closed(tmp_path: Path) -> None:
     files = FaultyFiles()
 
     async def run() -> None:
-        log = opened(tmp_path, files)
+        log = opened(tmp_path, files, commit_seconds=0.5)
         held = await hung(log, files, "late")
         with pytest.raises(AuditUnavailable):
             await held
@@ -264,7 +279,7 @@ def test_an_intent_whose_caller_left_is_closed(tmp_path: Path) -> None:
     files = FaultyFiles()
 
     async def run() -> None:
-        log = opened(tmp_path, files, commit_seconds=5)
+        log = opened(tmp_path, files)
         await log.append(intent("stays"))
         held = await hung(log, files, "left")
         held.cancel()
@@ -304,13 +319,14 @@ def test_closings_survive_a_failure(tmp_path: Path) -> None:
     files = FaultyFiles()
 
     async def run() -> None:
-        log = opened(tmp_path, files, commit_seconds=5)
+        log = opened(tmp_path, files)
         await log.append(intent("first"))
         held = await hung(log, files, "left")
         held.cancel()
         files.fail("write", times=1)
         files.released.set()
         await until(lambda: kinds_so_far(tmp_path).count("log.recovered") == 1)
+        await until(lambda: log.healthy)
         await log.append(intent("more"))
         await log.close()
 
@@ -359,7 +375,7 @@ def test_a_caller_that_left_before_the_failure(tmp_path: Path) -> None:
     files, counts = FaultyFiles(), Counts()
 
     async def run() -> None:
-        log = opened(tmp_path, files, observer=counts, commit_seconds=5)
+        log = opened(tmp_path, files, observer=counts)
         await log.append(intent("first"))
         held = await hung(log, files)
         left, stays = log.append(intent("left")), log.append(intent("stays"))
@@ -494,7 +510,7 @@ def test_close_of_a_broken_log(tmp_path: Path) -> None:
             await log.append(intent("a"))
         began = time.monotonic()
         await log.close()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < PATIENCE / 2
 
     asyncio.run(run())
     assert kinds(tmp_path) == []
@@ -505,7 +521,7 @@ def test_close_while_a_write_hangs(tmp_path: Path, caplog: pytest.LogCaptureFixt
     files = FaultyFiles()
 
     async def run() -> None:
-        log = opened(tmp_path, files)
+        log = opened(tmp_path, files, commit_seconds=0.5)
         held = await hung(log, files)
         waiting = log.append(intent("behind"))
         await log.close()
@@ -521,7 +537,7 @@ def test_close_while_a_write_hangs(tmp_path: Path, caplog: pytest.LogCaptureFixt
         files.mend()
         for thread in threading.enumerate():
             if thread.name == "vestry-audit":
-                thread.join(5)
+                thread.join(PATIENCE)
     asyncio.run(opened_and_closed(tmp_path))
     assert kinds(tmp_path).count("intent") >= 1
 
@@ -537,7 +553,7 @@ def test_a_loop_that_has_gone(tmp_path: Path) -> None:
     files.mend()
     for thread in threading.enumerate():
         if thread.name == "vestry-audit":
-            thread.join(5)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
     asyncio.run(opened_and_closed(tmp_path))
     assert kinds(tmp_path) == ["segment.begin", "intent", "intent.closed"]

@@ -121,7 +121,7 @@ def test_an_outcome(records: Records, clock: HandClock) -> None:
         "attempts": 2,
         "first_byte_us": 500_000,
         "engine_us": 900_000,
-        "weights_digest": "sha256:" + "1" * 64,
+        "model": "small",
         "tenant": "default",
     }
     assert {name: found[name] for name in expected} == expected

@@ -184,11 +184,11 @@ class AuditLog:
 
     def committed(self, waiters: list[Waiter], done: Committed, seconds: float) -> None:
         self._overdue = False
-        for position, waiter in enumerate(waiters):
+        unfit = done.unfit
+        for place, waiter in enumerate(waiters):
             self._waiting.popleft()
-            unfit = done.unfit.get(position) if done.unfit else None
-            if unfit is not None:
-                self._refuse(waiter, unfit)
+            if unfit and place in unfit:
+                self._refuse(waiter, unfit[place])
             elif not waiter.future.done():
                 waiter.future.set_result(None)
             elif waiter.future.cancelled():

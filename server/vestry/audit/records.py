@@ -82,11 +82,14 @@ class Records:
     def outcome(
         self, head: Head, principal: Principal, call: Call | None, grant: Grant | None, outcome: Outcome
     ) -> Record:
-        """How it went. `call` and `grant` are None on routes that call no engine and so have no intent."""
+        """How it went; what the intent says of the model is not said again.
+
+        `call` and `grant` are None on routes that call no engine and so have no intent.
+        """
         record = self._frame("outcome", head)
         record |= _who(principal)
         if grant is not None:
-            record |= self._model(grant.model)
+            record["model"] = grant.model.name
         elif call is not None and call.model:
             record["model"] = clean(call.model, LIMITS["model"])
         usage = outcome.usage
@@ -179,14 +182,18 @@ def sampling(parameters: Mapping[str, Any]) -> Record:
     Integers and truth values stay; a fraction, and an integer that JSON readers could round, becomes decimal
     text; a text of up to 64 characters stays; anything that could hold content becomes `{"count": length}`.
     """
-    return {name: _parameter(value) for name, value in parameters.items() if value is not None}
+    return {
+        name: value if value.__class__ is int and -SAFE_INTEGER <= value <= SAFE_INTEGER else _parameter(value)
+        for name, value in parameters.items()
+        if value is not None
+    }
 
 
 def _parameter(value: Any) -> Any:
     if isinstance(value, bool):
         return value
     if isinstance(value, int) and value.bit_length() <= 128:
-        return value if -SAFE_INTEGER <= value <= SAFE_INTEGER else str(value)
+        return str(value)
     if isinstance(value, float):
         return repr(value)
     if isinstance(value, str) and 0 < len(value) <= _SHORT:

@@ -11,7 +11,9 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
+
+from msgspec import Struct
 
 from vestry.audit.fields import RecordType
 from vestry.audit.files import cause_of
@@ -25,7 +27,7 @@ _JUMP_SECONDS = 2.0
 _FIRST_PROBE_SECONDS = 0.05
 
 
-class Waiter(NamedTuple):
+class Waiter(Struct, frozen=True):
     """A record, who waits for it, and since when on the loop's clock."""
 
     record: Mapping[str, Any]
@@ -33,7 +35,7 @@ class Waiter(NamedTuple):
     since: float
 
 
-class Abandoned(NamedTuple):
+class Abandoned(Struct, frozen=True):
     """A call whose intent may stand in the log, and whose outcome will not come."""
 
     request_id: str
@@ -140,6 +142,8 @@ class Writer:
         waiters = self._mailbox.take(_BATCH_RECORDS)
         given_up = self._abandoned()
         before = [*self._jump(), *self._closings(given_up)]
+        if not before and not waiters:
+            return
         began = self._clock.monotonic()
         try:
             done = self._store.commit([*before, *[waiter.record for waiter in waiters]])

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import click
 
-from vestry.configuration import ConfigurationError, Fault, load
+from vestry.configuration import ConfigurationError, Fault, Reading, read
 from vestry.settings import Settings
 
 
@@ -26,9 +26,14 @@ class BadSettings(click.ClickException):
         click.echo(f"The settings have {number} fault{'s' * (number != 1)}:\n{self.message}", file=file, err=True)
 
 
-def settings_of(config: Path | None) -> Settings:
-    """The settings of this run. Raises BadSettings."""
+def reading_of(config: Path | None) -> Reading:
+    """The settings of this run, and where each of them stands. Raises BadSettings."""
     try:
-        return load(config, os.environ)
+        return read(config, os.environ)
     except ConfigurationError as error:
         raise BadSettings(error.faults) from None
+
+
+def settings_of(config: Path | None) -> Settings:
+    """The settings of this run. Raises BadSettings."""
+    return reading_of(config).settings

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import sys
 from pathlib import Path
 
@@ -13,10 +12,11 @@ import uvloop
 
 from vestry.app import Secrets, Server, state_directory
 from vestry.audit.scan import LogUnusable
-from vestry.configuration import ConfigurationError, inspect, load
+from vestry.commands.common import BadSettings, reading_of
+from vestry.configuration import inspect
 from vestry.models.catalog import ModelError
 from vestry.models.chosen import served
-from vestry.secret_files import engine_key, key_hash
+from vestry.secret_files import SecretFault, engine_key, key_hash
 
 
 @click.command("serve", short_help="Serve the API in front of engines that run already.")
@@ -31,16 +31,18 @@ def command(config: Path | None) -> None:
     Example:
       vestry --config vestry.yaml serve
     """
+    reading = reading_of(config)
+    settings = reading.settings
     try:
-        settings = load(config, os.environ)
         state_directory(settings.state)
-        faults = inspect(settings)
-        if faults:
-            raise ConfigurationError(faults)
+        if faults := inspect(settings, reading.places.of):
+            raise BadSettings(faults)
         models = served(settings)
         secrets = Secrets(key_hash(settings), engine_key(settings))
-    except (ConfigurationError, ModelError) as fault:
+    except (ModelError, OSError) as fault:
         raise click.ClickException(str(fault)) from None
+    except SecretFault as fault:
+        raise BadSettings(fault.faults) from None
     logging.basicConfig(
         level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

@@ -118,7 +118,9 @@ class Arrival:
 
     async def _read_body(self) -> bytes:
         whole = self._door.whole_body()
-        if whole is not None and len(whole) <= self._rules.body_bytes:
+        if whole is not None:
+            if len(whole) > self._rules.body_bytes:
+                raise BodyTooLarge
             return whole
         message = await self._receive()
         pieces: list[bytes] = []

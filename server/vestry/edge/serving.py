@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 
 LOOK_SECONDS = 0.02
 CUT_SECONDS = 5.0
+UNSENT_BYTES = 131_072
 
 
 class Manner(Struct, frozen=True):
@@ -116,6 +117,8 @@ def bind(host: str, port: int, backlog: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # what is not sent waits here, where it is seen, and not in the kernel
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     try:
         listener.bind((host, port))
         listener.listen(backlog)

@@ -13,7 +13,6 @@ from vestry.settings import Tls
 
 log = logging.getLogger("vestry")
 VERIFY = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
-HANDSHAKE_SECONDS = 8.0
 
 
 class Certificates:

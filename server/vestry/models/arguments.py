@@ -28,7 +28,6 @@ TUNABLE = frozenset(
         "--max-logprobs",
         "--max-model-len",
         "--max-num-batched-tokens",
-        "--max-num-partial-prefills",
         "--max-num-seqs",
         "--no-async-scheduling",
         "--no-enable-chunked-prefill",

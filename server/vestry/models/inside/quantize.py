@@ -48,7 +48,7 @@ def chosen(name: str, weight: torch.Tensor, only: re.Pattern[str] | None) -> boo
     module, _, last = name.rpartition(".")
     if last != "weight" or weight.ndim != 2 or weight.dtype not in FLOATS or KEPT.search(module):
         return False
-    return only is None or only.search(module) is not None
+    return only is None or only.match(module) is not None
 
 
 def description(kept: list[str], only: str | None) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Quantize a folder of safetensors to W8A8.")
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
-    parser.add_argument("--only", help="regular expression: quantize only the layers whose name it is found in")
+    parser.add_argument("--only", help="regular expression; only layers whose name it matches are quantized")
     given = parser.parse_args()
     run(given.source, given.target, given.only)
 

@@ -1,0 +1,98 @@
+"""The installation pages: what they tell a stranger to write is accepted, and what they name exists."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from support.charts import NAMESPACE, ROOT, Object, chart, named, render, validate
+from vestry.configuration import load
+from vestry.models import catalog
+
+HELM = ROOT / "docs" / "install-helm.md"
+COMPOSE = ROOT / "docs" / "install-compose.md"
+PHI = {"catalog": "phi-3-mini-4k-instruct", "volume": {"hostPath": {"path": "/srv/models/phi"}}}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a page in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("block", blocks(HELM, "yaml"), ids=lambda block: str(block).split(":", 1)[0])
+def test_the_values_shown_can_be_used(block: str) -> None:
+    """Each piece of values renders, and every object of it is one that Kubernetes knows."""
+    given: Object = {"models": {"phi-3-mini": PHI}, **yaml.safe_load(block)}
+    given.setdefault("networkPolicy", {}).setdefault("clients", [{"podSelector": {}}])
+    for each in render(given):
+        validate(each, "1.37")
+
+
+def test_there_are_values_to_use() -> None:
+    """The page shows some (else the test above would prove nothing)."""
+    assert len(blocks(HELM, "yaml")) >= 4
+
+
+def test_the_names_in_the_commands_are_those_of_the_release() -> None:
+    """Installed as the page says, the pods, claims, Secrets and Services are called what it calls them."""
+    assert "helm upgrade --install vestry vestry-0.1.0.tgz --namespace vestry" in HELM.read_text()
+    assert f"vestry-{chart().version}.tgz" in HELM.read_text()
+    objects = render({"models": {"phi-3-mini": PHI}}, "vestry")
+    server = named(objects, "StatefulSet", "vestry")
+    (claim,) = server["spec"]["volumeClaimTemplates"]
+    assert f"{claim['metadata']['name']}-{server['metadata']['name']}-0" == "state-vestry-0"
+    assert set(re.findall(r"state-vestry-\d", HELM.read_text())) == {"state-vestry-0"}
+    assert NAMESPACE != "vestry"
+    labels = server["spec"]["template"]["metadata"]["labels"]
+    assert labels["app.kubernetes.io/instance"] == "vestry"
+    assert chart().values["secrets"]["existingSecret"] == "vestry-secrets"
+
+
+@pytest.mark.parametrize("block", blocks(COMPOSE, "yaml"), ids=lambda block: str(block).split(":", 1)[0])
+def test_the_compose_files_and_settings_shown_can_be_used(block: str, tmp_path: Path) -> None:
+    """Each piece is a valid compose file whose variables the server accepts, or settings that it accepts."""
+    shown: dict[str, Any] = yaml.safe_load(block)
+    base = yaml.safe_load((ROOT / "deploy" / "compose" / "vestry.yaml").read_text())
+    environ: dict[str, str] = {}
+    if "services" in shown:
+        schema = files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
+        jsonschema.validate(shown, json.loads(schema.read_text()))
+        environ = shown["services"]["server"].get("environment", {})
+    else:
+        base |= shown
+    (tmp_path / "vestry.yaml").write_text(yaml.safe_dump(base))
+    assert load(tmp_path / "vestry.yaml", environ).models
+
+
+def test_memory_is_what_the_catalog_says() -> None:
+    """The GPU memory that the compose page names for each family is the catalog's."""
+    named_there = re.search(r"(\d+) GiB for Phi-3 mini, (\d+) for Llama 3 8B, (\d+) for Mixtral", COMPOSE.read_text())
+    assert named_there is not None
+    wanted = [catalog.entry(name).memory.gpu for name in ("phi-3-mini-4k-instruct", "llama-3-8b-instruct")]
+    wanted.append(catalog.entry("mixtral-8x7b-instruct").memory.gpu)
+    assert [int(each) for each in named_there.groups()] == wanted
+
+
+@pytest.mark.parametrize("page", [HELM, COMPOSE], ids=lambda page: page.name)
+def test_values_and_settings_that_are_named_exist(page: Path) -> None:
+    """Each dotted name in code font is a value of the chart, or a setting."""
+    known = {"settings": chart().values["settings"], "engine": chart().values["engine"]}
+    text = page.read_text()
+    for dotted in re.findall(
+        r"`((?:server|settings|engine|networkPolicy|monitoring|podSecurity|secrets)(?:\.\w+)+)`", text
+    ):
+        trees = [chart().values, known["settings"], {"models": {}, "engine": known["engine"]}]
+        assert any(_has(tree, dotted.split(".")) for tree in trees), dotted
+
+
+def _has(tree: Any, steps: list[str]) -> bool:
+    if not steps:
+        return True
+    return isinstance(tree, dict) and steps[0] in tree and _has(tree[steps[0]], steps[1:])

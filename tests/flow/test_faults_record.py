@@ -1,0 +1,250 @@
+"""Nothing is served unrecorded: what calls get while the record cannot be written, and how it mends."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from fakes.audit import read
+from fakes.engine import Behaviour, FakeEngine
+from support.disk import Disk
+from support.house import PLAIN, House, chat, until
+from support.outcomes import events, idle, metric, said
+from support.wire import Wire, chat_request
+
+CONTENT = "The capital of France is Paris."
+WRITE_FAULTS = {
+    "disk full": (errno.ENOSPC, ("write", "create")),
+    "read-only": (errno.EROFS, ("write", "create")),
+    "failing": (errno.EIO, ("sync",)),
+}
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    """The disk under the record."""
+    disk = Disk(monkeypatch)
+    yield disk
+    disk.mend()
+
+
+@pytest.fixture
+def engine() -> Iterator[FakeEngine]:
+    """A good engine."""
+    with FakeEngine() as engine:
+        yield engine
+
+
+@pytest.fixture
+def house(tmp_path: Path, engine: FakeEngine, disk: Disk) -> Iterator[House]:
+    """A house whose calls wait half a second for their record."""
+    with House(tmp_path / "state", [engine], audit={"commit_seconds": 0.5}) as house:
+        assert house.key
+        yield house
+        disk.mend()
+
+
+def whole_log(house: House) -> list[dict[str, Any]]:
+    """The stopped house's record, read strictly, with every intent closed once."""
+    house.stop()
+    records = read(house.settings.audit_directory, house.settings.audit.origin)
+    intents = [each["request_id"] for each in records if each["type"] == "intent"]
+    closed = [each["request_id"] for each in records if each["type"] == "intent.closed"]
+    outcomes = [each["request_id"] for each in records if each["type"] == "outcome"]
+    assert sorted(intents) == sorted(closed + [each for each in outcomes if each in set(intents)])
+    return records
+
+
+def refused(answer: httpx.Response) -> bool:
+    """Whether this is the answer that nothing could be recorded."""
+    return (
+        answer.status_code == 503
+        and answer.json()["error"]["code"] == "audit_unavailable"
+        and answer.headers["x-should-retry"] == "false"
+    )
+
+
+def back(house: House) -> None:
+    """Wait until the house is ready by itself, and answers."""
+    until(lambda: house.get_ops("/readyz").status_code == 200, what="readiness")
+    assert metric(house, "vestry_audit_healthy") == 1
+    assert house.post(json=chat()).status_code == 200
+
+
+@pytest.mark.parametrize("fault", WRITE_FAULTS.values(), ids=WRITE_FAULTS)
+def test_while_the_record_cannot_be_written_nothing_is_served(
+    house: House, engine: FakeEngine, disk: Disk, fault: tuple[int, tuple[str, ...]]
+) -> None:
+    """503 for every route, refusals too; no engine is asked; not ready; it mends without any traffic."""
+    number, names = fault
+    disk.fail(number, *names)
+    assert refused(house.post(json=chat()))
+    assert refused(house.post(json=chat(stream=True)))
+    assert refused(house.get("/v1/models"))
+    assert refused(house.post(json=chat(), headers={"authorization": "Bearer vst_wrong"}))
+    assert engine.calls == []
+    assert house.get_ops("/readyz").json()["missing"] == {"record": "the record cannot be written"}
+    assert metric(house, "vestry_audit_healthy") == 0
+    assert metric(house, "vestry_audit_failures_total") >= 1
+    disk.mend()
+    back(house)
+    idle(house)
+    assert [each["type"] for each in whole_log(house)].count("log.recovered") == 1
+
+
+def test_a_record_that_hangs_is_no_record(house: House, engine: FakeEngine, disk: Disk) -> None:
+    """After the deadline 503, later calls at once; when the disk moves again so does the server."""
+    disk.block()
+    began = time.monotonic()
+    assert refused(house.post(json=chat()))
+    assert 0.4 < time.monotonic() - began < 2
+    began = time.monotonic()
+    assert refused(house.post(json=chat()))
+    assert time.monotonic() - began < 0.4
+    assert house.get_ops("/readyz").status_code == 503
+    assert engine.calls == []
+    disk.mend()
+    back(house)
+    whole_log(house)
+
+
+def test_openais_client_does_not_try_again(house: House, engine: FakeEngine, disk: Disk) -> None:
+    """`x-should-retry: false` is obeyed: one request, one exception."""
+    disk.fail(errno.ENOSPC, "write", "create")
+    with pytest.raises(openai.InternalServerError) as told:
+        house.client(max_retries=3).chat.completions.create(**chat())
+    assert told.value.code == "audit_unavailable"
+    assert metric(house, "vestry_requests_total", code="503") == 1
+
+
+def test_the_engine_is_asked_once_the_intent_is_durable(house: House, engine: FakeEngine, disk: Disk) -> None:
+    """Not a byte to the engine before fdatasync has returned."""
+    disk.block()
+    with Wire(house.port) as wire:
+        wire.send(chat_request(house.key, chat()))
+        until(lambda: metric(house, "vestry_requests_in_progress") == 1, what="the call")
+        assert engine.calls == []
+        disk.mend()
+        assert wire.answer().status_code == 200
+    assert len(engine.calls) == 1
+
+
+def test_the_end_of_a_stream_leaves_once_the_outcome_is_durable(house: House, engine: FakeEngine, disk: Disk) -> None:
+    """The words do not wait; the finish reason and `[DONE]` do."""
+    engine.behave(first_seconds=0.1)
+    with Wire(house.port) as wire:
+        wire.send(chat_request(house.key, chat(stream=True)))
+        until(lambda: engine.calls, what="the engine to be asked")
+        disk.block()
+        lines = b""
+        while b"Paris" not in lines:
+            lines += wire.line()
+        while b'"."' not in lines:
+            lines += wire.line()
+        lines += wire.line() + wire.line()
+        assert not wire.readable(0.2)
+        assert b"stop" not in lines
+        disk.mend()
+        rest = b"".join(iter(wire.line, b"0\r\n"))
+        assert b'"finish_reason":"stop"' in rest
+        assert b"[DONE]" in rest
+
+
+@pytest.mark.parametrize("how", ["fails", "hangs"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_an_outcome_that_cannot_be_written_is_not_delivered(
+    house: House, engine: FakeEngine, disk: Disk, stream: bool, how: str
+) -> None:
+    """In one piece: 503, without the answer. Streamed: an error event in place of the end. The intent is closed."""
+    engine.behave(first_seconds=0.2)
+    with ThreadPoolExecutor(1) as pool:
+        answering = pool.submit(house.post, json=chat(stream=stream))
+        until(lambda: engine.calls, what="the engine to be asked")
+        if how == "fails":
+            disk.fail(errno.EIO, "sync")
+        else:
+            disk.block()
+        answer = answering.result(10)
+    if stream:
+        found = events(answer.text)
+        assert said(found[:-1]) == CONTENT
+        assert found[-1]["error"]["code"] == "audit_unavailable"
+        assert '"stop"' not in answer.text
+    else:
+        assert refused(answer)
+        assert CONTENT not in answer.text
+    disk.mend()
+    engine.behave(first_seconds=0)
+    back(house)
+    records = whole_log(house)
+    about = [each["type"] for each in records if each.get("request_id") == answer.headers["x-request-id"]]
+    assert about[0] == "intent"
+    assert set(about[1:]) <= {"intent.closed", "outcome"}
+    assert len(about) == 2
+
+
+def test_openais_client_raises_where_the_outcome_is_lost(house: House, engine: FakeEngine, disk: Disk) -> None:
+    """A program cannot mistake an unrecorded stream for a whole one."""
+    engine.behave(between_seconds=0.03)
+    stream = iter(house.client().chat.completions.create(**chat(stream=True)))
+    next(stream)
+    disk.fail(errno.ENOSPC, "write", "create")
+    with pytest.raises(openai.APIError, match="not be recorded"):
+        list(stream)
+
+
+def test_every_answer_that_was_served_is_recorded_though_the_disk_comes_and_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under load, with faults again and again: every good answer has its intent and its outcome."""
+    disk = Disk(monkeypatch)
+    served: list[str] = []
+    lost: list[str] = []
+    over = threading.Event()
+    behaviour = Behaviour(first_seconds=0.005, between_seconds=0.001)
+    with (
+        FakeEngine(behaviour=behaviour) as engine,
+        House(tmp_path / "state", [engine], audit={"commit_seconds": 0.3}) as house,
+    ):
+
+        def work(stream: bool) -> None:
+            with httpx.Client(verify=PLAIN, headers={"authorization": f"Bearer {house.key}"}, timeout=20) as client:
+                while not over.is_set():
+                    answer = client.post(house.url + "/v1/chat/completions", json=chat(stream=stream))
+                    good = answer.status_code == 200 and (not stream or answer.text.endswith("data: [DONE]\n\n"))
+                    (served if good else lost).append(answer.headers["x-request-id"])
+                    time.sleep(0.005)
+
+        assert house.key
+        with ThreadPoolExecutor(4) as pool:
+            working = [pool.submit(work, number % 2 == 0) for number in range(4)]
+            for fault in ("write", "sync", "hang", "sync", "write"):
+                time.sleep(0.15)
+                if fault == "hang":
+                    disk.block()
+                    time.sleep(0.35)
+                else:
+                    disk.fail(errno.EIO, fault, "create")
+                    time.sleep(0.1)
+                disk.mend()
+                until(lambda: house.get_ops("/readyz").status_code == 200, what="readiness")
+            over.set()
+            for each in working:
+                each.result(20)
+        records = whole_log(house)
+    kinds: dict[str, list[str]] = {}
+    for record in records:
+        kinds.setdefault(record.get("request_id", ""), []).append(record["type"])
+    assert len(served) > 20
+    assert lost
+    for request_id in served:
+        assert kinds[request_id] == ["intent", "outcome"]

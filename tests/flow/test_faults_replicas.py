@@ -1,0 +1,466 @@
+"""Replicas that fail: before the first byte another one answers, and what cannot be mended is told and recorded."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from fakes.engine import Behaviour, FakeEngine
+from support.house import ENGINE_KEY, PLAIN, House, chat, until
+from support.outcomes import answered, events, idle, metric, only_outcome, said
+
+ANSWER = "The capital of France is Paris."
+QUIET = {"probe_seconds": 60}
+"""Health is asked for once only, so that outcomes alone decide."""
+SECRET = "secret engine words about the prompt"
+
+# How a replica fails before its first byte, and the status that is told where nobody else answers.
+FAILURES: dict[str, dict[str, Any]] = {
+    "drops the connection": {"refuse": True},
+    "dies before its first byte": {"die_after": 0, "raw": b""},
+    "500": {"status": 500, "complaint": SECRET},
+    "503": {"status": 503, "complaint": SECRET},
+    "429": {"status": 429, "complaint": SECRET},
+    "401": {"status": 401, "complaint": SECRET},
+    "404": {"status": 404, "complaint": SECRET},
+    "speaks another protocol": {"raw": b"\x16\x03\x01\x02\x00 SSH-2.0-secret engine words\r\n\r\n"},
+    "breaks off in its headers": {"raw": b"HTTP/1.1 200 OK\r\ncontent-le"},
+    "promises more than it sends": {"raw": b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"},
+    "states two lengths": {"raw": b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}"},
+    "answers nonsense": {"raw": b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nnope"},
+    "answers another thing": {"raw": b'HTTP/1.1 200 OK\r\ncontent-length: 14\r\n\r\n{"choices":[]}'},
+    "redirects": {"raw": b"HTTP/1.1 307 X\r\nlocation: http://127.0.0.1:9/\r\ncontent-length: 0\r\n\r\n"},
+}
+
+
+@pytest.fixture
+def bad() -> Iterator[FakeEngine]:
+    """The replica that is asked first."""
+    with FakeEngine() as engine:
+        yield engine
+
+
+@pytest.fixture
+def good() -> Iterator[FakeEngine]:
+    """The other replica."""
+    with FakeEngine() as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def lone_engine() -> Iterator[FakeEngine]:
+    """The one replica of `lone`."""
+    with FakeEngine() as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def lone(lone_engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A house with one replica, which is never taken out of service for what it does."""
+    with House(tmp_path_factory.mktemp("lone"), [lone_engine], relay={**QUIET, "idle_seconds": 0.5}) as house:
+        yield house
+
+
+@pytest.fixture
+def only(lone_engine: FakeEngine) -> Iterator[FakeEngine]:
+    """The replica of `lone`, with nothing asked of it yet."""
+    lone_engine.asked.clear()
+    yield lone_engine
+    lone_engine.behaviour = Behaviour()
+
+
+def content(answer: httpx.Response) -> str:
+    """What the model said, streamed or not."""
+    if answer.headers["content-type"].startswith("text/event-stream"):
+        return said(events(answer.text))
+    return str(answer.json()["choices"][0]["message"]["content"])
+
+
+# Before the first byte ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
+def test_another_replica_answers(
+    tmp_path: Path, bad: FakeEngine, good: FakeEngine, failure: dict[str, Any], stream: bool
+) -> None:
+    """A failure before the first byte is invisible: one good answer, one outcome that counts both tries."""
+    with House(tmp_path / "state", [bad, good], relay=QUIET) as house:
+        bad.behave(**failure)
+        answer = house.post(json=chat(stream=stream))
+        assert answer.status_code == 200, answer.text
+        assert content(answer) == ANSWER
+        outcome = answered(house, answer)
+        assert (outcome["attempts"], outcome["ending"]) == (2, "complete")
+        assert outcome["replica"] == good.url.removeprefix("http://")
+        assert metric(house, "vestry_upstream_retries_total", model="small") == 1
+        idle(house)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
+def test_without_another_replica_the_client_is_told(
+    lone: House, only: FakeEngine, failure: dict[str, Any], stream: bool
+) -> None:
+    """502 in OpenAI's shape, without a word of the engine's; recorded as failed; nothing is retried."""
+    only.behave(**failure)
+    answer = lone.post(json=chat(stream=stream))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "engine_error")
+    assert "secret" not in answer.text
+    outcome = answered(lone, answer)
+    assert (outcome["ending"], outcome["code"], outcome["prompt_tokens"]) == ("failed", "engine_error", 0)
+    assert len(only.calls) <= 1
+    assert metric(lone, "vestry_upstream_retries_total") == 0
+    idle(lone)
+
+
+def test_a_replica_that_is_not_there_is_passed_over(tmp_path: Path, bad: FakeEngine, good: FakeEngine) -> None:
+    """Nobody listens: the other replica answers, and the missing one gets no more calls until it is back."""
+    with House(tmp_path / "state", [bad, good], relay=QUIET) as house:
+        bad.stop()
+        for _ in range(5):
+            assert content(house.post(json=chat())) == ANSWER
+        assert [record["attempts"] for record in house.records("outcome")] == [2, 1, 1, 1, 1]
+        assert metric(house, "vestry_replica_ejections_total", cause="down") == 1
+
+
+def test_a_redirect_is_not_followed(tmp_path: Path, bad: FakeEngine, good: FakeEngine) -> None:
+    """Wherever it points to: a redirect is a failure of the engine that sent it."""
+    with House(tmp_path / "state", [bad], relay=QUIET) as house:
+        bad.behave(raw=f"HTTP/1.1 302 X\r\nlocation: {good.url}/\r\ncontent-length: 0\r\n\r\n".encode())
+        assert house.post(json=chat()).status_code == 502
+        assert good.connections == 0
+
+
+def test_retries_are_a_share_of_the_calls(tmp_path: Path, bad: FakeEngine, good: FakeEngine) -> None:
+    """A model that fails everywhere is not sent double the load: ten retries in hand, then one for five calls."""
+    with House(tmp_path / "state", [bad, good], relay=QUIET) as house:
+        bad.behave(status=500)
+        good.behave(status=500)
+        with httpx.Client(headers={"authorization": f"Bearer {house.key}"}, verify=PLAIN) as client:
+            statuses = [client.post(house.url + "/v1/chat/completions", json=chat()).status_code for _ in range(60)]
+        assert set(statuses) == {502}
+        assert len(bad.calls) + len(good.calls) <= 60 + 10 + 60 * 0.2
+
+
+def test_without_a_budget_nothing_is_retried(tmp_path: Path, bad: FakeEngine, good: FakeEngine) -> None:
+    """`retry_budget: 0`: the failure is told, though another replica would answer."""
+    with House(tmp_path / "state", [bad, good], relay={**QUIET, "retry_budget": 0}) as house:
+        bad.behave(status=500)
+        assert house.post(json=chat()).status_code == 502
+        assert good.calls == []
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_replica_that_hangs_before_its_first_byte(
+    tmp_path: Path, bad: FakeEngine, good: FakeEngine, stream: bool
+) -> None:
+    """After the deadline its connection is closed and another replica answers; if that hangs too, 504.
+
+    The connections have been used before: a replica that hangs on one is asked once all the same.
+    """
+    deadlines = {**QUIET, "first_byte_seconds": 0.4, "answer_seconds": 0.4}
+    with House(tmp_path / "state", [bad, good], relay=deadlines) as house:
+        for _ in range(2):
+            assert house.post(json=chat(stream=stream)).status_code == 200
+        bad.behave(hang=True)
+        began = time.monotonic()
+        answer = house.post(json=chat(stream=stream))
+        assert content(answer) == ANSWER
+        assert 0.3 < time.monotonic() - began < 1.5
+        assert answered(house, answer)["attempts"] == 2
+        assert len(bad.calls) == 2
+        until(lambda: bad.calls[-1].left_at, seconds=1, what="the engine to be left")
+        good.behave(hang=True)
+        began = time.monotonic()
+        answer = house.post(json=chat(stream=stream))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "engine_timeout")
+        assert time.monotonic() - began < 2
+        outcome = answered(house, answer)
+        assert (outcome["ending"], outcome["code"]) == ("failed", "engine_timeout")
+        until(lambda: good.calls[-1].left_at, seconds=1, what="the engine to be left")
+        idle(house)
+
+
+# After it -------------------------------------------------------------------------------------------------------
+
+BREAKS: dict[str, dict[str, Any]] = {
+    "dies": {"die_after": 4},
+    "hangs": {"hang_after": 4},
+    "reports an error": {"error_after": 4},
+    "ends short": {"end_after": 4},
+    "ends with no finish reason": {"finish_reason": None},
+    "ends with no usage": {"usage": False},
+    "dies after its last word": {"die_after": 9},
+    "sends a line of 10 MB": {"long_line": 10_000_000},
+    "dies byte by byte": {"die_after": 4, "split": 7},
+}
+
+
+@pytest.mark.parametrize("how", BREAKS.values(), ids=BREAKS)
+def test_a_stream_that_breaks_is_never_a_silent_end(
+    tmp_path: Path, bad: FakeEngine, good: FakeEngine, how: dict[str, Any]
+) -> None:
+    """An error event in place of the end, in a whole HTTP answer; recorded as truncated, with tokens; not retried."""
+    with House(tmp_path / "state", [bad, good], relay={**QUIET, "idle_seconds": 0.5}) as house:
+        bad.behave(**how)
+        answer = house.post(json=chat(stream=True))
+        found = events(answer.text)
+        assert "[DONE]" not in found
+        code = "engine_timeout" if "hang_after" in how else "engine_error"
+        assert found[-1]["error"]["code"] == code
+        assert said(found[:-1])
+        assert "secret" not in answer.text
+        outcome = answered(house, answer)
+        assert (outcome["ending"], outcome["status"], outcome["code"]) == ("truncated", 200, code)
+        assert outcome["prompt_tokens"] > 0
+        assert 3 <= outcome["completion_tokens"] <= 10
+        assert metric(house, "vestry_outcomes_total", ending="truncated") == 1
+        assert metric(house, "vestry_tokens_total", kind="output") == outcome["completion_tokens"]
+        assert good.calls == []
+        idle(house)
+
+
+@pytest.mark.parametrize("how", [BREAKS["dies"], BREAKS["ends short"], BREAKS["ends with no finish reason"]])
+def test_openais_client_raises_where_a_stream_breaks(lone: House, only: FakeEngine, how: dict[str, Any]) -> None:
+    """What has arrived is read, then comes an exception: a program cannot mistake a part for the whole."""
+    only.behave(**how)
+    words: list[str] = []
+    with pytest.raises(openai.APIError, match="engine failed"):
+        words.extend(
+            chunk.choices[0].delta.content or "" for chunk in lone.client().chat.completions.create(**chat(stream=True))
+        )
+    assert ANSWER.startswith("".join(words))
+    assert "".join(words)
+
+
+def test_openais_client_raises_where_the_engine_fails(lone: House, only: FakeEngine) -> None:
+    """502 is an InternalServerError, with the server's code."""
+    only.behave(status=500)
+    with pytest.raises(openai.InternalServerError) as refused:
+        lone.client().chat.completions.create(**chat())
+    assert (refused.value.status_code, refused.value.code) == (502, "engine_error")
+
+
+def test_the_clients_connection_survives_a_broken_stream(lone: House, only: FakeEngine) -> None:
+    """The broken answer is whole HTTP, so the next call may use the same connection."""
+    until(lambda: metric(lone, "vestry_connections") == 0, what="no connection of earlier tests")
+    with httpx.Client(headers={"authorization": f"Bearer {lone.key}"}, verify=PLAIN) as client:
+        only.behave(die_after=3)
+        client.post(lone.url + "/v1/chat/completions", json=chat(stream=True))
+        only.behave(die_after=None)
+        again = client.post(lone.url + "/v1/chat/completions", json=chat())
+        assert content(again) == ANSWER
+        assert metric(lone, "vestry_connections") == 1
+
+
+# Verdicts -------------------------------------------------------------------------------------------------------
+
+
+class Load:
+    """So many clients, each one call after another. Use as a context manager."""
+
+    def __init__(self, house: House, clients: int, *, stream: bool) -> None:
+        self._house, self._clients, self._stream = house, clients, stream
+        self._over = threading.Event()
+        self.statuses: list[int] = []
+
+    def __enter__(self) -> Load:
+        self._pool = ThreadPoolExecutor(self._clients)
+        self._work = [self._pool.submit(self._run) for _ in range(self._clients)]
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        for work in self._work:
+            work.result(30)
+        self._pool.shutdown()
+
+    def _run(self) -> None:
+        with httpx.Client(headers={"authorization": f"Bearer {self._house.key}"}, timeout=20, verify=PLAIN) as client:
+            while not self._over.is_set():
+                answer = client.post(self._house.url + "/v1/chat/completions", json=chat(stream=self._stream))
+                self.statuses.append(answer.status_code)
+                time.sleep(0.01)
+
+
+def healthy(house: House) -> float:
+    """How many replicas are in service."""
+    return metric(house, "vestry_replica_healthy", model="small")
+
+
+def test_one_of_three_that_is_slow_is_ejected_within_two_seconds(
+    tmp_path: Path, bad: FakeEngine, good: FakeEngine
+) -> None:
+    """Its health is good and every answer is right, only late: under load it is out of service within 2 s."""
+    with FakeEngine() as third, House(tmp_path / "state", [bad, good, third]) as house:
+        bad.behave(first_seconds=3)
+        with Load(house, 6, stream=True):
+            until(
+                lambda: metric(house, "vestry_replica_ejections_total", replica=name(bad), cause="slow"),
+                seconds=2,
+                what="the slow replica to be ejected",
+            )
+            assert healthy(house) == 2
+            bad.behave(first_seconds=0)
+        assert metric(house, "vestry_replica_ejections_total", replica=name(good)) == 0
+        assert metric(house, "vestry_replica_ejections_total", replica=name(third)) == 0
+
+
+def name(engine: FakeEngine) -> str:
+    """A replica's name in metrics and records."""
+    return engine.url.removeprefix("http://")
+
+
+def test_one_that_lies_about_its_health_is_ejected_by_its_outcomes(
+    tmp_path: Path, bad: FakeEngine, good: FakeEngine
+) -> None:
+    """Healthy by its own word, failing every call: ejected within 2 s, and no client notices."""
+    with House(tmp_path / "state", [bad, good]) as house:
+        bad.behave(status=500)
+        with Load(house, 4, stream=False) as load:
+            until(
+                lambda: metric(house, "vestry_replica_ejections_total", replica=name(bad), cause="status"),
+                seconds=2,
+                what="the lying replica to be ejected",
+            )
+            asked = len(bad.calls)
+            time.sleep(1)
+            assert len(bad.calls) == asked
+            assert healthy(house) == 1
+        assert set(load.statuses) == {200}
+
+
+def test_they_are_never_all_ejected(tmp_path: Path, bad: FakeEngine, good: FakeEngine) -> None:
+    """Both fail every call, with good health: one stays in service, and as soon as it is well all is well."""
+    with House(tmp_path / "state", [bad, good]) as house:
+        bad.behave(status=500)
+        good.behave(status=500)
+        with Load(house, 4, stream=False) as load:
+            until(lambda: metric(house, "vestry_replica_ejections_total"), what="an ejection")
+            until(lambda: len(load.statuses) > 50, what="more calls")
+            assert healthy(house) >= 1
+            assert set(load.statuses) == {502}
+            bad.behave(status=200)
+            good.behave(status=200)
+            until(lambda: load.statuses[-20:] == [200] * 20, what="good answers")
+
+
+def test_all_down_is_told_at_once_and_mends_by_itself(tmp_path: Path, bad: FakeEngine) -> None:
+    """503 without a wait, with Retry-After; not ready; back in service when the engine is."""
+    with House(tmp_path / "state", [bad]) as house:
+        bad.stop()
+        until(lambda: house.get_ops("/readyz").status_code == 503, what="not ready")
+        assert "models" in house.get_ops("/readyz").json()["missing"]
+        began = time.monotonic()
+        answer = house.post(json=chat())
+        assert time.monotonic() - began < 0.5
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_unavailable")
+        assert answer.headers["retry-after"] == "1"
+        assert answered(house, answer)["attempts"] == 0
+        with FakeEngine(port=bad.port):
+            until(lambda: house.get_ops("/readyz").status_code == 200, what="ready again")
+            assert content(house.post(json=chat())) == ANSWER
+
+
+def test_health_that_is_not_answered_takes_a_replica_out(tmp_path: Path, bad: FakeEngine, good: FakeEngine) -> None:
+    """A health check that fails or hangs, twice in a row: the others get its calls."""
+    with House(tmp_path / "state", [bad, good]) as house:
+        bad.behave(health=500)
+        good.behave(health_hangs=True)
+        until(lambda: healthy(house) == 0, what="both out of service")
+        bad.behave(health=200)
+        until(lambda: healthy(house) == 1, what="one back")
+        assert content(house.post(json=chat())) == ANSWER
+        assert only_outcome(house)["replica"] == name(bad)
+
+
+class PublicEngine(FakeEngine):
+    """An engine that is said to be at a public address (RFC 5737's, which nobody has)."""
+
+    @property
+    def url(self) -> str:
+        return "http://203.0.113.7:8000"
+
+
+def test_a_public_address_is_never_called(tmp_path: Path) -> None:
+    """Whatever gave the engine that address: the call fails at once, and nothing leaves for it."""
+    with House(tmp_path / "state", [PublicEngine()], wait=False) as house:
+        began = time.monotonic()
+        assert house.post(json=chat()).status_code in {502, 503}
+        assert time.monotonic() - began < 1
+
+
+# Requests that the engine finds wrong ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    "complaint",
+    [
+        ("This model's maximum context length is 2048 tokens. However, you requested", "context_length_exceeded"),
+        ("jinja2.exceptions.TemplateError: Conversation roles must alternate", "invalid_request"),
+        ("", "invalid_request"),
+    ],
+)
+def test_what_the_engine_refuses_is_refused_in_our_words(
+    tmp_path: Path, bad: FakeEngine, good: FakeEngine, complaint: tuple[str, str], stream: bool
+) -> None:
+    """400 stays 400, in a sentence of ours; it is not tried elsewhere, and nothing is held against the replica."""
+    with House(tmp_path / "state", [bad, good], relay=QUIET) as house:
+        words, code = complaint
+        bad.behave(status=400, complaint=f"{words} {SECRET}")
+        answer = house.post(json=chat(stream=stream))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
+        assert "secret" not in answer.text
+        assert answered(house, answer)["ending"] == "refused"
+        assert good.calls == []
+        assert metric(house, "vestry_replica_ejections_total") == 0
+
+
+# Connections ----------------------------------------------------------------------------------------------------
+
+
+def test_connections_to_an_engine_are_used_again(tmp_path: Path, good: FakeEngine) -> None:
+    """A hundred calls, streamed and not, one after another: one connection, with the engine's key on each."""
+    with House(tmp_path / "state", [good], relay=QUIET) as house:
+        with httpx.Client(headers={"authorization": f"Bearer {house.key}"}, verify=PLAIN) as client:
+            for number in range(100):
+                answer = client.post(house.url + "/v1/chat/completions", json=chat(stream=number % 2 == 0))
+                assert content(answer) == ANSWER
+        assert len(good.calls) == 100
+        assert good.connections <= 2
+        assert {asked.headers["authorization"] for asked in good.calls} == {f"Bearer {ENGINE_KEY}"}
+        assert {asked.headers["host"] for asked in good.calls} == {name(good)}
+
+
+@pytest.mark.parametrize("how", [{"close_when_done": True}, {"requests_per_connection": 1}])
+def test_stale_connections_are_replaced_without_an_error(tmp_path: Path, good: FakeEngine, how: dict[str, Any]) -> None:
+    """The engine closes after each answer, or when the next request comes: no call fails, none is sent twice."""
+    with House(tmp_path / "state", [good], relay=QUIET) as house:
+        good.behave(**how)
+        for number in range(20):
+            answer = house.post(json=chat(stream=number % 2 == 0))
+            assert content(answer) == ANSWER
+            assert answered(house, answer)["attempts"] == 1
+        assert len(good.calls) == 20
+        assert metric(house, "vestry_upstream_retries_total") == 0
+        assert metric(house, "vestry_replica_ejections_total") == 0
+
+
+def test_an_engine_that_asks_for_another_key_is_told_to_nobody(tmp_path: Path) -> None:
+    """The engine's 401 is our fault: 502 for the client, whose own key is good."""
+    with FakeEngine(key="another") as engine, House(tmp_path / "state", [engine], relay=QUIET) as house:
+        answer = house.post(json=chat())
+        assert (answer.status_code, answer.json()["error"]["code"]) == (502, "engine_error")
+        assert "www-authenticate" not in answer.headers
+        assert json.loads(answer.text)["error"]["type"] == "server_error"

@@ -1,0 +1,50 @@
+"""How the program itself would start an engine: what chart and compose file are compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from vestry.models import environment, launch
+from vestry.models.catalog import Device
+from vestry.models.chosen import choose
+from vestry.models.environment import Stamp
+from vestry.models.places import Places
+from vestry.settings import Settings
+
+OWN_VARIABLES = {"USER", "TORCHINDUCTOR_CACHE_DIR"}
+
+
+def planned(
+    settings: Settings, model: str, device: Device, folder: Path, *, host: str
+) -> tuple[list[str], dict[str, str]]:
+    """Arguments for Python, and environment without key and PATH, that `vestry engine` would give to this model.
+
+    As if the engine's environment and the model's files were there, which are made under `folder`; in the result
+    they stand where containers have them, in /model, /cache and /guard. The engine listens on `host`, port 8000.
+    """
+    state, weights = folder / "state", folder / "weights"
+    for each in (state / "engine" / "bin", weights):
+        each.mkdir(parents=True, exist_ok=True)
+    (state / "engine" / "bin" / "python").touch(mode=0o755)
+    stamp = Stamp("vllm", "0", "0", device, "0", "0")
+    (state / "engine" / environment.STAMP).write_bytes(msgspec.json.encode(stamp))
+    for name in ("config.json", "model.safetensors"):
+        (weights / name).write_text("{}")
+    wanted = settings.models[model]
+    engine = wanted.engine.model_copy(update={"host": host, "port": 8000})
+    changed = {model: wanted.model_copy(update={"path": weights, "engine": engine})}
+    here = settings.model_copy(update={"state": state, "models": changed})
+    plan = launch.plan(here, choose(here, model), "the-key", {})
+    places = {str(weights): "/model", str(Places(state).cache): "/cache", str(launch.GUARD): "/guard"}
+    variables = {name: text for name, text in plan.environment.items() if name not in {"PATH", launch.KEY}}
+    return [_moved(each, places) for each in plan.argv[1:]], {
+        name: _moved(text, places) for name, text in variables.items()
+    }
+
+
+def _moved(text: str, places: dict[str, str]) -> str:
+    for here, there in places.items():
+        text = text.replace(here, there)
+    return text
