@@ -21,7 +21,7 @@ check: tests-environment ## lint, types, formatting of the code; who imports who
 	@PYTHONPATH=server $(TESTS)/bin/lint-imports --no-logo
 
 docs: tests-environment ## write the generated reference pages anew
-	@$(TESTS)/bin/python deploy/docs.py
+	@$(TESTS)/bin/python deploy/reference.py
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1: \2/p' $(MAKEFILE_LIST)

@@ -1,15 +1,9 @@
-"""Writes the reference pages that are made from the code: settings, their JSON Schema, commands.
-
-python deploy/reference.py            write them
-python deploy/reference.py --check    exit 1 and name those that lag behind the code
-"""
+"""The reference pages about settings, with their JSON Schema, and commands. `docs.py` writes them."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import click
@@ -17,7 +11,6 @@ import click
 from vestry.cli import main as root
 from vestry.configuration import schema
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
 WIDTH = 100
 
 EXAMPLE = """\
@@ -51,7 +44,7 @@ models:
 SETTINGS_HEAD = f"""\
 # Settings
 
-<!-- Made by deploy/reference.py from server/vestry/settings.py. Change it there. -->
+<!-- Made by deploy/docs.py from server/vestry/settings.py. Change it there. -->
 
 Settings come from one YAML file, named with `--config` or `VESTRY_CONFIG`, and from the environment, which wins.
 Without either, the defaults below hold. `vestry check` reads them as the server does and names every fault with its
@@ -78,7 +71,7 @@ place and the mend. [`settings.schema.json`](../settings.schema.json) is the fil
 COMMANDS_HEAD = """\
 # Commands
 
-<!-- Made by deploy/reference.py from the commands themselves. Change them there. -->
+<!-- Made by deploy/docs.py from the commands themselves. Change them there. -->
 
 Every command prints this help with `--help`. Settings come from `--config FILE`, given before the command, and from
 `VESTRY_...` variables ([settings](settings.md)). Results go to standard output, explanations and errors to standard
@@ -196,23 +189,3 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/settings.md": settings_page,
     "reference/commands.md": commands_page,
 }
-
-
-def main(arguments: list[str]) -> int:
-    """Write the pages, or with `--check` compare them. Returns the exit status."""
-    lagging = []
-    for name, make in PAGES.items():
-        path, text = DOCS / name, make()
-        if arguments == ["--check"]:
-            if not path.exists() or path.read_text(encoding="utf-8") != text:
-                lagging.append(name)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-    for name in lagging:
-        print(f"docs/{name} lags behind the code: run `make docs`", file=sys.stderr)  # noqa: T201 - this is its output
-    return 1 if lagging else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -83,7 +83,7 @@ class Tls(Section):
     client_ca: Path | None = None
     """PEM file with the authorities that sign client certificates."""
     client_certificates: Literal["none", "optional", "required"] = "none"
-    """Whether clients show a certificate. `required` refuses the connection without one."""
+    """Whether clients show a certificate; if so, they must speak TLS 1.3. `required` refuses those without one."""
     reload_seconds: Seconds = 30
     """How often the files are looked at; changed ones serve the next connection."""
 

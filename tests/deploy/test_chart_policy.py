@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from support.charts import (
+    CHART,
     NAMESPACE,
     SETS,
     Object,
     Pod,
+    chart,
     enters,
     leaves,
     named,
@@ -317,3 +320,27 @@ def test_service_monitors_find_their_services() -> None:
                 assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
     wanted = [each["metadata"]["name"] for each in of_kind(objects, "Service")]
     assert sorted(scraped) == sorted(name for name in wanted if name != "demo-gateway")
+
+
+# The schema of the values.
+
+
+def _schemas(part: Any) -> Iterator[Object]:
+    """Every schema in a schema that describes an object by its properties."""
+    if isinstance(part, dict):
+        if part.keys() & {"properties", "patternProperties"} and not isinstance(part.get("properties"), str):
+            yield part
+        for value in part.values():
+            yield from _schemas(value)
+    elif isinstance(part, list):
+        for each in part:
+            yield from _schemas(each)
+
+
+def test_the_schema_is_closed_everywhere() -> None:
+    """No object in the values, nor in the Kubernetes types among them, takes a name that the schema does not list."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    found = list(_schemas(schema))
+    assert len(found) >= 40
+    assert [each for each in found if each.get("additionalProperties") is not False] == []
+    assert [key for key in chart().values if key not in schema["properties"]] == []

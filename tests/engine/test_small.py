@@ -220,19 +220,22 @@ def test_a_client_that_leaves_stops_the_engine(small: Place, stream: bool) -> No
     headers = {"authorization": f"Bearer {small.key}"}
     before = small.gauge(SMALL, "vllm:generation_tokens_total")
 
+    seen = threading.Event()
+
     def call() -> None:
-        limit = httpx.Timeout(30, read=1.5)
+        limit = httpx.Timeout(30, read=30 if stream else 1.5)
         try:
             with httpx.stream(
                 "POST", f"{small.url}/v1/completions", json=body, headers=headers, timeout=limit
             ) as answer:
-                next(answer.iter_lines())
+                next(line for line in answer.iter_lines() if seen.is_set())
         except httpx.ReadTimeout:
             return
 
     thread = threading.Thread(target=call)
     thread.start()
     eventually(lambda: small.gauge(SMALL, "vllm:num_requests_running") > 0)
+    seen.set()
     thread.join()
     left = time.monotonic()
     eventually(lambda: small.gauge(SMALL, "vllm:num_requests_running") == 0, 10)

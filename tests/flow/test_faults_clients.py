@@ -151,9 +151,7 @@ def test_a_client_leaves_while_its_intent_is_written(house: House, engine: FakeE
     idle(house)
 
 
-def test_a_client_leaves_while_its_outcome_is_written(
-    tmp_path: Path, engine: FakeEngine, disk: Disk
-) -> None:
+def test_a_client_leaves_while_its_outcome_is_written(tmp_path: Path, engine: FakeEngine, disk: Disk) -> None:
     """The engine has ended, and its connection serves another call by then: that one is not touched.
 
     One call is on its way back from a first replica that failed; it takes over the connection of a second call,

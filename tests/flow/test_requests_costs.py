@@ -106,6 +106,15 @@ def test_the_schemas_of_all_tools_together_are_bounded(visit: Visit) -> None:
     visit.refused(visit.post(chat(tools=many)), 400, "invalid_request", param="tools[4].function.parameters")
 
 
+def test_the_expressions_of_a_body_together_are_bounded(visit: Visit) -> None:
+    """Many expressions that are each within the bound are too much together, in one schema or in several."""
+    some = {"anyOf": [{"pattern": "[a-z]" * 400}] * 8}
+    assert visit.post(chat(**structure(some))).status_code == 200
+    del visit.engine.asked[:]
+    body = chat(**structure(some), **tool(some))
+    visit.refused(visit.post(body), 400, "invalid_request", param="tools[0].function.parameters")
+
+
 def test_a_grammar_that_is_large_is_refused(visit: Visit) -> None:
     """A grammar has the bound that schemas have."""
     body = chat(structured_outputs={"grammar": "root ::= " + "a " * 40_000})

@@ -141,6 +141,18 @@ def test_a_head_that_is_malformed_is_refused(name: str, visit: Visit) -> None:
     visit.refused(answer, 400, "malformed_request", param=None, unlike=("evil", "169.254", "GET", "hello"))
 
 
+def test_no_control_character_passes_in_a_header(house: House, engine: FakeEngine) -> None:
+    """Of all control characters a header's value may hold a tab only, and its name none (RFC 9110 section 5.5)."""
+    controls = [*range(32), 127]
+    for place, line in (("value", b"X-A: a%cb"), ("name", b"X%cA: b"), ("end of a name", b"X-A%c: b")):
+        for each in controls:
+            with Wire(house.port) as wire:
+                wire.send(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n" + line % each + b"\r\n\r\n")
+                status = wire.answer().status_code
+            assert status == (404 if place == "value" and each == 9 else 400), (place, each)
+    assert engine.calls == []
+
+
 WHOLE_ONLY = {"the hello of SSH"}  # its first byte alone could begin a method
 
 

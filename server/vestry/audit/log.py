@@ -196,7 +196,8 @@ class AuditLog:
             else:
                 self._withdraw(waiter.record, Ending.REFUSED, "audit_unavailable")
         self._set_health()
-        self._observer.committed(seconds, len(done.leaves), done.size)
+        if done.leaves:
+            self._observer.committed(seconds, len(done.leaves), done.size)
 
     def failed(self, waiters: list[Waiter]) -> None:
         self._overdue = False

@@ -44,8 +44,8 @@ MISLEADING = {
 ASKS_FOR_USAGE = StreamOptions(include_usage=True)
 FIELD = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
 PLACE = re.compile(r"^[A-Za-z0-9_.\[\]-]{1,128}$")
-NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-TOOLS_SCHEMAS = 4  # all tools together may have this many times the bytes of one schema
+NUL = b"\\u0000"
+SCHEMAS = 4  # all schemas of a body together may have this many times the bytes of one
 UNKNOWN = re.compile(r"^Object contains unknown field `(.*?)`(?: - at `\$\.?(.*)`)?$", re.DOTALL)
 PLACED = re.compile(r"^(.*?)(?: - at `(?:key in )?\$\.?(.*)`)?$", re.DOTALL)
 
@@ -90,7 +90,7 @@ def _decode(decoder: msgspec.json.Decoder[Body], raw: bytes) -> Body:
         raise InvalidRequest("The body is not valid JSON in UTF-8.") from None
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
-    if b"\\u0000" in raw and NUL.search(raw):
+    if NUL in raw and NUL in raw.replace(rb"\\", b""):  # a backslash that is escaped itself escapes nothing
         raise InvalidRequest("Text may not hold NUL characters.")
     return body
 
@@ -124,18 +124,21 @@ def _check_sampled(body: Sampled, bounds: Bounds) -> None:
         raise InvalidRequest("`stream_options` goes with `stream: true` only.", param="stream_options")
     if body.response_format is not None and body.structured_outputs is not None:
         raise InvalidRequest("Use `response_format` or `structured_outputs`, not both.", param="structured_outputs")
-    _check_format(body.response_format, bounds)
-    _check_structured(body.structured_outputs, bounds)
+    check = patterns.SchemaCheck(bounds.schema_bytes, SCHEMAS * bounds.schema_bytes)
+    _check_format(body.response_format, check)
+    _check_structured(body.structured_outputs, check, bounds)
+    if isinstance(body, ChatBody):
+        _check_tools(body, check)
 
 
-def _check_format(form: Format | None, bounds: Bounds) -> None:
+def _check_format(form: Format | None, check: patterns.SchemaCheck) -> None:
     if isinstance(form, JsonSchemaFormat):
         if form.json_schema.schema_ is None:
             raise InvalidRequest("A JSON schema is needed.", param="response_format.json_schema.schema")
-        patterns.check_schema(form.json_schema.schema_, "response_format.json_schema.schema", bounds.schema_bytes)
+        check(form.json_schema.schema_, "response_format.json_schema.schema")
 
 
-def _check_structured(wish: StructuredOutputs | None, bounds: Bounds) -> None:
+def _check_structured(wish: StructuredOutputs | None, check: patterns.SchemaCheck, bounds: Bounds) -> None:
     if wish is None:
         return
     kinds = (wish.json, wish.regex, wish.choice, wish.grammar, wish.json_object or None)
@@ -144,7 +147,7 @@ def _check_structured(wish: StructuredOutputs | None, bounds: Bounds) -> None:
             "Set exactly one of `json`, `regex`, `choice`, `grammar`, `json_object`.", param="structured_outputs"
         )
     if wish.json is not None:
-        patterns.check_schema(wish.json, "structured_outputs.json", bounds.schema_bytes)
+        check(wish.json, "structured_outputs.json")
     if wish.regex is not None:
         patterns.check_pattern(wish.regex, "structured_outputs.regex")
     if wish.grammar is not None and len(wish.grammar.encode()) > bounds.schema_bytes:
@@ -171,21 +174,17 @@ def _check_chat(body: ChatBody, bounds: Bounds) -> None:
         raise InvalidRequest("`top_logprobs` needs `logprobs: true`.", param="top_logprobs")
     if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
         raise InvalidRequest("`max_tokens` and `max_completion_tokens` differ: set one.", param="max_tokens")
-    _check_tools(body, bounds)
 
 
-def _check_tools(body: ChatBody, bounds: Bounds) -> None:
+def _check_tools(body: ChatBody, check: patterns.SchemaCheck) -> None:
     if body.tools == []:
         raise InvalidRequest("`tools` may not be empty: leave it out.", param="tools")
     names = {tool.function.name for tool in body.tools or ()}
     if len(names) != len(body.tools or ()):
         raise InvalidRequest("Two tools have the same name.", param="tools")
-    left = TOOLS_SCHEMAS * bounds.schema_bytes
     for place, tool in enumerate(body.tools or ()):
         if tool.function.parameters is not None:
-            left -= patterns.check_schema(
-                tool.function.parameters, f"tools[{place}].function.parameters", min(left, bounds.schema_bytes)
-            )
+            check(tool.function.parameters, f"tools[{place}].function.parameters")
     if not names and body.tool_choice not in (None, "none"):
         raise InvalidRequest("`tool_choice` needs `tools`.", param="tool_choice")
     if isinstance(body.tool_choice, NamedTool) and body.tool_choice.function.name not in names:

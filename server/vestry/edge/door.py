@@ -38,7 +38,6 @@ HOST = re.compile(rb"^(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}|\[[0-9A-Fa-f:.]{2,45}
 TARGET = re.compile(rb"^/[!\"$-~]*$")
 METHOD = re.compile(rb"^[\r\n]*[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(?: |$)")
 METHODS = "GET, POST"
-HEADER_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 LINGER_SECONDS = 1.0
 LAST_SECONDS = 0.2
 EVENT_STREAM = (
@@ -196,8 +195,6 @@ class Door(HttpToolsProtocol):
             return
         if len(self.headers) >= self._limits.headers:
             self._fault = HeadersTooLarge()
-        elif HEADER_CONTROL.search(value):
-            self._fault = MalformedRequest("A header holds a control character.")
         else:
             super().on_header(name, value)
 

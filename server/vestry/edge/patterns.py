@@ -17,6 +17,7 @@ from vestry.errors import InvalidRequest
 
 MAX_DEPTH = 32
 MAX_PATTERN = 2048
+MAX_PATTERNS = 16_384
 MAX_REPEAT = 1000
 MAX_STATES = 10_000
 MAX_COUNT = 100_000
@@ -71,51 +72,66 @@ def _inner_trees(argument: Any) -> list[Any]:
     return []
 
 
-def check_schema(schema: Any, param: str, greatest: int) -> int:
-    """Refuse a JSON schema that is too large, too deep, that refers outside itself, or whose patterns or counts are
-    costly. `greatest` is its size in bytes; returns the one it has. Raises InvalidRequest.
+class SchemaCheck:
+    """Refuses JSON schemas that are too large, too deep, that refer outside themselves, or whose expressions or counts
+    are costly: one after another, with bounds on each and on all of one body together. Call it with a schema and its
+    place; it raises InvalidRequest.
     """
-    size = len(msgspec.json.encode(schema))
-    if size > greatest:
-        raise InvalidRequest("The schema is too large.", param=param)
-    check_depth(schema, param)
-    _check_schema(schema, param, 1)
-    return size
 
+    def __init__(self, each_bytes: int, all_bytes: int) -> None:
+        self._each = each_bytes
+        self._left = all_bytes
+        self._pattern_left = MAX_PATTERNS
+        self._param = ""
 
-def _check_schema(schema: Any, param: str, items: float) -> None:
-    """Look everywhere, at keywords and data alike: a reference may lead into what looks like data."""
-    if isinstance(schema, list):
-        for each in schema:
-            _check_schema(each, param, items)
-    elif isinstance(schema, dict):
-        items *= max((_count(schema[name], name, param) for name in ITEMS if name in schema), default=1)
-        if items > MAX_ITEMS:
-            raise InvalidRequest("The schema asks for lists of lists that are too long.", param=param)
-        for key, value in schema.items():
-            _check_keyword(key, value, param)
-            _check_schema(value, param, items)
+    def __call__(self, schema: Any, param: str) -> None:
+        self._param = param
+        size = len(msgspec.json.encode(schema))
+        self._left -= size
+        if size > self._each or self._left < 0:
+            raise InvalidRequest("The schema is too large.", param=param)
+        check_depth(schema, param)
+        self._look(schema, 1)
 
+    def _look(self, schema: Any, items: float) -> None:
+        """Look everywhere, at keywords and data alike: a reference may lead into what looks like data."""
+        if isinstance(schema, list):
+            for each in schema:
+                self._look(each, items)
+        elif isinstance(schema, dict):
+            items *= max((self._count(schema[name], name) for name in ITEMS if name in schema), default=1)
+            if items > MAX_ITEMS:
+                raise InvalidRequest("The schema asks for lists of lists that are too long.", param=self._param)
+            for key, value in schema.items():
+                self._keyword(key, value)
+                self._look(value, items)
 
-def _check_keyword(key: str, value: Any, param: str) -> None:
-    if key == "pattern" and isinstance(value, str):
-        check_pattern(value, param)
-    elif key == "patternProperties" and isinstance(value, dict):
-        for pattern in value:
-            check_pattern(pattern, param)
-    elif key in REFERENCES and isinstance(value, str) and not value.startswith("#"):
-        raise InvalidRequest("The schema refers to something outside itself.", param=param)
-    elif key in COUNTS:
-        _count(value, key, param)
+    def _keyword(self, key: str, value: Any) -> None:
+        if key == "pattern" and isinstance(value, str):
+            self._pattern(value)
+        elif key == "patternProperties" and isinstance(value, dict):
+            for pattern in value:
+                self._pattern(pattern)
+        elif key in REFERENCES and isinstance(value, str) and not value.startswith("#"):
+            raise InvalidRequest("The schema refers to something outside itself.", param=self._param)
+        elif key in COUNTS:
+            self._count(value, key)
 
+    def _pattern(self, pattern: str) -> None:
+        self._pattern_left -= len(pattern)
+        if self._pattern_left < 0:
+            raise InvalidRequest(
+                f"The regular expressions of a request may have {MAX_PATTERNS} characters in all.", param=self._param
+            )
+        check_pattern(pattern, self._param)
 
-def _count(value: Any, name: str, param: str) -> float:
-    """The value of a counting keyword; at least 1, which is also what stands for one that is no number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return 1
-    if not 0 <= value <= MAX_COUNT:
-        raise InvalidRequest(f"`{name}` in a schema may be at most {MAX_COUNT}.", param=param)
-    return max(value, 1)
+    def _count(self, value: Any, name: str) -> float:
+        """The value of a counting keyword; at least 1, which is also what stands for one that is no number."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return 1
+        if not 0 <= value <= MAX_COUNT:
+            raise InvalidRequest(f"`{name}` in a schema may be at most {MAX_COUNT}.", param=self._param)
+        return max(value, 1)
 
 
 def check_depth(value: Any, param: str, *, left: int = MAX_DEPTH) -> None:

@@ -16,11 +16,13 @@ VERIFY = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.
 
 
 class Certificates:
-    """The listening side's TLS context (TLS 1.2 or newer), and the files behind it.
+    """The listening side's TLS context, and the files behind it. TLS 1.2 or newer; 1.3 with client certificates.
 
     Each handshake takes the context of the files as they were last loaded: a context of its own for every load, so
     that an authority that was taken out of `client_ca` is no longer trusted. With client certificates no session
-    is resumed, for a resumed one shows none. Raises OSError, ssl.SSLError or ValueError if the files cannot be used.
+    is resumed, for a resumed one shows no certificate, and TLS 1.2 leaves no choice there.
+
+    Raises OSError, ssl.SSLError or ValueError if the files cannot be used.
     """
 
     def __init__(self, tls: Tls) -> None:
@@ -33,15 +35,15 @@ class Certificates:
     def _load(self) -> tuple[ssl.SSLContext, float]:
         tls = self._tls
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        asks = tls.client_certificates != "none"
+        context.minimum_version = ssl.TLSVersion.TLSv1_3 if asks else ssl.TLSVersion.TLSv1_2
+        if asks:
+            context.num_tickets = 0
         context.set_alpn_protocols(["http/1.1"])
         context.verify_mode = VERIFY[tls.client_certificates]
         context.load_cert_chain(tls.certificate, tls.key, password="")  # never asks at a terminal
         if tls.client_ca is not None:
             context.load_verify_locations(tls.client_ca)
-        if tls.client_certificates != "none":
-            context.options |= ssl.OP_NO_TICKET
-            context.num_tickets = 0
         return context, _expiry(tls.certificate)
 
     def _choose(self, connection: ssl.SSLObject, _name: str | None, _first: ssl.SSLContext) -> None:

@@ -1,0 +1,258 @@
+"""The server's life as a process: it starts, it stops under load without failing a call, and it says so."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from fakes.audit import read
+from fakes.engine import FakeEngine
+from support.house import chat, until
+from support.outcomes import events, said
+from support.server import ServerProcess
+
+CONTENT = "The capital of France is Paris."
+
+
+@pytest.fixture
+def engine() -> Iterator[FakeEngine]:
+    """A good engine."""
+    with FakeEngine() as engine:
+        yield engine
+
+
+@pytest.fixture
+def server(tmp_path: Path, engine: FakeEngine) -> Iterator[ServerProcess]:
+    """A running server."""
+    with ServerProcess(tmp_path, [engine], server={"drain_seconds": 4}) as server:
+        server.start()
+        yield server
+
+
+def log_of(server: ServerProcess) -> list[dict[str, Any]]:
+    """The whole record, read strictly."""
+    return read(server.settings.audit_directory, server.settings.audit.origin)
+
+
+class Load:
+    """So many clients that call again and again, on connections that they keep, until nobody listens any more."""
+
+    def __init__(self, server: ServerProcess, clients: int) -> None:
+        self._server = server
+        self._pool = ThreadPoolExecutor(clients)
+        self.whole: list[str] = []
+        self.failed: list[str] = []
+        self.refused = 0
+        self.work = [self._pool.submit(self._run, number % 2 == 0) for number in range(clients)]
+
+    def _run(self, stream: bool) -> None:
+        with self._server.client() as client:
+            while True:
+                try:
+                    answer = client.post("/v1/chat/completions", json=chat(stream=stream))
+                except httpx.ConnectError:
+                    self.refused += 1
+                    return
+                except httpx.TransportError as fault:
+                    self.failed.append(repr(fault))
+                    return
+                good = answer.status_code == 200 and (not stream or answer.text.endswith("data: [DONE]\n\n"))
+                (self.whole if good else self.failed).append(answer.headers["x-request-id"])
+
+    def wait(self) -> None:
+        """Until all clients have found the port closed."""
+        for each in self.work:
+            each.result(20)
+        self._pool.shutdown()
+
+
+def test_it_says_where_it_listens_while_it_does(server: ServerProcess) -> None:
+    """`server.json` in the state directory names both addresses and the process; it is gone after a stop."""
+    note = server.state / "server.json"
+    told = json.loads(note.read_text())
+    assert server.process is not None
+    assert told["pid"] == server.process.pid
+    assert httpx.get(told["ops"] + "/livez").status_code == 200
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+    assert not note.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_server_stops_at_once(server: ServerProcess, number: signal.Signals) -> None:
+    """Exit status 0, start and stop recorded, no traceback."""
+    began = time.monotonic()
+    server.signal(number)
+    assert server.wait() == 0
+    assert time.monotonic() - began < 3
+    kinds = [each["type"] for each in log_of(server)]
+    assert kinds[-1] == "server.stop"
+    assert kinds.count("server.start") == 1
+    assert "Traceback" not in server.errors.read_text()
+
+
+def test_a_stop_under_load_fails_no_call(server: ServerProcess, engine: FakeEngine) -> None:
+    """Every call that was taken is answered whole; readiness turns false first; status 0; the stop is recorded."""
+    engine.behave(first_seconds=0.02, between_seconds=0.01)
+    load = Load(server, 8)
+    until(lambda: len(load.whole) > 40, what="some load")
+    server.signal(signal.SIGTERM)
+    load.wait()
+    assert server.wait() == 0
+    assert load.failed == []
+    assert load.refused == 8
+    records = log_of(server)
+    assert records[-1]["type"] == "server.stop"
+    outcomes = {each["request_id"]: each["ending"] for each in records if each["type"] == "outcome"}
+    assert {outcomes[request_id] for request_id in load.whole} == {"complete"}
+    assert set(outcomes) == {each["request_id"] for each in records if each["type"] == "intent"}
+    assert "Traceback" not in server.errors.read_text()
+
+
+def test_streams_finish_while_readiness_is_false(server: ServerProcess, engine: FakeEngine) -> None:
+    """A stream that runs when the signal comes runs to its end; meanwhile: not ready, alive, no new connections."""
+    engine.behave(between_seconds=0.15)
+    with server.client() as client, client.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        server.signal(signal.SIGTERM)
+        until(lambda: not server.ready(), what="not ready")
+        ready = httpx.get(server.ops + "/readyz")
+        assert (ready.status_code, ready.json()["missing"]) == (503, {"server": "stopping"})
+        assert httpx.get(server.ops + "/livez").status_code == 200
+        with pytest.raises(httpx.ConnectError), server.client() as other:
+            other.get("/v1/models")
+        text = "data: {}\n\n" + "\n".join(lines) + "\n"
+    assert said(events(text)[1:]) == CONTENT
+    assert text.endswith("data: [DONE]\n\n")
+    assert server.wait() == 0
+
+
+def cut_off(server: ServerProcess, engine: FakeEngine, again: bool) -> tuple[float, httpx.Response, httpx.Response]:
+    """A stream and a call that would go on for ever, and a stop: how long that takes, and both answers."""
+    engine.behave(hang_after=4)
+    with server.client() as client, ThreadPoolExecutor(2) as pool:
+        streaming = pool.submit(client.post, "/v1/chat/completions", json=chat(stream=True))
+        until(lambda: len(engine.calls) == 1, what="the stream")
+        engine.behave(hang=True)
+        waiting = pool.submit(client.post, "/v1/chat/completions", json=chat())
+        until(lambda: len(engine.calls) == 2, what="the call")
+        time.sleep(0.2)
+        began = time.monotonic()
+        server.signal(signal.SIGTERM)
+        if again:
+            time.sleep(0.2)
+            server.signal(signal.SIGTERM)  # a supervisor's, at the same time as the terminal's: not a second wish
+            time.sleep(1.0)
+            assert not streaming.done()
+            server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        return time.monotonic() - began, streaming.result(5), waiting.result(5)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["drain time over", "second signal"])
+def test_what_does_not_end_is_cut_off(server: ServerProcess, engine: FakeEngine, again: bool) -> None:
+    """After the drain time, or at a second signal: an error event or 503, recorded, and status 0 all the same."""
+    seconds, stream, whole = cut_off(server, engine, again)
+    assert 1.0 < seconds < 3 if again else 3.9 < seconds < 7
+    assert events(stream.text)[-1]["error"]["code"] == "overloaded"
+    assert (whole.status_code, whole.json()["error"]["code"]) == (503, "overloaded")
+    records = log_of(server)
+    ends = {each["request_id"]: each for each in records if each["type"] == "outcome"}
+    cut = ends[stream.headers["x-request-id"]]
+    assert (cut["ending"], cut["completion_tokens"]) == ("truncated", 4)
+    assert ends[whole.headers["x-request-id"]]["ending"] == "failed"
+    assert records[-1]["type"] == "server.stop"
+    assert all(call.left_at for call in engine.calls)
+    assert "Traceback" not in server.errors.read_text()
+
+
+def test_idle_connections_do_not_keep_it_from_stopping(server: ServerProcess) -> None:
+    """Connections that were opened and left, used and left, or half used, cost no drain time."""
+    with server.client() as used, server.client() as other:
+        assert used.get("/v1/models").status_code == 200
+        assert other.get("/v1/models").status_code == 200
+        began = time.monotonic()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert time.monotonic() - began < 3
+
+
+def test_a_second_server_on_the_same_record_is_refused(server: ServerProcess) -> None:
+    """One log has one writer: the second process ends with a sentence, and the first goes on."""
+    with ServerProcess.__new__(ServerProcess) as second:
+        second.__dict__.update(server.__dict__)
+        note = (server.state / "server.json").read_text()
+        with pytest.raises(AssertionError, match="(?i)error"):
+            second.start()
+        (server.state / "server.json").write_text(note)
+        assert second.wait() != 0
+        assert "Traceback" not in server.errors.read_text()
+    with server.client() as client:
+        assert client.post("/v1/chat/completions", json=chat()).status_code == 200
+
+
+def test_a_restart_goes_on_with_the_same_record(server: ServerProcess) -> None:
+    """The next life appends to the log of the last one, without a gap; keys still work."""
+    for _ in range(2):
+        with server.client() as client:
+            assert client.post("/v1/chat/completions", json=chat()).status_code == 200
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        server.start()
+    kinds = [each["type"] for each in log_of(server)]
+    assert (kinds.count("server.start"), kinds.count("server.stop"), kinds.count("outcome")) == (3, 2, 2)
+    assert "intent.closed" not in kinds
+
+
+def test_two_lives_take_turns_without_a_failed_call(tmp_path: Path, engine: FakeEngine) -> None:
+    """A rolling restart: while one of two servers behind a client's list restarts, the other serves; nothing fails."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    engine.behave(first_seconds=0.01, between_seconds=0.002)
+    with ServerProcess(tmp_path / "a", [engine]) as one, ServerProcess(tmp_path / "b", [engine]) as two:
+        one.start()
+        two.start()
+        over = threading.Event()
+        failed: list[str] = []
+        served: list[int] = []
+
+        def work(first: int) -> None:
+            clients = [one.client(), two.client()]
+            turn = first
+            while not over.is_set():
+                turn = 1 - turn
+                try:
+                    answer = clients[turn].post("/v1/chat/completions", json=chat(stream=first == 0))
+                except httpx.ConnectError:
+                    continue  # what any balancer does: the next one
+                except httpx.TransportError as fault:
+                    failed.append(repr(fault))
+                    continue
+                served.append(answer.status_code)
+            for client in clients:
+                client.close()
+
+        with ThreadPoolExecutor(4) as pool:
+            working = [pool.submit(work, number % 2) for number in range(4)]
+            for server in (one, two):
+                time.sleep(0.3)
+                server.signal(signal.SIGTERM)
+                assert server.wait() == 0
+                until(lambda before=len(served): len(served) > before + 5, what="the other one to serve")
+                if server is one:
+                    one.start()
+            over.set()
+            for each in working:
+                each.result(20)
+        assert failed == []
+        assert set(served) == {200}
