@@ -71,14 +71,15 @@ SCHEMAS = """\
 Engines compile these, so their cost is bounded before an engine sees them: in `response_format`, `structured_outputs`
 and the `parameters` of tools.
 
-- A JSON schema or a grammar has at most *`bounds.schema_bytes`* bytes, {bytes} unless set.
-- A schema is at most {MAX_DEPTH} levels deep.
+- A JSON schema or a grammar has at most *`bounds.schema_bytes`* bytes, {bytes} unless set; all schemas of a request
+  together have at most {times} times as many. A schema is at most {MAX_DEPTH} levels deep.
 - References ({references}) point into the schema itself (`#...`). Nothing is fetched.
 - Counts are at most {MAX_COUNT}; those of lists in lists, multiplied, at most {MAX_ITEMS}. Counts are
   {counts}.
-- A regular expression (`pattern`, `patternProperties`, `regex`) has at most {MAX_PATTERN} characters. It does not look
-  around or refer back, and has no repeat inside an unbounded repeat, as in `(a+)+`. Its counted repeats go to
-  {MAX_REPEAT}; with all of them written out it has at most {MAX_STATES} positions.
+- A regular expression (`pattern`, `patternProperties`, `regex`) has at most {MAX_PATTERN} characters, all those in
+  schemas together {MAX_PATTERNS}. It does not look around or refer back, and has no repeat inside an unbounded repeat,
+  as in `(a+)+`. Its counted repeats go to {MAX_REPEAT}; with all of them written out it has at most {MAX_STATES}
+  positions.
 
 What passes here may still be more than the engine can enforce (`uniqueItems`, for instance). That is 400
 `invalid_request` as well: *The engine cannot enforce this schema or grammar.*
@@ -91,7 +92,7 @@ NOTES: Mapping[str, str] = {
     "logit_bias": "keys are token ids of the model's vocabulary",
     "stop_token_ids": "token ids of the model's vocabulary",
     "top_logprobs": "with `logprobs: true`",
-    "tools": "not empty, no name twice; all their schemas together: at most {tools} bytes",
+    "tools": "not empty, no name twice",
     "tool_choice": 'other than `"none"`, it needs `tools`, and a name among them',
     "prompt": "text, token ids, or a list of either; *at most `bounds.prompts` of them, {bounds.prompts} unless set*",
     "continue_final_message": "with `add_generation_prompt: false`",
@@ -162,8 +163,7 @@ def _table(names: list[str], own: Mapping[type[Sampled], dict[str, shapes.Field]
 
 
 def _row(name: str, where: str, field: shapes.Field) -> str:
-    bounds = Bounds()
-    note = NOTES.get(name, "").format(bounds=bounds, tools=f"{bodies.TOOLS_SCHEMAS * bounds.schema_bytes:,}")
+    note = NOTES.get(name, "").format(bounds=Bounds())
     value = ONLY.get(name) or _value(field.type)
     if name in {"prompt", "chat_template_kwargs"}:  # what the type allows is said better in words
         value, note = note, ""
@@ -216,6 +216,7 @@ def _collect(shape: shapes.Type, found: dict[str, shapes.StructType]) -> None:
 def _schemas() -> str:
     return SCHEMAS.format(
         bytes=f"{Bounds().schema_bytes:,}",
+        times=bodies.SCHEMAS,
         references=_listed(patterns.REFERENCES),
         counts=_listed(patterns.COUNTS),
         **{name: f"{getattr(patterns, name):,}" for name in vars(patterns) if name.startswith("MAX_")},

@@ -175,7 +175,8 @@ class Server:
         api = bind(settings.host, settings.port, settings.backlog)
         stack.callback(api.close)
         protocol = door.protocol_factory(self._door_rules(recorder))
-        plain = Manner("httptools", self.settings.door.keep_alive_seconds, settings.drain_seconds, self._hurry)
+        unheard = door.protocol_factory(door.Rules(self.settings.door, frozenset(), door.Nobody()))
+        plain = Manner(unheard, self.settings.door.keep_alive_seconds, settings.drain_seconds, self._hurry)
         await stack.enter_async_context(serving(build_ops(self.meter, self._missing), ops, plain))
         patience = self.settings.door.header_seconds
         manner = replace(plain, protocol=protocol, tls=context, handshake_seconds=patience)

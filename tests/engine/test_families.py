@@ -84,7 +84,8 @@ def test_a_family_is_shown_tools(families: Place, family: str) -> None:
     """With a tool on offer the prompt is longer by the tool's description, and the call is accepted."""
     client = families.client()
     tokens = []
-    for offered in ({}, {"tools": [TOOL], "tool_choice": "auto"}):
+    offers: list[Any] = [{}, {"tools": [TOOL], "tool_choice": "auto"}]
+    for offered in offers:
         answer = client.chat.completions.create(
             model=family, messages=QUESTION, temperature=0, max_completion_tokens=4, **offered
         )

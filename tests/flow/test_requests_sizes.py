@@ -42,6 +42,7 @@ LARGE_HEADS = {
     "5,000 empty headers": request("GET", "/v1/models", *["X:"] * 5000),
     "101 headers": request("GET", "/v1/models", *["X-A: a"] * 100),
     "a few bytes too many": request("GET", "/v1/models", "X-A: " + "a" * HEAD_BYTES),
+    "8 MiB of empty lines": b"\r\n" * 4 * MIB,
     "8 MiB of cookies": request("GET", "/v1/models", *["Cookie: " + "a" * 8000] * 1048),
 }
 
@@ -133,6 +134,32 @@ def test_a_body_of_exactly_the_cap_is_read(framing: str, visit: Visit) -> None:
         pieces = [body[place : place + size] for place in range(0, BODY_BYTES, size)]
         answer = visit.send(chat_request(visit.key, chunked(*pieces), "Transfer-Encoding: chunked"))
     assert answer.status_code == 200
+
+
+def test_bodies_that_do_not_end_have_little_room_together(visit: Visit) -> None:
+    """One key's many half-sent bodies are refused with 503 before they fill the memory; whole ones still pass."""
+    half, most = BODY_BYTES - 100, 64
+    before = resident_bytes()
+    wires = [visit.wire() for _ in range(most + 20)]
+    try:
+        for wire in wires:
+            wire.send(chat_request(visit.key, b" " * half, f"Content-Length: {BODY_BYTES}"))
+        late = [wire for wire in wires if wire.readable(0.02)]
+        assert len(late) >= 10
+        for wire in late:
+            answer = wire.answer()
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
+            assert answer.headers["retry-after"] == "1"
+            assert wire.closed()
+        assert resident_bytes() - before < 32 * MIB
+        visit.well()
+        for wire in wires:
+            if wire not in late:
+                wire.send(HELLO.ljust(BODY_BYTES - half))
+                assert wire.answer().status_code == 200
+    finally:
+        for wire in wires:
+            wire.close()
 
 
 def test_a_stranger_s_large_body_is_refused_unread(visit: Visit) -> None:

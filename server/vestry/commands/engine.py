@@ -63,7 +63,7 @@ def command(config: Path | None, model: str | None, list_models: bool, print_onl
         raise CannotStart(str(fault)) from None
     try:
         asyncio.run(_run(launch, verbose=verbose))
-    except NeverReadyError as fault:
+    except (NeverReadyError, OSError) as fault:
         raise click.ClickException(str(fault)) from None
 
 

@@ -58,7 +58,7 @@ def command(config: Path | None) -> None:
         with terminated_as_interrupted():
             prepared = _set_up(settings, _checked(settings), progress)
         asyncio.run(_Run(settings, config, prepared, progress).run())
-    except (ModelError, ConfigurationError, ChangeRefused) as fault:
+    except (ModelError, ConfigurationError, ChangeRefused, OSError) as fault:
         raise click.ClickException(str(fault)) from None
     except KeyboardInterrupt:
         progress.say("Interrupted. Run it again to go on.")
@@ -174,7 +174,7 @@ class _Run:
         operations = f"http://{_reachable(server.ops_host)}:{server.ops_port}"
         return Program(
             name="server",
-            argv=(sys.executable, "-m", "vestry", *config, "serve"),
+            argv=(sys.executable, "-P", "-m", "vestry", *config, "serve"),
             environment=dict(os.environ),
             log=Places(self._settings.state).logs / "server.log",
             health=f"{operations}/readyz",

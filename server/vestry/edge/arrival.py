@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 
-from msgspec import Struct
+from msgspec import Struct, field
 from starlette.types import Receive, Scope, Send
 
 from vestry.edge.bodies import Parser
 from vestry.edge.door import Door, new_request_id
-from vestry.errors import BodyTooLarge, ClientLeft, Refusal, UnsupportedMedia
+from vestry.errors import BodyTooLarge, ClientLeft, Overloaded, Refusal, UnsupportedMedia
 from vestry.settings import Bounds
 from vestry.types import Call, Head, Operation
 
@@ -22,14 +22,27 @@ JSON_TYPE = re.compile(rb"^application/json(?:\s*;\s*charset=\"?utf-8\"?)?\s*$",
 JSON = (b"content-type", b"application/json")
 CREDENTIALS = (b"authorization", b"x-api-key")
 MAX_TEXT = 256
+MAX_HOPS = 16
+MAX_ADDRESS = 45
+MAX_BODIES = 64
+
+
+class Arriving(Struct):
+    """Bytes of bodies that have arrived in part, over all connections."""
+
+    size: int = 0
 
 
 class Rules(Struct, frozen=True):
-    """How arrivals are read: bounds, greatest body in bytes, and the proxies whose word on addresses is believed."""
+    """How arrivals are read: bounds, greatest body in bytes, and the proxies whose word on addresses is believed.
+
+    What has arrived of unfinished bodies takes the room of at most 64 of the greatest; beyond it the answer is 503.
+    """
 
     bounds: Bounds
     body_bytes: int
     trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+    arriving: Arriving = field(default_factory=Arriving)
 
 
 class Arrival:
@@ -90,9 +103,9 @@ class Arrival:
         forwarded = self._headers.get(b"x-forwarded-for")
         if not self._rules.trusted_proxies or forwarded is None or not self._trusts(peer):
             return peer
-        for hop in reversed(forwarded.decode("latin-1").split(",")):
+        for hop in reversed(forwarded.decode("latin-1").rsplit(",", MAX_HOPS)[-MAX_HOPS:]):
             address = hop.strip()
-            if _address(address) is None:
+            if len(address) > MAX_ADDRESS or _address(address) is None:
                 return peer
             peer = address
             if not self._trusts(address):
@@ -122,22 +135,28 @@ class Arrival:
             if len(whole) > self._rules.body_bytes:
                 raise BodyTooLarge
             return whole
-        message = await self._receive()
+        arriving = self._rules.arriving
         pieces: list[bytes] = []
         size = 0
-        while True:
-            if message["type"] != "http.request":
-                raise ClientLeft
-            piece: bytes = message["body"]
-            size += len(piece)
-            if size > self._rules.body_bytes:
-                raise BodyTooLarge
-            if not message["more_body"]:
-                return b"".join([*pieces, piece]) if pieces else piece
-            if self._door.fault is not None:
-                raise self._door.fault
-            pieces.append(piece)
-            message = await self._receive()
+        try:
+            while True:
+                message = await self._receive()
+                if message["type"] != "http.request":
+                    raise ClientLeft
+                piece: bytes = message["body"]
+                size += len(piece)
+                arriving.size += len(piece)
+                if size > self._rules.body_bytes:
+                    raise BodyTooLarge
+                pieces.append(piece)
+                if not message["more_body"]:
+                    return b"".join(pieces)
+                if self._door.fault is not None:
+                    raise self._door.fault
+                if arriving.size > MAX_BODIES * self._rules.body_bytes:
+                    raise Overloaded(retry_after=1.0)
+        finally:
+            arriving.size -= size
 
     # The answer -----------------------------------------------------------------------------------------------
 

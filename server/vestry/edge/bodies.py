@@ -61,7 +61,7 @@ def parse_chat(raw: bytes, bounds: Bounds) -> Call:
     """Parse the body of `POST /v1/chat/completions`. Raises InvalidRequest."""
     body = _decode(_chat, raw)
     _check_sampled(body, bounds)
-    _check_chat(body, bounds)
+    _check_chat(body)
     for name in DROPPED_CHAT:
         setattr(body, name, None)
     asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
@@ -154,7 +154,7 @@ def _check_structured(wish: StructuredOutputs | None, check: patterns.SchemaChec
         raise InvalidRequest("The grammar is too large.", param="structured_outputs.grammar")
 
 
-def _check_chat(body: ChatBody, bounds: Bounds) -> None:
+def _check_chat(body: ChatBody) -> None:
     for name, reason in MISLEADING.items():
         if getattr(body, name) is not None:
             raise UnsupportedField(reason, param=name)

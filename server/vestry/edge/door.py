@@ -57,6 +57,16 @@ class Doorkeeper(Protocol):
         """A connection was opened (+1) or closed (-1)."""
 
 
+class Nobody:
+    """A doorkeeper who tells nobody: for a port whose visitors are neither counted nor recorded."""
+
+    def refused(self, refusal: Refusal, request_id: str, source: str) -> None:
+        """Nothing."""
+
+    def connections(self, change: int) -> None:
+        """Nothing."""
+
+
 class Rules(Struct, frozen=True):
     """What the door checks: the settings' bounds, allowed hosts (lower case), and who is told."""
 
@@ -152,10 +162,11 @@ class Door(HttpToolsProtocol):
             self._fault = self._fault or _fault_of(fault, data)
         if self._deaf:
             return
-        if self._fault is None and self._in_head and self._arrived > self._limits.header_bytes:
-            self._fault = HeadersTooLarge()
-        if self._fault is None and self._in_body and self._arrived > self._most_in_body:
-            self._fault = BodyTooLarge()
+        if self._fault is None and self._arrived > self._limits.header_bytes:
+            if not self._in_body:
+                self._fault = HeadersTooLarge()
+            elif self._arrived > self._most_in_body:
+                self._fault = BodyTooLarge()
         if self._fault is not None:
             self._turn_away(self._fault)
         elif self._timer is None and (self._in_head or self._in_body):

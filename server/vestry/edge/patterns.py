@@ -7,6 +7,7 @@ bounded here, before an engine sees them.
 from __future__ import annotations
 
 import re
+import warnings
 from re import _constants as opcodes  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
@@ -36,7 +37,8 @@ def check_pattern(pattern: str, param: str) -> None:
     if len(pattern) > MAX_PATTERN:
         raise InvalidRequest(f"The regular expression is longer than {MAX_PATTERN} characters.", param=param)
     try:
-        tree = parser.parse(pattern)
+        with warnings.catch_warnings(action="ignore"):
+            tree = parser.parse(pattern)
     except (re.error, OverflowError, RecursionError):
         raise InvalidRequest("The regular expression is not valid.", param=param) from None
     if _states(tree, param, inside_unbounded=False) > MAX_STATES:
