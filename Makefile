@@ -43,4 +43,4 @@ lock: tests-environment ## resolve the lock files anew (needs the package regist
 	sed -i 's/^torch==\([0-9]\)/torch===\1/' server/vestry/models/locks/engine-cuda.lock server/vestry/models/locks/engine-torch.lock
 
 bench: tests-environment ## measure the server beside a bare nginx proxy (ARGS='--help' lists the options)
-	@PYTHONPATH=tests $(TESTS)/bin/python -m bench $(ARGS)
+	@PYTHONPATH=tests exec $(TESTS)/bin/python -m bench $(ARGS)

@@ -200,7 +200,7 @@ def with_parts(text: str, parts: dict[str, Callable[[], str]]) -> str:
     found = [name for _, name, _ in MARK.findall(text)]
     if missing := parts.keys() - set(found):
         raise ValueError(f"there is no place for {', '.join(sorted(missing))}")
-    return MARK.sub(lambda mark: f"{mark[1]}{parts[mark[2]]()}\n{mark[3]}", text)
+    return MARK.sub(lambda mark: f"{mark[1]}\n{parts[mark[2]]()}\n\n{mark[3]}", text)
 
 
 def wanted() -> Iterator[tuple[Path, str]]:

@@ -28,7 +28,7 @@ def authorize(
             param="max_tokens",
         )
     if call.highest_token >= model.vocabulary:
-        raise InvalidRequest("A token id is outside the model's vocabulary.", param=call.token_field)
+        raise InvalidRequest("A token id is outside the model's vocabulary.", param=call.highest_in)
     return Grant(
         principal=bounded(principal, tenant),
         model=model,

@@ -16,7 +16,8 @@ import msgspec
 
 
 class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of the program
-    """A call that ends here, with its answer."""
+    """A call that ends here, with its answer. `replica` and `attempts` are set if engines were asked: the last one,
+    and how many."""
 
     status: ClassVar[int] = 500
     kind: ClassVar[str] = "server_error"
@@ -29,6 +30,8 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of
         super().__init__(message or self.message)
         self.param = param
         self.retry_after = retry_after
+        self.replica = ""
+        self.attempts = 0
 
     @property
     def reason(self) -> str:
@@ -255,6 +258,12 @@ class Overloaded(Refusal):
 
     status, kind, code = 503, "server_error", "overloaded"
     message = "The server has as many calls as it can take."
+
+
+class Stopping(Overloaded):
+    """The server stops, and what had not ended in time is cut off."""
+
+    message = "The server is stopping."
 
 
 class NoReplica(Refusal):

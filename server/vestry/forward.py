@@ -36,7 +36,7 @@ class Forward:
         model = grant.model.name
         first = self._router.pick(model, time.monotonic(), streamed=call.stream)
         try:
-            return replace(await self._try(head, call, model, first, client), attempts=1)
+            return await self._try(head, call, first, client, number=1)
         except EngineFailed as failure:
             second = self._another(model, first, call, client)
             if second is None:
@@ -44,7 +44,7 @@ class Forward:
             cause = failure
         self._observer.retried(model)
         try:
-            return replace(await self._try(head, call, model, second, client), attempts=2)
+            return await self._try(head, call, second, client, number=2)
         except EngineFailed as failure:
             raise failure from cause
 
@@ -57,21 +57,19 @@ class Forward:
         except NoReplica:
             return None
 
-    async def _try(self, head: Head, call: Call, model: str, trip: Trip, client: Client) -> Outcome:
-        """One try, reported to the router however it ends."""
+    async def _try(self, head: Head, call: Call, trip: Trip, client: Client, *, number: int) -> Outcome:
+        """One try, reported to the router however it ends. What comes of it says where, and which try it was."""
         cause: str | None = CANCELLED
         try:
             outcome = await self._relay.send(
                 head, call, trip.seat.replica, client, lambda: self._router.heard(trip, time.monotonic())
             )
             cause = CAUSES.get(outcome.ending)
-        except EngineFailed as failure:
-            cause = failure.cause
-            raise
-        except Refusal:
-            cause = None
+        except Refusal as refusal:
+            cause = refusal.cause if isinstance(refusal, EngineFailed) else None
+            refusal.replica, refusal.attempts = trip.seat.replica.name, number
             raise
         else:
-            return outcome
+            return replace(outcome, attempts=number)
         finally:
-            self._router.ended(model, trip, time.monotonic(), cause=cause)
+            self._router.ended(call.model, trip, time.monotonic(), cause=cause)

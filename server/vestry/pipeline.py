@@ -19,7 +19,7 @@ from msgspec import Struct
 from vestry.admit import Admission
 from vestry.authenticate import authenticate
 from vestry.authorize import authorize, bounded, limits_of
-from vestry.errors import ClientLeft, InternalError, Overloaded, Refusal
+from vestry.errors import ClientLeft, InternalError, Refusal, Stopping
 from vestry.forward import Forward
 from vestry.meter import Meter
 from vestry.record import Recorder
@@ -28,7 +28,6 @@ from vestry.settings import Tenant
 from vestry.types import Call, Ending, Grant, Head, Outcome, Principal, ServedModel
 
 log = logging.getLogger("vestry")
-STOPPING = "The server is stopping."
 
 
 class Trail(Struct):
@@ -123,7 +122,7 @@ class Corridor:
             await self._refuse(visitor, trail, refusal)
         except asyncio.CancelledError:  # the server stops; this is the task's outermost frame, so it ends here
             if not trail.concluded:
-                await self._refuse(visitor, trail, Overloaded(STOPPING))
+                await self._refuse(visitor, trail, Stopping())
         except Exception:  # the border: no fault of ours may leave a call unanswered or unrecorded
             log.exception("call %s failed", trail.head.request_id)
             await self._refuse(visitor, trail, InternalError())
@@ -132,7 +131,7 @@ class Corridor:
         """Record a refusal, then answer with it. If even that cannot be recorded, the answer says so."""
         self.meter.refused(trail.head, _tenant(trail), refusal.code)
         ending = Ending.FAILED if trail.intended and refusal.status >= 500 else Ending.REFUSED
-        outcome = Outcome(ending, refusal.status, refusal.code)
+        outcome = Outcome(ending, refusal.status, refusal.code, replica=refusal.replica, attempts=refusal.attempts)
         try:
             if trail.intended:
                 await self._conclude(trail, outcome)

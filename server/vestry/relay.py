@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from vestry.errors import ContextLengthExceeded, EngineFailed, EngineTimeout, InvalidRequest, Overloaded, Refusal
+from vestry.errors import ContextLengthExceeded, EngineFailed, EngineTimeout, InvalidRequest, Refusal, Stopping
 from vestry.seams import Client, Engine, Wire
 from vestry.settings import Relay as Deadlines
 from vestry.sse import BrokenStream, EventStream, decode_answer
@@ -225,11 +225,9 @@ class _Attempt:
             self._break("the client left")
 
     def _pause(self, paused: bool) -> None:
-        if self._over.done():
-            return
-        self._paused = paused
-        self._heard = time.monotonic()
-        if self.wire is not None:
+        if self.wire is not None and not self._over.done():
+            self._paused = paused
+            self._heard = time.monotonic()
             self.wire.pause(paused)
 
     def look(self, now: float) -> None:
@@ -276,7 +274,7 @@ class _Attempt:
 
     def _failure(self) -> Refusal:
         if self._cut:
-            return Overloaded("The server is stopping.")
+            return Stopping()
         if self._timed_out:
             return EngineTimeout("timeout")
         closed = self.error is not None and self.error.startswith("the engine closed")

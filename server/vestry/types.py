@@ -93,7 +93,8 @@ class Call(Struct, frozen=True):
     """A strictly parsed request. `body` is what the engine gets: re-serialised, never the client's bytes.
 
     `choices` counts answers over all prompts; `completion_tokens` is the most that one may have, where the
-    client set it; `highest_token` is the greatest token id that the client named, -1 for none; `token_field` names where.
+    client set it; `highest_token` is the greatest token id that the client named, -1 for none, and `highest_in` the
+    field that it stands in.
     """
 
     model: str
@@ -105,7 +106,7 @@ class Call(Struct, frozen=True):
     sampling: dict[str, Any]
     completion_tokens: int | None = None
     highest_token: int = -1
-    token_field: str = "prompt"
+    highest_in: str = "prompt"
     end_user: str = ""
 
 

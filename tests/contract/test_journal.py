@@ -153,6 +153,8 @@ def test_a_failed_write_is_told(hold: Callable[[Law], None]) -> None:
         await refused(bench.journal, intent("during"))
         await until(lambda: not bench.journal.healthy)
         assert await refused(bench.journal, intent("refused")) < COMMIT_SECONDS / 2
+        bench.mend()
+        await until(lambda: bench.journal.healthy)
         assert [record["request_id"] for record in bench.records()] == ["before"]
 
     hold(law)

@@ -22,7 +22,7 @@ import openai
 import pytest
 
 from support.processes import alive, eventually
-from vestry.models import catalog, environment, prepare
+from vestry.models import catalog, environment, keeper, prepare
 from vestry.models.places import Places
 from vestry.models.progress import Progress
 
@@ -32,12 +32,14 @@ SMALL = "smollm2-135m-instruct"
 START_SECONDS = 240
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here is a test of the real engine, and runs on one worker."""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.engine)
-            item.add_marker(pytest.mark.xdist_group("engine"))
+# Marks for every file here: on one worker, one file after the other. As a mark in the file, because xdist looks for
+# it before a hook of this folder could add it.
+MARKS = [pytest.mark.engine, pytest.mark.xdist_group("engine")]
+
+
+def die_with_the_tests() -> None:
+    """Between fork and exec: have the kernel kill this process when the test process is killed."""
+    keeper.prctl(keeper.PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Place:
@@ -51,12 +53,12 @@ class Place:
         api, ops, *engines = free_ports(2 + len(models))
         self.engines = {}
         for (name, model), port in zip(models.items(), engines, strict=True):
-            model["engine"] = {"port": port, "shutdown_seconds": 20, **model.get("engine", {})}
+            model["engine"] = {"port": port, "shutdown_seconds": 60, **model.get("engine", {})}
             self.engines[name] = f"http://127.0.0.1:{port}"
         self.url, self.ops = f"http://127.0.0.1:{api}", f"http://127.0.0.1:{ops}"
         settings = {
             "state": str(self.state),
-            "server": {"port": api, "ops_port": ops, "drain_seconds": 20},
+            "server": {"port": api, "ops_port": ops, "drain_seconds": 60},
             "models": models,
         }
         config = folder / "vestry.yaml"
@@ -65,7 +67,14 @@ class Place:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("VESTRY_")}
         with self.out.open("w") as out, self.err.open("w") as err:
             argv = [sys.executable, "-m", "vestry", "--config", str(config), "up"]
-            self.process = subprocess.Popen(argv, stdout=out, stderr=err, env=environ, start_new_session=True)
+            self.process = subprocess.Popen(
+                argv,
+                stdout=out,
+                stderr=err,
+                env=environ,
+                start_new_session=True,
+                preexec_fn=die_with_the_tests,  # noqa: PLW1509 - it makes one system call
+            )
         self.key = ""
 
     def wait(self) -> None:
@@ -125,7 +134,7 @@ class Place:
         """SIGTERM: its exit status, and what is still running of all that it had started."""
         before = self.processes()
         self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(60)
+        status = self.process.wait(150)
         return status, {pid: line for pid, line in before.items() if alive(pid)}
 
     def destroy(self) -> None:

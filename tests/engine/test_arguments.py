@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from engine.conftest import HERE, run_inside
+from engine.conftest import HERE, MARKS, run_inside
 from vestry.models import catalog
 from vestry.models.arguments import REASONS, SWITCHES, TUNABLE
 from vestry.models.catalog import Device
 from vestry.models.launch import device_arguments, fixed
 from vestry.models.places import Places
+
+pytestmark = MARKS
 
 CASES: list[tuple[str, Device]] = [(name, device) for name in catalog.entries() for device in ("cpu", "gpu")]
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from engine.conftest import HERE, SMALL, Place, run_inside
+from engine.conftest import HERE, MARKS, SMALL, Place, run_inside
 from vestry.models import catalog
 from vestry.models.places import Places
 from vestry.models.prepare import INSIDE
+
+pytestmark = MARKS
 
 FAMILIES = {"phi-3": "phi-3-mini-4k-instruct", "llama-3": "llama-3-8b-instruct", "mixtral": "mixtral-8x7b-instruct"}
 QUESTION: Any = [{"role": "user", "content": "How warm is it?"}]

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from engine.conftest import HERE, SMALL, run_inside
+from engine.conftest import HERE, MARKS, SMALL, run_inside
 from vestry.models import catalog, manifest
 from vestry.models.catalog import Package
 from vestry.models.places import Places
 from vestry.models.prepare import INSIDE
+
+pytestmark = MARKS
 
 Report = dict[str, Any]
 

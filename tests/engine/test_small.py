@@ -14,10 +14,12 @@ import httpx
 import openai
 import pytest
 
-from engine.conftest import SMALL, Place
+from engine.conftest import MARKS, SMALL, Place
 from support.processes import eventually
 from vestry.models import catalog, manifest
 from vestry.models.places import Places
+
+pytestmark = MARKS
 
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
 WEATHER: Any = {
@@ -307,12 +309,12 @@ def test_a_killed_engine_comes_back(small: Place) -> None:
 
 def test_stopping_lets_calls_finish_and_leaves_nothing(small: Place) -> None:
     """SIGTERM during a stream: the stream ends whole, the exit status is 0, and no process is left."""
-    stream = small.client().completions.create(model=SMALL, prompt="Once", max_tokens=150, stream=True, extra_body={"ignore_eos": True})  # fmt: skip  # noqa: E501
+    stream = small.client().completions.create(model=SMALL, prompt="Once", max_tokens=60, stream=True, extra_body={"ignore_eos": True})  # fmt: skip  # noqa: E501
     next(iter(stream))
     result: list[Any] = []
     thread = threading.Thread(target=lambda: result.append(small.stop()))
     thread.start()
     pieces = list(stream)
-    thread.join(90)
+    thread.join(160)
     assert pieces[-1].choices[0].finish_reason == "length"
     assert result == [(0, {})]

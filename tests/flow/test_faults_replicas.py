@@ -118,6 +118,7 @@ def test_without_another_replica_the_client_is_told(
     assert "secret" not in answer.text
     outcome = answered(lone, answer)
     assert (outcome["ending"], outcome["code"], outcome["prompt_tokens"]) == ("failed", "engine_error", 0)
+    assert (outcome["attempts"], outcome["replica"]) == (1, name(only))
     assert len(only.calls) <= 1
     assert metric(lone, "vestry_upstream_retries_total") == 0
     idle(lone)
@@ -186,7 +187,7 @@ def test_a_replica_that_hangs_before_its_first_byte(
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "engine_timeout")
         assert time.monotonic() - began < 2
         outcome = answered(house, answer)
-        assert (outcome["ending"], outcome["code"]) == ("failed", "engine_timeout")
+        assert (outcome["ending"], outcome["code"], outcome["attempts"]) == ("failed", "engine_timeout", 2)
         until(lambda: good.calls[-1].left_at, seconds=1, what="the engine to be left")
         idle(house)
 
@@ -422,7 +423,8 @@ def test_what_the_engine_refuses_is_refused_in_our_words(
         answer = house.post(json=chat(stream=stream))
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
         assert "secret" not in answer.text
-        assert answered(house, answer)["ending"] == "refused"
+        outcome = answered(house, answer)
+        assert (outcome["ending"], outcome["attempts"], outcome["replica"]) == ("refused", 1, name(bad))
         assert good.calls == []
         assert metric(house, "vestry_replica_ejections_total") == 0
 

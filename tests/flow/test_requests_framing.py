@@ -6,7 +6,7 @@ import pytest
 
 from fakes.engine import FakeEngine
 from support.house import House, chat, until
-from support.refusal import Visit
+from support.refusal import Ledger, Visit
 from support.wire import Wire, chat_request, chunked, request
 
 GOOD = b'{"model":"small","messages":[{"role":"user","content":"hello"}]}'
@@ -144,12 +144,15 @@ def test_a_head_that_is_malformed_is_refused(name: str, visit: Visit) -> None:
 def test_no_control_character_passes_in_a_header(house: House, engine: FakeEngine) -> None:
     """Of all control characters a header's value may hold a tab only, and its name none (RFC 9110 section 5.5)."""
     controls = [*range(32), 127]
+    ledger = Ledger(house)
+    start = ledger.look()
     for place, line in (("value", b"X-A: a%cb"), ("name", b"X%cA: b"), ("end of a name", b"X-A%c: b")):
         for each in controls:
             with Wire(house.port) as wire:
                 wire.send(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n" + line % each + b"\r\n\r\n")
                 status = wire.answer().status_code
             assert status == (404 if place == "value" and each == 9 else 400), (place, each)
+    until(lambda: ledger.look() >= start + 3 * len(controls), what="a record of every refusal")
     assert engine.calls == []
 
 
@@ -249,7 +252,9 @@ def test_a_connection_serves_many_calls(visit: Visit) -> None:
             wire.send(chat_request(visit.key, chat(stream=turn % 2 == 0)))
             assert wire.answer().status_code == 200
             wire.send(request("GET", "/nothing"))
-            assert wire.answer().status_code == 404
+            answer = wire.answer()
+            assert answer.status_code == 404
+            visit.recorded(answer, "not_found")
     assert len(visit.engine.calls) == 6
 
 

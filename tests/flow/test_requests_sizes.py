@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -30,29 +30,30 @@ def visit(house: House, engine: FakeEngine) -> Visit:
     return Visit(house, engine)
 
 
-LARGE_HEADS = {
-    "8 MiB in one header": request("GET", "/v1/models", "X-A: " + "a" * 8 * MIB),
-    "8 MiB in many headers": request("GET", "/v1/models", *(f"X-{each}: " + "a" * 8000 for each in range(1048))),
-    "8 MiB in a name": request("GET", "/v1/models", "X" * 8 * MIB + ": a"),
-    "8 MiB in the target": request("GET", "/" + "a" * 8 * MIB),
-    "8 MiB in the query": request("GET", "/v1/models?" + "a" * 8 * MIB),
-    "8 MiB in the key": request("GET", "/v1/models", "Authorization: Bearer " + "a" * 8 * MIB),
-    "8 MiB without an end": b"GET /v1/models HTTP/1.1\r\nX-A: " + b"a" * 8 * MIB,
-    "5,000 headers": request("GET", "/v1/models", *(f"X-{each}: a" for each in range(5000))),
-    "5,000 empty headers": request("GET", "/v1/models", *["X:"] * 5000),
-    "101 headers": request("GET", "/v1/models", *["X-A: a"] * 100),
-    "a few bytes too many": request("GET", "/v1/models", "X-A: " + "a" * HEAD_BYTES),
-    "8 MiB of empty lines": b"\r\n" * 4 * MIB,
-    "8 MiB of cookies": request("GET", "/v1/models", *["Cookie: " + "a" * 8000] * 1048),
+LARGE_HEADS: dict[str, Callable[[], bytes]] = {
+    "8 MiB in one header": lambda: request("GET", "/v1/models", "X-A: " + "a" * 8 * MIB),
+    "8 MiB in many headers": lambda: request("GET", "/v1/models", *(f"X-{i}: " + "a" * 8000 for i in range(1048))),
+    "8 MiB in a name": lambda: request("GET", "/v1/models", "X" * 8 * MIB + ": a"),
+    "8 MiB in the target": lambda: request("GET", "/" + "a" * 8 * MIB),
+    "8 MiB in the query": lambda: request("GET", "/v1/models?" + "a" * 8 * MIB),
+    "8 MiB in the key": lambda: request("GET", "/v1/models", "Authorization: Bearer " + "a" * 8 * MIB),
+    "8 MiB without an end": lambda: b"GET /v1/models HTTP/1.1\r\nX-A: " + b"a" * 8 * MIB,
+    "5,000 headers": lambda: request("GET", "/v1/models", *(f"X-{each}: a" for each in range(5000))),
+    "5,000 empty headers": lambda: request("GET", "/v1/models", *["X:"] * 5000),
+    "101 headers": lambda: request("GET", "/v1/models", *["X-A: a"] * 100),
+    "a few bytes too many": lambda: request("GET", "/v1/models", "X-A: " + "a" * HEAD_BYTES),
+    "8 MiB of empty lines": lambda: b"\r\n" * 4 * MIB,
+    "8 MiB of cookies": lambda: request("GET", "/v1/models", *["Cookie: " + "a" * 8000] * 1048),
 }
 
 
 @pytest.mark.parametrize("name", LARGE_HEADS)
 def test_headers_that_are_too_many_or_too_large_are_refused(name: str, visit: Visit) -> None:
     """Headers beyond their bound are answered 431 while they arrive; what follows is dropped, memory stays flat."""
+    data = LARGE_HEADS[name]()
     before = resident_bytes()
     with visit.wire() as wire:
-        wire.send(LARGE_HEADS[name])
+        wire.send(data)
         answer = wire.answer()
         assert wire.closed()
     assert answer.headers["connection"] == "close"
@@ -95,27 +96,28 @@ def test_a_body_over_the_cap_that_is_declared_is_refused_unread(visit: Visit) ->
     visit.refused(answer, 413, "request_too_large", param=None)
 
 
-LARGE_BODIES = {
-    "declared": (b" " * (BODY_BYTES + 1), f"Content-Length: {BODY_BYTES + 1}"),
-    "declared, 8 MiB": (b" " * 8 * MIB, f"Content-Length: {8 * MIB}"),
-    "declared, 10^18": (b" " * BODY_BYTES, "Content-Length: 1000000000000000000"),
-    "one chunk": (chunked(b" " * (BODY_BYTES + 1)), "Transfer-Encoding: chunked"),
-    "many chunks": (chunked(*[b" " * 1000] * 8000), "Transfer-Encoding: chunked"),
-    "chunks of one byte": (chunked(*[b" "] * (BODY_BYTES + 1)), "Transfer-Encoding: chunked"),
-    "one chunk of 8 MiB, never ended": (b"800000\r\n" + b" " * 7 * MIB, "Transfer-Encoding: chunked"),
-    "a chunk extension of 8 MiB": (b"1;" + b"a" * 8 * MIB + b"\r\n \r\n0\r\n\r\n", "Transfer-Encoding: chunked"),
-    "a trailer of 8 MiB": (b"0\r\nX-A: " + b"a" * 8 * MIB + b"\r\n\r\n", "Transfer-Encoding: chunked"),
-    "8 MiB of trailers": (b"0\r\n" + b"X-A: a\r\n" * MIB + b"\r\n", "Transfer-Encoding: chunked"),
+LARGE_BODIES: dict[str, tuple[Callable[[], bytes], str]] = {
+    "declared": (lambda: b" " * (BODY_BYTES + 1), f"Content-Length: {BODY_BYTES + 1}"),
+    "declared, 8 MiB": (lambda: b" " * 8 * MIB, f"Content-Length: {8 * MIB}"),
+    "declared, 10^18": (lambda: b" " * BODY_BYTES, "Content-Length: 1000000000000000000"),
+    "one chunk": (lambda: chunked(b" " * (BODY_BYTES + 1)), "Transfer-Encoding: chunked"),
+    "many chunks": (lambda: chunked(*[b" " * 1000] * 8000), "Transfer-Encoding: chunked"),
+    "chunks of one byte": (lambda: chunked(*[b" "] * (BODY_BYTES + 1)), "Transfer-Encoding: chunked"),
+    "one chunk of 8 MiB, never ended": (lambda: b"800000\r\n" + b" " * 7 * MIB, "Transfer-Encoding: chunked"),
+    "a chunk extension of 8 MiB": (lambda: b"1;" + b"a" * 8 * MIB + b"\r\n \r\n", "Transfer-Encoding: chunked"),
+    "a trailer of 8 MiB": (lambda: b"0\r\nX-A: " + b"a" * 8 * MIB + b"\r\n\r\n", "Transfer-Encoding: chunked"),
+    "8 MiB of trailers": (lambda: b"0\r\n" + b"X-A: a\r\n" * MIB + b"\r\n", "Transfer-Encoding: chunked"),
 }
 
 
 @pytest.mark.parametrize("name", LARGE_BODIES)
 def test_a_body_over_the_cap_is_refused(name: str, visit: Visit) -> None:
     """A body beyond the cap is 413, whether its length is declared or not, and whatever of it is framing."""
+    build, line = LARGE_BODIES[name]
+    data = chat_request(visit.key, build(), line)
     before = resident_bytes()
-    body, line = LARGE_BODIES[name]
     with visit.wire() as wire:
-        wire.send(chat_request(visit.key, body, line))
+        wire.send(data)
         answer = wire.answer()
         assert wire.closed()
     assert answer.headers["connection"] == "close"

@@ -55,13 +55,11 @@ def test_a_trusted_proxy_is_believed_about_one_hop(name: str, house: House, engi
 )  # fmt: skip
 def test_a_stranger_is_not_believed_about_addresses(line: str, house: House, engine: FakeEngine) -> None:
     """From a peer that is no trusted proxy such headers are ignored, in the record and in the decision."""
-    with Wire(house.port, source="127.9.0.2") as wire:
-        wire.send(chat_request(house.key, chat(), line))
-        assert wire.answer().status_code == 200
-    assert house.records("intent")[-1]["source"] == "127.9.0.2"
-    with Wire(house.port, source="127.9.0.2") as wire:
-        wire.send(request("GET", "/v1/models", line))
-        assert wire.answer().status_code == 401
+    visit = Visit(house, engine)
+    assert visit.send(chat_request(visit.key, chat(), line)).status_code == 200
+    assert house.records("intent")[-1]["source"] == visit.source
+    del engine.asked[:]
+    visit.refused(visit.send(request("GET", "/v1/models", line)), 401, "invalid_api_key", unlike=("203.0.113",))
 
 
 GOOD_KEYS = {

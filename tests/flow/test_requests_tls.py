@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -55,21 +55,21 @@ def visit(house: House, engine: FakeEngine, authority: trustme.CA) -> Visit:
     return Visit(house, engine, context=context)
 
 
-CASES: dict[str, tuple[int, str, bytes]] = {
-    "headers too large": (431, "request_header_fields_too_large", request("GET", "/", "X-A: " + "a" * 8 * MIB)),
-    "malformed": (400, "malformed_request", b"GET / HTTP/1.1\nHost: localhost\r\n\r\n" + b"a" * MIB),
-    "half a head": (408, "request_timeout", b"GET /v1/models HTTP/1.1\r\n"),
-    "another route": (404, "not_found", request("POST", "/invocations", body=b"a" * MIB)),
-    "no key": (401, "invalid_api_key", chat_request("vst_wrong", b"a" * 2 * MIB)),
+CASES: dict[str, tuple[int, str, Callable[[], bytes]]] = {
+    "headers too large": (431, "request_header_fields_too_large", lambda: request("GET", "/", "X-A: " + "a" * 8 * MIB)),
+    "malformed": (400, "malformed_request", lambda: b"GET / HTTP/1.1\nHost: localhost\r\n\r\n" + b"a" * MIB),
+    "half a head": (408, "request_timeout", lambda: b"GET /v1/models HTTP/1.1\r\n"),
+    "another route": (404, "not_found", lambda: request("POST", "/invocations", body=b"a" * MIB)),
+    "no key": (401, "invalid_api_key", lambda: chat_request("vst_wrong", b"a" * 2 * MIB)),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_refusals_arrive_whole_through_tls(name: str, visit: Visit) -> None:
     """Though the client is still sending, it gets the whole answer before the connection ends."""
-    status, code, data = CASES[name]
+    status, code, build = CASES[name]
     with visit.wire() as wire:
-        wire.send(data)
+        wire.send(build())
         answer = wire.answer()
         assert wire.rest() == b""
     visit.refused(answer, status, code)

@@ -90,7 +90,8 @@ class Visit:
         """POST a body: bytes as they are, anything else as JSON."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         given = {"authorization": f"Bearer {self.key}", "content-type": "application/json", **headers}
-        with httpx.Client(transport=httpx.HTTPTransport(local_address=self.source), timeout=30) as client:
+        transport = httpx.HTTPTransport(verify=False, local_address=self.source)  # without reading certificates
+        with httpx.Client(transport=transport, timeout=30) as client:
             return client.post(self.house.url + path, content=content, headers=given)
 
     def refused(

@@ -264,10 +264,11 @@ def test_an_intent_told_too_late_is_closed(tmp_path: Path) -> None:
     async def run() -> None:
         log = opened(tmp_path, files, commit_seconds=0.5)
         held = await hung(log, files, "late")
+        log.append(outcome("another")).cancel()
         with pytest.raises(AuditUnavailable):
             await held
         files.mend()
-        await until(lambda: closings(tmp_path))
+        await until(lambda: "intent.closed" in kinds_so_far(tmp_path))
         await log.close()
 
     asyncio.run(run())
@@ -286,7 +287,7 @@ def test_an_intent_whose_caller_left_is_closed(tmp_path: Path) -> None:
         done = log.append(outcome("stays"))
         done.cancel()
         files.mend()
-        await until(lambda: closings(tmp_path))
+        await until(lambda: "intent.closed" in kinds_so_far(tmp_path))
         await log.close()
 
     asyncio.run(run())

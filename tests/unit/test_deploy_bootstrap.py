@@ -5,11 +5,13 @@ It runs as its own process in a project of a few bytes, with wheels made on the 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -125,6 +127,48 @@ def test_a_wrong_word_shows_the_usage(project: Project, arguments: tuple[str, ..
     """Anything but `server` or `tests` ends with the usage, and makes nothing."""
     assert "usage: python3 deploy/bootstrap.py server|tests" in project.run(*arguments, status=1)
     assert not (project.root / ".vestry").exists()
+
+
+@pytest.fixture
+def module() -> ModuleType:
+    """The script as a module, for what a test machine cannot be: old, or without parts of Python."""
+    spec = importlib.util.spec_from_file_location("bootstrap", BOOTSTRAP)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def test_an_old_python_is_told(module: ModuleType) -> None:
+    """A Python that is too old is named, with the way to choose another."""
+    module.LEAST = (99, 0)  # type: ignore[attr-defined]
+    with pytest.raises(module.BootstrapError, match=r"Python 99\.0 or newer is needed; .* make up PYTHON=python3"):
+        module.main(["server"])
+
+
+def test_a_missing_venv_module_is_told(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian without python3-venv: who is not root gets the command to type."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(module.BootstrapError, match=r"venv module is missing\. .*apt-get install python3\.\d+-venv"):
+        module.need_venv()
+
+
+def test_root_gets_the_venv_module_installed(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Debian without python3-venv: root gets the package installed, by apt-get's own commands."""
+    tool = tmp_path / "apt-get"
+    tool.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    module.need_venv()
+    update, install = (tmp_path / "asked").read_text().splitlines()
+    assert update == "update"
+    assert install.startswith("install --yes --no-install-recommends python3.")
 
 
 def test_two_at_once_do_not_spoil_each_other(project: Project) -> None:

@@ -283,6 +283,30 @@ def test_up_needs_known_ports(desk: Desk) -> None:
     assert "`server.ops_port` is 0" in desk.run("up", status=1).stderr
 
 
+def test_faulty_settings_are_named_before_anything_starts(desk: Desk) -> None:
+    """Settings that `vestry check` refuses are refused by `vestry up` as well, with status 2."""
+    desk.environ["VESTRY_SERVER__OPS_PORT"] = str(desk.engine)
+    assert f"port {desk.engine} is also that of" in desk.run("up", status=2).stderr
+    assert not (desk.state / "up-key").exists()
+
+
+def test_a_second_signal_stops_at_once(desk: Desk) -> None:
+    """An engine that does not end on SIGTERM is killed when the operator asks once more."""
+    python = desk.state / "engine" / "bin" / "python"
+    ignoring = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    python.write_text(python.read_text().replace("arguments = sys.argv[1:]", ignoring + "arguments = sys.argv[1:]"))
+    settings = json.loads(desk.config.read_text())
+    settings["models"][SMALL]["engine"]["shutdown_seconds"] = 600
+    desk.config.write_text(json.dumps(settings))
+    running = desk.start("engine", SMALL)
+    running.until("ready")
+    running.process.send_signal(signal.SIGTERM)
+    running.until("Once more to stop at once")
+    assert running.process.poll() is None
+    assert running.stop() == 0
+    assert desk.processes() == []
+
+
 def test_up_can_be_interrupted_while_it_prepares(desk: Desk) -> None:
     """SIGTERM during a long step ends the step's program too, with a sentence and status 130."""
     python = desk.state / "engine" / "bin" / "python"

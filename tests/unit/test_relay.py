@@ -417,6 +417,21 @@ def test_a_wire_that_is_over_belongs_to_the_next_call() -> None:
 # Stale connections, and the server's end ------------------------------------------------------------------------
 
 
+def test_deadlines_are_looked_at_as_long_as_there_are_calls() -> None:
+    """One clock for all calls: it stops with the last of them, and starts again with the next."""
+
+    async def run() -> None:
+        bench = Bench(first_byte_seconds=0.2)
+        for number in (1, 2):
+            first = asyncio.ensure_future(bench.send())
+            await bench.engine.wire(number)
+            with pytest.raises(EngineTimeout):
+                await asyncio.wait_for(first, 5)
+            await asyncio.sleep(0.15)
+
+    asyncio.run(run())
+
+
 def test_a_stale_connection_is_replaced_without_anybody_noticing() -> None:
     """Once, by a fresh one; should that be closed too, the engine has failed."""
 

@@ -146,7 +146,7 @@ class Connection(asyncio.Protocol):
         self._pool = pool
         self._exchange: Exchange | None = None
         self._parser = httptools.HttpResponseParser(self)
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport  # from connection_made on, which comes before everything else
         self._content_type = b""
         self._header_bytes = 0
         self._reusable = False
@@ -165,21 +165,19 @@ class Connection(asyncio.Protocol):
         self._content_type = b""
         self._header_bytes = 0
         self._reusable = self._head_done = self._heard = False
-        if self._transport is not None:
-            self._transport.write(request)
+        self._transport.write(request)
 
     def close(self) -> None:
         """Close at once; the exchange hears nothing more."""
         self._exchange = None
         self.closed = True
         self._pool.forget(self)
-        if self._transport is not None:
-            self._transport.abort()
+        self._transport.abort()
 
     @property
     def usable(self) -> bool:
         """True while the connection is open."""
-        return not self.closed and self._transport is not None and not self._transport.is_closing()
+        return not self.closed and not self._transport.is_closing()
 
     @property
     def stale(self) -> bool:
@@ -188,7 +186,7 @@ class Connection(asyncio.Protocol):
 
     def pause(self, paused: bool) -> None:
         """Stop or go on reading."""
-        if self._transport is None or self.closed or self._transport.is_closing():
+        if not self.usable:
             return
         self._paused = paused
         if paused:

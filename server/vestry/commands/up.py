@@ -26,7 +26,7 @@ from vestry.models.catalog import ModelError
 from vestry.models.chosen import Chosen, choose
 from vestry.models.launch import Launch, plan
 from vestry.models.places import Places
-from vestry.models.ports import require_free
+from vestry.models.ports import reachable, require_free
 from vestry.models.prepare import prepare
 from vestry.models.progress import Progress
 from vestry.models.supervise import POLL_SECONDS, Program, Supervisor, answers
@@ -153,7 +153,7 @@ class _Run:
         waiting = asyncio.create_task(self._still_waiting())
 
         async def once_ready() -> None:
-            while not await answers(server.program.health):  # it looks at the engines in its own time
+            while not await answers(server.program.health):  # noqa: ASYNC110 - it probes the engines in its own time
                 await asyncio.sleep(POLL_SECONDS)
             waiting.cancel()
             self._announce()
@@ -171,7 +171,7 @@ class _Run:
         """`vestry serve` with the same settings. It is ready when its engines are."""
         server = self._settings.server
         config = () if self._config is None else ("--config", os.fspath(self._config))
-        operations = f"http://{_reachable(server.ops_host)}:{server.ops_port}"
+        operations = f"http://{reachable(server.ops_host)}:{server.ops_port}"
         return Program(
             name="server",
             argv=(sys.executable, "-P", "-m", "vestry", *config, "serve"),
@@ -193,7 +193,7 @@ class _Run:
 
     def _announce(self) -> None:
         server = self._settings.server
-        address = f"{'http' if server.tls is None else 'https'}://{_reachable(server.host)}:{server.port}"
+        address = f"{'http' if server.tls is None else 'https'}://{reachable(server.host)}:{server.port}"
         ready = f"ready after {self._elapsed():.1f} s: {address}/v1"
         self._progress.say(f"[{STEPS}/{STEPS}] {ready}. Ctrl-C stops everything.\n")
         click.echo(f"export VESTRY_API_KEY={self._prepared.key}\n\n{self._curl(address)}\n")
@@ -208,12 +208,3 @@ class _Run:
             f'curl -sS{trust} {address}/v1/chat/completions -H "Authorization: Bearer $VESTRY_API_KEY" '
             f"-H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
         )
-
-
-def _reachable(host: str) -> str:
-    """The address at which this machine itself reaches a listener."""
-    if host in {"", "0.0.0.0", "*"}:
-        return "127.0.0.1"
-    if host == "::":
-        return "[::1]"
-    return f"[{host}]" if ":" in host else host

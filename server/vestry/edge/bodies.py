@@ -247,6 +247,6 @@ def _call(body: Sampled, raw: bytes, *, prompts: int, asked: int | None, highest
         sampling=sampling,
         completion_tokens=asked,
         highest_token=token,
-        token_field=field,
+        highest_in=field,
         end_user=end_user,
     )

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 
 LOOK_SECONDS = 0.02
 CUT_SECONDS = 5.0
+FLUSH_SECONDS = 0.5
 UNSENT_BYTES = 131_072
 
 
@@ -70,18 +71,32 @@ class _Uvicorn(uvicorn.Server):
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=CUT_SECONDS)
-        for connection in list(self.server_state.connections):
+        connections = list(self.server_state.connections)
+        for connection in connections:
+            connection.transport.close()
+        await self._until(FLUSH_SECONDS, lambda: not self.server_state.connections)
+        for connection in connections:
             connection.transport.abort()
 
     async def _drain(self) -> None:
-        state = self.server_state
+        """Wait until all calls and connections have ended, or the time for that is over."""
+        state, hurry = self.server_state, self._manner.hurry
         told: set[Any] = set()
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self._manner.drain_seconds
-        while (state.connections or state.tasks) and loop.time() < end and not self._manner.hurry.is_set():
+
+        def ended() -> bool:
             for connection in state.connections - told:  # a TLS handshake may end after the port was closed
                 told.add(connection)
                 connection.shutdown()
+            return hurry.is_set() or not (state.connections or state.tasks)
+
+        await self._until(self._manner.drain_seconds, ended)
+
+    @staticmethod
+    async def _until(seconds: float, condition: Callable[[], bool]) -> None:
+        """Wait until this is so, but no longer than so many seconds. uvicorn's sets have no event to wait for."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while not condition() and loop.time() < end:
             await asyncio.sleep(LOOK_SECONDS)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -49,14 +49,12 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[str, File]
 
 
-def digest_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
-    """SHA-256 of a file, in hexadecimal. `progress` is told of each piece's size in bytes."""
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     total = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(BLOCK):
             total.update(block)
-            if progress is not None:
-                progress(len(block))
     return total.hexdigest()
 
 
@@ -66,9 +64,9 @@ def weights_digest(listed: dict[str, File]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def describe(folder: Path, names: Iterable[str], progress: Callable[[int], None] | None = None) -> dict[str, File]:
+def describe(folder: Path, names: Iterable[str]) -> dict[str, File]:
     """Size and digest of each of these files."""
-    return {name: File((folder / name).stat().st_size, digest_of(folder / name, progress)) for name in sorted(names)}
+    return {name: File((folder / name).stat().st_size, digest_of(folder / name)) for name in sorted(names)}
 
 
 def write(folder: Path, manifest: Manifest) -> None:

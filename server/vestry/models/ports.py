@@ -1,4 +1,4 @@
-"""Whether a port can be listened on, before something slow is started to listen there."""
+"""Listening: whether a port is free, before something slow is started there, and where a listener is reached."""
 
 from __future__ import annotations
 
@@ -27,3 +27,12 @@ def require_free(what: str, host: str, port: int, setting: str) -> None:
         raise ModelError(
             f"Nothing can listen on {host} port {port}, for {what}: {reason}. Look at `{setting}`."
         ) from None
+
+
+def reachable(host: str) -> str:
+    """The address at which this machine itself reaches a listener on `host`, as it stands in a URL."""
+    if host in {"", "0.0.0.0"}:
+        return "127.0.0.1"
+    if host == "::":
+        return "[::1]"
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,101 @@
+"""The security officer's page: its secrets are where it says, and what it tells to do works."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+
+import pytest
+
+from fakes.engine import FakeEngine
+from support.engines import SMALL, install_engine, put_model
+from support.house import House, chat
+from vestry.administration import create_key, key_store
+from vestry.models.chosen import choose
+from vestry.models.launch import plan
+from vestry.secret_files import SecretFault, engine_key, key_hash
+from vestry.settings import Settings, Tls
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
+TEXT = " ".join(PAGE.split())
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Default settings, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return Settings()
+
+
+def test_the_secrets_are_where_the_page_says(settings: Settings) -> None:
+    """After the first key and the first engine each file of the table is there, for its owner alone."""
+    create_key(settings, owner="alice")
+    engine_key(settings)
+    rows = re.findall(r"`(\.vestry/[\w./-]+)`, (0\d+)\b", PAGE)
+    assert {path for path, _ in rows} == {
+        ".vestry/secrets/key-hash",
+        ".vestry/secrets/engine-key",
+        ".vestry/keys.sqlite",
+        ".vestry/up-key",  # made by `vestry up` alone
+    }
+    for path, mode in rows:
+        if path != ".vestry/up-key":
+            assert stat.S_IMODE(Path(path).stat().st_mode) == int(mode, 8), path
+
+
+def test_a_new_key_hash_ends_every_key(settings: Settings) -> None:
+    """The steps of the page lead to an empty store under a new secret; the old key is unknown there."""
+    old, _ = create_key(settings, owner="alice")
+    before = key_hash(settings)
+    for suffix in ("", "-wal", "-shm"):
+        path = Path(f"{settings.keys_database}{suffix}")
+        if path.exists():
+            path.rename(f"{path}.old")
+    (settings.secrets_directory / "key-hash").unlink()
+    new, _ = create_key(settings, owner="alice")
+    store = key_store(settings)
+    assert key_hash(settings) != before
+    assert store.find(old) is None
+    assert store.find(new) is not None
+    store.close()
+
+
+@pytest.mark.parametrize(("length", "good"), [(15, False), (16, True), (512, True), (513, False)])
+def test_the_engine_keys_length(length: int, good: bool, settings: Settings) -> None:
+    """A line as long as the page allows is taken, a shorter or longer one is not."""
+    assert "16 to 512 printable characters" in TEXT
+    path = settings.secrets_directory / "engine-key"
+    path.parent.mkdir(parents=True, mode=0o700)
+    path.write_text("x" * length + "\n")
+    path.chmod(0o600)
+    if good:
+        assert engine_key(settings) == "x" * length
+    else:
+        with pytest.raises(SecretFault):
+            engine_key(settings)
+
+
+def test_the_prefix_cache_can_be_turned_off(tmp_path: Path) -> None:
+    """The argument that the page names comes after the one that turns the cache on, so that it holds."""
+    [argument] = re.findall(r"`engine\.arguments: \[(--[a-z-]+)\]`", PAGE)
+    put_model(install_engine(tmp_path))
+    settings = Settings.model_validate({"state": tmp_path, "models": {SMALL: {"engine": {"arguments": [argument]}}}})
+    argv = plan(settings, choose(settings, SMALL), "key", os.environ).argv
+    assert argv.index("--enable-prefix-caching") < argv.index(argument)
+
+
+def test_what_is_not_promised_is_not_there_yet(tmp_path: Path) -> None:
+    """No salt reaches the engine, and the record has no checkpoints: once either does, the page must say so."""
+    with FakeEngine() as engine, House(tmp_path, [engine]) as house:
+        assert house.post(json=chat()).status_code == 200
+        assert "cache_salt" not in engine.calls[0].json
+        kept = {path.suffix for path in house.settings.audit_directory.rglob("*") if path.is_file()}
+    assert kept <= {".jsonl", ""}
+
+
+def test_the_certificates_delay() -> None:
+    """A changed certificate is taken up as soon as the page says."""
+    seconds = Tls(certificate=Path("a"), key=Path("b")).reload_seconds
+    assert f"`server.tls.reload_seconds` ({seconds:g} s)" in TEXT
