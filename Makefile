@@ -20,8 +20,10 @@ check: tests-environment ## lint, types, formatting of the code; who imports who
 	@$(TESTS)/bin/mypy
 	@PYTHONPATH=server $(TESTS)/bin/lint-imports --no-logo
 
-docs: tests-environment ## write the generated reference pages anew
-	@$(TESTS)/bin/python deploy/reference.py
+docs: tests-environment ## write anew what is generated: reference pages, dashboard, the chart's copies
+	@$(TESTS)/bin/python deploy/docs.py
+	@PYTHONPATH=. $(TESTS)/bin/python -m deploy.grafana.dashboard
+	@$(TESTS)/bin/python deploy/sync_chart.py
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1: \2/p' $(MAKEFILE_LIST)

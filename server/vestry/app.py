@@ -160,9 +160,7 @@ class Server:
         }
         await HealthChecks(replicas, self._router, seconds=self.settings.relay.probe_seconds).run()
 
-    async def _open_ports(
-        self, stack: contextlib.AsyncExitStack, corridor: Corridor, recorder: Recorder
-    ) -> None:
+    async def _open_ports(self, stack: contextlib.AsyncExitStack, corridor: Corridor, recorder: Recorder) -> None:
         settings = self.settings.server
         context: ssl.SSLContext | None = None
         if settings.tls is not None:
@@ -193,9 +191,7 @@ class Server:
         rules = arrival.Rules(
             bounds=settings.bounds,
             body_bytes=settings.door.body_bytes,
-            trusted_proxies=tuple(
-                ipaddress.ip_network(each, strict=False) for each in settings.server.trusted_proxies
-            ),
+            trusted_proxies=tuple(ipaddress.ip_network(each, strict=False) for each in settings.server.trusted_proxies),
         )
         return Application(DataPlane(corridor=corridor, rules=rules))
 

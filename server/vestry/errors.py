@@ -109,16 +109,6 @@ class InvalidKey(Refusal):
         return [(b"www-authenticate", b"Bearer"), *super().headers()]
 
 
-class Denied(Refusal):
-    """The key is valid, but may not do this. No route of this version answers so: a model that is not for a key is 404.
-
-    Mend: Ask the operator for the right.
-    """
-
-    status, kind, code = 403, "permission_error", "permission_denied"
-    message = "This key may not do that."
-
-
 class NotFound(Refusal):
     """No route of this server has this path.
 
@@ -261,7 +251,10 @@ class Overloaded(Refusal):
 
 
 class Stopping(Overloaded):
-    """The server stops, and what had not ended in time is cut off."""
+    """The server stops, and what had not ended in time is cut off.
+
+    Mend: Send it again: another server, or this one once it is back, takes it.
+    """
 
     message = "The server is stopping."
 
@@ -302,5 +295,7 @@ class EngineTimeout(EngineFailed):
     Mend: Ask for fewer tokens, or stream; a long answer in one piece has to be whole within `relay.answer_seconds`.
     """
 
-    status, kind, code = 504, "server_error", "engine_timeout"
+    # The engine was given its whole time, and a second one too where there was one: the client's own tries would
+    # only add to its load.
+    status, kind, code, retry = 504, "server_error", "engine_timeout", False
     message = "The model's engine did not answer in time."

@@ -229,9 +229,7 @@ class Meter(Collector):
         overhead = HistogramMetricFamily(
             "vestry_server_overhead_seconds", "Time in the server that was not the engine.", labels=["route"]
         )
-        outcomes = CounterMetricFamily(
-            "vestry_outcomes", "How calls ended.", labels=["model", "route", "ending"]
-        )
+        outcomes = CounterMetricFamily("vestry_outcomes", "How calls ended.", labels=["model", "route", "ending"])
         by_route: dict[str, Histogram] = {}
         for (model, route), timings in list(self._timings.items()):
             for ending, count in list(timings.endings.items()):

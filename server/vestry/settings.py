@@ -174,7 +174,7 @@ class Bounds(Section):
     prompts: Annotated[int, Field(ge=1, le=1024)] = 16
     """Greatest number of prompts in one `/v1/completions` request."""
     schema_bytes: Annotated[int, Field(ge=256, le=1_048_576)] = 65_536
-    """Greatest size of one JSON schema, grammar or regular expression."""
+    """Greatest size of one JSON schema or grammar."""
 
 
 class Tenant(Section):
@@ -276,7 +276,7 @@ class Audit(Section):
     """Name of this process's log. Every server process has its own."""
     commit_seconds: Seconds = 2
     """How long a call waits for its record; then 503."""
-    segment_bytes: Annotated[int, Field(ge=65_536, le=1 << 34)] = 268_435_456
+    segment_bytes: Annotated[int, Field(ge=65_536, le=1 << 30)] = 268_435_456
     """Size at which the log goes on in a new file."""
 
     @field_validator("origin")

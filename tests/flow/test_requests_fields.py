@@ -362,7 +362,7 @@ def test_the_engine_never_gets_the_clients_bytes(visit: Visit) -> None:
 
 # Words that are written down ----------------------------------------------------------------------------------------
 
-EVIL = "a\r\nSet-Cookie: x=1\r\n\r\ndata: {\"choices\":[]}\n\n\u2028\x1b[31m"
+EVIL = 'a\r\nSet-Cookie: x=1\r\n\r\ndata: {"choices":[]}\n\n\u2028\x1b[31m'
 
 
 @pytest.mark.parametrize("field", ["user", "model"])

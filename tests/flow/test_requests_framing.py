@@ -73,7 +73,11 @@ HEADS: dict[str, bytes] = {
     # Upgrades
     "upgrade to h2c": request("GET", "/v1/models", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c"),
     "upgrade to a web socket": request(
-        "GET", "/v1/models", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
+        "GET",
+        "/v1/models",
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
     ),
     "upgrade with a body": POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d" % LENGTH + END + GOOD,

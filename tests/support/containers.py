@@ -43,7 +43,7 @@ def need_root_and_tools() -> None:
     assert not missing, f"install {', '.join(missing)}: deploy/test-packages.txt lists what the tests need"
 
 
-def run(*argv: str | Path, seconds: float = 150, **options: Any) -> str:
+def run(*argv: str | Path, seconds: float = 400, **options: Any) -> str:
     """Run a command to its end; its output. Fails with its last words."""
     command = [str(each) for each in argv]
     done: subprocess.CompletedProcess[str] = subprocess.run(

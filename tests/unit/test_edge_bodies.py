@@ -16,7 +16,7 @@ from vestry.settings import Bounds
 BOUNDS = Bounds()
 PLAIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-[]"
 MANY = settings(max_examples=300, deadline=None, derandomize=True, database=None)
-awkward = st.text(alphabet=st.sampled_from("\0\\\"u0a\n/\u2028\U0001f600"), max_size=12)
+awkward = st.text(alphabet=st.sampled_from('\0\\"u0a\n/\u2028\U0001f600'), max_size=12)
 
 
 def chat(text: str, **more: Any) -> bytes:

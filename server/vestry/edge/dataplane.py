@@ -68,16 +68,12 @@ class DataPlane:
             self._rules, scope, receive, send, route=route.name, operation=route.operation, parser=route.parser
         )
 
-    async def _turn_away(
-        self, scope: Scope, receive: Receive, send: Send, route: Route, refusal: Refusal
-    ) -> None:
+    async def _turn_away(self, scope: Scope, receive: Receive, send: Send, route: Route, refusal: Refusal) -> None:
         """Refuse what no route takes; like every refusal it is counted and recorded."""
         await self._corridor.turn_away(self._arrival(scope, receive, send, route), refusal)
 
     def _list(self, principal: Principal, tenant: Tenant) -> bytes:
-        models = [
-            _entry(model) for model in self._corridor.models.values() if may_use(principal, tenant, model.name)
-        ]
+        models = [_entry(model) for model in self._corridor.models.values() if may_use(principal, tenant, model.name)]
         return msgspec.json.encode({"object": "list", "data": models})
 
     def _describe(self, name: str) -> Callable[[Principal, Tenant], bytes]:

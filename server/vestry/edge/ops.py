@@ -22,9 +22,7 @@ def build_ops(meter: Meter, readiness: Readiness) -> FastAPI:
     registry.register(meter)
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
-    app = FastAPI(
-        title="Vestry operations", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
-    )
+    app = FastAPI(title="Vestry operations", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
 
     @app.get("/livez")
     async def livez() -> PlainTextResponse:

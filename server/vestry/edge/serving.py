@@ -96,7 +96,9 @@ class _Uvicorn(uvicorn.Server):
         """Wait until this is so, but no longer than so many seconds. uvicorn's sets have no event to wait for."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        while not condition() and loop.time() < end:
+        while True:
+            if condition() or loop.time() >= end:
+                return
             await asyncio.sleep(LOOK_SECONDS)
 
 

@@ -55,6 +55,7 @@ def _served(chosen: Chosen, places: Places) -> ServedModel:
     folder, entry, model = chosen.folder(places), chosen.entry, chosen.model
     found = manifest.read(folder)
     stamp = environment.stamp_of(places.engine) if not model.replicas else None
+    unknown = found is None and model.path is not None  # weights that nobody has looked at get no name
     urls = [replica.url for replica in model.replicas] or [address(model.engine.host, model.engine.port)]
     return ServedModel(
         name=chosen.name,
@@ -62,9 +63,9 @@ def _served(chosen: Chosen, places: Places) -> ServedModel:
         context_length=context_length(entry, model.engine.arguments),
         vocabulary=found.vocabulary if found else _vocabulary(folder, entry),
         replicas=tuple(Replica(url.partition("://")[2], url) for url in urls),
-        revision=found.revision if found else entry.revision,
+        revision=found.revision if found else "" if unknown else entry.revision,
         weights_digest=f"sha256:{found.weights_digest}" if found else "",
-        quantization=found.quantization if found else entry.quantization,
+        quantization=found.quantization if found else "" if unknown else entry.quantization,
         chat_template_digest=f"sha256:{found.chat_template_digest}" if found else "",
         engine_version=f"{stamp.engine} {stamp.version}" if stamp else "",
     )
