@@ -57,6 +57,7 @@ class Seat:
         self.outstanding = 0
         self.chosen = 0.0
         self.down = False
+        self.known = False
         self.missed = 0
         self.failures = 0
         self.ejections = 0
@@ -91,8 +92,8 @@ class Router:
         return self._seats
 
     def available(self, model: str, now: float) -> bool:
-        """True if a call to this model could be sent on now."""
-        return any(seat.in_service(now) for seat in self._seats[model])
+        """True if a call to this model could be sent on now: some replica is in service, and has been heard from."""
+        return any(seat.known and seat.in_service(now) for seat in self._seats[model])
 
     def pick(self, model: str, now: float, *, streamed: bool, tried: str | None = None) -> Trip:
         """Choose a replica; after a failure at `tried` another one, if the budget allows it. Raises NoReplica."""
@@ -146,6 +147,7 @@ class Router:
         for seat in self._seats[model]:
             if seat.replica.name != replica:
                 continue
+            seat.known = seat.known or healthy
             if healthy:
                 seat.missed = 0
                 seat.down = False

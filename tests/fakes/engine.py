@@ -55,6 +55,7 @@ class Asked:
     body: bytes
     connection: int
     finished: bool = False
+    events: int = 0
     left_at: float | None = None
 
     @property
@@ -245,6 +246,7 @@ class FakeEngine:
             for piece in _pieces(ERROR if number == how.error_after else event, how.split):
                 writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
                 await writer.drain()
+            asked.events += 1
             await asyncio.sleep(how.between_seconds)
         writer.write(b"0\r\n\r\n")
         await writer.drain()

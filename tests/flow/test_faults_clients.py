@@ -176,7 +176,7 @@ def test_a_client_leaves_while_its_outcome_is_written(tmp_path: Path, engine: Fa
         until(lambda: len(engine.calls) == 2, what="the first call at the second replica")
         assert engine.calls[0].connection == engine.calls[1].connection
         leaves.close()
-        time.sleep(0.2)
+        until(lambda: metric(house, "vestry_connections") == 1, what="the server to notice")
         disk.mend()
         stays.join(20)
         assert said(events(answers[0].text)) == "".join(LONG)

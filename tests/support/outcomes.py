@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from fakes.engine import FakeEngine
 from support.house import House, until
 
 
@@ -59,6 +60,18 @@ def events(text: str) -> list[Any]:
     assert text.endswith("\n\n"), "the stream ends inside an event"
     payloads = [each.removeprefix("data: ") for each in text[:-2].split("\n\n")]
     return [each if each == "[DONE]" else json.loads(each) for each in payloads]
+
+
+def name(engine: FakeEngine) -> str:
+    """A replica's name in metrics and records."""
+    return engine.url.removeprefix("http://")
+
+
+def content(answer: httpx.Response) -> str:
+    """What the model said, streamed or not."""
+    if answer.headers["content-type"].startswith("text/event-stream"):
+        return said(events(answer.text))
+    return str(answer.json()["choices"][0]["message"]["content"])
 
 
 def said(stream: list[Any]) -> str:

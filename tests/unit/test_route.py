@@ -82,8 +82,10 @@ def test_the_least_busy_replica_is_chosen_and_equals_take_turns() -> None:
 
 
 def test_a_model_without_a_replica_in_service_is_refused_at_once() -> None:
-    """All down: NoReplica, with a word on when to come back; readiness knows it too."""
+    """Never heard from, or all down: readiness knows it; a call gets NoReplica, with a word on when to come back."""
     bench = Bench(replicas=1)
+    assert not bench.router.available("small", bench.now)
+    bench.router.probed("small", bench.router.seats["small"][0].replica.name, healthy=True)
     assert bench.router.available("small", bench.now)
     bench.end(bench.pick(), "connect")
     assert not bench.router.available("small", bench.now)

@@ -76,7 +76,7 @@ class Rules(Struct, frozen=True):
 
 def new_request_id() -> str:
     """`req_` and 128 random bits in hex: unique, and no count that would show a client how busy others are."""
-    return f"req_{random.getrandbits(128):032x}"  # noqa: S311 - an id, not a secret
+    return f"req_{random.getrandbits(128):032x}"
 
 
 def protocol_factory(rules: Rules) -> Callable[..., Door]:
