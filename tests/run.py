@@ -1,6 +1,6 @@
 """Run every test, and hold the coverage to its mark: what `make test` does once the environment is there.
 
-Two workers. The tests against the real engine are one group on one of them, the flow tests keep the other busy. Extra
+Two workers; a file's tests stay together on one of them, so that an engine or an image is made once. Extra
 arguments go to pytest; with any, coverage is not judged.
 """
 
@@ -20,7 +20,7 @@ def main(extra: list[str]) -> int:
     began = time.monotonic()
     for old in ROOT.glob(".coverage*"):
         old.unlink()
-    pytest = ["-m", "pytest", "-n", WORKERS, "--dist", "loadgroup", "--durations", "15", "--timeout", "600"]
+    pytest = ["-m", "pytest", "-n", WORKERS, "--dist", "loadfile", "--durations", "15", "--timeout", "600"]
     status = _run("-m", "coverage", "run", *pytest, *extra)
     if status == 0 and not extra:
         _run("-m", "coverage", "combine", "--quiet")

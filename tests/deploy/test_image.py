@@ -30,8 +30,6 @@ from support.containers import (
 )
 from support.house import read_records, until
 
-pytestmark = pytest.mark.xdist_group("image")  # one build, one worker
-
 ENGINE_KEY = "0123456789abcdef0123456789abcdef"
 MODEL = "smollm2-135m-instruct"
 USER = 65532

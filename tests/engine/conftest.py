@@ -32,9 +32,8 @@ SMALL = "smollm2-135m-instruct"
 START_SECONDS = 240
 
 
-# Marks for every file here: on one worker, one file after the other. As a mark in the file, because xdist looks for
-# it before a hook of this folder could add it.
-MARKS = [pytest.mark.engine, pytest.mark.xdist_group("engine")]
+# The mark of every file here.
+MARKS = [pytest.mark.engine]
 
 
 def die_with_the_tests() -> None:
