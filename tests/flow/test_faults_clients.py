@@ -206,7 +206,7 @@ class Unconnectable(FakeEngine):
 def test_a_client_leaves_during_the_connect(tmp_path: Path) -> None:
     """A replica that cannot be connected to: the call ends with the connect's deadline, and is recorded."""
     relay = {"probe_seconds": 60, "connect_seconds": 0.5}
-    with Unconnectable() as engine, House(tmp_path / "state", [engine], relay=relay) as house:
+    with Unconnectable() as engine, House(tmp_path / "state", [engine], wait=False, relay=relay) as house:
         wire = asked(house)
         until(lambda: house.records("intent"), what="the intent")
         wire.close()

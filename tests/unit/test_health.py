@@ -100,7 +100,7 @@ def test_every_replica_is_asked_again_and_again_and_the_router_looks_in_between(
 
     async def run() -> Verdicts:
         good, hung, verdicts = MemoryEngine(), MemoryEngine(), Verdicts()
-        checks = HealthChecks({("small", "a"): good, ("small", "b"): hung}, verdicts, seconds=0.02)
+        checks = HealthChecks({("small", "a"): good, ("small", "b"): hung}, verdicts, seconds=0.02, patience=0.2)
         task = asyncio.ensure_future(checks.run())
         for number in range(1, 4):
             wire = await good.wire(number)

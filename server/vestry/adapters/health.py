@@ -11,6 +11,7 @@ from vestry.errors import EngineFailed
 from vestry.seams import Engine
 
 LOOK_SECONDS = 0.25
+PATIENCE_SECONDS = 5.0  # an engine that computes on all cores is late, not dead; a dead one refuses at once
 
 
 class Verdicts(Protocol):
@@ -66,10 +67,18 @@ async def _asked(engine: Engine, *, fresh: bool) -> tuple[bool, bool]:
 class HealthChecks:
     """Asks every replica again and again, and lets the router look for slow ones in between."""
 
-    def __init__(self, replicas: Mapping[tuple[str, str], Engine], verdicts: Verdicts, *, seconds: float) -> None:
+    def __init__(
+        self,
+        replicas: Mapping[tuple[str, str], Engine],
+        verdicts: Verdicts,
+        *,
+        seconds: float,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
         self._replicas = replicas
         self._verdicts = verdicts
         self._seconds = seconds
+        self._patience = patience
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -80,7 +89,7 @@ class HealthChecks:
 
     async def _ask(self, model: str, replica: str, engine: Engine) -> None:
         while True:
-            healthy = await check(engine, max(1.0, self._seconds))
+            healthy = await check(engine, max(self._patience, self._seconds))
             self._verdicts.probed(model, replica, healthy=healthy)
             await asyncio.sleep(self._seconds)
 
