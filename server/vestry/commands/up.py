@@ -155,6 +155,9 @@ class _Run:
         async def once_ready() -> None:
             while not await answers(server.program.health):  # noqa: ASYNC110 - it probes the engines in its own time
                 await asyncio.sleep(POLL_SECONDS)
+            # Ready is a server with one model. Every engine answers by now; after two rounds of its checks the server
+            # has heard all of them.
+            await asyncio.sleep(2 * self._settings.relay.probe_seconds)
             waiting.cancel()
             self._announce()
 
