@@ -60,19 +60,26 @@ class Admission:
             raise Overloaded(retry_after=self._usual_seconds)
         if len(self._holders) >= self._prune_at:
             self._prune(now)
-        tenant = self._holders.setdefault(("tenant", principal.tenant), _Holder())
-        key = self._holders.setdefault(("key", principal.key_id), _Holder())
-        if _full(tenant, tenant_limits) or _full(key, principal.limits):
+        tenant = self._holder("tenant", principal.tenant)
+        key = self._holder("key", principal.key_id)
+        limits = principal.limits
+        if _full(tenant, tenant_limits) or _full(key, limits):
             raise ConcurrencyLimited(retry_after=self._usual_seconds)
-        wait = max(_wait(tenant, tenant_limits, now), _wait(key, principal.limits, now))
+        tenant_use, key_use = _used_until(tenant, tenant_limits, now), _used_until(key, limits, now)
+        wait = (max(tenant_use, key_use)) - now - WINDOW
         if wait > TOLERANCE:
             raise RateLimited(retry_after=wait - TOLERANCE)
-        _use(tenant, tenant_limits, now)
-        _use(key, principal.limits, now)
+        tenant.used_until, key.used_until = tenant_use, key_use
         self._busy += 1
         tenant.busy += 1
         key.busy += 1
         return Place(self, tenant, key)
+
+    def _holder(self, kind: str, name: str) -> _Holder:
+        holder = self._holders.get((kind, name))
+        if holder is None:
+            holder = self._holders[kind, name] = _Holder()
+        return holder
 
     def leave(self, place: Place) -> None:
         """Give a place back."""
@@ -94,13 +101,9 @@ def _full(holder: _Holder, limits: Limits) -> bool:
     return limits.concurrency is not None and holder.busy >= limits.concurrency
 
 
-def _wait(holder: _Holder, limits: Limits, now: float) -> float:
-    """Seconds until the rate allows one more."""
+def _used_until(holder: _Holder, limits: Limits, now: float) -> float:
+    """The time at which its rate would be used up to with one call more; the past where it has no rate."""
     if limits.requests_per_minute is None:
         return 0.0
-    return max(holder.used_until, now) + WINDOW / limits.requests_per_minute - now - WINDOW
-
-
-def _use(holder: _Holder, limits: Limits, now: float) -> None:
-    if limits.requests_per_minute is not None:
-        holder.used_until = max(holder.used_until, now) + WINDOW / limits.requests_per_minute
+    used = holder.used_until
+    return (max(now, used)) + WINDOW / limits.requests_per_minute

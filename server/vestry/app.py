@@ -15,7 +15,7 @@ import os
 import signal
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -249,12 +249,11 @@ class Application(FastAPI):
         super().__init__(title="Vestry", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
         self._data_plane = data_plane
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """HTTP goes to the data plane, which has an answer to everything; the rest is FastAPI's."""
         if scope["type"] == "http":
-            await self._data_plane(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+            return self._data_plane(scope, receive, send)
+        return super().__call__(scope, receive, send)
 
 
 class _Keeper:

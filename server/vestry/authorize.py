@@ -29,12 +29,8 @@ def authorize(
         )
     if call.highest_token >= model.vocabulary:
         raise InvalidRequest("A token id is outside the model's vocabulary.", param=call.highest_in)
-    return Grant(
-        principal=bounded(principal, tenant),
-        model=model,
-        rule="tenant-model" if principal.models is None else "tenant-and-key-model",
-        tenant_limits=limits_of(tenant),
-    )
+    rule = "tenant-model" if principal.models is None else "tenant-and-key-model"
+    return Grant(bounded(principal, tenant), model, rule, limits_of(tenant))
 
 
 def may_use(principal: Principal, tenant: Tenant, model: str) -> bool:
@@ -45,7 +41,7 @@ def may_use(principal: Principal, tenant: Tenant, model: str) -> bool:
 
 def limits_of(tenant: Tenant) -> Limits:
     """A tenant's own bounds."""
-    return Limits(concurrency=tenant.concurrency, requests_per_minute=tenant.requests_per_minute)
+    return Limits(tenant.concurrency, tenant.requests_per_minute)
 
 
 def bounded(principal: Principal, tenant: Tenant) -> Principal:
@@ -53,14 +49,7 @@ def bounded(principal: Principal, tenant: Tenant) -> Principal:
     own = principal.limits
     if own.concurrency is not None and own.requests_per_minute is not None:
         return principal
-    return Principal(
-        key_id=principal.key_id,
-        tenant=principal.tenant,
-        subject=principal.subject,
-        role=principal.role,
-        models=principal.models,
-        limits=Limits(
-            concurrency=own.concurrency or tenant.key_concurrency,
-            requests_per_minute=own.requests_per_minute or tenant.key_requests_per_minute,
-        ),
+    limits = Limits(
+        own.concurrency or tenant.key_concurrency, own.requests_per_minute or tenant.key_requests_per_minute
     )
+    return Principal(principal.key_id, principal.tenant, principal.subject, principal.role, principal.models, limits)

@@ -42,8 +42,10 @@ class Histogram:
         self.total = 0.0
 
     def add(self, value: float) -> None:
+        """Count one value; a negative one, which only a clock's rounding makes, is none."""
         self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+        if value > 0.0:
+            self.total += value
 
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative, as Prometheus wants them."""
@@ -112,13 +114,14 @@ class Meter(Collector):
         """Count one call: after its outcome is known, before it is recorded."""
         model = grant.model.name if grant is not None else NONE
         use = self._uses.get((tenant, model, head.route)) or self._new_use(tenant, model, head.route)
-        use.codes[outcome.status] = use.codes.get(outcome.status, 0) + 1
+        status, ending = outcome.status, outcome.ending
+        use.codes[status] = use.codes.get(status, 0) + 1
         timings = use.timings
-        timings.endings[outcome.ending] = timings.endings.get(outcome.ending, 0) + 1
+        timings.endings[ending] = timings.endings.get(ending, 0) + 1
         if grant is None:
             return
         timings.duration.add(seconds)
-        timings.overhead.add(max(0.0, seconds - outcome.engine_seconds))
+        timings.overhead.add(seconds - outcome.engine_seconds)
         usage = outcome.usage
         use.input += usage.prompt
         use.output += usage.completion
@@ -131,7 +134,7 @@ class Meter(Collector):
         to_first = outcome.first_byte - head.began
         timings.first_token.add(to_first)
         if usage.completion > 1:
-            timings.per_token.add(max(0.0, seconds - to_first) / (usage.completion - 1))
+            timings.per_token.add((seconds - to_first) / (usage.completion - 1))
 
     def refused(self, head: Head, tenant: str, reason: str) -> None:
         """Count a refusal by its cause."""

@@ -59,12 +59,11 @@ class Corridor:
         self.keys, self.tenants, self.models = keys, tenants, models
         self.admission, self.recorder, self.forward, self.meter = admission, recorder, forward, meter
 
-    async def walk(self, visitor: Visitor) -> None:
+    def walk(self, visitor: Visitor) -> Coroutine[None, None, None]:
         """One call that an engine answers, from its arrival to its last byte."""
-        trail = Trail(visitor.head)
-        await self._guard(visitor, trail, self._serve)
+        return self._guard(visitor, Trail(visitor.head), self._serve)
 
-    async def look(self, visitor: Visitor, answer: Callable[[Principal, Tenant], bytes]) -> None:
+    def look(self, visitor: Visitor, answer: Callable[[Principal, Tenant], bytes]) -> Coroutine[None, None, None]:
         """One call that the server answers by itself."""
 
         async def serve(visitor: Visitor, trail: Trail) -> None:
@@ -75,11 +74,11 @@ class Corridor:
                 await self._conclude(trail, Outcome(Ending.COMPLETE, 200))
             await visitor.finish(found, streamed=False)
 
-        await self._guard(visitor, Trail(visitor.head), serve)
+        return self._guard(visitor, Trail(visitor.head), serve)
 
-    async def turn_away(self, visitor: Visitor, refusal: Refusal) -> None:
+    def turn_away(self, visitor: Visitor, refusal: Refusal) -> Coroutine[None, None, None]:
         """One request that no route takes."""
-        await self._refuse(visitor, Trail(visitor.head), refusal)
+        return self._refuse(visitor, Trail(visitor.head), refusal)
 
     async def _serve(self, visitor: Visitor, trail: Trail) -> None:
         head = trail.head
@@ -89,7 +88,7 @@ class Corridor:
         with self.admission.place(grant.principal, grant.tenant_limits, time.monotonic()):
             self.meter.began(grant)
             try:
-                await self.recorder.intent(head, grant, call)
+                await self.recorder.intent(head, trail.principal, call, grant)
                 trail.intended = True
                 outcome = await self.forward(head, call, grant, visitor)
                 await self._conclude(trail, outcome)

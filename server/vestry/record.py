@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable
 
 from vestry import __version__
 from vestry.audit.fields import RecordType
@@ -44,15 +45,15 @@ class Recorder:
         except AuditUnavailable:
             log.error("the server's stop could not be recorded")  # noqa: TRY400 - the record's own log has the cause
 
-    async def intent(self, head: Head, grant: Grant, call: Call) -> None:
-        """What is about to be asked of an engine, and why it may be. Durable when this returns."""
-        await self._journal.append(self._records.intent(head, grant.principal, call, grant))
+    def intent(self, head: Head, principal: Principal, call: Call, grant: Grant) -> Awaitable[None]:
+        """What is about to be asked of an engine, and why it may be. Durable when this has been waited for."""
+        return self._journal.append(self._records.intent(head, principal, call, grant))
 
-    async def outcome(
+    def outcome(
         self, head: Head, principal: Principal, call: Call | None, grant: Grant | None, outcome: Outcome
-    ) -> None:
-        """How it went. Durable when this returns."""
-        await self._journal.append(self._records.outcome(head, principal, call, grant, outcome))
+    ) -> Awaitable[None]:
+        """How it went. Durable when this has been waited for."""
+        return self._journal.append(self._records.outcome(head, principal, call, grant, outcome))
 
     async def refusal(self, head: Head, principal: Principal | None, call: Call | None, refusal: Refusal) -> None:
         """A refusal: durable when this returns, as a record of its own or as one of a sum."""

@@ -57,6 +57,7 @@ class Relay:
         self._deadlines = deadlines
         self._active: set[_Attempt] = set()
         self._ticking = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def send(
         self, head: Head, call: Call, replica: Replica, client: Client, on_first: Callable[[], None]
@@ -66,31 +67,21 @@ class Relay:
         Raises EngineFailed or EngineTimeout while nothing has been sent to the client, and InvalidRequest where the
         engine found the request wrong.
         """
-        attempt = await self._attempt(head, call, replica, client, on_first, fresh=False)
-        if attempt.error is not None and attempt.wire is not None and attempt.wire.stale:
-            attempt = await self._attempt(head, call, replica, client, on_first, fresh=True)
-        return attempt.outcome()
-
-    async def _attempt(
-        self,
-        head: Head,
-        call: Call,
-        replica: Replica,
-        client: Client,
-        on_first: Callable[[], None],
-        *,
-        fresh: bool,
-    ) -> _Attempt:
-        attempt = _Attempt(head, call, replica, client, deadlines=self._deadlines, on_first=on_first)
+        engine = self._engines[replica.name]
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        attempt = _Attempt(loop, head, call, replica, client, self._deadlines, on_first)
         self._active.add(attempt)
         if not self._ticking:
             self._ticking = True
-            asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+            loop.call_later(TICK_SECONDS, self._tick)
         try:
-            await attempt.run(self._engines[replica.name], fresh=fresh)
+            await attempt.run(engine, fresh=False)
+            if attempt.error is not None and attempt.wire is not None and attempt.wire.stale:
+                attempt.again()
+                await attempt.run(engine, fresh=True)
         finally:
             self._active.discard(attempt)
-        return attempt
+        return attempt.outcome()
 
     def _tick(self) -> None:
         """One timer for the deadlines of all calls: cheaper than two timers a call."""
@@ -105,48 +96,50 @@ class Relay:
 class _Attempt:
     """Implements seams.Exchange for one call."""
 
-    def __init__(
+    wire: Wire | None = None
+    error: str | None = None
+    _status = _size = 0
+    _content_type = b""
+    _first: float | None = None
+    _paused = _left = _timed_out = _sent = _cut = False
+
+    def __init__(  # noqa: PLR0917 - made for every call, and keywords cost
         self,
+        loop: asyncio.AbstractEventLoop,
         head: Head,
         call: Call,
         replica: Replica,
         client: Client,
-        *,
         deadlines: Deadlines,
         on_first: Callable[[], None],
     ) -> None:
-        self._head, self._call, self._replica = head, call, replica
-        self._client = client
-        self._deadlines = deadlines
-        self._on_first = on_first
-        self._loop = asyncio.get_running_loop()
-        self._over: asyncio.Future[None] = self._loop.create_future()
+        self._head, self._call, self._replica, self._client = head, call, replica, client
+        self._deadlines, self._on_first = deadlines, on_first
+        self._over: asyncio.Future[None] = loop.create_future()
         self._stream = (
             EventStream(choices=call.choices, wants_usage=call.include_usage, limit=deadlines.event_bytes)
             if call.stream
             else None
         )
-        self._status = 0
-        self._content_type = b""
         self._pieces: list[bytes] = []
-        self._size = 0
         self._began = self._heard = time.monotonic()
-        self._first: float | None = None
-        self._paused = self._left = self._timed_out = self._sent = self._cut = False
-        self.wire: Wire | None = None
-        self.error: str | None = None
+
+    def again(self) -> None:
+        """Begin anew: the connection was stale, and nothing has come of it."""
+        self.wire = self.error = None
+        self._over = self._over.get_loop().create_future()
+        self._began = self._heard = time.monotonic()
 
     async def run(self, engine: Engine, *, fresh: bool) -> None:
         """Send, and wait for the end."""
         if self._client.gone:
             self._left = True
             return
-        headers = [("x-request-id", self._head.request_id)]
-        if self._head.traceparent:
-            headers.append(("traceparent", self._head.traceparent))
-        self.wire = await engine.send(
-            "POST", PATHS[self._head.route], self._call.body, self, headers=tuple(headers), fresh=fresh
-        )
+        head = self._head
+        headers = {"x-request-id": head.request_id}
+        if head.traceparent:
+            headers["traceparent"] = head.traceparent
+        self.wire = await engine.send("POST", PATHS[head.route], self._call.body, self, headers=headers, fresh=fresh)
         if self._client.gone:
             self._leave()
             return
@@ -252,14 +245,14 @@ class _Attempt:
     def _one_piece(self) -> Outcome:
         if self.error is not None:
             raise self._failure()
-        body = b"".join(self._pieces)
+        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         try:
             answer = decode_answer(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise EngineFailed("garbage") from None
         if answer.usage is None or len(answer.choices) != self._call.choices:
             raise EngineFailed("garbage")
-        reasons = tuple(choice.finish_reason or "" for choice in answer.choices)
+        reasons = tuple([choice.finish_reason or "" for choice in answer.choices])
         return self._outcome(Ending.COMPLETE, 200, "", answer.usage.usage(), reasons=reasons, last=body)
 
     def _streamed(self, stream: EventStream) -> Outcome:

@@ -99,14 +99,20 @@ class Router:
         """Choose a replica; after a failure at `tried` another one, if the budget allows it. Raises NoReplica."""
         if tried is not None and self._budget[model] < 1.0:
             raise NoReplica(retry_after=1.0)
-        there = [seat for seat in self._seats[model] if seat.replica.name != tried and seat.in_service(now)]
+        there = [
+            seat
+            for seat in self._seats[model]
+            if not seat.down and now >= seat.ejected_until and seat.replica.name != tried
+        ]
         if not there:
             raise NoReplica(retry_after=1.0)
-        seat = min([seat for seat in there if not seat.busy_on_trial] or there, key=_load)
+        seat = there[0]
+        if len(there) > 1:
+            seat = min([seat for seat in there if not seat.busy_on_trial] or there, key=_load)
         seat.outstanding += 1
         seat.chosen = now
-        self._budget[model] += self._share if tried is None else -1.0
-        self._budget[model] = min(BUDGET_CAP, self._budget[model])
+        budget = self._budget[model] + (self._share if tried is None else -1.0)
+        self._budget[model] = min(BUDGET_CAP, budget)
         trip = Trip(seat, now, streamed)
         if streamed:
             seat.waiting[trip] = None

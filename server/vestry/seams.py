@@ -7,10 +7,10 @@ open or closed.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from vestry.errors import Refusal
-from vestry.types import Call, Head, Principal
+from vestry.types import Call, Head, Principal, Record
 
 
 class KeyStore(Protocol):
@@ -26,8 +26,8 @@ class KeyStore(Protocol):
 class Journal(Protocol):
     """The record. Fails closed: what is not durable is not served."""
 
-    def append(self, record: Mapping[str, Any]) -> Awaitable[None]:
-        """Write one record. It is fully persisted (fdatasync) when the awaitable returns.
+    def append(self, record: Record) -> Awaitable[None]:
+        """Write one record. It is fully persisted (fdatasync) when the awaitable returns, and belongs to the journal.
 
         Raises AuditUnavailable if it could not be made durable within the deadline; it may then be in the
         log all the same ("failed but persisted"), never the other way round.
@@ -102,7 +102,7 @@ class Engine(Protocol):
         body: bytes,
         exchange: Exchange,
         *,
-        headers: tuple[tuple[str, str], ...] = (),
+        headers: Mapping[str, str] | None = None,
         fresh: bool = False,
     ) -> Wire:
         """Send one request; its answer goes to `exchange`. `fresh` asks for a connection never used before.

@@ -9,8 +9,10 @@ Rules:
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from vestry.types import Usage
 
@@ -24,15 +26,19 @@ MARK_ERROR = b'data: {"error"'
 MARK_DONE = b"data: [DONE]"
 
 
+Tokens = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+"""What an engine may say that it counted: no less than nothing, and no more than a record can hold."""
+
+
 class _Details(Struct):
-    cached_tokens: int | None = None
+    cached_tokens: Tokens | None = None
 
 
 class EngineUsage(Struct):
     """OpenAI's usage object, as far as it is counted here."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int | None = None
+    prompt_tokens: Tokens = 0
+    completion_tokens: Tokens | None = None
     prompt_tokens_details: _Details | None = None
 
     def usage(self) -> Usage:

@@ -23,21 +23,26 @@ from bench.works import Loader, Target
 MODEL = "smollm2-135m-instruct"
 TOKENS = 64
 STREAMS = 8
-HEAD = ("streams of 64 tokens, 8 at once", "tokens/s", "first token p50 ms", "p99 ms")
+HEAD = ("streams of 64 tokens, 8 at once", "tokens/s", "first token p50 ms", "p99 ms", "server's CPU µs/token")
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """One entry a pair of runs: tokens/s direct and through the server, and loadgen's reports."""
+    """One entry a pair of runs: loadgen's reports of both, and the server's CPU seconds in the second."""
 
     direct: tuple[dict[str, Any], ...]
     through: tuple[dict[str, Any], ...]
+    cpu: tuple[float, ...]
 
     @property
     def median(self) -> float:
         """Median over the pairs of through ÷ direct."""
         pairs = zip(self.through, self.direct, strict=True)
         return statistics.median(speed(there) / speed(here) for there, here in pairs)
+
+    def _cost(self) -> str:
+        pairs = zip(self.cpu, self.through, strict=True)
+        return f"{statistics.median(spent * 1e6 / (each['all_ok'] * TOKENS) for spent, each in pairs):.0f}"
 
     def rows(self) -> list[list[str]]:
         return [
@@ -46,12 +51,14 @@ class Ratio:
                 f"{statistics.median(speed(each) for each in reports):,.1f}",
                 f"{statistics.median(each['ttft_p50'] for each in reports) / 1000:.0f}",
                 f"{statistics.median(each['ttft_p99'] for each in reports) / 1000:.0f}",
+                cost,
             ]
-            for name, reports in (("direct", self.direct), ("through Vestry", self.through))
+            for name, reports, cost in (("direct", self.direct, "-"), ("through Vestry", self.through, self._cost()))
         ]
 
     def json(self) -> dict[str, Any]:
-        return {"model": MODEL, "median": self.median, "direct": list(self.direct), "through": list(self.through)}
+        return {"model": MODEL, "median": self.median, "cpu_seconds": list(self.cpu),
+                "direct": list(self.direct), "through": list(self.through)}  # fmt: skip
 
 
 def speed(report: dict[str, Any]) -> float:
@@ -97,9 +104,13 @@ def measure(folder: Path, loader: Loader, pairs: int) -> Ratio:
         for target in (direct, through):
             loader.run(target, line, 330)
         found: dict[str, list[dict[str, Any]]] = {"direct": [], "vestry": []}
+        cpu = []
         began = time.monotonic()
         for number in range(pairs):
             for target in (direct, through) if number % 2 == 0 else (through, direct):
+                before = process.cpu_seconds()
                 found[target.name].append(loader.run(target, line, 330))
+                if target is through:
+                    cpu.append(process.cpu_seconds() - before)
             sys.stderr.write(f"Real engine: pair {number + 1} of {pairs}, {time.monotonic() - began:.0f} s\n")
-    return Ratio(tuple(found["direct"]), tuple(found["vestry"]))
+    return Ratio(tuple(found["direct"]), tuple(found["vestry"]), tuple(cpu))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import pytest
 
 from fakes.audit import FaultyFiles, read
@@ -16,6 +17,7 @@ from fakes.journal import MemoryJournal
 from vestry.audit.log import AuditLog
 from vestry.errors import AuditUnavailable
 from vestry.seams import Journal
+from vestry.types import Record
 
 COMMIT_SECONDS = 1.0
 PATIENCE = 20.0
@@ -108,7 +110,7 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-async def refused(journal: Journal, record: dict[str, Any]) -> float:
+async def refused(journal: Journal, record: Record) -> float:
     """Append what must be refused; returns how long that took."""
     began = time.monotonic()
     with pytest.raises(AuditUnavailable):
@@ -121,9 +123,10 @@ def test_a_record_is_there_when_append_returns(hold: Callable[[Law], None]) -> N
 
     async def law(bench: Bench) -> None:
         given = intent("req-1")
-        await bench.journal.append(dict(given))
+        fields = msgspec.to_builtins(given)
+        await bench.journal.append(given)
         (kept,) = bench.records()
-        assert kept.items() >= given.items()
+        assert kept.items() >= fields.items()
         assert bench.journal.healthy
 
     hold(law)

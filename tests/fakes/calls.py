@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from vestry.audit.records import Record, Records
+from vestry.audit.calls import IntentRecord, OutcomeRecord
+from vestry.audit.records import Records
 from vestry.types import (
     Call,
     Ending,
@@ -67,12 +68,12 @@ def call(**changes: Any) -> Call:
     return Call(**{**fields, **changes})
 
 
-def intent(request_id: str, records: Records | None = None) -> Record:
+def intent(request_id: str, records: Records | None = None) -> IntentRecord:
     """An intent record."""
     return (records or Records()).intent(head(request_id), PRINCIPAL, call(), GRANT)
 
 
-def outcome(request_id: str, records: Records | None = None) -> Record:
+def outcome(request_id: str, records: Records | None = None) -> OutcomeRecord:
     """The outcome of a good call."""
     done = Outcome(Ending.COMPLETE, 200, usage=Usage(12, 5), finish_reasons=("stop",), replica="a", attempts=1)
     return (records or Records()).outcome(head(request_id), PRINCIPAL, call(), GRANT, done)

@@ -7,11 +7,13 @@ on the disk.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
+import msgspec
+
 from vestry.errors import AuditUnavailable
+from vestry.types import Record
 
 
 class Fault(StrEnum):
@@ -32,7 +34,7 @@ class MemoryJournal:
         self._commit_seconds = commit_seconds
         self._fault = Fault.NONE
         self._healthy = True
-        self._hung: list[tuple[Mapping[str, Any], asyncio.Future[None]]] = []
+        self._hung: list[tuple[Record, asyncio.Future[None]]] = []
 
     def fail(self) -> None:
         """From here on nothing is written."""
@@ -64,7 +66,7 @@ class MemoryJournal:
     def healthy(self) -> bool:
         return self._healthy
 
-    def append(self, record: Mapping[str, Any]) -> asyncio.Future[None]:
+    def append(self, record: Record) -> asyncio.Future[None]:
         future = asyncio.get_running_loop().create_future()
         if not self._healthy or self._fault in {Fault.FAIL, Fault.PERSIST}:
             if self._healthy and self._fault is Fault.PERSIST:
@@ -79,8 +81,8 @@ class MemoryJournal:
             asyncio.get_running_loop().call_soon(_succeed, future)
         return future
 
-    def _write(self, record: Mapping[str, Any]) -> None:
-        self.records.append({**record, "index": len(self.records), "origin": self._origin})
+    def _write(self, record: Record) -> None:
+        self.records.append({**msgspec.to_builtins(record), "index": len(self.records), "origin": self._origin})
 
     def _overdue(self, future: asyncio.Future[None]) -> None:
         if not future.done():

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from vestry.errors import EngineFailed
@@ -74,13 +74,13 @@ class MemoryEngine:
         body: bytes,
         exchange: Exchange,
         *,
-        headers: tuple[tuple[str, str], ...] = (),
+        headers: Mapping[str, str] | None = None,
         fresh: bool = False,
     ) -> MemoryWire:
         await asyncio.sleep(0)
         if self.refusing:
             raise EngineFailed("connect")
-        wire = MemoryWire(method, path, body, dict(headers), fresh, exchange)
+        wire = MemoryWire(method, path, body, dict(headers or {}), fresh, exchange)
         self.wires.append(wire)
         return wire
 

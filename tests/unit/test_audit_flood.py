@@ -12,10 +12,11 @@ import pytest
 from fakes.audit import VALIDATORS, HandClock
 from fakes.calls import PRINCIPAL, head
 from fakes.journal import MemoryJournal
+from vestry.audit.calls import RefusalRecord
 from vestry.audit.canonical import LEAF_BYTES, encode
 from vestry.audit.fields import RecordType
 from vestry.audit.flood import Flood, RefusalLog
-from vestry.audit.records import Record, Records
+from vestry.audit.records import Records
 from vestry.errors import AuditUnavailable, InvalidKey, RateLimited
 
 
@@ -98,7 +99,7 @@ def test_memory_and_leaf_are_bounded() -> None:
 # The driver ------------------------------------------------------------------------------------------------------
 
 
-def refusal(records: Records, number: int = 0) -> Record:
+def refusal(records: Records, number: int = 0) -> RefusalRecord:
     return records.refusal(head(f"req-{number}"), None, None, InvalidKey())
 
 

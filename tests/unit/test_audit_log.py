@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from fakes.audit import ORIGIN, FaultyFiles, HandClock, kinds, read
 from fakes.calls import intent, outcome
@@ -102,7 +103,7 @@ def test_a_batch_is_bounded(tmp_path: Path) -> None:
     async def run() -> None:
         log = opened(tmp_path, files, observer=counts, segment_bytes=1 << 24)
         held = await hung(log, files)
-        big = [{**intent(f"r{number}"), "rule": "x" * 60_000} for number in range(50)]
+        big = [replace(intent(f"r{number}"), rule="x" * 60_000) for number in range(50)]
         others = [log.append(record) for record in big]
         files.mend()
         await asyncio.gather(held, *others)
@@ -175,7 +176,11 @@ def test_what_is_no_record_fails_alone(tmp_path: Path) -> None:
         log = opened(tmp_path, files)
         await log.append(intent("a"))
         held = await hung(log, files)
-        bad = [log.append({**outcome("a"), "temperature": 0.5}), log.append(intent("b")), log.append({"x": 1.5})]
+        bad = [
+            log.append({**msgspec.to_builtins(outcome("a")), "temperature": 0.5}),
+            log.append(intent("b")),
+            log.append({"x": 1.5}),
+        ]
         files.mend()
         await held
         found = await asyncio.gather(*bad, return_exceptions=True)
@@ -212,7 +217,7 @@ def test_nothing_to_close(tmp_path: Path) -> None:
         log = opened(tmp_path, observer=counts)
         await log.append(intent("a"))
         with pytest.raises(NotCanonical):
-            await log.append({**outcome("unknown"), "temperature": 0.5})
+            await log.append({**msgspec.to_builtins(outcome("unknown")), "temperature": 0.5})
         await log.close()
 
     asyncio.run(run())

@@ -24,10 +24,11 @@ from vestry.audit.canonical import NotCanonical
 from vestry.audit.fields import RecordType
 from vestry.audit.files import Files
 from vestry.audit.opening import append_once, open_store
-from vestry.audit.records import Record, Records
+from vestry.audit.records import Records
 from vestry.audit.scan import LogDamaged, LogLocked, LogUnusable
 from vestry.audit.store import Store, WriteFailed
 from vestry.errors import NoReplica
+from vestry.types import Record
 
 SEGMENT = 1 << 20
 

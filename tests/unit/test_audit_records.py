@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, ValidationError
@@ -19,11 +21,12 @@ from msgspec.structs import replace
 from fakes.audit import HandClock
 from fakes.calls import GRANT, PRINCIPAL, call, head
 from vestry.audit import fields, schema
-from vestry.audit.canonical import LEAF_BYTES, leaf
+from vestry.audit.calls import CallRecord, IntentRecord, OutcomeRecord, RefusalRecord
+from vestry.audit.canonical import LEAF_BYTES, leaf, placed
 from vestry.audit.fields import FIELDS, RecordType
-from vestry.audit.records import Record, Records, microseconds_of, rfc3339, sampling
+from vestry.audit.records import Records, microseconds_of, rfc3339, sampling
 from vestry.errors import InvalidKey, InvalidRequest, Overloaded
-from vestry.types import Ending, Outcome, Usage
+from vestry.types import Ending, Outcome, Record, Usage
 
 ROOT = Path(__file__).parents[2]
 VALIDATOR = Draft202012Validator(schema.document())
@@ -45,7 +48,7 @@ def records(clock: HandClock) -> Records:
 
 def stored(record: Record) -> dict[str, Any]:
     """The record as the log would store it, checked against the schema."""
-    encoded = leaf({**record, "index": 7, "origin": "server"})
+    encoded = leaf(placed(record, 7, "server"))
     assert len(encoded) <= LEAF_BYTES
     found: dict[str, Any] = json.loads(encoded)
     VALIDATOR.validate(found)
@@ -160,6 +163,39 @@ def test_no_header_breaks_a_record(text: str, short: str) -> None:
     stored(records.refusal(asked, None, sent, InvalidRequest(text)))
 
 
+@pytest.mark.parametrize("kind", [IntentRecord, OutcomeRecord, RefusalRecord], ids=lambda kind: kind.__name__)
+def test_the_structures_follow_the_table(kind: type[CallRecord]) -> None:
+    """Each structure has the fields of its type and no others; what is always there has no default."""
+    name = RecordType(kind.__name__.removesuffix("Record").lower())
+    assert set(kind.__struct_fields__) | {"cut"} == fields.allowed(name)
+    needed = {field.name for field in msgspec.structs.fields(kind) if field.required}
+    assert needed | {"index", "origin"} == fields.required(name) - _WHO.get(name, frozenset())
+
+
+_WHO = {RecordType.INTENT: {"tenant", "subject", "key_id", "role", "model"}}
+"""Fields that an intent always has, and that all three structures share."""
+
+
+def test_a_structure_is_canonical(records: Records) -> None:
+    """A structure has the bytes that another implementation of RFC 8785 gives its fields, strange text included."""
+    asked = head(user_agent='caf\u00e9 "\\\u2028', client_request_id="\ud800\x00")
+    sent = call(end_user="\U0001f600", sampling={"top_p": "0.9", "max_tokens": 1, "seed": -(2**63), "n": 2})
+    record = records.intent(asked, PRINCIPAL, sent, GRANT)
+    assert leaf(placed(record, 2**53 - 1, "server")) == rfc8785.dumps(msgspec.to_builtins(record))
+
+
+def test_one_calls_record_is_not_anothers(records: Records) -> None:
+    """Calls of the same key to the same model share no value that one of them alone has."""
+    first = stored(records.intent(head("a", user_agent="x", source=""), PRINCIPAL, call(end_user="e"), GRANT))
+    second = stored(records.intent(head("b", user_agent=""), PRINCIPAL, call(stream=True), GRANT))
+    assert (first["user_agent"], first["end_user"], first["stream"]) == ("x", "e", False)
+    assert "source" not in first
+    assert not {"user_agent", "end_user"} & second.keys()
+    assert (second["request_id"], second["source"], second["stream"]) == ("b", "10.1.2.3", True)
+    other = stored(records.intent(head("c"), replace(PRINCIPAL, role="admin"), call(), replace(GRANT, rule="another")))
+    assert (other["role"], other["rule"]) == ("admin", "another")
+
+
 def test_sampling_holds_no_content() -> None:
     """Fractions become decimal text, huge integers text; lists, objects and long texts are only counted."""
     given_parameters = {
@@ -218,7 +254,7 @@ def test_a_changed_model_is_seen(records: Records) -> None:
     """The fields of a model are those of the model that was granted, also after a model of that name was changed."""
     first = records.intent(head(), PRINCIPAL, call(), GRANT)
     changed = replace(GRANT, model=replace(GRANT.model, revision="r2"))
-    assert (first["revision"], records.intent(head(), PRINCIPAL, call(), changed)["revision"]) == ("r1", "r2")
+    assert (first.revision, records.intent(head(), PRINCIPAL, call(), changed).revision) == ("r1", "r2")
 
 
 @given(st.integers(0, 4_000_000_000_000_000))
@@ -232,7 +268,7 @@ def test_a_wall_clock_that_went_back_never_makes_a_duration_negative() -> None:
     """Durations are monotonic, and never below zero."""
     hand = HandClock()
     found = Records(clock=hand.clock).intent(head(began=101.0), PRINCIPAL, call(), GRANT)
-    assert found["duration_us"] == 0
+    assert found.duration_us == 0
 
 
 def test_the_schema_is_a_schema_and_closed() -> None:

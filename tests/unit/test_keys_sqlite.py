@@ -291,6 +291,43 @@ def test_changes_of_another_process_act_on_the_next_call(keys: SqliteKeys, path:
     assert not found(keys, secret)
 
 
+@pytest.mark.parametrize("marked", [True, False])
+def test_what_another_program_changes_acts_soon(keys: SqliteKeys, path: Path, marked: bool) -> None:
+    """A key that SQLite's own shell revokes stops within a moment, with the mark's file there or removed."""
+    key = made(keys)
+    assert found(keys, key)
+    if not marked:
+        mark_of(path).unlink()
+    with contextlib.closing(sqlite3.connect(path)) as shell, shell:
+        shell.execute("UPDATE keys SET revoked = 1")
+    until(lambda: not found(keys, key))
+
+
+def test_a_lost_mark_costs_nothing_but_time(keys: SqliteKeys, path: Path) -> None:
+    """Where there is no mark, be it removed or not writable, changes act all the same."""
+    secret, key_id = keys.create(owner="a", tenant="default")
+    assert found(keys, secret)
+    mark_of(path).unlink()
+    mark_of(path).mkdir()
+    until(lambda: keys._mark_file < 0 or not found(keys, secret))
+    assert keys.revoke(key_id)
+    assert not found(keys, secret)
+    mark_of(path).rmdir()
+    assert found(keys, made(keys))
+
+
+def mark_of(path: Path) -> Path:
+    return path.with_name(path.name + "-mark")
+
+
+def test_memory_holds_no_key(keys: SqliteKeys) -> None:
+    """What is kept of a key between calls is neither the key nor the hash that the file has."""
+    key = made(keys)
+    assert found(keys, key)
+    (kept,) = keys._cache
+    assert kept not in {key.encode(), hmac.digest(PEPPER, key.encode(), "sha256")}
+
+
 def test_a_process_that_dies_before_the_commit_changes_nothing(keys: SqliteKeys, path: Path) -> None:
     """A command killed between record and commit leaves no key, and no lock."""
     with pytest.raises(subprocess.CalledProcessError):

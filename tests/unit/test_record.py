@@ -39,7 +39,7 @@ def test_a_call_has_an_intent_and_an_outcome() -> None:
 
     async def walk() -> None:
         recorder, journal = bench()
-        await recorder.intent(head("req-9"), GRANT, call())
+        await recorder.intent(head("req-9"), PRINCIPAL, call(), GRANT)
         assert [record["request_id"] for record in journal.of("intent")] == ["req-9"]
         await recorder.outcome(head("req-9"), PRINCIPAL, call(), GRANT, Outcome(Ending.COMPLETE, 200))
         assert [record["ending"] for record in journal.of("outcome")] == ["complete"]
@@ -67,7 +67,7 @@ def test_nothing_is_said_to_be_recorded_when_it_is_not() -> None:
         journal.fail()
         writes: list[Awaitable[None]] = [
             recorder.started(),
-            recorder.intent(head(), GRANT, call()),
+            recorder.intent(head(), PRINCIPAL, call(), GRANT),
             recorder.outcome(head(), PRINCIPAL, call(), GRANT, Outcome(Ending.COMPLETE, 200)),
             recorder.refusal(head(), None, None, InvalidKey()),
         ]

@@ -162,3 +162,13 @@ def test_counts_that_the_engine_leaves_out_are_zero() -> None:
     follower.feed(event({"choices": [], "usage": {"prompt_tokens": 9, "prompt_tokens_details": {}}}))
     assert follower.usage == Usage(prompt=9)
     assert follower.held
+
+
+@pytest.mark.parametrize("count", ["-1", str(2**53), "1e3", '"5"', "true"])
+def test_absurd_counts_make_no_sense(count: str) -> None:
+    """Tokens that no record can hold, or that are no count, are the engine's garbage and never become a record."""
+    event = b'{"choices":[],"usage":{"prompt_tokens":%b,"completion_tokens":1}}' % count.encode()
+    with pytest.raises(msgspec.ValidationError):
+        decode_answer(event)
+    with pytest.raises(BrokenStream):
+        EventStream(choices=1, wants_usage=True, limit=1 << 16).feed(b"data: " + event + b"\n\n")

@@ -25,13 +25,13 @@ def test_a_request_is_what_http_says() -> None:
             writer.write(b"0\r\n\r\n")
 
         async with serving(script) as server:
-            heard, _ = await ask(pool(server.port), headers=(("x-request-id", "req_1"),))
+            heard, _ = await ask(pool(server.port), headers={"x-request-id": "req_1"})
             assert (heard.status, heard.content_type, heard.body, heard.error) == (
                 200, b"text/event-stream", b"onetwo", None,
             )  # fmt: skip
             assert bytes(got) == (
                 b"POST /v1/x HTTP/1.1\r\nhost: 127.0.0.1:%d\r\nauthorization: Bearer engine-key\r\n"
-                b"x-request-id: req_1\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}" % server.port
+                b"content-type: application/json\r\nx-request-id: req_1\r\ncontent-length: 2\r\n\r\n{}" % server.port
             )
 
     run(main)

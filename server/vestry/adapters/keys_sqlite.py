@@ -4,10 +4,11 @@ Fails closed. What the file holds of a key is HMAC-SHA256(pepper, key), never th
 elsewhere, so a stolen file alone yields nothing that could be guessed against. Looking a key up by its HMAC
 compares no secret byte by byte.
 
-`find` asks on every call whether any other connection, in this process or another, has committed since
-(`PRAGMA data_version`, https://sqlite.org/pragma.html). What it has in memory is used only if not, so a committed
-revocation acts on the next call. That the file itself was removed, replaced or written over is noticed within
-LOOK_SECONDS (stat(2) costs a third of the whole look-up).
+What `find` has in memory is used only while nothing has changed. Whoever changes the store through this class writes
+a new mark into a small file beside it once the change is committed, and `find` reads that mark on every call: so a
+revocation acts on the next call after `vestry keys revoke` has said that it is done. That another program has
+committed something (`PRAGMA data_version`, https://sqlite.org/pragma.html), or that a file was removed or replaced, is
+noticed within LOOK_SECONDS: asking SQLite costs ten times what the mark does, and stat(2) as much as the mark.
 
 Times are integer microseconds since the epoch, by the wall clock.
 """
@@ -15,6 +16,7 @@ Times are integer microseconds since the epoch, by the wall clock.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import hmac
 import os
 import sqlite3
@@ -25,7 +27,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from vestry.adapters.key_format import mint, mint_id, well_formed
+from vestry.adapters.key_format import LENGTH, mint, mint_id, well_formed
 from vestry.adapters.key_rows import APPLICATION_ID, INSERT, ROWS, SCHEMA_VERSION, Key, build, key_of, row_of, validate
 from vestry.errors import KeysUnavailable
 from vestry.types import Limits, Principal
@@ -34,7 +36,8 @@ CACHED = 16_384
 READ_WAIT_SECONDS = 0.02
 WRITE_WAIT_SECONDS = 5.0
 RETRY_SECONDS = 0.1
-LOOK_SECONDS = 0.01
+LOOK_SECONDS = 0.25
+MARK_BYTES = 16
 UNLIMITED = Limits()
 
 
@@ -75,9 +78,13 @@ class SqliteKeys:
             raise ValueError("the pepper needs 32 bytes or more")
         self._path = path.absolute()
         self._hmac = hmac.new(pepper, digestmod="sha256")
+        self._mask = hashlib.blake2b(key=os.urandom(32))
         self._cache: dict[bytes, _Held] = {}
         self._identity: tuple[int, ...] = ()
         self._version: tuple[int, ...] = ()
+        self._mark_path = self._path.with_name(self._path.name + "-mark")
+        self._mark_file = -1
+        self._mark = b""
         self._reading: sqlite3.Connection | None = None
         self._look_at = 0.0
         self._why = ""
@@ -87,46 +94,87 @@ class SqliteKeys:
 
     def find(self, presented: str) -> Principal | None:
         """The key's holder, or None. Raises StoreFault (a KeysUnavailable) where the store cannot be read."""
-        if not well_formed(presented):
+        if len(presented) != LENGTH or not presented.isascii():
             return None
-        hashed = self._hashed(presented)
+        masked = self._masked(presented)
+        if masked not in self._cache and not well_formed(presented):
+            return None
         try:
             reading = self._reading
-            if reading is None or time.monotonic() >= self._look_at:
+            if (
+                reading is None
+                or time.monotonic() >= self._look_at
+                or self._mark_file < 0
+                or os.pread(self._mark_file, MARK_BYTES, 0) != self._mark
+            ):
                 reading = self._look()
-            version = next(reading.execute("PRAGMA data_version"))
-            if version != self._version:
-                self._cache.clear()
-                self._version = version
-            held = self._cache.get(hashed) or self._look_up(reading, hashed)
+            held = self._cache.get(masked) or self._look_up(reading, presented, masked)
         except (sqlite3.Error, OSError, ValueError, _Unfit) as error:
             raise self._lost(error) from error
         if held is None or (held.expires is not None and held.expires <= now()):
             return None
         return held.principal
 
-    def _look_up(self, reading: sqlite3.Connection, hashed: bytes) -> _Held | None:
-        row = reading.execute(ROWS + " WHERE hash = ? AND revoked IS NULL", (hashed,)).fetchone()
+    def _look_up(self, reading: sqlite3.Connection, presented: str, masked: bytes) -> _Held | None:
+        row = reading.execute(ROWS + " WHERE hash = ? AND revoked IS NULL", (self._hashed(presented),)).fetchone()
         if row is None:
             return None
         key = key_of(row)
         held = _Held(Principal(key.id, key.tenant, key.owner, key.role, key.models, key.limits), key.expires)
         if len(self._cache) >= CACHED:
             del self._cache[next(iter(self._cache))]
-        self._cache[hashed] = held
+        self._cache[masked] = held
         return held
 
+    def _masked(self, presented: str) -> bytes:
+        """What the memory knows a key by: a hash keyed at random for this process. A fourth of the HMAC's cost."""
+        masked = self._mask.copy()
+        masked.update(presented.encode("ascii"))
+        return masked.digest()
+
     def _look(self) -> sqlite3.Connection:
-        """Open the file, unless it is the one that is open."""
+        """Open the file, unless it is the one that is open; forget what is in memory if anything has changed."""
+        self._read_mark()  # first: a change that comes after it shows at the next call
         status = self._path.stat()
         identity = (status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev)
         moment = time.monotonic()
         self._look_at = moment + LOOK_SECONDS
-        if self._reading is not None and identity == self._identity:
-            return self._reading
-        if moment < self._closed_until:
-            raise StoreFault(self._why)
-        return self._open(identity)
+        if self._reading is None or identity != self._identity:
+            if moment < self._closed_until:
+                raise StoreFault(self._why)
+            reading = self._open(identity)
+        else:
+            reading = self._reading
+        version = next(reading.execute("PRAGMA data_version"))
+        if version != self._version:
+            self._cache.clear()
+            self._version = version
+        return reading
+
+    def _read_mark(self) -> None:
+        """Read the mark from the file that now has its name. Where there is none every call asks SQLite."""
+        try:
+            named = self._mark_path.stat()
+            if self._mark_file < 0 or not os.path.samestat(named, os.fstat(self._mark_file)):
+                self._close_mark()
+                self._mark_file = os.open(self._mark_path, os.O_RDONLY | os.O_CLOEXEC)
+            self._mark = os.pread(self._mark_file, MARK_BYTES, 0)
+        except OSError:
+            self._close_mark()
+
+    def _close_mark(self) -> None:
+        if self._mark_file >= 0:
+            os.close(self._mark_file)
+        self._mark_file = -1
+
+    def _set_mark(self) -> None:
+        """Say that the store has changed. If that fails, readers notice within LOOK_SECONDS."""
+        with contextlib.suppress(OSError):
+            mark = os.open(self._mark_path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.pwrite(mark, os.urandom(MARK_BYTES), 0)
+            finally:
+                os.close(mark)
 
     def _open(self, identity: tuple[int, ...]) -> sqlite3.Connection:
         """Open the file. Its identity was taken before, so that a change in between shows at the next look."""
@@ -154,6 +202,7 @@ class SqliteKeys:
         reading, self._reading = self._reading, None
         self._identity, self._version = (), ()
         self._cache.clear()
+        self._close_mark()
         if reading is not None:
             with contextlib.suppress(sqlite3.Error):
                 reading.close()
@@ -271,6 +320,7 @@ class SqliteKeys:
                 writing.execute("BEGIN IMMEDIATE")
                 yield writing
                 writing.execute("COMMIT")
+                self._set_mark()
             except (sqlite3.Error, _Unfit) as error:
                 raise self._explained(error) from error
             with contextlib.suppress(sqlite3.Error):  # so that a plain copy of the file has the change

@@ -14,7 +14,7 @@ import ipaddress
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 import httptools
@@ -51,7 +51,7 @@ class Upstream:
         self._permitted = permitted
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
-        self._common = f"host: {parts.netloc}\r\nauthorization: Bearer {key}\r\n".encode()
+        self._common = f"host: {parts.netloc}\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n"
         self.opened = 0
 
     async def send(
@@ -61,22 +61,16 @@ class Upstream:
         body: bytes,
         exchange: Exchange,
         *,
-        headers: tuple[tuple[str, str], ...] = (),
+        headers: Mapping[str, str] | None = None,
         fresh: bool = False,
     ) -> Connection:
         """Send one request; its answer goes to `exchange`. Returns the connection, to pause or close it.
 
         `fresh` asks for a new connection. Raises EngineFailed with cause `connect`.
         """
-        more = "".join(f"{name}: {value}\r\n" for name, value in headers)
-        request = b"".join(
-            [
-                f"{method} {path} HTTP/1.1\r\n".encode(),
-                self._common,
-                f"{more}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode(),
-                body,
-            ]
-        )
+        more = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]) if headers else ""
+        head = f"{method} {path} HTTP/1.1\r\n{self._common}{more}content-length: {len(body)}\r\n\r\n"
+        request = head.encode() + body
         connection = (None if fresh else self._take_idle()) or await self._connect()
         self._busy.add(connection)
         connection.begin(exchange, request)

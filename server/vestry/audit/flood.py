@@ -12,8 +12,9 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from vestry.audit.calls import RefusalRecord
 from vestry.audit.fields import SUMMARY_COUNTS, RecordType
-from vestry.audit.records import Clock, Record, Records, rfc3339
+from vestry.audit.records import Clock, Records, rfc3339
 from vestry.errors import AuditUnavailable
 from vestry.seams import Journal
 
@@ -107,14 +108,14 @@ class RefusalLog:
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def append(self, record: Record) -> None:
+    async def append(self, record: RefusalRecord) -> None:
         """Take one refusal record: durable when this returns, or counted.
 
         Raises AuditUnavailable where the journal does, and for a refusal that would be counted while the journal
         is not healthy.
         """
-        who = record.get("key_id") or record.get("source") or "?"
-        if self._flood.admit(who, record["code"]):
+        who = record.key_id or record.source or "?"
+        if self._flood.admit(who, record.code):
             await self._journal.append(record)
             return
         self._arm()

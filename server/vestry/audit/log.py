@@ -17,10 +17,10 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from vestry.audit.canonical import said
 from vestry.audit.fields import RecordType
 from vestry.audit.files import Files
 from vestry.audit.opening import open_store
@@ -28,7 +28,7 @@ from vestry.audit.records import Clock
 from vestry.audit.store import Committed, Store
 from vestry.audit.writer import Abandoned, Mailbox, Waiter, Writer
 from vestry.errors import AuditUnavailable
-from vestry.types import Ending
+from vestry.types import Ending, Record
 
 _LOG = logging.getLogger("vestry.audit")
 _LOOK_SECONDS = 0.01
@@ -72,6 +72,7 @@ class AuditLog:
         self._writer = Writer(self._mailbox, store, self, clock=clock or Clock(), probe_seconds=probe_seconds)
         self._thread = threading.Thread(target=self._writer.run, name="vestry-audit", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._gathered: list[Waiter] = []
         self._waiting: deque[Waiter] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._commit_seconds = commit_seconds
@@ -113,7 +114,7 @@ class AuditLog:
         """False from a failed or overdue write until a write has succeeded again, and after `close`."""
         return self._healthy
 
-    def append(self, record: Mapping[str, Any]) -> asyncio.Future[None]:
+    def append(self, record: Record) -> asyncio.Future[None]:
         """As seams.Journal.append. The record belongs to the log from here on: do not change it.
 
         The future fails with AuditUnavailable, or with canonical.NotCanonical for what is no record.
@@ -127,10 +128,17 @@ class AuditLog:
             return future
         waiter = Waiter(record, future, loop.time())
         self._waiting.append(waiter)
-        self._mailbox.put(waiter)
+        if not self._gathered:
+            loop.call_soon(self._hand_over)
+        self._gathered.append(waiter)
         if self._timer is None:
             self._timer = loop.call_later(self._commit_seconds, self._look)
         return future
+
+    def _hand_over(self) -> None:
+        """Give the thread what this turn of the loop has gathered, as one batch."""
+        gathered, self._gathered = self._gathered, []
+        self._mailbox.put(gathered)
 
     async def close(self) -> None:
         """Write what is waiting, as far as the deadline lets it, and let go of the log."""
@@ -142,6 +150,7 @@ class AuditLog:
         pending = [waiter.future for waiter in self._waiting if not waiter.future.done()]
         if pending:
             await asyncio.wait(pending, timeout=self._commit_seconds)
+        self._hand_over()
         self._mailbox.stop()
         await loop.run_in_executor(None, self._thread.join, self._commit_seconds)
         if self._thread.is_alive():
@@ -221,13 +230,13 @@ class AuditLog:
             waiter.future.set_exception(error)
         self._give_up(waiter.record, Ending.UNKNOWN, "outcome_lost")
 
-    def _give_up(self, record: Mapping[str, Any], ending: Ending, cause: str) -> None:
+    def _give_up(self, record: Record, ending: Ending, cause: str) -> None:
         """An outcome that will not be in the log: its intent is closed as soon as the log can."""
-        if record.get("type") == RecordType.OUTCOME and len(self._mailbox.abandoned) < self._capacity:
-            self._mailbox.abandoned.append(Abandoned(str(record.get("request_id")), ending, cause))
+        if said(record, "type") == RecordType.OUTCOME and len(self._mailbox.abandoned) < self._capacity:
+            self._mailbox.abandoned.append(Abandoned(said(record, "request_id"), ending, cause))
 
-    def _withdraw(self, record: Mapping[str, Any], ending: Ending, cause: str) -> None:
+    def _withdraw(self, record: Record, ending: Ending, cause: str) -> None:
         """An intent that is in the log, though its caller was told otherwise or has left."""
-        if record.get("type") == RecordType.INTENT:
-            self._mailbox.abandoned.append(Abandoned(str(record.get("request_id")), ending, cause))
+        if said(record, "type") == RecordType.INTENT:
+            self._mailbox.abandoned.append(Abandoned(said(record, "request_id"), ending, cause))
             self._mailbox.wake()

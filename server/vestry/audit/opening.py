@@ -12,14 +12,12 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from vestry.audit.fields import RecordType
 from vestry.audit.files import Files
-from vestry.audit.records import Clock, Record, Records, microseconds_of, rfc3339
+from vestry.audit.records import Clock, Event, Records, microseconds_of, rfc3339
 from vestry.audit.scan import (
     MEND,
     TAIL_BYTES,
@@ -35,7 +33,7 @@ from vestry.audit.scan import (
     segments,
 )
 from vestry.audit.store import Store, WriteFailed
-from vestry.types import Ending
+from vestry.types import Ending, Record
 
 _LOG = logging.getLogger("vestry.audit")
 _ORIGIN = re.compile(r"[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*")
@@ -78,7 +76,7 @@ def open_store(
 
 def append_once(
     directory: Path,
-    record: Mapping[str, Any],
+    record: Record,
     *,
     origin: str = "cli",
     wait_seconds: float = 5.0,
@@ -256,7 +254,7 @@ class _Opening:
             jump = now - microseconds_of(scan.last_time)
             self._commit(self._records.event(RecordType.CLOCK_JUMP, previous=scan.last_time, jump_us=jump))
 
-    def _commit(self, *records: Record) -> None:
+    def _commit(self, *records: Event) -> None:
         left = list(records)
         while left:
             del left[: self._store.commit(left).taken]

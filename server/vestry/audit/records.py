@@ -1,8 +1,9 @@
 """Builds records out of the corridor's nouns.
 
-Rules: a builder returns a plain dict that holds the fields of the table in `fields.py` and nothing else; a
-field without a value is left out. Whatever a stranger sent is made printable and bounded here, so a long or
-strange header never makes a record fail. `index` and `origin` are the log's to give. Builders do no I/O.
+Rules: a builder returns a structure of `calls.py`, or a plain dict for what is not a call; either holds the fields of
+the table in `fields.py` and nothing else, and a field without a value is left out. Whatever a stranger sent is made
+printable and bounded here, so a long or strange header never makes a record fail. `index` and `origin` are the log's
+to give. Builders do no I/O.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ from typing import Any
 from msgspec import Struct
 
 from vestry.audit import fields
+from vestry.audit.calls import IntentRecord, OutcomeRecord, RefusalRecord
 from vestry.audit.canonical import SAFE_INTEGER, clean
 from vestry.audit.fields import LIMITS, SCHEMA, RecordType
 from vestry.errors import Refusal
 from vestry.types import Call, Ending, Grant, Head, Outcome, Principal, ServedModel
 
-Record = dict[str, Any]
+Event = dict[str, Any]
 
 _SHORT = 64
 _FINISH_REASONS = 128
+_STENCILS = 16_384
+_WEIGHTS = ("chat_template_digest", "engine_version", "quantization", "revision", "weights_digest")
 
 
 def _wall() -> int:
@@ -41,7 +45,7 @@ class Clock(Struct, frozen=True):
 def rfc3339(microseconds: int) -> str:
     """`2026-01-31T23:59:59.000001Z` of microseconds since the epoch (RFC 3339, always UTC, always 27 characters)."""
     seconds, fraction = divmod(microseconds, 1_000_000)
-    return f"{_second(seconds)}.{fraction:06d}Z"
+    return f"{_second(seconds)}.{str(1_000_000 + fraction)[1:]}Z"
 
 
 def microseconds_of(time_of_record: str) -> int:
@@ -55,88 +59,179 @@ def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
+class _Stencil(Struct):
+    """What is the same in all records of one key's calls to one model on one route; copied, and then filled in."""
+
+    principal: Principal
+    model: ServedModel | None
+    rule: str
+    intent: IntentRecord
+    outcome: OutcomeRecord
+
+
 class Records:
     """The builders, with what is the same in every record of one process."""
 
     def __init__(self, *, configuration_digest: str = "", clock: Clock | None = None) -> None:
         self._clock = clock or Clock()
-        self._configuration = _present(configuration_digest=configuration_digest)
-        self._models: dict[str, tuple[ServedModel, Record]] = {}
+        self._configuration = clean(configuration_digest, LIMITS["configuration_digest"])
+        self._stencils: dict[tuple[str, str, str], _Stencil] = {}
 
-    def intent(self, head: Head, principal: Principal, call: Call, grant: Grant) -> Record:
+    def intent(self, head: Head, principal: Principal, call: Call, grant: Grant) -> IntentRecord:
         """What is about to be done, and why it may be. Durable before an engine is called."""
-        record = self._frame("intent", head)
-        record |= _who(principal)
-        record |= _stranger(head)
-        record |= self._model(grant.model)
-        record |= self._configuration
-        record["decision"] = "allow"
-        record["rule"] = clean(grant.rule, LIMITS["rule"])
-        record["stream"] = call.stream
-        record["sampling"] = sampling(call.sampling)
-        record["content_mode"] = "metadata"
+        record = self._stencil(head, principal, grant).intent.__copy__()
+        record.began = rfc3339(head.began_wall)
+        record.duration_us = self._since(head.began)
+        record.request_id = head.request_id
+        record.sampling = sampling(call.sampling)
+        record.stream = call.stream
+        record.time = rfc3339(self._clock.wall())
+        if head.client_request_id:
+            record.client_request_id = clean(head.client_request_id, LIMITS["client_request_id"])
         if call.end_user:
-            record["end_user"] = clean(call.end_user, LIMITS["end_user"])
+            record.end_user = clean(call.end_user, LIMITS["end_user"])
+        if head.source:
+            record.source = clean(head.source, LIMITS["source"])
+        if head.traceparent:
+            record.traceparent = clean(head.traceparent, LIMITS["traceparent"])
+        if head.user_agent:
+            record.user_agent = clean(head.user_agent, LIMITS["user_agent"])
         return record
 
     def outcome(
         self, head: Head, principal: Principal, call: Call | None, grant: Grant | None, outcome: Outcome
-    ) -> Record:
+    ) -> OutcomeRecord:
         """How it went; what the intent says of the model is not said again.
 
         `call` and `grant` are None on routes that call no engine and so have no intent.
         """
-        record = self._frame("outcome", head)
-        record |= _who(principal)
-        if grant is not None:
-            record["model"] = grant.model.name
-        elif call is not None and call.model:
-            record["model"] = clean(call.model, LIMITS["model"])
+        record = self._stencil(head, principal, grant).outcome.__copy__()
         usage = outcome.usage
-        record |= {
-            "status": outcome.status,
-            "ending": outcome.ending.value,
-            "prompt_tokens": usage.prompt,
-            "completion_tokens": usage.completion,
-            "cached_tokens": usage.cached,
-            "estimated": usage.estimated,
-            "finish_reasons": [clean(each, _SHORT) for each in outcome.finish_reasons[:_FINISH_REASONS] if each],
-            "attempts": outcome.attempts,
-            "engine_us": _microseconds(outcome.engine_seconds),
+        record.attempts = outcome.attempts
+        record.began = rfc3339(head.began_wall)
+        record.cached_tokens = usage.cached
+        record.completion_tokens = usage.completion
+        record.duration_us = self._since(head.began)
+        record.ending = outcome.ending
+        record.engine_us = _microseconds(outcome.engine_seconds)
+        record.estimated = usage.estimated
+        record.finish_reasons = _cleaned(outcome.finish_reasons)
+        record.prompt_tokens = usage.prompt
+        record.request_id = head.request_id
+        record.status = outcome.status
+        record.time = rfc3339(self._clock.wall())
+        if outcome.code:
+            record.code = clean(outcome.code, _SHORT)
+        if outcome.first_byte is not None:
+            record.first_byte_us = _microseconds(outcome.first_byte - head.began)
+        if outcome.replica:
+            record.replica = clean(outcome.replica, LIMITS["replica"])
+        if grant is None and call is not None:
+            record.model = clean(call.model, LIMITS["model"])
+        return record
+
+    def _stencil(self, head: Head, principal: Principal, grant: Grant | None) -> _Stencil:
+        """The stencil of a call; made anew where the key or the model is another object than it was."""
+        model = grant.model if grant is not None else None
+        place = (principal.key_id, model.name if model is not None else "", head.route)
+        known = self._stencils.get(place)
+        if (
+            known is not None
+            and known.principal is principal
+            and known.model is model
+            and (grant is None or known.rule == grant.rule)
+        ):
+            return known
+        if len(self._stencils) >= _STENCILS:
+            self._stencils.clear()
+        made = self._stencils[place] = self._cut_stencil(head, principal, grant)
+        return made
+
+    def _cut_stencil(self, head: Head, principal: Principal, grant: Grant | None) -> _Stencil:
+        model = grant.model if grant is not None else None
+        rule = grant.rule if grant is not None else ""
+        same: dict[str, Any] = {
+            "schema": SCHEMA,
+            "request_id": "",
+            "time": "",
+            "began": "",
+            "duration_us": 0,
+            "tenant": principal.tenant,
+            "subject": clean(principal.subject, LIMITS["subject"]) or "?",
+            "key_id": principal.key_id,
+            "role": principal.role,
+            "route": clean(head.route, LIMITS["route"]) or "?",
+            "operation": head.operation,
+            "method": clean(head.method, LIMITS["method"]) or "?",
+            "model": clean(model.name, LIMITS["model"]) if model is not None else "",
             "content_mode": "metadata",
         }
-        if outcome.code:
-            record["code"] = clean(outcome.code, _SHORT)
-        if outcome.replica:
-            record["replica"] = clean(outcome.replica, LIMITS["replica"])
-        if outcome.first_byte is not None:
-            record["first_byte_us"] = _microseconds(outcome.first_byte - head.began)
-        return record
+        weights: dict[str, Any] = (
+            {name: clean(getattr(model, name), LIMITS[name]) for name in _WEIGHTS} if model is not None else {}
+        )
+        intent = IntentRecord(
+            type="intent",
+            stream=False,
+            sampling={},
+            decision="allow",
+            rule=clean(rule, LIMITS["rule"]),
+            configuration_digest=self._configuration,
+            **weights,
+            **same,
+        )
+        outcome = OutcomeRecord(
+            type="outcome",
+            status=0,
+            ending="",
+            attempts=0,
+            prompt_tokens=0,
+            completion_tokens=0,
+            cached_tokens=0,
+            estimated=False,
+            finish_reasons=(),
+            engine_us=0,
+            **same,
+        )
+        return _Stencil(principal, model, rule, intent, outcome)
 
-    def refusal(self, head: Head, principal: Principal | None, call: Call | None, refusal: Refusal) -> Record:
+    def refusal(self, head: Head, principal: Principal | None, call: Call | None, refusal: Refusal) -> RefusalRecord:
         """A call that was answered with a refusal: the one record of it, intent and outcome in one."""
-        record = self._frame("refusal", head)
+        record = RefusalRecord(
+            type="refusal",
+            schema=SCHEMA,
+            request_id=head.request_id,
+            client_request_id=clean(head.client_request_id, LIMITS["client_request_id"]),
+            traceparent=clean(head.traceparent, LIMITS["traceparent"]),
+            time=rfc3339(self._clock.wall()),
+            began=rfc3339(head.began_wall),
+            duration_us=self._since(head.began),
+            source=clean(head.source, LIMITS["source"]),
+            user_agent=clean(head.user_agent, LIMITS["user_agent"]),
+            route=clean(head.route, LIMITS["route"]) or "?",
+            operation=head.operation,
+            method=clean(head.method, LIMITS["method"]) or "?",
+            decision="deny",
+            configuration_digest=self._configuration,
+            status=refusal.status,
+            code=clean(refusal.code, _SHORT),
+            reason=clean(refusal.reason, LIMITS["reason"]) or refusal.code,
+            ending=Ending.REFUSED,
+        )
+        if call is not None:
+            record.model = clean(call.model, LIMITS["model"])
         if principal is not None:
-            record |= _who(principal)
-        record |= _stranger(head)
-        record |= self._configuration
-        if call is not None and call.model:
-            record["model"] = clean(call.model, LIMITS["model"])
-        record["decision"] = "deny"
-        record["ending"] = Ending.REFUSED.value
-        record["status"] = refusal.status
-        record["code"] = clean(refusal.code, _SHORT)
-        record["reason"] = clean(refusal.reason, LIMITS["reason"]) or refusal.code
+            record.tenant, record.key_id, record.role = principal.tenant, principal.key_id, principal.role
+            record.subject = clean(principal.subject, LIMITS["subject"]) or "?"
         return record
 
-    def event(self, kind: RecordType, **details: Any) -> Record:
+    def event(self, kind: RecordType, **details: Any) -> Event:
         """A record of anything that is not a call. None and empty texts are left out; texts are bounded.
 
         Raises ValueError for a detail that this type does not have, or one that it lacks.
         """
-        record: Record = {"schema": SCHEMA, "type": kind.value, "time": rfc3339(self._clock.wall())}
+        record: Event = {"schema": SCHEMA, "type": kind.value, "time": rfc3339(self._clock.wall())}
         if kind in fields.SERVER:
-            record |= self._configuration
+            record |= _present(configuration_digest=self._configuration)
         record |= {name: _bounded(name, value) for name, value in details.items() if value is not None and value != ""}
         given = record.keys() | {"index", "origin"}
         if strange := given - fields.allowed(kind):
@@ -145,38 +240,17 @@ class Records:
             raise ValueError(f"a record of type {kind} needs {', '.join(sorted(missing))}")
         return record
 
-    def _frame(self, kind: str, head: Head) -> Record:
-        elapsed = self._clock.monotonic() - head.began
-        return {
-            "schema": SCHEMA,
-            "type": kind,
-            "time": rfc3339(self._clock.wall()),
-            "began": rfc3339(head.began_wall),
-            "duration_us": _microseconds(elapsed),
-            "request_id": head.request_id,
-            "route": clean(head.route, LIMITS["route"]) or "?",
-            "operation": head.operation.value,
-            "method": clean(head.method, LIMITS["method"]) or "?",
-        }
-
-    def _model(self, model: ServedModel) -> Record:
-        """The model's fields; built once a model, as long as the catalog hands down the same object."""
-        known = self._models.get(model.name)
-        if known is not None and known[0] is model:
-            return known[1]
-        section = _present(
-            model=model.name,
-            revision=model.revision,
-            weights_digest=model.weights_digest,
-            quantization=model.quantization,
-            chat_template_digest=model.chat_template_digest,
-            engine_version=model.engine_version,
-        )
-        self._models[model.name] = (model, section)
-        return section
+    def _since(self, began: float) -> int:
+        passed = self._clock.monotonic() - began
+        return round(passed * 1_000_000) if passed > 0.0 else 0
 
 
-def sampling(parameters: Mapping[str, Any]) -> Record:
+@lru_cache(maxsize=256)
+def _cleaned(reasons: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(clean(each, _SHORT) for each in reasons[:_FINISH_REASONS] if each)
+
+
+def sampling(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Sampling parameters as a record may hold them.
 
     Integers and truth values stay; a fraction, and an integer that JSON readers could round, becomes decimal
@@ -201,30 +275,7 @@ def _parameter(value: Any) -> Any:
     return {"count": len(value)} if hasattr(value, "__len__") else {"count": 1}
 
 
-def _who(principal: Principal) -> Record:
-    return {
-        "tenant": principal.tenant,
-        "subject": clean(principal.subject, LIMITS["subject"]) or "?",
-        "key_id": principal.key_id,
-        "role": principal.role,
-    }
-
-
-def _stranger(head: Head) -> Record:
-    """What the client says of itself: none of it is proven."""
-    found: Record = {}
-    if head.source:
-        found["source"] = clean(head.source, LIMITS["source"])
-    if head.user_agent:
-        found["user_agent"] = clean(head.user_agent, LIMITS["user_agent"])
-    if head.client_request_id:
-        found["client_request_id"] = clean(head.client_request_id, LIMITS["client_request_id"])
-    if head.traceparent:
-        found["traceparent"] = clean(head.traceparent, LIMITS["traceparent"])
-    return found
-
-
-def _present(**texts: str) -> Record:
+def _present(**texts: str) -> Event:
     return {name: clean(value, LIMITS[name]) for name, value in texts.items() if value}
 
 
@@ -233,4 +284,4 @@ def _bounded(name: str, value: Any) -> Any:
 
 
 def _microseconds(seconds: float) -> int:
-    return max(0, round(seconds * 1_000_000))
+    return round(seconds * 1_000_000) if seconds > 0.0 else 0

@@ -16,18 +16,18 @@ leaves, in order: whatever is to be built over the log (a tree, checkpoints) tak
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from msgspec import Struct
 
-from vestry.audit.canonical import NotCanonical, leaf
+from vestry.audit.canonical import NotCanonical, leaf, placed, said
 from vestry.audit.fields import OPEN_INTENTS_EACH, RecordType
 from vestry.audit.files import Files, cause_of
-from vestry.audit.records import Record, Records
+from vestry.audit.records import Event, Records
 from vestry.audit.scan import BATCH_BYTES, CLOSING, name_of
+from vestry.types import Record
 
 _TAIL = 512
 
@@ -79,19 +79,19 @@ class Store:
         self._tail = _read(path, max(0, size - _TAIL), size)
         self._path, self._size, self.next_index, self.open_intents = path, size, next_index, open_intents
 
-    def commit(self, records: Sequence[Mapping[str, Any]]) -> Committed:
+    def commit(self, records: Sequence[Record]) -> Committed:
         """Append records until the batch is full; those taken are durable when this returns, unfit ones left out."""
         if self.broken:
             raise WriteFailed(self.broken, "an earlier write failed, and the log has not recovered yet")
         if self._path is None or self._size >= self._segment_bytes:
             self._begin_segment()
         leaves: list[bytes] = []
-        taken: list[Mapping[str, Any]] = []
+        taken: list[Record] = []
         unfit: dict[int, NotCanonical] = {}
         index, origin, size = self.next_index, self.origin, 0
         for position, record in enumerate(records):
             try:
-                encoded = leaf({**record, "index": index, "origin": origin})
+                encoded = leaf(placed(record, index, origin))
             except NotCanonical as error:
                 unfit[position] = error
                 continue
@@ -106,7 +106,7 @@ class Store:
             self._follow(taken)
         return Committed(len(taken) + len(unfit), leaves, size, unfit)
 
-    def recover(self, report: Record) -> Committed:
+    def recover(self, report: Event) -> Committed:
         """Bring the log back after a failure, and record `report` (a `log.recovered` record) to prove it."""
         if self._path is not None:
             try:
@@ -157,15 +157,15 @@ class Store:
         self.next_index += len(leaves)
         return len(data)
 
-    def _follow(self, taken: Sequence[Mapping[str, Any]]) -> None:
+    def _follow(self, taken: Sequence[Record]) -> None:
         """Keep the set of open intents."""
         index = self.next_index - len(taken)
         for record in taken:
-            kind = record.get("type")
+            kind = said(record, "type")
             if kind == "intent":
-                self.open_intents[record["request_id"]] = index
+                self.open_intents[said(record, "request_id")] = index
             elif kind in CLOSING:
-                self.open_intents.pop(record["request_id"], None)
+                self.open_intents.pop(said(record, "request_id"), None)
             index += 1
 
     def _begin_segment(self) -> None:
@@ -201,7 +201,7 @@ class Store:
         leaves = []
         for number, part in enumerate(parts):
             record = self._records.event(RecordType.SEGMENT_BEGIN, part=number + 1, parts=len(parts), open_intents=part)
-            leaves.append(leaf({**record, "index": self.next_index + number, "origin": self.origin}))
+            leaves.append(leaf(placed(record, self.next_index + number, self.origin)))
         each = BATCH_BYTES // (1 << 16)
         return [leaves[at : at + each] for at in range(0, len(leaves), each)]
 

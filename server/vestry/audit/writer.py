@@ -10,16 +10,16 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from msgspec import Struct
 
 from vestry.audit.fields import RecordType
 from vestry.audit.files import cause_of
-from vestry.audit.records import Clock, Record, Records, rfc3339
+from vestry.audit.records import Clock, Event, Records, rfc3339
 from vestry.audit.store import Committed, Store, WriteFailed
-from vestry.types import Ending
+from vestry.types import Ending, Record
 
 _LOG = logging.getLogger("vestry.audit")
 _BATCH_RECORDS = 1024
@@ -30,7 +30,7 @@ _FIRST_PROBE_SECONDS = 0.05
 class Waiter(Struct, frozen=True):
     """A record, who waits for it, and since when on the loop's clock."""
 
-    record: Mapping[str, Any]
+    record: Record
     future: asyncio.Future[None]
     since: float
 
@@ -57,7 +57,7 @@ class Reports(Protocol):
 
 
 class Mailbox:
-    """Where the loop leaves work. `put`, `abandon` and `wake` belong to the loop, the rest to the thread."""
+    """Where the loop leaves work. `put`, `wake` and `stop` belong to the loop, the rest to the thread."""
 
     def __init__(self) -> None:
         self.waiters: deque[Waiter] = deque()
@@ -67,10 +67,9 @@ class Mailbox:
         self._signal.acquire()
         self._signalled = False
 
-    def put(self, waiter: Waiter) -> None:
-        self.waiters.append(waiter)
-        if not self._signalled:
-            self.wake()
+    def put(self, waiters: Iterable[Waiter]) -> None:
+        self.waiters.extend(waiters)
+        self.wake()
 
     def wake(self) -> None:
         if not self._signalled:
@@ -203,7 +202,7 @@ class Writer:
         _LOG.warning("the audit log can be written again, after %d failed writes", self._failures)
         self._tell(self._reports.recovered, done, self._clock.monotonic() - began)
 
-    def _jump(self) -> list[Record]:
+    def _jump(self) -> list[Event]:
         """A record, if the wall clock went back or ran ahead of the monotonic one since the last look."""
         wall, monotonic = self._clock.wall(), self._clock.monotonic()
         passed = round((monotonic - self._last_monotonic) * 1_000_000)
@@ -217,7 +216,7 @@ class Writer:
         abandoned = self._mailbox.abandoned
         return [abandoned.popleft() for _ in range(min(len(abandoned), _BATCH_RECORDS))]
 
-    def _closings(self, given_up: list[Abandoned]) -> list[Record]:
+    def _closings(self, given_up: list[Abandoned]) -> list[Event]:
         """Closes of intents that nobody else will close."""
         return [
             self._records.event(

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from msgspec import Struct, field
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Scope
 
 from vestry.edge.bodies import Parser
+from vestry.edge.cycle import Cycle
 from vestry.edge.door import Door, new_request_id
 from vestry.errors import BodyTooLarge, ClientLeft, Overloaded, Refusal, UnsupportedMedia
 from vestry.settings import Bounds
@@ -45,51 +46,57 @@ class Rules(Struct, frozen=True):
     arriving: Arriving = field(default_factory=Arriving)
 
 
+class Route(Struct, frozen=True):
+    """One row of the route table. `parser` is None where a route has no body."""
+
+    method: str
+    name: str
+    operation: Operation
+    parser: Parser | None = None
+
+
 class Arrival:
     """Implements seams.Visitor over ASGI and the door."""
 
-    __slots__ = ("_door", "_headers", "_receive", "_rules", "_scope", "_send", "_started", "head", "parser")
+    __slots__ = ("_cycle", "_door", "_headers", "_receive", "_rules", "_scope", "_started", "head", "parser")
 
     def __init__(
         self,
         rules: Rules,
         scope: Scope,
         receive: Receive,
-        send: Send,
-        *,
-        route: str,
-        operation: Operation,
-        parser: Parser | None,
+        route: Route,
     ):
-        self._rules, self._scope, self._receive, self._send = rules, scope, receive, send
+        self._rules, self._scope, self._receive = rules, scope, receive
         self._door: Door = scope["extensions"]["vestry.door"]["door"]
-        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._cycle: Cycle = self._door.cycle
+        self._headers = self._door.fields
         self._started = False
-        self.parser = parser
-        self.head = self._read_head(route, operation)
+        self.parser = route.parser
+        self.head = self._read_head(route)
 
-    def _read_head(self, route: str, operation: Operation) -> Head:
-        headers = self._headers
-        traceparent = _text(headers.get(b"traceparent"))
+    def _read_head(self, route: Route) -> Head:
+        get = self._headers.get
+        agent, parent = get(b"user-agent"), get(b"traceparent")
+        client_id = get(b"x-client-request-id") or get(b"x-request-id")
         return Head(
-            request_id=new_request_id(),
-            route=route,
-            operation=operation,
-            method=self._scope["method"],
-            source=self._source(),
-            user_agent=_text(headers.get(b"user-agent")),
-            client_request_id=_text(headers.get(b"x-client-request-id") or headers.get(b"x-request-id")),
-            traceparent=traceparent if TRACEPARENT.match(traceparent) else "",
-            credential=self._credential(),
-            began=time.monotonic(),
-            began_wall=time.time_ns() // 1000,
+            new_request_id(),
+            route.name,
+            route.operation,
+            self._scope["method"],
+            self._source(),
+            _text(agent) if agent else "",
+            _text(client_id) if client_id else "",
+            _traceparent(parent) if parent else "",
+            self._credential(),
+            time.monotonic(),
+            time.time_ns() // 1000,
         )
 
     def _credential(self) -> str | None:
         """The key from `Authorization: Bearer` (RFC 6750) or `x-api-key`; None where two headers compete."""
-        headers: list[tuple[bytes, bytes]] = self._scope["headers"]
         value, other = self._headers.get(b"authorization"), self._headers.get(b"x-api-key")
-        if len(headers) != len(self._headers) and sum(name in CREDENTIALS for name, _ in headers) > 1:
+        if self._door.repeated and sum(name in CREDENTIALS for name, _ in self._scope["headers"]) > 1:
             return None
         if value is None or other is not None:
             return other.decode("latin-1").strip() if value is None and other is not None else None
@@ -122,7 +129,8 @@ class Arrival:
         """Read and parse the body. Raises a Refusal."""
         if self.parser is None:
             raise TypeError(f"{self.head.route} has no body to parse")
-        if b"content-encoding" in self._headers or not JSON_TYPE.match(self._headers.get(b"content-type", b"")):
+        kind = self._headers.get(b"content-type", b"")
+        if b"content-encoding" in self._headers or (kind != JSON[1] and not JSON_TYPE.match(kind)):
             raise UnsupportedMedia
         declared = self._headers.get(b"content-length")
         if declared is not None and int(declared) > self._rules.body_bytes:
@@ -130,7 +138,7 @@ class Arrival:
         return self.parser(await self._read_body(), self._rules.bounds)
 
     async def _read_body(self) -> bytes:
-        whole = self._door.whole_body()
+        whole = self._cycle.whole_body()
         if whole is not None:
             if len(whole) > self._rules.body_bytes:
                 raise BodyTooLarge
@@ -163,7 +171,7 @@ class Arrival:
     @property
     def gone(self) -> bool:
         """True once the client has closed the connection."""
-        return self._door.cycle.disconnected or self._door.transport.is_closing()
+        return self._cycle.disconnected or self._cycle.transport.is_closing()
 
     def start(self, on_leave: Callable[[], None], on_pause: Callable[[bool], None]) -> None:
         """Watch the client while its answer is made."""
@@ -172,10 +180,10 @@ class Arrival:
     def write(self, chunk: bytes) -> None:
         """Send the next bytes of a stream."""
         if self._started:
-            self._door.write_chunk(chunk)
+            self._cycle.write_chunk(chunk)
         else:
             self._started = True
-            self._door.start_stream([(b"x-request-id", self.head.request_id.encode())], chunk)
+            self._cycle.start_stream([(b"x-request-id", self.head.request_id.encode())], chunk)
 
     async def finish(self, last: bytes, *, streamed: bool) -> None:
         """Send the end of a stream, or the whole of an answer in one piece."""
@@ -183,9 +191,10 @@ class Arrival:
         if not streamed:
             self._answer(200, last, [])
         elif not self.gone:
-            if last:
+            if not self._started:
                 self.write(last)
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+                last = b""
+            await self._cycle.end_stream(last)
 
     async def refuse(self, refusal: Refusal) -> None:
         """Answer with an error: as a response, or as the last event of a stream that has begun."""
@@ -198,15 +207,19 @@ class Arrival:
     def _answer(self, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
         if self.gone:
             return
-        if self._door.cycle.more_body:
-            self._door.close_gently()
-        self._door.answer(status, [JSON, (b"x-request-id", self.head.request_id.encode()), *headers], body)
+        if self._cycle.more_body:
+            self._cycle.close_gently()
+        self._cycle.answer(status, [JSON, (b"x-request-id", self.head.request_id.encode()), *headers], body)
 
 
-def _text(value: bytes | None) -> str:
+def _traceparent(value: bytes) -> str:
+    """A W3C trace context, or nothing."""
+    text = _text(value)
+    return text if TRACEPARENT.match(text) else ""
+
+
+def _text(value: bytes) -> str:
     """A header for the record: at most 256 characters, what is not printable ASCII escaped."""
-    if not value:
-        return ""
     text = value[:MAX_TEXT].decode("latin-1")
     return text if text.isascii() and text.isprintable() else ascii(text)[1:-1][:MAX_TEXT]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -32,8 +33,8 @@ DROPPED = (
 )  # fmt: skip
 DROPPED_CHAT = ("prediction", "modalities", "reasoning_effort", "verbosity")
 SAMPLING = (
-    "n", "temperature", "top_p", "seed", "frequency_penalty", "presence_penalty", "top_k", "min_p",
-    "repetition_penalty", "min_tokens",
+    "frequency_penalty", "min_p", "min_tokens", "n", "presence_penalty", "repetition_penalty", "seed", "temperature",
+    "top_k", "top_p",
 )  # fmt: skip
 MISLEADING = {
     "audio": "Audio is not produced here.",
@@ -44,13 +45,19 @@ MISLEADING = {
 ASKS_FOR_USAGE = StreamOptions(include_usage=True)
 FIELD = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
 PLACE = re.compile(r"^[A-Za-z0-9_.\[\]-]{1,128}$")
-NUL = b"\\u0000"
+NUL = b"u0000"  # five bytes: CPython searches for six and more in a slower way
 SCHEMAS = 4  # all schemas of a body together may have this many times the bytes of one
 UNKNOWN = re.compile(r"^Object contains unknown field `(.*?)`(?: - at `\$\.?(.*)`)?$", re.DOTALL)
 PLACED = re.compile(r"^(.*?)(?: - at `(?:key in )?\$\.?(.*)`)?$", re.DOTALL)
 
 _chat: msgspec.json.Decoder[ChatBody] = msgspec.json.Decoder(ChatBody)
 _completion: msgspec.json.Decoder[CompletionBody] = msgspec.json.Decoder(CompletionBody)
+
+# One call for many fields: most bodies set none of them.
+_dropped, _dropped_chat, _sampling = attrgetter(*DROPPED), attrgetter(*DROPPED_CHAT), attrgetter(*SAMPLING)
+_misleading = attrgetter(*MISLEADING)
+_NO_DROPPED, _NO_DROPPED_CHAT = (None,) * len(DROPPED), (None,) * len(DROPPED_CHAT)
+_NOT_MISLEADING = (None,) * len(MISLEADING)
 _encode = msgspec.json.Encoder().encode
 
 Parser = Callable[[bytes, Bounds], Call]
@@ -62,8 +69,9 @@ def parse_chat(raw: bytes, bounds: Bounds) -> Call:
     body = _decode(_chat, raw)
     _check_sampled(body, bounds)
     _check_chat(body)
-    for name in DROPPED_CHAT:
-        setattr(body, name, None)
+    if _dropped_chat(body) != _NO_DROPPED_CHAT:
+        for name in DROPPED_CHAT:
+            setattr(body, name, None)
     asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     return _call(body, raw, prompts=1, asked=asked, highest=-1)
 
@@ -90,9 +98,14 @@ def _decode(decoder: msgspec.json.Decoder[Body], raw: bytes) -> Body:
         raise InvalidRequest("The body is not valid JSON in UTF-8.") from None
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
-    if NUL in raw and NUL in raw.replace(rb"\\", b""):  # a backslash that is escaped itself escapes nothing
+    if b"\\" in raw and NUL in raw and _escapes_nul(raw):
         raise InvalidRequest("Text may not hold NUL characters.")
     return body
+
+
+def _escapes_nul(raw: bytes) -> bool:
+    """Whether text holds a NUL character; a backslash that is escaped itself escapes nothing."""
+    return b"\\" + NUL in raw.replace(rb"\\", b"")
 
 
 def _refuse(fault: str) -> NoReturn:
@@ -124,11 +137,13 @@ def _check_sampled(body: Sampled, bounds: Bounds) -> None:
         raise InvalidRequest("`stream_options` goes with `stream: true` only.", param="stream_options")
     if body.response_format is not None and body.structured_outputs is not None:
         raise InvalidRequest("Use `response_format` or `structured_outputs`, not both.", param="structured_outputs")
-    check = patterns.SchemaCheck(bounds.schema_bytes, SCHEMAS * bounds.schema_bytes)
-    _check_format(body.response_format, check)
-    _check_structured(body.structured_outputs, check, bounds)
-    if isinstance(body, ChatBody):
-        _check_tools(body, check)
+    check: patterns.SchemaCheck | None = None
+    if body.response_format is not None or body.structured_outputs is not None:
+        check = patterns.SchemaCheck(bounds.schema_bytes, SCHEMAS * bounds.schema_bytes)
+        _check_format(body.response_format, check)
+        _check_structured(body.structured_outputs, check, bounds)
+    if isinstance(body, ChatBody) and (body.tools is not None or body.tool_choice is not None):
+        _check_tools(body, check or patterns.SchemaCheck(bounds.schema_bytes, SCHEMAS * bounds.schema_bytes))
 
 
 def _check_format(form: Format | None, check: patterns.SchemaCheck) -> None:
@@ -155,9 +170,9 @@ def _check_structured(wish: StructuredOutputs | None, check: patterns.SchemaChec
 
 
 def _check_chat(body: ChatBody) -> None:
-    for name, reason in MISLEADING.items():
-        if getattr(body, name) is not None:
-            raise UnsupportedField(reason, param=name)
+    if _misleading(body) != _NOT_MISLEADING:
+        name = next(name for name in MISLEADING if getattr(body, name) is not None)
+        raise UnsupportedField(MISLEADING[name], param=name)
     if body.modalities not in (None, ["text"]):
         raise UnsupportedField("Models here produce text only.", param="modalities")
     if body.reasoning_effort not in (None, "none"):
@@ -228,13 +243,14 @@ def _call(body: Sampled, raw: bytes, *, prompts: int, asked: int | None, highest
     include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
     sampling = {
         name: value if isinstance(value, int) else repr(value)
-        for name in SAMPLING
-        if (value := getattr(body, name)) is not None
+        for name, value in zip(SAMPLING, _sampling(body), strict=True)
+        if value is not None
     }
     if asked is not None:
         sampling["max_tokens"] = asked
-    for name in DROPPED:
-        setattr(body, name, None)
+    if _dropped(body) != _NO_DROPPED:
+        for name in DROPPED:
+            setattr(body, name, None)
     token, field = _check_tokens(body, highest)
     body.stream_options = ASKS_FOR_USAGE if body.stream else None
     return Call(

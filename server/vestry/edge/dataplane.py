@@ -6,31 +6,22 @@ A new endpoint is one row in `ROUTES`. What is not in the table is refused, coun
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 from urllib.parse import unquote
 
 import msgspec
-from msgspec import Struct
 from starlette.types import Receive, Scope, Send
 
 from vestry.authorize import may_use
-from vestry.edge.arrival import Arrival, Rules
-from vestry.edge.bodies import Parser, parse_chat, parse_completion
-from vestry.errors import MethodNotAllowed, ModelNotFound, NotFound, Refusal
+from vestry.edge.arrival import Arrival, Route, Rules
+from vestry.edge.bodies import parse_chat, parse_completion
+from vestry.errors import MethodNotAllowed, ModelNotFound, NotFound
 from vestry.pipeline import Corridor
 from vestry.settings import Tenant
 from vestry.types import Operation, Principal, ServedModel
 
 MODEL_PATH = re.compile(r"^/v1/models/((?:[A-Za-z0-9._~:/@-]|%2[Ff]){1,256})$")
-
-
-class Route(Struct, frozen=True):
-    """One row of the route table. `parser` is None where a route has no body."""
-
-    method: str
-    name: str
-    operation: Operation
-    parser: Parser | None = None
 
 
 ROUTES: Mapping[str, Route] = {
@@ -49,28 +40,19 @@ class DataPlane:
         self._corridor = corridor
         self._rules = rules
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:  # noqa: ARG002
+        """Answer one request. What is sent goes through the door (`Cycle`), without a message for each piece."""
         path = scope["raw_path"].decode("ascii")
-        route = ROUTES.get(path) or (ONE_MODEL if MODEL_PATH.match(path) else None)
-        if route is None:
-            await self._turn_away(scope, receive, send, NO_ROUTE, NotFound())
-        elif scope["method"] != route.method:
-            await self._turn_away(scope, receive, send, route, MethodNotAllowed(route.method))
-        elif route.parser is not None:
-            await self._corridor.walk(self._arrival(scope, receive, send, route))
-        else:
-            answer = self._list if route is not ONE_MODEL else self._describe(unquote(path.removeprefix("/v1/models/")))
-            await self._corridor.look(self._arrival(scope, receive, send, route), answer)
-
-    def _arrival(self, scope: Scope, receive: Receive, send: Send, route: Route) -> Arrival:
-        return Arrival(
-            self._rules, scope, receive, send, route=route.name, operation=route.operation, parser=route.parser
-        )
-
-    async def _turn_away(self, scope: Scope, receive: Receive, send: Send, route: Route, refusal: Refusal) -> None:
-        """Refuse what no route takes; like every refusal it is counted and recorded."""
-        await self._corridor.turn_away(self._arrival(scope, receive, send, route), refusal)
+        route = ROUTES.get(path) or (ONE_MODEL if MODEL_PATH.match(path) else NO_ROUTE)
+        visitor = Arrival(self._rules, scope, receive, route)
+        if route is NO_ROUTE:
+            return self._corridor.turn_away(visitor, NotFound())
+        if scope["method"] != route.method:
+            return self._corridor.turn_away(visitor, MethodNotAllowed(route.method))
+        if route.parser is not None:
+            return self._corridor.walk(visitor)
+        answer = self._list if route is not ONE_MODEL else self._describe(unquote(path.removeprefix("/v1/models/")))
+        return self._corridor.look(visitor, answer)
 
     def _list(self, principal: Principal, tenant: Tenant) -> bytes:
         models = [_entry(model) for model in self._corridor.models.values() if may_use(principal, tenant, model.name)]

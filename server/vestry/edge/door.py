@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import httptools
 from msgspec import Struct
@@ -24,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from vestry import settings
+from vestry.edge.cycle import Cycle
 from vestry.errors import (
     BodyTooLarge,
     HeadersTooLarge,
@@ -37,13 +39,10 @@ HOST = re.compile(rb"^(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}|\[[0-9A-Fa-f:.]{2,45}
 TARGET = re.compile(rb"^/[!\"$-~]*$")
 METHOD = re.compile(rb"^[\r\n]*[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(?: |$)")
 METHODS = "GET, POST"
+FRAMING = {b"host", b"content-length", b"transfer-encoding"}
 LINGER_SECONDS = 1.0
 LAST_SECONDS = 0.2
-EVENT_STREAM = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),
-)
+ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 
 class Doorkeeper(Protocol):
@@ -76,7 +75,7 @@ class Rules(Struct, frozen=True):
 
 def new_request_id() -> str:
     """`req_` and 128 random bits in hex: unique, and no count that would show a client how busy others are."""
-    return f"req_{random.getrandbits(128):032x}"
+    return "req_" + random.getrandbits(128).to_bytes(16).hex()
 
 
 def protocol_factory(rules: Rules) -> Callable[..., Door]:
@@ -95,6 +94,8 @@ def protocol_factory(rules: Rules) -> Callable[..., Door]:
 
 class Door(HttpToolsProtocol):
     """One connection."""
+
+    cycle: Cycle
 
     def __init__(
         self,
@@ -119,6 +120,10 @@ class Door(HttpToolsProtocol):
         self._ending = False
         self._on_leave: Callable[[], None] | None = None
         self._on_pause: Callable[[bool], None] | None = None
+        self._target = (b"", b"")
+        self.fields: dict[bytes, bytes] = {}
+        self._extensions = {"vestry.door": {"door": self}}
+        self.message_event = asyncio.Event()
         self.fault: Refusal | None = None
         """What is wrong with a body in progress: the call that waits for it answers so."""
 
@@ -179,7 +184,7 @@ class Door(HttpToolsProtocol):
     def _stop_listening(self) -> None:
         """Drop what came after a whole request; the connection closes once that is answered."""
         self._deaf = True
-        self.close_gently()
+        self.cycle.close_gently()
 
     # The parser's callbacks -----------------------------------------------------------------------------------
 
@@ -187,80 +192,111 @@ class Door(HttpToolsProtocol):
         if self._answering:
             self._stop_listening()
         if self._fault is None and not self._deaf:
-            super().on_message_begin()
+            self.url, self.headers = b"", []
             self._in_head = True
             self._on_leave = self._on_pause = None
 
     def on_url(self, url: bytes) -> None:
-        if not self._deaf:
-            super().on_url(url)
+        self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._deaf or self._fault is not None or self._in_body:  # in a body: a trailer, which means nothing here
-            return
-        if len(self.headers) >= self._limits.headers:
-            self._fault = HeadersTooLarge()
-        else:
-            super().on_header(name, value)
+        if self._in_head:  # in a body: a trailer, which means nothing here
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if self._deaf or self._fault is not None:
             return
-        self._fault = self._check_head()
-        if self._fault is not None:
-            return
-        self._stop_timer()
-        self._in_head, self._in_body, self._arrived = False, True, 0
-        self.scope["extensions"] = {"vestry.door": {"door": self}}
-        super().on_headers_complete()
-        if self._ending:
-            self.cycle.keep_alive = False
+        version = self.parser.get_http_version()
+        self.fields = dict(self.headers)
+        self._fault = self._check_head(version)
+        if self._fault is None:
+            if self._timer is not None:
+                self._stop_timer()
+            self._in_head, self._in_body, self._arrived = False, True, 0
+            self._begin(version)
+
+    def _begin(self, version: str) -> None:
+        """Hand the request to the application, in a task of its own; its body follows."""
+        path, _, query = self.url.partition(b"?")
+        readable = path.decode("ascii")
+        self.message_event.clear()
+        self.cycle = cycle = Cycle(
+            self,
+            {
+                "type": "http",
+                "asgi": ASGI,
+                "http_version": version,
+                "server": self.server,
+                "client": self.client,
+                "scheme": self.scheme,
+                "root_path": "",
+                "method": self.parser.get_method().decode("ascii"),
+                "path": unquote(readable) if "%" in readable else readable,
+                "raw_path": path,
+                "query_string": query,
+                "headers": self.headers,
+                "state": {},
+                "extensions": self._extensions,
+            },
+            version == "1.1" and self.parser.should_keep_alive() and not self._ending,
+        )
+        cycle.task = self.loop.create_task(cycle.run_asgi(self.app))
+        self.tasks.add(cycle.task)
 
     def on_body(self, body: bytes) -> None:
-        if not self._deaf and self._fault is None and self.cycle is not None:
-            super().on_body(body)
+        if self._in_body and not self._deaf and self._fault is None:
+            self.cycle.take(body)
 
     def on_message_complete(self) -> None:
-        if not self._deaf and self._fault is None and self.cycle is not None:
-            self._stop_timer()
+        if self._in_body and not self._deaf and self._fault is None:
+            if self._timer is not None:
+                self._stop_timer()
             self._in_body, self._arrived = False, 0
-            super().on_message_complete()
+            if not self.cycle.response_complete:
+                self.cycle.more_body = False
+                self.message_event.set()
 
-    def _check_head(self) -> Refusal | None:
+    def _check_head(self, version: str) -> Refusal | None:
         """What is wrong with the request line and headers; None for nothing."""
-        size = len(self.url)
-        hosts: list[bytes] = []
-        lengths: list[bytes] = []
-        encodings: list[bytes] = []
-        for name, value in self.headers:
-            size += len(name) + len(value) + 4
-            if name == b"host":
-                hosts.append(value)
-            elif name == b"content-length":
-                lengths.append(value)
-            elif name == b"transfer-encoding":
-                encodings.append(value)
-        if size > self._limits.header_bytes:
+        if len(self.headers) > self._limits.headers or (
+            self._arrived > self._limits.header_bytes and self._head_bytes() > self._limits.header_bytes
+        ):
             return HeadersTooLarge()
-        wrong = self._wrong_target(hosts) or self._wrong_length(lengths, encodings)
+        if self.repeated:
+            framing = [name for name, _ in self.headers if name in FRAMING]
+            if len(set(framing)) != len(framing):
+                return MalformedRequest("A header that may come once, such as `Host`, comes twice.")
+        wrong = self._wrong_target() or self._wrong_length(version)
         return MalformedRequest(wrong) if wrong else None
 
-    def _wrong_target(self, hosts: list[bytes]) -> str | None:
+    @property
+    def repeated(self) -> bool:
+        """Whether a header comes more than once; `fields` has the last one."""
+        return len(self.fields) != len(self.headers)
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _wrong_target(self) -> str | None:
         if self.parser.should_upgrade():
             return "Protocol upgrades are not supported."
-        if not TARGET.match(self.url):
+        target = self.url, self.fields.get(b"host", b"")
+        if target == self._target:  # as before on this connection
+            return None
+        if not TARGET.match(target[0]):
             return "The request target must be a path."
-        if len(hosts) != 1 or not HOST.match(hosts[0]):
+        if not HOST.match(target[1]):
             return "Exactly one valid `Host` header is needed."
-        if self._rules.allowed_hosts and _without_port(hosts[0]) not in self._rules.allowed_hosts:
+        if self._rules.allowed_hosts and _without_port(target[1]) not in self._rules.allowed_hosts:
             return "This server does not answer to that `Host`."
+        self._target = target
         return None
 
-    def _wrong_length(self, lengths: list[bytes], encodings: list[bytes]) -> str | None:
-        version = self.parser.get_http_version()
-        if version != "1.1" and (version != "1.0" or encodings):
+    def _wrong_length(self, version: str) -> str | None:
+        encoding = self.fields.get(b"transfer-encoding")
+        if version != "1.1" and (version != "1.0" or encoding is not None):
             return "HTTP/1.1 is spoken here."
-        if len(lengths) + len(encodings) > 1 or (encodings and encodings[0].lower() != b"chunked"):
+        if encoding is not None and (b"content-length" in self.fields or encoding.lower() != b"chunked"):
             return "The length of the body is stated in more than one way."
         return None
 
@@ -378,11 +414,6 @@ class Door(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def close_gently(self) -> None:
-        """Make the answer in progress the connection's last, and linger after it instead of closing at once."""
-        self.cycle.keep_alive = False
-        self.cycle.transport = _Lingering(self)  # type: ignore[assignment]
-
     def watch(self, on_leave: Callable[[], None], on_pause: Callable[[bool], None]) -> None:
         """Call `on_leave` once when the client goes, `on_pause` when it stops (True) and goes on (False) reading."""
         self._on_leave, self._on_pause = on_leave, on_pause
@@ -392,72 +423,6 @@ class Door(HttpToolsProtocol):
 
     def unwatch(self) -> None:
         self._on_leave = self._on_pause = None
-
-    def whole_body(self) -> bytes | None:
-        """The request's body, if it has arrived with its headers; it is taken once."""
-        cycle = self.cycle
-        if cycle.more_body or cycle.disconnected or cycle.waiting_for_100_continue:
-            return None
-        body = bytes(cycle.body)
-        cycle.body.clear()
-        return body
-
-    def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        """Send an answer in one piece, in one write. The caller has seen to it that the client is still there."""
-        cycle = self.cycle
-        cycle.response_started = cycle.response_complete = True
-        lines = [STATUS_LINE[status]]
-        for name, value in (*self.server_state.default_headers, *headers):
-            if name == b"connection":
-                cycle.keep_alive = False
-            else:
-                lines += [name, b": ", value, b"\r\n"]
-        lines.append(b"content-length: %d\r\n" % len(body))
-        if not cycle.keep_alive:
-            lines.append(b"connection: close\r\n\r\n")
-        else:
-            lines.append(b"\r\n")
-        if cycle.scope["method"] != "HEAD":
-            lines.append(body)
-        cycle.transport.write(b"".join(lines))
-        cycle.message_event.set()
-        if not cycle.keep_alive:
-            cycle.transport.close()
-        elif self.flow.write_paused:
-            self.flow.pause_reading()  # no further request from a client that does not read its answers
-        self.on_response_complete()
-
-    def start_stream(self, headers: list[tuple[bytes, bytes]], first: bytes) -> None:
-        """Send the head of a streamed answer, and its first bytes, in one write."""
-        cycle = self.cycle
-        cycle.response_started = True
-        cycle.chunked_encoding = cycle.scope["http_version"] != "1.0"
-        lines = [STATUS_LINE[200]]
-        for name, value in (*self.server_state.default_headers, *EVENT_STREAM, *headers):
-            lines += [name, b": ", value, b"\r\n"]
-        if not cycle.keep_alive:
-            lines.append(b"connection: close\r\n")
-        if cycle.chunked_encoding:
-            lines += [b"transfer-encoding: chunked\r\n\r\n%x\r\n" % len(first), first, b"\r\n"]
-        else:
-            lines += [b"\r\n", first]
-        self.transport.write(b"".join(lines))
-
-    def write_chunk(self, chunk: bytes) -> None:
-        """Send the next bytes of a streamed answer (RFC 9112 section 7.1); HTTP/1.0 gets them without a frame."""
-        self.transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self.cycle.chunked_encoding else chunk)
-
-
-class _Lingering:
-    """The transport of a call whose body was not read to its end."""
-
-    def __init__(self, door: Door) -> None:
-        self._door = door
-        self.write = door.transport.write
-        self.is_closing = door.transport.is_closing
-
-    def close(self) -> None:
-        self._door.linger()
 
 
 def _without_port(host: bytes) -> bytes:

@@ -107,6 +107,7 @@ async def serving(app: ASGIApp, listener: socket.socket, manner: Manner) -> Asyn
     """Serve one application on one socket; on the way out, let its calls end."""
     config = uvicorn.Config(
         app,
+        interface="asgi3",
         http=manner.protocol,
         ws="none",
         lifespan="off",
