@@ -6,11 +6,12 @@ import json
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vestry.sse import BrokenStream, EventStream
+from vestry.sse import BrokenStream, EventStream, decode_answer
 from vestry.types import Usage
 
 LIMIT = 65_536
