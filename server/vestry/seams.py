@@ -7,10 +7,12 @@ open or closed.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from msgspec import Struct
 
 from vestry.errors import Refusal
-from vestry.types import Call, Head, Principal, Record
+from vestry.types import Call, Head, Principal
 
 
 class KeyStore(Protocol):
@@ -21,6 +23,26 @@ class KeyStore(Protocol):
 
         Raises KeysUnavailable where the store cannot be read.
         """
+
+
+class Structure(Struct, omit_defaults=True, kw_only=True):
+    """A record of the audit log. A field that has its default is left out; the log sets `index` and `origin`.
+
+    Whoever makes one answers for its values: integers within 2**53 - 1, and ASCII keys in what is a dict.
+    """
+
+    type: str
+    schema: int
+    index: int = -1
+    origin: str = ""
+    request_id: str
+
+    if TYPE_CHECKING:  # every Struct has it
+
+        def __copy__(self) -> Self: ...
+
+
+Record = Mapping[str, Any] | Structure
 
 
 class Journal(Protocol):

@@ -7,9 +7,8 @@ another room. Times are seconds unless a name says otherwise; `monotonic` times 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 from msgspec import Struct
 
@@ -147,23 +146,3 @@ class Outcome(Struct, frozen=True):
     attempts: int = 0
     engine_seconds: float = 0.0
     last: bytes = b""
-
-
-class Structure(Struct, omit_defaults=True, kw_only=True):
-    """A record of the audit log. A field that has its default is left out; the log sets `index` and `origin`.
-
-    Whoever makes one answers for its values: integers within 2**53 - 1, and ASCII keys in what is a dict.
-    """
-
-    type: str
-    schema: int
-    index: int = -1
-    origin: str = ""
-    request_id: str
-
-    if TYPE_CHECKING:  # every Struct has it
-
-        def __copy__(self) -> Self: ...
-
-
-Record = Mapping[str, Any] | Structure

@@ -16,8 +16,7 @@ from fakes.calls import intent, outcome
 from fakes.journal import MemoryJournal
 from vestry.audit.log import AuditLog
 from vestry.errors import AuditUnavailable
-from vestry.seams import Journal
-from vestry.types import Record
+from vestry.seams import Journal, Record
 
 COMMIT_SECONDS = 1.0
 PATIENCE = 20.0

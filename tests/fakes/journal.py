@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from vestry.errors import AuditUnavailable
-from vestry.types import Record
+from vestry.seams import Record
 
 
 class Fault(StrEnum):

@@ -28,7 +28,7 @@ from vestry.audit.records import Records
 from vestry.audit.scan import LogDamaged, LogLocked, LogUnusable
 from vestry.audit.store import Store, WriteFailed
 from vestry.errors import NoReplica
-from vestry.types import Record
+from vestry.seams import Record
 
 SEGMENT = 1 << 20
 

@@ -26,7 +26,8 @@ from vestry.audit.canonical import LEAF_BYTES, leaf, placed
 from vestry.audit.fields import FIELDS, RecordType
 from vestry.audit.records import Records, microseconds_of, rfc3339, sampling
 from vestry.errors import InvalidKey, InvalidRequest, Overloaded
-from vestry.types import Ending, Outcome, Record, Usage
+from vestry.seams import Record
+from vestry.types import Ending, Outcome, Usage
 
 ROOT = Path(__file__).parents[2]
 VALIDATOR = Draft202012Validator(schema.document())

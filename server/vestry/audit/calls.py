@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vestry.types import Structure
+from vestry.seams import Structure
 
 
 class CallRecord(Structure, kw_only=True):

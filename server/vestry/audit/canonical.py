@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from vestry.types import Record, Structure
+from vestry.seams import Record, Structure
 
 LEAF_BYTES = 65_535
 """Greatest size of one leaf: what a 16-bit length can say (C2SP tlog-tiles, entry bundles)."""

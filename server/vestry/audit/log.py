@@ -28,7 +28,8 @@ from vestry.audit.records import Clock
 from vestry.audit.store import Committed, Store
 from vestry.audit.writer import Abandoned, Mailbox, Waiter, Writer
 from vestry.errors import AuditUnavailable
-from vestry.types import Ending, Record
+from vestry.seams import Record
+from vestry.types import Ending
 
 _LOG = logging.getLogger("vestry.audit")
 _LOOK_SECONDS = 0.01

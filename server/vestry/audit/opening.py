@@ -33,7 +33,8 @@ from vestry.audit.scan import (
     segments,
 )
 from vestry.audit.store import Store, WriteFailed
-from vestry.types import Ending, Record
+from vestry.seams import Record
+from vestry.types import Ending
 
 _LOG = logging.getLogger("vestry.audit")
 _ORIGIN = re.compile(r"[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*")

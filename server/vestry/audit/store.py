@@ -27,7 +27,7 @@ from vestry.audit.fields import OPEN_INTENTS_EACH, RecordType
 from vestry.audit.files import Files, cause_of
 from vestry.audit.records import Event, Records
 from vestry.audit.scan import BATCH_BYTES, CLOSING, name_of
-from vestry.types import Record
+from vestry.seams import Record
 
 _TAIL = 512
 

@@ -19,7 +19,8 @@ from vestry.audit.fields import RecordType
 from vestry.audit.files import cause_of
 from vestry.audit.records import Clock, Event, Records, rfc3339
 from vestry.audit.store import Committed, Store, WriteFailed
-from vestry.types import Ending, Record
+from vestry.seams import Record
+from vestry.types import Ending
 
 _LOG = logging.getLogger("vestry.audit")
 _BATCH_RECORDS = 1024
