@@ -29,7 +29,7 @@ from vestry.models.progress import Progress
 HERE = Path(__file__).resolve().parent
 KEPT = Path(os.environ.get("VESTRY_TEST_STATE", HERE.parents[1] / ".vestry"))
 SMALL = "smollm2-135m-instruct"
-START_SECONDS = 480  # vLLM compiles at its first start, for minutes where the processor has no AVX-512
+START_SECONDS = 480  # three engines at once, on two cores that other tests use too, take minutes
 
 
 # The mark of every file here.
