@@ -66,7 +66,7 @@ class Admission:
         if _full(tenant, tenant_limits) or _full(key, limits):
             raise ConcurrencyLimited(retry_after=self._usual_seconds)
         tenant_use, key_use = _used_until(tenant, tenant_limits, now), _used_until(key, limits, now)
-        wait = (max(tenant_use, key_use)) - now - WINDOW
+        wait = max(tenant_use, key_use) - now - WINDOW
         if wait > TOLERANCE:
             raise RateLimited(retry_after=wait - TOLERANCE)
         tenant.used_until, key.used_until = tenant_use, key_use
@@ -105,5 +105,4 @@ def _used_until(holder: _Holder, limits: Limits, now: float) -> float:
     """The time at which its rate would be used up to with one call more; the past where it has no rate."""
     if limits.requests_per_minute is None:
         return 0.0
-    used = holder.used_until
-    return (max(now, used)) + WINDOW / limits.requests_per_minute
+    return max(holder.used_until, now) + WINDOW / limits.requests_per_minute

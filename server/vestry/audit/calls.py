@@ -27,14 +27,21 @@ class CallRecord(Structure, kw_only=True):
     model: str = ""
 
 
-class IntentRecord(CallRecord, kw_only=True):
-    """What is about to be done, and why it may be."""
+class DecidedRecord(CallRecord, kw_only=True):
+    """What is said where a call is decided on: what the client says of itself, and what was decided."""
 
     client_request_id: str = ""
     traceparent: str = ""
-    end_user: str = ""
     source: str = ""
     user_agent: str = ""
+    decision: str
+    configuration_digest: str = ""
+
+
+class IntentRecord(DecidedRecord, kw_only=True):
+    """What is about to be done, and why it may be."""
+
+    end_user: str = ""
     stream: bool
     sampling: dict[str, Any]
     revision: str = ""
@@ -42,9 +49,7 @@ class IntentRecord(CallRecord, kw_only=True):
     quantization: str = ""
     chat_template_digest: str = ""
     engine_version: str = ""
-    decision: str
     rule: str
-    configuration_digest: str = ""
     content_mode: str
 
 
@@ -66,15 +71,9 @@ class OutcomeRecord(CallRecord, kw_only=True):
     content_mode: str
 
 
-class RefusalRecord(CallRecord, kw_only=True):
+class RefusalRecord(DecidedRecord, kw_only=True):
     """A call that was answered with a refusal: the one record of it, intent and outcome in one."""
 
-    client_request_id: str = ""
-    traceparent: str = ""
-    source: str = ""
-    user_agent: str = ""
-    decision: str
-    configuration_digest: str = ""
     status: int
     code: str
     reason: str

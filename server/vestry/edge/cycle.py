@@ -111,10 +111,9 @@ class Cycle(RequestResponseCycle):
             self.keep_alive = False
         head = b"".join([b"%b: %b\r\n" % header for header in (*self.default_headers, *headers)])
         end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
+        length = len(body)
         if self.scope["method"] == "HEAD":
-            body, length = b"", len(body)
-        else:
-            length = len(body)
+            body = b""
         self.response_started = True
         self.transport.write(b"%b%bcontent-length: %d\r\n%b%b" % (STATUS_LINE[status], head, length, end, body))
         self._complete()
@@ -135,7 +134,7 @@ class Cycle(RequestResponseCycle):
 
     def write_chunk(self, chunk: bytes) -> None:
         """Send the next bytes of a streamed answer."""
-        self.transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self.chunked_encoding else chunk)
+        self.transport.write(self._framed(chunk))
 
     async def end_stream(self, last: bytes) -> None:
         """Send the last bytes of a streamed answer, and its end, once the client has taken in what came before."""

@@ -210,8 +210,7 @@ class Door(HttpToolsProtocol):
         self.fields = dict(self.headers)
         self._fault = self._check_head(version)
         if self._fault is None:
-            if self._timer is not None:
-                self._stop_timer()
+            self._stop_timer()
             self._in_head, self._in_body, self._arrived = False, True, 0
             self._begin(version)
 
@@ -249,8 +248,7 @@ class Door(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         if self._in_body and not self._deaf and self._fault is None:
-            if self._timer is not None:
-                self._stop_timer()
+            self._stop_timer()
             self._in_body, self._arrived = False, 0
             if not self.cycle.response_complete:
                 self.cycle.more_body = False
