@@ -1,0 +1,144 @@
+"""The growing Merkle tree of a log: takes leaves in order, knows its root, writes tiles and entry bundles.
+
+Rules:
+1. `add` only works in memory, so it cannot fail. What it completes waits, bytes and all, until `flush` has written
+   and synced it; a flush that failed is simply done again, into new files.
+2. A whole tile is written once. A partial one is written for the size at which it is asked for (C2SP tlog-tiles,
+   Partial Tiles), and removed when the whole one is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from vestry.audit.files import Files
+from vestry.audit.tlog.merkle import HASH_BYTES, fold, leaf_hash, whole
+from vestry.audit.tlog.tiles import HEIGHT, TILE_BYTES, WIDTH, Tiles, bundled, edges, hashes_of, tile_path
+
+
+class Tree:
+    """The tree of the log in `home`. Not for two threads."""
+
+    def __init__(self, home: Path, files: Files) -> None:
+        self.size = 0
+        self._home = home
+        self._files = files
+        self._edges: list[bytearray] = [bytearray()]
+        self._bundle = bytearray()
+        self._waiting: dict[str, bytes] = {}
+        self.waiting_bytes = 0
+
+    @classmethod
+    def load(cls, home: Path, files: Files, size: int) -> Tree:
+        """The tree as its tiles say it was at `size`. Raises tiles.TileMissing, ValueError or OSError.
+
+        That these are the right ones only a comparison of `root` with a signed one can tell.
+        """
+        tree = cls(home, files)
+        tiles = Tiles(home, size)
+        for level, index, _ in edges(size):
+            while len(tree._edges) <= level:
+                tree._edges.append(bytearray())
+            tree._edges[level][:] = tiles.tile(level, index)
+        if size % WIDTH:
+            for leaf in tiles.bundle(size // WIDTH):
+                tree._bundle += bundled(leaf)
+        tree.size = size
+        return tree
+
+    def add(self, leaves: Iterable[bytes]) -> None:
+        """Append leaves, each of at most 65,535 bytes."""
+        lowest = self._edges[0]
+        for leaf in leaves:
+            self._bundle += bundled(leaf)
+            lowest += leaf_hash(leaf)
+            self.size += 1
+            if len(lowest) == TILE_BYTES:
+                self._complete()
+
+    def root(self) -> bytes:
+        """Root of the tree as it is now."""
+        subtrees = []
+        for tile in reversed(self._edges):
+            hashes = hashes_of(bytes(tile))
+            while hashes:
+                many = 1 << (len(hashes).bit_length() - 1)
+                subtrees.append(whole(hashes[:many]))
+                del hashes[:many]
+        return fold(subtrees)
+
+    def flush(self) -> None:
+        """Make what is complete durable. Raises OSError; then all of it is still waiting."""
+        self._write(self._waiting)
+        for path in self._waiting:
+            self._remove_partials(self._home / f"{path}.p")
+        self._waiting, self.waiting_bytes = {}, 0
+
+    def settle(self) -> None:
+        """Make everything durable that a checkpoint of this size needs, partial tiles included. Raises OSError."""
+        self.flush()
+        partial: dict[str, bytes] = {}
+        for level, index, width in edges(self.size):
+            partial[tile_path(level, index, width)] = bytes(self._edges[level])
+            if level == 0:
+                partial[tile_path("entries", index, width)] = bytes(self._bundle)
+        self._write(partial)
+
+    def _complete(self) -> None:
+        """The lowest tile is full: it and its bundle are ready to be written, and so perhaps are tiles above it."""
+        self._wait(tile_path("entries", self.size // WIDTH - 1), bytes(self._bundle))
+        self._bundle.clear()
+        level = 0
+        while len(self._edges[level]) == TILE_BYTES:
+            tile = bytes(self._edges[level])
+            self._wait(tile_path(level, (self.size >> HEIGHT * (level + 1)) - 1), tile)
+            self._edges[level].clear()
+            level += 1
+            if level == len(self._edges):
+                self._edges.append(bytearray())
+            self._edges[level] += whole(hashes_of(tile))
+
+    def _wait(self, path: str, data: bytes) -> None:
+        self._waiting[path] = data
+        self.waiting_bytes += len(data) + HASH_BYTES
+
+    def _write(self, wanted: dict[str, bytes]) -> None:
+        folders: dict[Path, None] = {}
+        for name, data in wanted.items():
+            path = self._home / name
+            for made in self._make(path.parent):
+                folders[made] = None
+            self._write_one(path, data)
+            folders[path.parent] = None
+        for folder in folders:
+            self._files.sync_directory(folder)
+
+    def _write_one(self, path: Path, data: bytes) -> None:
+        """A new file: after a failed sync nobody can say what the kernel holds of an old one."""
+        with suppress(FileNotFoundError):
+            self._files.remove(path)
+        descriptor = self._files.create(path)
+        try:
+            while data:
+                data = data[self._files.write(descriptor, data) :]
+            self._files.sync(descriptor)
+        finally:
+            self._files.close(descriptor)
+
+    def _make(self, folder: Path) -> list[Path]:
+        """Make a folder and those above it; returns those whose entries have changed."""
+        missing = []
+        while not folder.exists():
+            missing.append(folder)
+            folder = folder.parent
+        for each in reversed(missing):
+            each.mkdir(mode=0o700, exist_ok=True)
+        return [each.parent for each in missing]
+
+    def _remove_partials(self, folder: Path) -> None:
+        if folder.is_dir():
+            for each in folder.iterdir():
+                self._files.remove(each)
+            folder.rmdir()
