@@ -7,6 +7,7 @@ from the route table, replicas from the settings, codes from `errors`.
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from vestry import __version__
+from vestry.audit.tlog.notes import Checkpoint
 from vestry.types import Grant, Head, Outcome
 
 Families = Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
@@ -96,6 +98,8 @@ class Meter(Collector):
         self._connections = 0
         self._commits = Histogram(COMMIT)
         self._records = self._record_bytes = self._record_failures = 0
+        self._checkpoint: tuple[int, float] | None = None
+        self._checkpoint_failures = 0
         self._journal_healthy = True
         self.replicas: Callable[[], list[tuple[str, str, bool, int]]] = list
         self.certificate_expiry: Callable[[], float | None] = _never
@@ -176,6 +180,14 @@ class Meter(Collector):
     def failed(self, records: int) -> None:
         """Records could not be made durable."""
         self._record_failures += records
+
+    def checkpointed(self, _note: str, head: Checkpoint) -> None:
+        """A checkpoint of the record was signed. Called in the notary's thread."""
+        self._checkpoint = (head.size, time.time())
+
+    def checkpoint_failed(self) -> None:
+        """One could not be made. Called in the notary's thread."""
+        self._checkpoint_failures += 1
 
     def health(self, healthy: bool) -> None:
         """The record can, or cannot, be written."""
@@ -281,8 +293,17 @@ class Meter(Collector):
             ("vestry_audit_records", "Records made durable.", self._records),
             ("vestry_audit_bytes", "Bytes of records made durable.", self._record_bytes),
             ("vestry_audit_failures", "Records that could not be made durable.", self._record_failures),
+            ("vestry_audit_checkpoint_failures", "Checkpoints that could not be made.", self._checkpoint_failures),
         ):
             yield CounterMetricFamily(name, text, value=value)
+        if self._checkpoint is not None:
+            for name, text, last in zip(
+                ("vestry_audit_checkpoint_size", "vestry_audit_checkpoint_timestamp_seconds"),
+                ("Records that the last checkpoint covers.", "When the last checkpoint was signed."),
+                self._checkpoint,
+                strict=True,
+            ):
+                yield GaugeMetricFamily(name, text, value=last)
         yield GaugeMetricFamily(
             "vestry_audit_healthy", "1 if the record can be written.", value=int(self._journal_healthy)
         )
