@@ -144,7 +144,9 @@ def _record(settings: Settings, kind: RecordType, key: Key, actor: str | None, *
     )
     try:
         append_once(settings.audit_directory, event, signing=signing(settings))
-    except (LogUnusable, SecretFault, OSError) as fault:
+    except SecretFault as fault:
+        raise ChangeRefused(f"Nothing was changed, because the change could not be recorded. {fault.fault}") from None
+    except (LogUnusable, OSError) as fault:
         raise ChangeRefused(f"Nothing was changed, because the change could not be recorded. {fault}") from fault
 
 
