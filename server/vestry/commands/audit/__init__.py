@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from vestry.commands.audit import checkpoint, index, init, public_key, show
+from vestry.commands.audit import checkpoint, export, index, init, public_key, show
 
 
 @click.group("audit", short_help="The audit log: its key, checkpoints, proofs.")
@@ -15,5 +15,5 @@ def command() -> None:
     """
 
 
-for module in (init, public_key, checkpoint, show, index):
+for module in (init, public_key, checkpoint, show, export, index):
     command.add_command(module.command)

@@ -71,9 +71,13 @@ def _moment(_context: click.Context, _option: click.Parameter, value: str | None
         raise click.BadParameter(said) from None
 
 
+_TYPES = [each.value for each in RecordType]
 _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--origin", {"help": "Which log: such as server, cli."}),
-    ("--type", {"type": click.Choice([each.value for each in RecordType]), "help": "Type of record.", "metavar": "TYPE"}),
+    (
+        "--type",
+        {"type": click.Choice([each.value for each in RecordType]), "help": "Type of record.", "metavar": "TYPE"},
+    ),
     ("--tenant", {"help": "Tenant."}),
     ("--subject", {"help": "Person or program that the key belongs to."}),
     ("--model", {"help": "Model, as clients name it."}),
