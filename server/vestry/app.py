@@ -39,6 +39,7 @@ from vestry.edge.ops import build_ops
 from vestry.edge.serving import Manner, bind, serving, url_of
 from vestry.edge.tls import Certificates
 from vestry.errors import KeysUnavailable, Refusal
+from vestry.exporting import Exports
 from vestry.forward import Forward
 from vestry.meter import Meter
 from vestry.pipeline import Corridor
@@ -72,6 +73,7 @@ class Server:
         self._stop_asked = 0.0
         self._ready = False
         self._stack = contextlib.AsyncExitStack()
+        self._exports = Exports(settings, self.meter)
         self.addresses: dict[str, str] = {}
 
     async def __aenter__(self) -> Server:
@@ -106,6 +108,10 @@ class Server:
         self._ready = False
         self._stopping.set()
 
+    def recorded(self) -> None:
+        """More records are durable."""
+        self._exports.grown(self._journal.size)
+
     # Up ---------------------------------------------------------------------------------------------------------
 
     async def _build(self, stack: contextlib.AsyncExitStack) -> None:
@@ -116,10 +122,11 @@ class Server:
             signing=self._secrets.signing,
             commit_seconds=settings.audit.commit_seconds,
             segment_bytes=settings.audit.segment_bytes,
-            observer=self.meter,
+            observer=_Told(self),
             watchers=[self.meter],
         )
         stack.push_async_callback(journal.close)
+        await stack.enter_async_context(self._exports.running(journal.size))
         recorder = Recorder(journal, Records(configuration_digest=digest(settings)))
         await recorder.started(journal.origins)
         stack.push_async_callback(recorder.stopped)
@@ -259,6 +266,18 @@ class Application(FastAPI):
         if scope["type"] == "http":
             return self._data_plane(scope, receive, send)
         return super().__call__(scope, receive, send)
+
+
+class _Told:
+    """Hears what the journal does: the meter counts it, and exports learn what is durable."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.failed, self.health = server.meter.failed, server.meter.health
+
+    def committed(self, seconds: float, records: int, size: int) -> None:
+        self._server.meter.committed(seconds, records, size)
+        self._server.recorded()
 
 
 class _Keeper:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from vestry.export_files import faults_of_exports
 from vestry.faults import Fault
 from vestry.secret_files import ENGINE_KEY, KEY_HASH, exposure, is_folder, looked_at, lost_pepper
 from vestry.settings import Address, Settings, Tls, address_of, is_private
@@ -42,6 +43,7 @@ def _faults(settings: Settings, place: Place) -> Iterator[Fault]:
     yield from _tenants(settings, place)
     yield from _directories(settings, place)
     yield from _private_files(settings)
+    yield from faults_of_exports(settings, place)
 
 
 def _dotted(trail: Trail) -> str:

@@ -7,6 +7,7 @@ from the route table, replicas from the settings, codes from `errors`.
 
 from __future__ import annotations
 
+import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
@@ -103,6 +104,11 @@ class Meter(Collector):
         self._journal_healthy = True
         self.replicas: Callable[[], list[tuple[str, str, bool, int]]] = list
         self.certificate_expiry: Callable[[], float | None] = _never
+        self._export_lock = threading.Lock()
+        self._exported: dict[str, int] = {}
+        self._export_failed: dict[str, int] = {}
+        self.exports: Callable[[], list[tuple[str, int, float]]] = list
+        """Of each export its name, how many records wait for it, and for how many seconds the first has."""
 
     # Calls ----------------------------------------------------------------------------------------------------
 
@@ -189,6 +195,16 @@ class Meter(Collector):
         """One could not be made. Called in the notary's thread."""
         self._checkpoint_failures += 1
 
+    def exported(self, export: str, records: int) -> None:
+        """Records were sent on. Called in the export's threads."""
+        with self._export_lock:
+            self._exported[export] = self._exported.get(export, 0) + records
+
+    def export_failed(self, export: str, records: int) -> None:
+        """Records could not be sent on, and will be sent again. Called in the export's threads."""
+        with self._export_lock:
+            self._export_failed[export] = self._export_failed.get(export, 0) + records
+
     def health(self, healthy: bool) -> None:
         """The record can, or cannot, be written."""
         self._journal_healthy = healthy
@@ -205,6 +221,7 @@ class Meter(Collector):
         yield from self._collect_replicas()
         yield from self._collect_record()
         yield from self._collect_door()
+        yield from self._collect_exports()
 
     def _collect_calls(self) -> Families:
         requests = CounterMetricFamily(
@@ -319,6 +336,24 @@ class Meter(Collector):
             yield GaugeMetricFamily(
                 "vestry_tls_certificate_expiry_timestamp_seconds", "When the certificate expires.", value=expiry
             )
+
+    def _collect_exports(self) -> Families:
+        sent = CounterMetricFamily("vestry_audit_exported_records", "Records sent on.", labels=["export"])
+        failed = CounterMetricFamily(
+            "vestry_audit_export_failed_records", "Records that could not be sent on at a try.", labels=["export"]
+        )
+        lag = GaugeMetricFamily(
+            "vestry_audit_export_lag_records", "Records that wait to be sent on.", labels=["export"]
+        )
+        age = GaugeMetricFamily(
+            "vestry_audit_export_lag_seconds", "Age of the first record that waits to be sent on.", labels=["export"]
+        )
+        for name, records, seconds in self.exports():
+            sent.add_metric([name], self._exported.get(name, 0))
+            failed.add_metric([name], self._export_failed.get(name, 0))
+            lag.add_metric([name], records)
+            age.add_metric([name], seconds)
+        yield from (sent, failed, lag, age)
 
 
 def _never() -> float | None:

@@ -267,6 +267,59 @@ class Relay(Section):
     """How often each engine's health is asked for."""
 
 
+class Export(Section):
+    """One place that the audit log's records are sent to as they are written."""
+
+    name: Label
+    """Name of this export, in metrics and in the name of its cursor."""
+    url: str
+    """`tls://host:port` of a syslog receiver (RFC 5425), or the `https://` URL of an HTTP collector; `http://` only on
+    this machine."""
+    format: Literal["jsonl", "ocsf", "cef"] = "jsonl"
+    """The records as they are, as OCSF events, or as CEF lines."""
+    ca: Path | None = None
+    """PEM file with the authorities that sign the receiver's certificate. Left out: those of the system."""
+    certificate: Path | None = None
+    """PEM file with a client certificate and its chain, for receivers that ask for one."""
+    key: Path | None = None
+    """PEM file with the private key of `certificate`."""
+    token: Path | None = None
+    """Secret file with the token that an HTTP collector asks for."""
+    token_scheme: Annotated[str, Field(pattern=r"^[A-Za-z]{1,32}$")] = "Bearer"  # noqa: S105 - a word
+    """What stands before the token in `Authorization`, such as `Bearer` or `Splunk`."""
+    batch_records: Annotated[int, Field(ge=1, le=10_000)] = 500
+    """Greatest number of records that are sent at once."""
+    timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 10
+    """Time for the receiver to take one batch."""
+
+    @field_validator("url")
+    @classmethod
+    def _receiver(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host, port, parts = None, None, urlsplit("")
+        if not host or parts.username is not None or parts.fragment or not value.isascii() or not value.isprintable():
+            raise ValueError("write it as tls://host:6514, or https://host/path")
+        _host(host)
+        address = address_of(host)
+        local = host == "localhost" or (address is not None and address.is_loopback)
+        if parts.scheme == "tls" and (port is None or parts.path.strip("/") or parts.query):
+            raise ValueError("write it as tls://host:6514")
+        if parts.scheme not in {"tls", "https"} and not (parts.scheme == "http" and local):
+            raise ValueError("records leave this machine over TLS only: tls:// for syslog, https:// for HTTP")
+        return value
+
+    @model_validator(mode="after")
+    def _secrets(self) -> Export:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("a client certificate needs both `certificate` and `key`")
+        if self.token is not None and not self.url.startswith("http"):
+            raise ValueError("a token is for HTTP: a syslog receiver asks for a client certificate")
+        return self
+
+
 class Audit(Section):
     """The record: where it is kept, and how."""
 
@@ -284,6 +337,15 @@ class Audit(Section):
     """A checkpoint is signed after so many records,"""
     checkpoint_seconds: Annotated[float, Field(gt=0, le=3600)] = 60
     """and after so long, if there is anything new."""
+    exports: tuple[Export, ...] = ()
+    """Where records are sent as they are written: a SIEM, a collector. What is down does not hold up a call."""
+
+    @field_validator("exports")
+    @classmethod
+    def _names(cls, value: tuple[Export, ...]) -> tuple[Export, ...]:
+        if len({each.name for each in value}) < len(value):
+            raise ValueError("two exports have the same name: give each its own")
+        return value
 
     @field_validator("origin")
     @classmethod

@@ -34,6 +34,7 @@ class RecordType(StrEnum):
     LOG_TRIM = "log.trim"
     LOG_RECOVERED = "log.recovered"
     CLOCK_JUMP = "clock.jump"
+    LOG_READ = "log.read"
 
 
 I, O, R = RecordType.INTENT, RecordType.OUTCOME, RecordType.REFUSAL  # noqa: E741 - columns of the table
@@ -44,6 +45,7 @@ ALL = frozenset(RecordType)
 SUMMARY, CLOSED = RecordType.REFUSALS_SUMMARY, RecordType.INTENT_CLOSED
 BEGIN, TRIM, RECOVERED = RecordType.SEGMENT_BEGIN, RecordType.LOG_TRIM, RecordType.LOG_RECOVERED
 JUMP = RecordType.CLOCK_JUMP
+READ = RecordType.LOG_READ
 
 INTEGER: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": SAFE_INTEGER}
 SIGNED: dict[str, Any] = {"type": "integer", "minimum": -SAFE_INTEGER, "maximum": SAFE_INTEGER}
@@ -123,7 +125,7 @@ FIELDS: tuple[Field, ...] = (
     _row("key_id", text(64), "Public id of the key. Never the key.", always={I, *KEY}, maybe={O, R}),
     _row("role", text(64), "Role of the key.", always={I}, maybe={O, R, *KEY}),
     _row("end_user", text(128), "The client's `user` field, escaped: whom it says it acts for.", maybe={I}),
-    _row("actor", text(128), "Who changed the key.", always=KEY),
+    _row("actor", text(128), "Who changed the key, or read the log.", always={*KEY, READ}),
     _row("source", text(64), "Address of the caller; through trusted proxies only, the one they name.", maybe={I, R}),
     _row("user_agent", text(256), "The client's `User-Agent`, escaped.", maybe={I, R}),
     # What
@@ -236,6 +238,10 @@ FIELDS: tuple[Field, ...] = (
     _row(
         "jump_us", SIGNED, "Microseconds that the wall clock moved beyond what passed; negative: back.", always={JUMP}
     ),
+    # Reading the log
+    _row("command", text(64), "Command that read the log.", always={READ}),
+    _row("filter", text(1024), "What it was asked for; `all` where nothing was left out.", always={READ}),
+    _row("records", INTEGER, "Records that it was about to show.", maybe={READ}),
 )
 
 LIMITS: dict[str, int] = {field.name: field.form["maxLength"] for field in FIELDS if "maxLength" in field.form}

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import click
 
-from vestry.commands.audit import checkpoint, init, public_key
+from vestry.commands.audit import checkpoint, export, index, init, public_key, show
 
 
 @click.group("audit", short_help="The audit log: its key, checkpoints, proofs.")
 def command() -> None:
-    """The audit log: make its signing key, show the public one, sign a checkpoint.
+    """The audit log: make its signing key, show the public one, sign a checkpoint; find records, and export them.
 
     Exit status: 0 when done, 1 if it did not work or a log did not verify, 2 for what cannot be used.
     """
 
 
-for module in (init, public_key, checkpoint):
+for module in (init, public_key, checkpoint, show, export, index):
     command.add_command(module.command)
