@@ -120,7 +120,9 @@ class House:
 
     def listed(self) -> list[str]:
         path = self.directory / "origins"
-        return [line.split(" ")[0] for line in path.read_text().split("\n\n")[0].split("\n")[2:]] if path.exists() else []
+        return (
+            [line.split(" ")[0] for line in path.read_text().split("\n\n")[0].split("\n")[2:]] if path.exists() else []
+        )
 
     def register(self, *origins: str) -> None:
         """Write the registry anew."""

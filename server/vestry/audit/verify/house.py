@@ -251,9 +251,13 @@ def _compare(listed: set[str], logs: list[_Log], house: Findings) -> None:
     """The registry against what is there."""
     there = {each.origin for each in logs}
     for name in sorted(listed - there):
-        house.fail("log-missing", f"The log `{name}` stands in the registry, and is not here.", 0, "a log", "none", origin=name)
+        house.fail(
+            "log-missing", f"The log `{name}` stands in the registry, and is not here.", 0, "a log", "none", origin=name
+        )
     for name in sorted(there - listed) if listed else []:
-        house.fail("log-unlisted", f"The log `{name}` does not stand in the registry.", None, "an entry", "none", origin=name)
+        house.fail(
+            "log-unlisted", f"The log `{name}` does not stand in the registry.", None, "an entry", "none", origin=name
+        )
 
 
 def _named(origin: str, named: dict[str, int], listed: set[str], house: Findings) -> None:
