@@ -119,7 +119,7 @@ class _Courier:
         self.thread = threading.Thread(target=self._run, name=f"vestry-copy-{sink.name}", daemon=True)
         observer.copy_declared(sink.name)
         if delivered := spool.delivered():
-            observer.copy_delivered(sink.name, size_of(delivered[0]) or 0, delivered[1])
+            observer.copy_known(sink.name, size_of(delivered[0]) or 0, delivered[1])
         self._tell()
 
     def take(self, item: Item) -> None:

@@ -4,9 +4,9 @@ by nobody without a special right (GOVERNANCE).
     PREFIX ORIGIN/checkpoints/999999999999983616-16384-9f86d081884c7d65    18 digits, the size, digest of the note
     PREFIX origins                                                         the registry of origins; a version each
 
-The 18 digits fall as sizes rise, because S3 lists in ascending order only: the newest checkpoint stands first, and is found
-with one request however many there are. Versions are listed, not keys: whoever has the credentials can hide a key
-behind a delete marker, but not its versions, which the lock protects.
+The 18 digits fall as sizes rise, because S3 lists in ascending order only: the newest checkpoint stands first, and is
+found with one request however many there are. Versions are listed, not keys: whoever has the credentials can hide a
+key behind a delete marker, but not its versions, which the lock protects.
 """
 
 from __future__ import annotations

@@ -71,6 +71,9 @@ class Observer(Protocol):
     def copy_declared(self, sink: str) -> None:
         """There is such a sink."""
 
+    def copy_known(self, sink: str, size: int, when: float) -> None:
+        """An earlier process delivered a checkpoint of this size, at `when`."""
+
     def copy_delivered(self, sink: str, size: int, when: float) -> None:
         """A checkpoint of this size in records is there, since `when` (seconds since the epoch)."""
 
@@ -91,6 +94,8 @@ class Unobserved:
     """Counts nothing."""
 
     def copy_declared(self, sink: str) -> None: ...
+
+    def copy_known(self, sink: str, size: int, when: float) -> None: ...
 
     def copy_delivered(self, sink: str, size: int, when: float) -> None: ...
 
