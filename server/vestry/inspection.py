@@ -42,6 +42,7 @@ def _faults(settings: Settings, place: Place) -> Iterator[Fault]:
     yield from _engines(settings, place)
     yield from _tenants(settings, place)
     yield from _directories(settings, place)
+    yield from _copies(settings, place)
     yield from _private_files(settings)
     yield from faults_of_exports(settings, place)
 
@@ -211,6 +212,20 @@ def _directories(settings: Settings, place: Place) -> Iterator[Fault]:
             yield Fault(place(trail), f"{standing} is not a directory", "Name one that is, or that can be made")
         elif not os.access(standing, os.W_OK | os.X_OK):
             yield Fault(place(trail), f"{standing} cannot be written to by this user", "Give it to this user")
+
+
+def _copies(settings: Settings, place: Place) -> Iterator[Fault]:
+    """The files that outside copies need. Whether a copy can be reached is no fault: it may come right by itself."""
+    for index, copy in enumerate(settings.audit.copies):
+        for name in ("ca", "certificate", "key", "credentials"):
+            file: Path | None = getattr(copy, name, None)
+            if file is None:
+                continue
+            trail: Trail = ("audit", "copies", index, name)
+            if why := _unreadable(file):
+                yield Fault(place(trail), f"{file} {why}", "Name a file that this user can read")
+            elif name in {"key", "credentials"} and (exposed := exposure(file, file.stat())):
+                yield exposed.fault
 
 
 def _private_files(settings: Settings) -> Iterator[Fault]:

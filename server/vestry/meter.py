@@ -84,6 +84,18 @@ class _Use:
         self.input = self.output = self.cached = 0
 
 
+class _Copy:
+    """What is known of one outside copy."""
+
+    __slots__ = ("agrees", "delivered", "dropped", "failures", "size", "waiting", "waiting_since", "when")
+
+    def __init__(self) -> None:
+        self.delivered = self.failures = self.dropped = self.size = self.waiting = 0
+        self.when = 0.0
+        self.waiting_since: float | None = None
+        self.agrees = False
+
+
 class Meter(Collector):
     """Counts everything, and is what Prometheus collects from."""
 
@@ -102,6 +114,7 @@ class Meter(Collector):
         self._checkpoint: tuple[int, float] | None = None
         self._checkpoint_failures = 0
         self._journal_healthy = True
+        self._copies: dict[str, _Copy] = {}
         self.replicas: Callable[[], list[tuple[str, str, bool, int]]] = list
         self.certificate_expiry: Callable[[], float | None] = _never
         self._export_lock = threading.Lock()
@@ -209,6 +222,39 @@ class Meter(Collector):
         """The record can, or cannot, be written."""
         self._journal_healthy = healthy
 
+    # Outside copies; called from their threads. Each has a single one.
+
+    def copy_declared(self, sink: str) -> None:
+        """There is such a copy."""
+        self._copies.setdefault(sink, _Copy())
+
+    def copy_known(self, sink: str, size: int, when: float) -> None:
+        """An earlier process delivered a checkpoint of this size."""
+        copy = self._copies.setdefault(sink, _Copy())
+        copy.size, copy.when = size, when
+
+    def copy_delivered(self, sink: str, size: int, when: float) -> None:
+        """A checkpoint of this size in records is there."""
+        self.copy_known(sink, size, when)
+        self._copies[sink].delivered += 1
+
+    def copy_failed(self, sink: str) -> None:
+        """One try to deliver failed."""
+        self._copies[sink].failures += 1
+
+    def copies_waiting(self, sink: str, waiting: int, since: float | None) -> None:
+        """So many items wait, the oldest since then."""
+        copy = self._copies[sink]
+        copy.waiting, copy.waiting_since = waiting, since
+
+    def copies_dropped(self, sink: str, dropped: int) -> None:
+        """So many were given up."""
+        self._copies[sink].dropped += dropped
+
+    def copy_compared(self, sink: str, agrees: bool) -> None:
+        """The log was compared with the copy at the start, or could not be."""
+        self._copies.setdefault(sink, _Copy()).agrees = agrees
+
     # Prometheus -----------------------------------------------------------------------------------------------
 
     def collect(self) -> Families:
@@ -220,6 +266,7 @@ class Meter(Collector):
         yield from self._collect_timings()
         yield from self._collect_replicas()
         yield from self._collect_record()
+        yield from self._collect_copies()
         yield from self._collect_door()
         yield from self._collect_exports()
 
@@ -325,6 +372,35 @@ class Meter(Collector):
             "vestry_audit_healthy", "1 if the record can be written.", value=int(self._journal_healthy)
         )
 
+    def _collect_copies(self) -> Families:
+        label = ["copy"]
+        copies = list(self._copies.items())
+        for name, text, counts in (
+            ("vestry_audit_copies", "Checkpoints delivered to the copy.", [each.delivered for _, each in copies]),
+            ("vestry_audit_copy_failures", "Tries to deliver that failed.", [each.failures for _, each in copies]),
+            ("vestry_audit_copies_dropped", "Checkpoints given up.", [each.dropped for _, each in copies]),
+        ):
+            counter = CounterMetricFamily(name, text, labels=label)
+            for (sink, _), count in zip(copies, counts, strict=True):
+                counter.add_metric([sink], count)
+            yield counter
+        now = time.time()
+        for name, text, values in (
+            ("vestry_audit_copy_records", "Size of its newest checkpoint.", [each.size for _, each in copies]),
+            ("vestry_audit_copy_timestamp_seconds", "When that came.", [each.when for _, each in copies]),
+            ("vestry_audit_copies_waiting", "Items in its spool.", [each.waiting for _, each in copies]),
+            (
+                "vestry_audit_copy_behind_seconds",
+                "Age of the oldest of these.",
+                [_behind(each, now) for _, each in copies],
+            ),
+            ("vestry_audit_copy_compared", "1 if compared at the start.", [int(each.agrees) for _, each in copies]),
+        ):
+            gauge = GaugeMetricFamily(name, text, labels=label)
+            for (sink, _), value in zip(copies, values, strict=True):
+                gauge.add_metric([sink], value)
+            yield gauge
+
     def _collect_door(self) -> Families:
         yield GaugeMetricFamily("vestry_connections", "Open client connections.", value=self._connections)
         refusals = CounterMetricFamily("vestry_door_refusals", "Refused before a call was read.", labels=["code"])
@@ -354,6 +430,10 @@ class Meter(Collector):
             lag.add_metric([name], records)
             age.add_metric([name], seconds)
         yield from (sent, failed, lag, age)
+
+
+def _behind(copy: _Copy, now: float) -> float:
+    return 0.0 if copy.waiting_since is None else max(0.0, now - copy.waiting_since)
 
 
 def _never() -> float | None:
