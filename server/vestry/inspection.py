@@ -19,7 +19,7 @@ from pathlib import Path
 from cryptography import x509
 
 from vestry.faults import Fault
-from vestry.secret_files import ENGINE_KEY, KEY_HASH, exposure, is_folder, looked_at, lost_pepper
+from vestry.secret_files import CONTENT_HASH, ENGINE_KEY, KEY_HASH, exposure, is_folder, looked_at, lost_pepper
 from vestry.settings import Address, Settings, Tls, address_of, is_private
 from vestry.strict_yaml import Trail
 
@@ -215,7 +215,7 @@ def _private_files(settings: Settings) -> Iterator[Fault]:
     folder = settings.secrets_directory
     if lost := lost_pepper(settings):
         yield lost.fault
-    for path in (folder, folder / KEY_HASH, folder / ENGINE_KEY):
+    for path in (folder, folder / KEY_HASH, folder / ENGINE_KEY, folder / CONTENT_HASH):
         try:
             status = path.stat()
         except (FileNotFoundError, NotADirectoryError):

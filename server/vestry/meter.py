@@ -97,6 +97,7 @@ class Meter(Collector):
         self._commits = Histogram(COMMIT)
         self._records = self._record_bytes = self._record_failures = 0
         self._journal_healthy = True
+        self._content_failures = 0
         self.replicas: Callable[[], list[tuple[str, str, bool, int]]] = list
         self.certificate_expiry: Callable[[], float | None] = _never
 
@@ -176,6 +177,10 @@ class Meter(Collector):
     def failed(self, records: int) -> None:
         """Records could not be made durable."""
         self._record_failures += records
+
+    def content_failed(self) -> None:
+        """A prompt or an answer could not be kept; its call was not served."""
+        self._content_failures += 1
 
     def health(self, healthy: bool) -> None:
         """The record can, or cannot, be written."""
@@ -281,6 +286,7 @@ class Meter(Collector):
             ("vestry_audit_records", "Records made durable.", self._records),
             ("vestry_audit_bytes", "Bytes of records made durable.", self._record_bytes),
             ("vestry_audit_failures", "Records that could not be made durable.", self._record_failures),
+            ("vestry_audit_content_failures", "Contents that could not be kept.", self._content_failures),
         ):
             yield CounterMetricFamily(name, text, value=value)
         yield GaugeMetricFamily(

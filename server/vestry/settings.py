@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from vestry.audit.content.auditor import AuditorKey
+
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
 LABEL = r"^[a-z0-9][a-z0-9-]{0,62}$"
 ORIGIN = r"^[a-z0-9][a-z0-9./-]{0,62}$"
@@ -177,6 +179,30 @@ class Bounds(Section):
     """Greatest size of one JSON schema or grammar."""
 
 
+def _auditor(value: str) -> str:
+    AuditorKey.parse(value)
+    return value
+
+
+Auditor = Annotated[str, AfterValidator(_auditor)]
+Mode = Literal["metadata", "hashed", "sealed", "full"]
+
+
+class Contents(Section):
+    """What of prompts and answers is kept beside the record. A client has no word in it."""
+
+    default: Mode = "metadata"
+    """Mode of every route that `routes` does not name. `metadata` keeps nothing, and no hash."""
+    routes: dict[Literal["chat.completions", "completions"], Mode] = {}
+    """Modes of single routes."""
+    auditor: Auditor | None = None
+    """Public key (`vestry audit keygen`) that content is sealed to. Left out: `audit.auditor`."""
+
+    def mode(self, route: str) -> str:
+        """The mode of a route, by its name in records."""
+        return {**self.routes}.get(route, self.default)  # type: ignore[call-overload,no-any-return]
+
+
 class Tenant(Section):
     """What the holders of a tenant's keys may use, all together and each."""
 
@@ -190,6 +216,7 @@ class Tenant(Section):
     """Calls in progress at once for one key that has no bound of its own."""
     key_requests_per_minute: Annotated[int, Field(ge=1, le=10_000_000)] = 3000
     """Calls begun in a minute for one key that has no bound of its own."""
+    content: Contents = Contents()
 
 
 class Replica(Section):
@@ -267,6 +294,23 @@ class Relay(Section):
     """How often each engine's health is asked for."""
 
 
+class Hold(Section):
+    """A legal hold: what it covers is neither erased nor pruned."""
+
+    tenant: Label | None = None
+    """Tenant that is held. Left out: every one."""
+    subject: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Person or program that is held, as in the records. Left out: every one of the tenant."""
+    reason: Annotated[str, Field(min_length=1, max_length=256)]
+    """Why, in the words that a refused erasure gives."""
+
+    @model_validator(mode="after")
+    def _covers(self) -> Hold:
+        if self.tenant is None and self.subject is None:
+            raise ValueError("a hold names a `tenant`, a `subject`, or both")
+        return self
+
+
 class Audit(Section):
     """The record: where it is kept, and how."""
 
@@ -278,6 +322,12 @@ class Audit(Section):
     """How long a call waits for its record; then 503."""
     segment_bytes: Annotated[int, Field(ge=65_536, le=1 << 30)] = 268_435_456
     """Size at which the log goes on in a new file."""
+    auditor: Auditor | None = None
+    """Public key (`vestry audit keygen`) that `sealed` content is sealed to, where a tenant names none of its own."""
+    content_bytes: Annotated[int, Field(ge=4096, le=67_108_864)] = 4_194_304
+    """Most that is kept of one prompt, and of one answer's text; what goes beyond is left out, and its record says so."""
+    holds: tuple[Hold, ...] = ()
+    """Legal holds."""
 
     @field_validator("origin")
     @classmethod
@@ -286,6 +336,8 @@ class Audit(Section):
             raise ValueError("`cli` is the log of the command line: take another name")
         if any(part in {"", ".", ".."} for part in value.split("/")):
             raise ValueError("between slashes stands a name, not nothing, `.` or `..`")
+        if taken := {"content", "tile"}.intersection(value.split("/")):
+            raise ValueError(f"`{min(taken)}` is a directory of a log's own: take another name")
         return value
 
 
@@ -318,6 +370,15 @@ class Settings(Section):
         ]
         if unknown:
             raise PydanticCustomError("unknown_models", "{said}", {"said": "; ".join(unknown)})
+        return self
+
+    @model_validator(mode="after")
+    def _sealable(self) -> Settings:
+        if self.audit.auditor is None:
+            for name, tenant in self.tenants.items():
+                content = tenant.content
+                if content.auditor is None and "sealed" in {content.default, *content.routes.values()}:
+                    raise PydanticCustomError("no_auditor", "{tenant}", {"tenant": name})
         return self
 
     @property
