@@ -29,12 +29,12 @@ from vestry.adapters.key_format import PROBE
 from vestry.adapters.keys_sqlite import SqliteKeys
 from vestry.adapters.upstream import Upstream
 from vestry.admit import Admission
-from vestry.audit.content.auditor import AuditorKey
 from vestry.audit.content.keeper import Keeper
 from vestry.audit.content.keeper import Secrets as ContentSecrets
 from vestry.audit.content.sealing import Sealer
 from vestry.audit.log import AuditLog
 from vestry.audit.records import Records
+from vestry.auditor import AuditorKey
 from vestry.configuration import digest
 from vestry.edge import arrival, door
 from vestry.edge.dataplane import DataPlane

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from vestry.audit.content.auditor import AuditorKey
+from vestry.auditor import AuditorKey
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
 LABEL = r"^[a-z0-9][a-z0-9-]{0,62}$"
@@ -325,7 +325,7 @@ class Audit(Section):
     auditor: Auditor | None = None
     """Public key (`vestry audit keygen`) that `sealed` content is sealed to, where a tenant names none of its own."""
     content_bytes: Annotated[int, Field(ge=4096, le=67_108_864)] = 4_194_304
-    """Most that is kept of one prompt, and of one answer's text; what goes beyond is left out, and its record says so."""
+    """Most that is kept of one prompt, and of one answer's text; the record says how much was left out."""
     holds: tuple[Hold, ...] = ()
     """Legal holds."""
 

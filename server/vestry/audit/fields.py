@@ -265,7 +265,9 @@ FIELDS: tuple[Field, ...] = (
     ),
     # Reading, and erasing content
     _row("what", text(256), "What was read: the command, and what it was asked for.", always={READ}),
-    _row("count", INTEGER, "How many records were read, or how many contents are erased.", always={ERASE}, maybe={READ}),
+    _row(
+        "count", INTEGER, "How many records were read, or how many contents are erased.", always={ERASE}, maybe={READ}
+    ),
     _row("before", TIME, "Only what was kept before this time is erased. Left out: all.", maybe={ERASE}),
 )
 

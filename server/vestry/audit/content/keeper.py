@@ -189,9 +189,7 @@ class Keeper:
         """What the record will say but for its place, and what is to be written."""
         kept, context, mode = job.make(), job.context, job.mode
         salt = new_salt()
-        content = Content(
-            size=len(kept.content), left_out=kept.left_out, commitment=commitment(salt, kept.content)
-        )
+        content = Content(size=len(kept.content), left_out=kept.left_out, commitment=commitment(salt, kept.content))
         secret, blob = salt, b""
         if mode == ContentMode.HASHED:
             key = self._tenant_key(context.tenant)
@@ -223,7 +221,7 @@ class Keeper:
             places = bundle.append([item for _, _, item in ready])
         except OSError as error:
             if not self._broken:
-                _LOG.error("content cannot be kept, so its calls are not served: %s", error)  # noqa: TRY400
+                _LOG.error("content cannot be kept, so its calls are not served: %s", error)
             self._broken = True
             self._drop()
             return [(job, error) for job, _, _ in ready]

@@ -173,7 +173,7 @@ def entry_of(home: Path, leaf: Leaf) -> Entry:
     ):
         raise ContentDamaged(f"{path} was altered: the entry at byte {content.entry} is another call's")
     if not entry.lives:
-        raise Nothing(_erased(home, leaf))
+        raise Nothing(_erased(home, entry))
     return entry
 
 
@@ -211,21 +211,22 @@ def _unsealed(leaf: Leaf, entry: Entry, blob: bytes, private: bytes) -> tuple[by
         raise WrongKey(f"{error}. It was sealed to the auditor's key {_kept(leaf).auditor}") from None
 
 
-def _erased(home: Path, leaf: Leaf) -> str:
+def _erased(home: Path, entry: Entry) -> str:
     """The sentence of an entry that says it was erased: that a record says so too, or that none does."""
     directory = next((each for each in home.parents if is_log(each / "cli")), None)
     if directory is None:
         return "it was erased; which record says so cannot be seen here, without the log `cli` beside this one"
+    about = entry.about
     for index, raw in LogReader(directory / "cli").leaves():
         if b'"content.erase"' not in raw:
             continue
         erasure = _erasure(raw)
         if (
             erasure is not None
-            and erasure.subject == leaf.subject
-            and erasure.tenant in {"", leaf.tenant}
-            and (not erasure.before or leaf.time < erasure.before)
-            and erasure.time >= leaf.time
+            and erasure.subject == about.subject
+            and erasure.tenant in {"", about.tenant}
+            and (not erasure.before or about.time < erasure.before)
+            and erasure.time >= about.time
         ):
             return f"it was erased at {erasure.time}, as record {index} of the log `cli` says"
     raise ContentDamaged("it is marked as erased, but no record of the log `cli` says that it was")

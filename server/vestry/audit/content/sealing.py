@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from msgspec import Struct
 
-from vestry.audit.content.auditor import AuditorKey
+from vestry.auditor import AuditorKey
 
 SALT_BYTES = 32
 KEY_BYTES = 32
@@ -104,7 +104,9 @@ def unseal(private: bytes, sealed: Sealed, context: Context) -> tuple[bytes, byt
     try:
         key = _suite().decrypt(sealed.wrapped, X25519PrivateKey.from_private_bytes(private), bound)
     except (InvalidTag, ValueError) as error:
-        raise NotOpened("this private key does not open it: it was sealed to another, or its key was altered") from error
+        raise NotOpened(
+            "this private key does not open it: it was sealed to another, or its key was altered"
+        ) from error
     try:
         plain = AESGCM(key).decrypt(_NONCE, sealed.ciphertext, bound)
     except (InvalidTag, ValueError) as error:

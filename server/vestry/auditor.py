@@ -1,7 +1,8 @@
 """An auditor's keys as text: an X25519 key pair (RFC 7748), each half on one line with a checksum.
 
 `vestry-auditor-` or `VESTRY-AUDITOR-SECRET-`, then base64url (RFC 4648, section 5) of the 32 bytes of the key and
-the first 4 bytes of the SHA-256 of prefix and key. So a slip of the pen is found, and neither half passes for the other.
+the first 4 bytes of the SHA-256 of prefix and key. So a slip of the pen is found, and neither half passes for the
+other. It stands outside `audit/` because settings hold public keys.
 """
 
 from __future__ import annotations
