@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vestry.configuration import LARGEST_FILE, ConfigurationError, Fault, digest, load, read, schema
 from vestry.settings import Model, Settings, Tenant
 
-KNOWN = "sha256:f1e670c953a0b0dab81b316bae833d62f200e1319976c40257b7521d9a558374"
+KNOWN = "sha256:ae6e2a5e31b29faa35b2b9a17778ce8a1e10fe8b330075a906aa0a9d8443317c"
 
 Write = Callable[[str | bytes], Path]
 
