@@ -7,6 +7,7 @@ is not touched: `Keep.of` gives None, and nothing stands between the engine and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from vestry.audit.calls import Content
 from vestry.audit.canonical import clean
@@ -43,8 +44,8 @@ class Keeping:
 
     async def prompt(self, call: Call) -> Content:
         """Keep the prompt as the engine will get it; durable when this returns. Raises AuditUnavailable."""
-        body, limit = call.body, self._limit
-        return await self._keeper.keep(Context(*self._whose, "prompt"), self._mode, lambda: prompt(body, limit))
+        make = partial(prompt, call.body, self._limit, texts=self._mode == ContentMode.HASHED)
+        return await self._keeper.keep(Context(*self._whose, "prompt"), self._mode, make)
 
     def listen(self, client: Client) -> Client:
         """The client, with an ear to what it is sent while the stream goes on."""

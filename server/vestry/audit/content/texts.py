@@ -106,10 +106,10 @@ _prompt = msgspec.json.Decoder(_Prompt).decode
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
-def prompt(body: bytes, limit: int) -> Kept:
-    """A prompt: the body as the engine gets it, at most `limit` bytes, and the text of each message or prompt."""
+def prompt(body: bytes, limit: int, *, texts: bool = True) -> Kept:
+    """A prompt: the body as the engine gets it, at most `limit` bytes; if asked for, each message's or prompt's text."""
     kept = body if len(body) <= limit else _whole(body[:limit])
-    return Kept(kept, _texts_of(body), len(body) - len(kept))
+    return Kept(kept, _texts_of(body) if texts else (), len(body) - len(kept))
 
 
 def _texts_of(body: bytes) -> tuple[str, ...]:
