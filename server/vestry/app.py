@@ -29,9 +29,13 @@ from vestry.adapters.key_format import PROBE
 from vestry.adapters.keys_sqlite import SqliteKeys
 from vestry.adapters.upstream import Upstream
 from vestry.admit import Admission
+from vestry.audit.content.keeper import Keeper
+from vestry.audit.content.keeper import Secrets as ContentSecrets
+from vestry.audit.content.sealing import Sealer
 from vestry.audit.log import AuditLog
 from vestry.audit.notary import Signing
 from vestry.audit.records import Records
+from vestry.auditor import AuditorKey
 from vestry.configuration import digest
 from vestry.edge import arrival, door
 from vestry.edge.dataplane import DataPlane
@@ -41,13 +45,15 @@ from vestry.edge.tls import Certificates
 from vestry.errors import KeysUnavailable, Refusal
 from vestry.exporting import Exports
 from vestry.forward import Forward
+from vestry.keeping import Keep, Modes
 from vestry.meter import Meter
 from vestry.pipeline import Corridor
 from vestry.record import Recorder
-from vestry.relay import Relay
+from vestry.relay import PATHS, Relay
 from vestry.route import Router
+from vestry.secret_files import content_hash
 from vestry.settings import Settings, is_private
-from vestry.types import ServedModel
+from vestry.types import ContentMode, ServedModel
 
 log = logging.getLogger("vestry")
 AGAIN_SECONDS = 1.0
@@ -75,6 +81,7 @@ class Server:
         self._stack = contextlib.AsyncExitStack()
         self._exports = Exports(settings, self.meter)
         self.addresses: dict[str, str] = {}
+        self._keeper: Keeper | None = None
 
     async def __aenter__(self) -> Server:
         """Build everything and open the ports. Raises OSError with a sentence, or what the record raises."""
@@ -127,7 +134,9 @@ class Server:
         )
         stack.push_async_callback(journal.close)
         await stack.enter_async_context(self._exports.running(journal.size))
-        recorder = Recorder(journal, Records(configuration_digest=digest(settings)))
+        modes = content_modes(settings)
+        keep = await self._keep(stack, modes)
+        recorder = Recorder(journal, Records(configuration_digest=digest(settings), modes=modes))
         await recorder.started(journal.origins)
         stack.push_async_callback(recorder.stopped)
         self._keys = SqliteKeys(settings.keys_database, self._secrets.key_hash)
@@ -146,8 +155,24 @@ class Server:
             recorder=recorder,
             forward=Forward(self._router, Relay(engines, settings.relay), self.meter),
             meter=self.meter,
+            keep=keep,
         )
         await self._open_ports(stack, corridor, recorder)
+
+    async def _keep(self, stack: contextlib.AsyncExitStack, modes: Modes) -> Keep | None:
+        """What keeps content, if any tenant's is kept. Raises LogUnusable, SecretFault."""
+        settings = self.settings
+        if not modes:
+            return None
+        used = set(modes.values())
+        self._keeper = Keeper(
+            settings.audit_directory / settings.audit.origin,
+            ContentSecrets(content_hash(settings) if ContentMode.HASHED in used else b"", sealers(settings, modes)),
+            seconds=settings.audit.commit_seconds,
+            failed=self.meter.content_failed,
+        )
+        stack.push_async_callback(self._keeper.close)
+        return Keep(self._keeper, modes, limit=settings.audit.content_bytes)
 
     def _engines(self, stack: contextlib.AsyncExitStack) -> dict[str, Upstream]:
         """One connection pool a replica; replicas of the same name are the same engine."""
@@ -236,6 +261,8 @@ class Server:
             missing["server"] = "stopping" if self._stopping.is_set() else "starting"
         if not self._journal.healthy:
             missing["record"] = "the record cannot be written"
+        if self._keeper is not None and not self._keeper.healthy:
+            missing["content"] = "content that is to be kept cannot be written"
         try:
             self._keys.find(PROBE)
         except KeysUnavailable:
@@ -308,6 +335,26 @@ async def _running(work: Any) -> AsyncIterator[None]:
 def _report(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
         log.error("a task of the server has ended", exc_info=task.exception())
+
+
+def content_modes(settings: Settings) -> dict[tuple[str, str], ContentMode]:
+    """The mode of each tenant and route whose content is kept."""
+    found = {
+        (name, route): ContentMode(tenant.content.mode(route))
+        for name, tenant in settings.tenants.items()
+        for route in PATHS
+    }
+    return {place: mode for place, mode in found.items() if mode != ContentMode.METADATA}
+
+
+def sealers(settings: Settings, modes: Modes) -> dict[str, Sealer]:
+    """What seals the content of each tenant that has some sealed. Raises ValueError."""
+    keys = {
+        tenant: settings.tenants[tenant].content.auditor or settings.audit.auditor
+        for (tenant, _), mode in modes.items()
+        if mode == ContentMode.SEALED
+    }
+    return {tenant: Sealer(AuditorKey.parse(key or "")) for tenant, key in keys.items()}
 
 
 def state_directory(path: Path) -> None:

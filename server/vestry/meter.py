@@ -115,6 +115,7 @@ class Meter(Collector):
         self._checkpoint_failures = 0
         self._journal_healthy = True
         self._copies: dict[str, _Copy] = {}
+        self._content_failures = 0
         self.replicas: Callable[[], list[tuple[str, str, bool, int]]] = list
         self.certificate_expiry: Callable[[], float | None] = _never
         self._export_lock = threading.Lock()
@@ -217,6 +218,10 @@ class Meter(Collector):
         """Records could not be sent on, and will be sent again. Called in the export's threads."""
         with self._export_lock:
             self._export_failed[export] = self._export_failed.get(export, 0) + records
+
+    def content_failed(self) -> None:
+        """A prompt or an answer could not be kept; its call was not served."""
+        self._content_failures += 1
 
     def health(self, healthy: bool) -> None:
         """The record can, or cannot, be written."""
@@ -358,6 +363,7 @@ class Meter(Collector):
             ("vestry_audit_bytes", "Bytes of records made durable.", self._record_bytes),
             ("vestry_audit_failures", "Records that could not be made durable.", self._record_failures),
             ("vestry_audit_checkpoint_failures", "Checkpoints that could not be made.", self._checkpoint_failures),
+            ("vestry_audit_content_failures", "Contents that could not be kept.", self._content_failures),
         ):
             yield CounterMetricFamily(name, text, value=value)
         if self._checkpoint is not None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable
 
 from vestry import __version__
+from vestry.audit.calls import Content
 from vestry.audit.fields import ORIGINS, RecordType
 from vestry.audit.flood import RefusalLog
 from vestry.audit.records import Records
@@ -47,15 +48,23 @@ class Recorder:
         except AuditUnavailable:
             log.error("the server's stop could not be recorded")  # noqa: TRY400 - the record's own log has the cause
 
-    def intent(self, head: Head, principal: Principal, call: Call, grant: Grant) -> Awaitable[None]:
+    def intent(
+        self, head: Head, principal: Principal, call: Call, grant: Grant, content: Content | None = None
+    ) -> Awaitable[None]:
         """What is about to be asked of an engine, and why it may be. Durable when this has been waited for."""
-        return self._journal.append(self._records.intent(head, principal, call, grant))
+        return self._journal.append(self._records.intent(head, principal, call, grant, content))
 
-    def outcome(
-        self, head: Head, principal: Principal, call: Call | None, grant: Grant | None, outcome: Outcome
+    def outcome(  # noqa: PLR0917 - called for every call, and keywords cost
+        self,
+        head: Head,
+        principal: Principal,
+        call: Call | None,
+        grant: Grant | None,
+        outcome: Outcome,
+        content: Content | None = None,
     ) -> Awaitable[None]:
         """How it went. Durable when this has been waited for."""
-        return self._journal.append(self._records.outcome(head, principal, call, grant, outcome))
+        return self._journal.append(self._records.outcome(head, principal, call, grant, outcome, content))
 
     async def refusal(self, head: Head, principal: Principal | None, call: Call | None, refusal: Refusal) -> None:
         """A refusal: durable when this returns, as a record of its own or as one of a sum."""

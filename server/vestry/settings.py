@@ -31,7 +31,7 @@ from vestry.section import (
     is_host_name,
     is_private,
 )
-from vestry.settings_copies import Copy
+from vestry.settings_record import Audit, Contents
 
 __all__ = ["LABEL", "NAME", "ORIGIN", "Address", "Section", "address_of", "is_host_name", "is_private"]
 
@@ -153,6 +153,7 @@ class Tenant(Section):
     """Calls in progress at once for one key that has no bound of its own."""
     key_requests_per_minute: Annotated[int, Field(ge=1, le=10_000_000)] = 3000
     """Calls begun in a minute for one key that has no bound of its own."""
+    content: Contents = Contents()
 
 
 class Replica(Section):
@@ -230,108 +231,6 @@ class Relay(Section):
     """How often each engine's health is asked for."""
 
 
-class Export(Section):
-    """One place that the audit log's records are sent to as they are written."""
-
-    name: Label
-    """Name of this export, in metrics and in the name of its cursor."""
-    url: str
-    """`tls://host:port` of a syslog receiver (RFC 5425), or the `https://` URL of an HTTP collector; `http://` only on
-    this machine."""
-    format: Literal["jsonl", "ocsf", "cef"] = "jsonl"
-    """The records as they are, as OCSF events, or as CEF lines."""
-    ca: Path | None = None
-    """PEM file with the authorities that sign the receiver's certificate. Left out: those of the system."""
-    certificate: Path | None = None
-    """PEM file with a client certificate and its chain, for receivers that ask for one."""
-    key: Path | None = None
-    """PEM file with the private key of `certificate`."""
-    token: Path | None = None
-    """Secret file with the token that an HTTP collector asks for."""
-    token_scheme: Annotated[str, Field(pattern=r"^[A-Za-z]{1,32}$")] = "Bearer"  # noqa: S105 - a word
-    """What stands before the token in `Authorization`, such as `Bearer` or `Splunk`."""
-    batch_records: Annotated[int, Field(ge=1, le=10_000)] = 500
-    """Greatest number of records that are sent at once."""
-    timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 10
-    """Time for the receiver to take one batch."""
-
-    @field_validator("url")
-    @classmethod
-    def _receiver(cls, value: str) -> str:
-        try:
-            parts = urlsplit(value)
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            host, port, parts = None, None, urlsplit("")
-        if not host or parts.username is not None or parts.fragment or not value.isascii() or not value.isprintable():
-            raise ValueError("write it as tls://host:6514, or https://host/path")
-        _host(host)
-        address = address_of(host)
-        local = host == "localhost" or (address is not None and address.is_loopback)
-        if parts.scheme == "tls" and (port is None or parts.path.strip("/") or parts.query):
-            raise ValueError("write it as tls://host:6514")
-        if parts.scheme not in {"tls", "https"} and not (parts.scheme == "http" and local):
-            raise ValueError("records leave this machine over TLS only: tls:// for syslog, https:// for HTTP")
-        return value
-
-    @model_validator(mode="after")
-    def _secrets(self) -> Export:
-        if (self.certificate is None) != (self.key is None):
-            raise ValueError("a client certificate needs both `certificate` and `key`")
-        if self.token is not None and not self.url.startswith("http"):
-            raise ValueError("a token is for HTTP: a syslog receiver asks for a client certificate")
-        return self
-
-
-class Audit(Section):
-    """The record: where it is kept, and how."""
-
-    directory: Path | None = None
-    """Where the record is kept. Left out: `audit/` under the state directory."""
-    origin: Annotated[str, Field(pattern=ORIGIN)] = "server"
-    """Name of this process's log. Every server process has its own."""
-    commit_seconds: Seconds = 2
-    """How long a call waits for its record; then 503."""
-    segment_bytes: Annotated[int, Field(ge=65_536, le=1 << 30)] = 67_108_864
-    """Size at which the journal goes on in a new file."""
-    signing_key: Path | None = None
-    """File with the key that signs the log. Left out: `audit-key` in the secrets directory."""
-    checkpoint_records: Annotated[int, Field(ge=1, le=1_000_000)] = 16_384
-    """A checkpoint is signed after so many records,"""
-    checkpoint_seconds: Annotated[float, Field(gt=0, le=3600)] = 60
-    """and after so long, if there is anything new."""
-    copies: tuple[Copy, ...] = ()
-    """Where checkpoints are copied to, outside of this server's reach. See docs/audit-copies.md."""
-    exports: tuple[Export, ...] = ()
-    """Where records are sent as they are written: a SIEM, a collector. What is down does not hold up a call."""
-
-    @field_validator("exports")
-    @classmethod
-    def _names(cls, value: tuple[Export, ...]) -> tuple[Export, ...]:
-        if len({each.name for each in value}) < len(value):
-            raise ValueError("two exports have the same name: give each its own")
-        return value
-
-    @field_validator("origin")
-    @classmethod
-    def _folder(cls, value: str) -> str:
-        if value == "cli":
-            raise ValueError("`cli` is the log of the command line: take another name")
-        if any(part in {"", ".", ".."} for part in value.split("/")):
-            raise ValueError("between slashes stands a name, not nothing, `.` or `..`")
-        if taken := {"tile", "spool", "cosigned"} & set(value.split("/")[1:]):
-            raise ValueError(f"`{taken.pop()}` is the name of a folder within a log: take another name")
-        return value
-
-    @field_validator("copies")
-    @classmethod
-    def _distinct(cls, value: tuple[Copy, ...]) -> tuple[Copy, ...]:
-        names = [each.name for each in value]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"two copies are named `{twice}`: give each a name of its own")
-        return value
-
-
 class Settings(Section):
     """Vestry's settings."""
 
@@ -361,6 +260,15 @@ class Settings(Section):
         ]
         if unknown:
             raise PydanticCustomError("unknown_models", "{said}", {"said": "; ".join(unknown)})
+        return self
+
+    @model_validator(mode="after")
+    def _sealable(self) -> Settings:
+        if self.audit.auditor is None:
+            for name, tenant in self.tenants.items():
+                content = tenant.content
+                if content.auditor is None and "sealed" in {content.default, *content.routes.values()}:
+                    raise PydanticCustomError("no_auditor", "{tenant}", {"tenant": name})
         return self
 
     @property

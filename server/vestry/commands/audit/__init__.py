@@ -4,12 +4,34 @@ from __future__ import annotations
 
 import click
 
-from vestry.commands.audit import checkpoint, export, index, init, prove, public_key, show, verify, verify_proof
+from vestry.commands.audit import (
+    checkpoint,
+    erase,
+    export,
+    index,
+    init,
+    keygen,
+    opening,
+    prove,
+    public_key,
+    show,
+    tenant_key,
+    verify,
+    verify_proof,
+)
+
+COMMANDS = (
+    *(init, public_key, checkpoint),
+    *(show, export, index),
+    *(verify, prove, verify_proof),
+    *(keygen, opening, erase, tenant_key),
+)
 
 
-@click.group("audit", short_help="The audit log: its key, proofs, what stands in it.")
+@click.group("audit", short_help="The audit log: its keys, proofs, and what stands in it.")
 def command() -> None:
-    """The audit log: its signing key and checkpoints; find and export records; verify a copy, and prove a record.
+    """The audit log: its signing key and checkpoints; find and export records; verify a copy, and prove a record; open
+    and erase content.
 
     `verify` and `verify-proof` work on copies, offline, with the public key alone; they need no settings.
 
@@ -18,5 +40,5 @@ def command() -> None:
     """
 
 
-for module in (init, public_key, checkpoint, show, export, index, verify, prove, verify_proof):
+for module in COMMANDS:
     command.add_command(module.command)
