@@ -22,6 +22,7 @@ OPEN = 100_000
 """Intents that may be open at once; a server has room for far fewer calls."""
 ORIGINS = 10_000
 LISTED = 1000
+NAMED = 20
 _BACK_US = 10_000_000
 _TYPES = 256
 

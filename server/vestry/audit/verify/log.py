@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from vestry.audit.canonical import clean
 from vestry.audit.tlog.merkle import HASH_BYTES, leaf_hash, whole
 from vestry.audit.tlog.notes import Checkpoint
 from vestry.audit.tlog.tiles import HEIGHT, WIDTH, hashes_of, tile_path, unbundled
 from vestry.audit.verify import disk
-from vestry.audit.verify.chronicle import LISTED, Chronicle, record_of
+from vestry.audit.verify.chronicle import LISTED, NAMED, Chronicle, record_of
 from vestry.audit.verify.disk import Unreadable
 from vestry.audit.verify.findings import Findings, LogReport, Progress
 from vestry.audit.verify.frontier import Frontier, Upper
@@ -46,9 +47,12 @@ class LogVerifier:
         self._whole = True
         self._matched = False
         self._trusted = 0
+        self._at: list[tuple[Checkpoint, bytes | None]] = []
         self._first_kept = 0
 
     def run(self) -> LogReport:
+        """The verdict. Reads the log once."""
+        self._at = [(each, self._tree.root()) for each in self._others if each.size == 0]
         whole_groups = self._size // WIDTH
         group = 0
         for found in disk.whole_bundles(self._home, whole_groups):
@@ -60,6 +64,7 @@ class LogVerifier:
             self._group(whole_groups, self._size % WIDTH)
         self._upper.finish()
         self._matched = self._head is not None and self._whole and self._tree.root() == self._head.root
+        self._compare_others()
         self._compare_root()
         self._findings.judge_holes(self.chronicle.pruned if self._matched else 0)
         beyond = self._beyond()
@@ -129,7 +134,7 @@ class LogVerifier:
             self._first_kept = until * WIDTH
         for other in self._others:
             if group * WIDTH < other.size < until * WIDTH:
-                self._unknown(other)
+                self._at.append((other, None))
         at = group
         while at < until:
             level = min((at & -at).bit_length() - 1 if at else 63, (until - at).bit_length() - 1)
@@ -213,31 +218,34 @@ class LogVerifier:
             self._tree.root().hex(),
         )
 
-    def _agree(self, other: Checkpoint, tree: Frontier) -> None:
-        """An older or outside checkpoint against the tree at its size."""
-        if not self._whole:
-            self._unknown(other)
-        elif tree.root() == other.root:
-            self._trusted = max(self._trusted, other.size)
-        else:
-            self._findings.fail(
-                "checkpoint-differs",
-                f"A checkpoint of {other.size} records that was signed has another root than the first {other.size} "
-                f"records here: something in {self._trusted} to {other.size - 1} was changed since, or before.",
-                self._findings.first_bad if self._findings.first_bad is not None else self._trusted,
-                other.root.hex(),
-                tree.root().hex(),
-            )
+    def _compare_others(self) -> None:
+        """Older and outside checkpoints against the tree as it was at their sizes."""
+        for other, root in self._at:
+            if root is None:
+                self._findings.fail(
+                    "checkpoint-unknown",
+                    f"A checkpoint of {other.size} records cannot be compared: records up to there were pruned, or are "
+                    "missing. Compare with a later one.",
+                    None,
+                    other.root.hex(),
+                    "no tree of this size",
+                )
+            elif root == other.root:
+                self._trusted = max(self._trusted, other.size)
+            else:
+                bad = self._findings.first_bad
+                self._findings.fail(
+                    "checkpoint-differs",
+                    f"A checkpoint of {other.size} records that was signed has another root than the first "
+                    f"{other.size} records here: what was signed then was changed, from {self._trusted} on.",
+                    self._trusted if bad is None else bad,
+                    other.root.hex(),
+                    root.hex(),
+                )
+        self._at.clear()
 
-    def _unknown(self, other: Checkpoint) -> None:
-        self._findings.fail(
-            "checkpoint-unknown",
-            f"A checkpoint of {other.size} records cannot be compared: records up to there were pruned, or are "
-            "missing. Compare with a later one.",
-            None,
-            other.root.hex(),
-            "no tree of this size",
-        )
+    def _agree(self, other: Checkpoint, tree: Frontier) -> None:
+        self._at.append((other, tree.root() if self._whole else None))
 
     # Beyond the checkpoint
 
@@ -257,6 +265,7 @@ class LogVerifier:
             index += 1
             while waiting and waiting[0].size == index:
                 self._agree(waiting.pop(0), self._tree)
+        self._compare_others()
         beyond = index - self._size
         if beyond:
             self._findings.note(
@@ -285,7 +294,11 @@ class LogVerifier:
             failing.note("pruned", f"Records below {self._first_kept} were pruned, as a `log.prune` record says.", 0)
         open_ = chronicle.open
         if open_:
-            failing.note("intents-open", f"{len(open_)} calls were in progress at the end: intents without outcome.")
+            first = ", ".join(clean(name, 64) for name, _ in zip(open_, range(NAMED), strict=False))
+            more = f", … and {len(open_) - NAMED} more" if len(open_) > NAMED else ""
+            failing.note(
+                "intents-open", f"{len(open_)} intents have no outcome at the end, calls in progress: {first}{more}."
+            )
         return LogReport(
             origin=self._origin,
             name="" if head is None else head.name,
