@@ -17,8 +17,9 @@ from vestry.audit.fields import RecordType
 from vestry.audit.opening import append_once
 from vestry.audit.records import Records, rfc3339
 from vestry.audit.scan import LogUnusable
-from vestry.secret_files import key_hash
+from vestry.secret_files import SecretFault, key_hash
 from vestry.settings import Settings
+from vestry.signing import signing
 from vestry.types import Limits
 
 
@@ -142,7 +143,9 @@ def _record(settings: Settings, kind: RecordType, key: Key, actor: str | None, *
         **details,
     )
     try:
-        append_once(settings.audit_directory, event)
+        append_once(settings.audit_directory, event, signing=signing(settings))
+    except SecretFault as fault:
+        raise ChangeRefused(f"Nothing was changed, because the change could not be recorded. {fault.fault}") from None
     except (LogUnusable, OSError) as fault:
         raise ChangeRefused(f"Nothing was changed, because the change could not be recorded. {fault}") from fault
 

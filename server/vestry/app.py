@@ -30,6 +30,7 @@ from vestry.adapters.keys_sqlite import SqliteKeys
 from vestry.adapters.upstream import Upstream
 from vestry.admit import Admission
 from vestry.audit.log import AuditLog
+from vestry.audit.notary import Signing
 from vestry.audit.records import Records
 from vestry.configuration import digest
 from vestry.edge import arrival, door
@@ -40,6 +41,7 @@ from vestry.edge.tls import Certificates
 from vestry.errors import KeysUnavailable, Refusal
 from vestry.forward import Forward
 from vestry.meter import Meter
+from vestry.outside import OutsideCopies
 from vestry.pipeline import Corridor
 from vestry.record import Recorder
 from vestry.relay import Relay
@@ -52,10 +54,10 @@ AGAIN_SECONDS = 1.0
 
 
 class Secrets:
-    """The two secrets of a server: the key that hashes API keys, and the one that engines ask for."""
+    """The secrets of a server: the key that hashes API keys, the one that engines ask for, the one that signs."""
 
-    def __init__(self, key_hash: bytes, engine_key: str) -> None:
-        self.key_hash, self.engine_key = key_hash, engine_key
+    def __init__(self, key_hash: bytes, engine_key: str, signing: Signing) -> None:
+        self.key_hash, self.engine_key, self.signing = key_hash, engine_key, signing
 
 
 class Server:
@@ -86,11 +88,13 @@ class Server:
         await self._stack.aclose()
 
     async def until_stopped(self) -> None:
-        """Wait for SIGTERM, SIGINT or `stop`."""
+        """Wait for SIGTERM, SIGINT or `stop`. SIGUSR1 asks for a signed checkpoint."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(RuntimeError, ValueError):  # not in the main thread
                 loop.add_signal_handler(number, self.stop)
+        with contextlib.suppress(RuntimeError, ValueError):
+            loop.add_signal_handler(signal.SIGUSR1, self._journal.checkpoint)
         await self._stopping.wait()
 
     def stop(self) -> None:
@@ -107,16 +111,22 @@ class Server:
 
     async def _build(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self.settings
+        copies = OutsideCopies(settings, self._secrets.signing.signer.public, self.meter)
+        stack.callback(copies.close)
         journal = self._journal = AuditLog.open(
             settings.audit_directory,
             settings.audit.origin,
+            signing=self._secrets.signing,
             commit_seconds=settings.audit.commit_seconds,
             segment_bytes=settings.audit.segment_bytes,
             observer=self.meter,
+            watchers=[self.meter, copies.couriers],
+            confirm=copies.confirm,
         )
         stack.push_async_callback(journal.close)
+        copies.start()
         recorder = Recorder(journal, Records(configuration_digest=digest(settings)))
-        await recorder.started()
+        await recorder.started(journal.origins)
         stack.push_async_callback(recorder.stopped)
         self._keys = SqliteKeys(settings.keys_database, self._secrets.key_hash)
         stack.callback(self._keys.close)

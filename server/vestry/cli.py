@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from vestry import __version__
-from vestry.commands import check, doctor, engine, keys, serve, up
+from vestry.commands import audit, check, doctor, engine, keys, serve, up
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -27,5 +27,5 @@ def main(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for module in (up, serve, engine, check, keys, doctor):
+for module in (up, serve, engine, check, keys, audit, doctor):
     main.add_command(module.command)

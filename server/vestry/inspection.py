@@ -230,7 +230,7 @@ def _private_files(settings: Settings) -> Iterator[Fault]:
     folder = settings.secrets_directory
     if lost := lost_pepper(settings):
         yield lost.fault
-    for path in (folder, folder / KEY_HASH, folder / ENGINE_KEY):
+    for path in (folder, folder / KEY_HASH, folder / ENGINE_KEY, settings.signing_key):
         try:
             status = path.stat()
         except (FileNotFoundError, NotADirectoryError):

@@ -15,9 +15,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from vestry import __version__
+from vestry.audit.tlog.notes import Checkpoint
 from vestry.types import Grant, Head, Outcome
 
 Families = Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
+Kind = type[CounterMetricFamily] | type[GaugeMetricFamily]
 OTHER = "other"
 NONE = "none"
 
@@ -91,7 +93,10 @@ class _Copy:
         self.delivered = self.failures = self.dropped = self.size = self.waiting = 0
         self.when = 0.0
         self.waiting_since: float | None = None
-        self.agrees = False
+        self.agrees: bool | None = None
+
+    def behind(self, now: float) -> float:
+        return 0.0 if self.waiting_since is None else max(0.0, now - self.waiting_since)
 
 
 class Meter(Collector):
@@ -109,6 +114,8 @@ class Meter(Collector):
         self._connections = 0
         self._commits = Histogram(COMMIT)
         self._records = self._record_bytes = self._record_failures = 0
+        self._checkpoint: tuple[int, float] | None = None
+        self._checkpoint_failures = 0
         self._journal_healthy = True
         self._copies: dict[str, _Copy] = {}
         self.replicas: Callable[[], list[tuple[str, str, bool, int]]] = list
@@ -190,6 +197,14 @@ class Meter(Collector):
     def failed(self, records: int) -> None:
         """Records could not be made durable."""
         self._record_failures += records
+
+    def checkpointed(self, _note: str, head: Checkpoint) -> None:
+        """A checkpoint of the record was signed. Called in the notary's thread."""
+        self._checkpoint = (head.size, time.time())
+
+    def checkpoint_failed(self) -> None:
+        """One could not be made. Called in the notary's thread."""
+        self._checkpoint_failures += 1
 
     def health(self, healthy: bool) -> None:
         """The record can, or cannot, be written."""
@@ -329,36 +344,39 @@ class Meter(Collector):
             ("vestry_audit_records", "Records made durable.", self._records),
             ("vestry_audit_bytes", "Bytes of records made durable.", self._record_bytes),
             ("vestry_audit_failures", "Records that could not be made durable.", self._record_failures),
+            ("vestry_audit_checkpoint_failures", "Checkpoints that could not be made.", self._checkpoint_failures),
         ):
             yield CounterMetricFamily(name, text, value=value)
+        if self._checkpoint is not None:
+            for name, text, last in zip(
+                ("vestry_audit_checkpoint_size", "vestry_audit_checkpoint_timestamp_seconds"),
+                ("Records that the last checkpoint covers.", "When the last checkpoint was signed."),
+                self._checkpoint,
+                strict=True,
+            ):
+                yield GaugeMetricFamily(name, text, value=last)
         yield GaugeMetricFamily(
             "vestry_audit_healthy", "1 if the record can be written.", value=int(self._journal_healthy)
         )
 
     def _collect_copies(self) -> Families:
-        label = ["copy"]
-        copies = list(self._copies.items())
-        for name, text, counts in (
-            ("vestry_audit_copies", "Checkpoints delivered to the copy.", [each.delivered for _, each in copies]),
-            ("vestry_audit_copy_failures", "Tries to deliver that failed.", [each.failures for _, each in copies]),
-            ("vestry_audit_copies_dropped", "Checkpoints given up.", [each.dropped for _, each in copies]),
-        ):
-            counter = CounterMetricFamily(name, text, labels=label)
-            for (sink, _), count in zip(copies, counts, strict=True):
-                counter.add_metric([sink], count)
-            yield counter
         now = time.time()
-        for name, text, values in (
-            ("vestry_audit_copy_records", "Size of its newest checkpoint.", [each.size for _, each in copies]),
-            ("vestry_audit_copy_timestamp_seconds", "When that came.", [each.when for _, each in copies]),
-            ("vestry_audit_copies_waiting", "Items in its spool.", [each.waiting for _, each in copies]),
-            ("vestry_audit_copy_behind_seconds", "Age of the oldest of these.", [_behind(each, now) for _, each in copies]),
-            ("vestry_audit_copy_compared", "1 if compared at the start.", [int(each.agrees) for _, each in copies]),
-        ):
-            gauge = GaugeMetricFamily(name, text, labels=label)
-            for (sink, _), value in zip(copies, values, strict=True):
-                gauge.add_metric([sink], value)
-            yield gauge
+        rows: tuple[tuple[Kind, str, str, Callable[[_Copy], float | None]], ...] = (
+            (CounterMetricFamily, "copies", "Checkpoints delivered.", lambda each: each.delivered),
+            (CounterMetricFamily, "copy_failures", "Tries to deliver that failed.", lambda each: each.failures),
+            (CounterMetricFamily, "copies_dropped", "Checkpoints given up.", lambda each: each.dropped),
+            (GaugeMetricFamily, "copy_records", "Size of the newest checkpoint there.", lambda each: each.size),
+            (GaugeMetricFamily, "copy_timestamp_seconds", "When that came.", lambda each: each.when),
+            (GaugeMetricFamily, "copies_waiting", "Items in the spool.", lambda each: each.waiting),
+            (GaugeMetricFamily, "copy_behind_seconds", "Age of the oldest of these.", lambda each: each.behind(now)),
+            (GaugeMetricFamily, "copy_compared", "1 if compared at the start.", lambda each: each.agrees),
+        )
+        for kind, name, text, value in rows:
+            family = kind(f"vestry_audit_{name}", text, labels=["copy"])
+            for sink, copy in list(self._copies.items()):
+                if (figure := value(copy)) is not None:
+                    family.add_metric([sink], figure)
+            yield family
 
     def _collect_door(self) -> Families:
         yield GaugeMetricFamily("vestry_connections", "Open client connections.", value=self._connections)
@@ -371,10 +389,6 @@ class Meter(Collector):
             yield GaugeMetricFamily(
                 "vestry_tls_certificate_expiry_timestamp_seconds", "When the certificate expires.", value=expiry
             )
-
-
-def _behind(copy: _Copy, now: float) -> float:
-    return 0.0 if copy.waiting_since is None else max(0.0, now - copy.waiting_since)
 
 
 def _never() -> float | None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable
 
 from vestry import __version__
-from vestry.audit.fields import RecordType
+from vestry.audit.fields import ORIGINS, RecordType
 from vestry.audit.flood import RefusalLog
 from vestry.audit.records import Records
 from vestry.errors import AuditUnavailable, Refusal
@@ -31,9 +31,11 @@ class Recorder:
         self._refusals = RefusalLog(journal, records)
         self._at_the_door: set[asyncio.Task[None]] = set()
 
-    async def started(self) -> None:
-        """The server has started: the first record of its life."""
-        await self._journal.append(self._records.event(RecordType.SERVER_START, version=__version__))
+    async def started(self, origins: list[str]) -> None:
+        """The server has started: the first record of its life. It names all logs there are, so that one cannot go."""
+        await self._journal.append(
+            self._records.event(RecordType.SERVER_START, version=__version__, origins=origins[:ORIGINS])
+        )
 
     async def stopped(self) -> None:
         """The server stops. What cannot be recorded any more is said in the process's own log."""

@@ -239,8 +239,14 @@ class Audit(Section):
     """Name of this process's log. Every server process has its own."""
     commit_seconds: Seconds = 2
     """How long a call waits for its record; then 503."""
-    segment_bytes: Annotated[int, Field(ge=65_536, le=1 << 30)] = 268_435_456
-    """Size at which the log goes on in a new file."""
+    segment_bytes: Annotated[int, Field(ge=65_536, le=1 << 30)] = 67_108_864
+    """Size at which the journal goes on in a new file."""
+    signing_key: Path | None = None
+    """File with the key that signs the log. Left out: `audit-key` in the secrets directory."""
+    checkpoint_records: Annotated[int, Field(ge=1, le=1_000_000)] = 16_384
+    """A checkpoint is signed after so many records,"""
+    checkpoint_seconds: Annotated[float, Field(gt=0, le=3600)] = 60
+    """and after so long, if there is anything new."""
     copies: tuple[Copy, ...] = ()
     """Where checkpoints are copied to, outside of this server's reach. See docs/audit-copies.md."""
 
@@ -281,7 +287,7 @@ class Settings(Section):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much the server says on standard error."""
     secrets: Path | None = None
-    """Directory with `key-hash` and `engine-key`. Left out: `secrets/` under the state directory, made at need."""
+    """Directory with `key-hash`, `engine-key` and `audit-key`. Left out: `secrets/` under the state directory."""
 
     @model_validator(mode="after")
     def _known_models(self) -> Settings:
@@ -302,6 +308,10 @@ class Settings(Section):
     @property
     def secrets_directory(self) -> Path:
         return self.secrets or self.state / "secrets"
+
+    @property
+    def signing_key(self) -> Path:
+        return self.audit.signing_key or self.secrets_directory / "audit-key"
 
     @property
     def keys_database(self) -> Path:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 import pytest
 
-from fakes.audit import FaultyFiles, read
+from fakes.audit import SIGNING, FaultyFiles, read
 from fakes.calls import intent, outcome
 from fakes.journal import MemoryJournal
 from vestry.audit.log import AuditLog
@@ -43,6 +43,7 @@ class RealBench:
         self._log = AuditLog.open(
             directory,
             "server",
+            signing=SIGNING,
             commit_seconds=COMMIT_SECONDS,
             segment_bytes=1 << 20,
             files=self._files,

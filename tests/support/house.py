@@ -18,11 +18,14 @@ import uvloop
 from fakes.engine import FakeEngine
 from vestry.adapters.keys_sqlite import SqliteKeys
 from vestry.app import Secrets, Server
+from vestry.audit.notary import Signing
+from vestry.audit.tlog.notes import Signer
 from vestry.settings import Settings
 from vestry.types import Replica, ServedModel
 
 PEPPER = b"p" * 32
 ENGINE_KEY = "engine-key-of-the-tests"
+SIGNING = Signing(Signer.generate("house.test/vestry"))
 PATIENCE = 15.0
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # nothing here is TLS, and to load authorities for it takes 30 ms
 T = TypeVar("T")
@@ -100,7 +103,7 @@ class House:
 
     async def _main(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.server = Server(self.settings, self.models, Secrets(PEPPER, ENGINE_KEY))
+        self.server = Server(self.settings, self.models, Secrets(PEPPER, ENGINE_KEY, SIGNING))
         async with self.server:
             self.url, self.ops = self.server.addresses["api"], self.server.addresses["ops"]
             self.port = int(self.url.rsplit(":", 1)[1])

@@ -18,6 +18,7 @@ from support.house import PLAIN, read_records, until
 from vestry.adapters.keys_sqlite import SqliteKeys
 from vestry.configuration import load
 from vestry.secret_files import key_hash
+from vestry.signing import make_signer
 
 ROOT = Path(__file__).parents[2]
 MODEL = "smollm2-135m-instruct"
@@ -43,6 +44,7 @@ class ServerProcess:
         self.config.write_text(yaml.safe_dump(tree))
         self.settings = load(self.config, {})
         self.state.mkdir(mode=0o700)
+        self.public = make_signer(self.settings, "house.test/vestry")[0].public
         keys = SqliteKeys(self.settings.keys_database, key_hash(self.settings))
         self.key, _ = keys.create(owner="tester", tenant="default")
         keys.close()

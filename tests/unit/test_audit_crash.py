@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fakes.audit import ORIGIN, kinds, read
+from fakes.audit import ORIGIN, SIGNING, kinds, read
 from vestry.audit.opening import open_store
 
 TESTS = Path(__file__).parents[1]
@@ -18,6 +18,7 @@ KILLS = 20
 WRITER = """
 import asyncio, sys
 from pathlib import Path
+from fakes.audit import SIGNING
 from fakes.calls import intent, outcome
 from vestry.audit.log import AuditLog
 
@@ -35,7 +36,7 @@ async def caller(log, name):
         number += 1
 
 async def main(directory, round):
-    log = AuditLog.open(Path(directory), "server", commit_seconds=60, segment_bytes=65536)
+    log = AuditLog.open(Path(directory), "server", signing=SIGNING, commit_seconds=60, segment_bytes=65536)
     await asyncio.gather(*(caller(log, f"{round}-{each}") for each in range(16)))
 
 asyncio.run(main(*sys.argv[1:]))
@@ -64,7 +65,7 @@ def test_kill_nine_loses_nothing(tmp_path: Path) -> None:
     acknowledged: list[str] = []
     for number in range(KILLS):
         acknowledged += killed(tmp_path, number, chance.randrange(1, 200))
-    open_store(tmp_path, ORIGIN, segment_bytes=65536).close()
+    open_store(tmp_path, ORIGIN, signing=SIGNING, segment_bytes=65536).close()
     records = read(tmp_path)
     found = [
         f"{record['type']} {record['request_id']}" for record in records if record["type"] in {"intent", "outcome"}

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from fakes.audit import ORIGIN, FaultyFiles, kinds, read
+from fakes.audit import ORIGIN, SIGNING, FaultyFiles, kinds, read
 from fakes.calls import intent, outcome
 from vestry.audit.log import AuditLog
 from vestry.errors import AuditUnavailable
@@ -36,7 +36,7 @@ async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
 
 def opened(directory: Path, files: FaultyFiles | None = None, **more: Any) -> AuditLog:
     options: dict[str, Any] = {"commit_seconds": 20, "segment_bytes": 2500, "probe_seconds": 0.02}
-    return AuditLog.open(directory, ORIGIN, files=files, **{**options, **more})
+    return AuditLog.open(directory, ORIGIN, signing=SIGNING, files=files, **{**options, **more})
 
 
 async def load(log: AuditLog, names: list[str]) -> list[str]:
@@ -220,6 +220,7 @@ def test_a_file_changed_by_others(tmp_path: Path, damage: str) -> None:
 PROGRAM = """
 import asyncio, json, sys
 from pathlib import Path
+from fakes.audit import SIGNING
 from fakes.calls import intent, outcome
 from vestry.audit.log import AuditLog
 from vestry.errors import AuditUnavailable
@@ -232,7 +233,8 @@ async def until(condition):
 
 async def main(directory, fill, empty):
     acknowledged, refused = [], 0
-    log = AuditLog.open(Path(directory), "server", commit_seconds=20, segment_bytes=1 << 20, probe_seconds=0.02)
+    patience = {"commit_seconds": 20, "probe_seconds": 0.02}
+    log = AuditLog.open(Path(directory), "server", signing=SIGNING, segment_bytes=1 << 20, **patience)
     await log.append(intent("before"))
     fill()
     number = 0

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from fakes.audit import ORIGIN, FaultyFiles, HandClock, kinds, read
+from fakes.audit import ORIGIN, SIGNING, FaultyFiles, HandClock, kinds, read
 from fakes.calls import intent, outcome
 from vestry.audit.canonical import NotCanonical
 from vestry.audit.fields import RecordType
@@ -47,7 +47,7 @@ class Counts:
 def opened(directory: Path, files: FaultyFiles | None = None, **more: Any) -> AuditLog:
     """A log that is patient with the disk, and quick to try again."""
     options: dict[str, Any] = {"commit_seconds": PATIENCE, "segment_bytes": 1 << 20, "probe_seconds": 0.05}
-    return AuditLog.open(directory, ORIGIN, files=files, **{**options, **more})
+    return AuditLog.open(directory, ORIGIN, signing=SIGNING, files=files, **{**options, **more})
 
 
 async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
@@ -359,7 +359,7 @@ def test_the_outage_is_recorded(tmp_path: Path) -> None:
         for name in ("during", "refused"):
             with pytest.raises(AuditUnavailable):
                 await log.append(intent(name))
-        await until(lambda: files.calls["write"] > 4)
+        await until(lambda: files.calls["write"] > 5)
         files.mend()
         await until(lambda: log.healthy)
         await log.append(intent("after"))
@@ -469,7 +469,10 @@ def test_segments_follow_each_other(tmp_path: Path) -> None:
         await log.close()
 
     asyncio.run(run())
-    assert len(list(tmp_path.rglob("*.jsonl"))) > 8
+    begins = [record["index"] for record in read(tmp_path) if record["type"] == "segment.begin"]
+    assert len(begins) > 8
+    left = sorted(int(path.stem) for path in tmp_path.rglob("*.jsonl"))
+    assert left == begins[-2:], "the bundles hold what older segments held"
     assert [record["request_id"] for record in read(tmp_path) if record["type"] == "outcome"] == [
         f"r{number}" for number in range(40)
     ]
@@ -571,7 +574,7 @@ def test_server_records(tmp_path: Path) -> None:
 
     async def run() -> None:
         log = opened(tmp_path)
-        await log.append(records.event(RecordType.SERVER_START, version="1"))
+        await log.append(records.event(RecordType.SERVER_START, version="1", origins=["server"]))
         await log.append(intent("a"))
         await log.append(outcome("a"))
         await log.append(records.event(RecordType.SERVER_STOP, version="1"))

@@ -232,7 +232,7 @@ def test_sampling_holds_no_content() -> None:
 
 def test_events(records: Records) -> None:
     """An event holds its details, bounded; empty ones are left out; server events carry the configuration's digest."""
-    started = stored(records.event(RecordType.SERVER_START, version="0.1.0"))
+    started = stored(records.event(RecordType.SERVER_START, version="0.1.0", origins=["server"]))
     assert (started["version"], started["configuration_digest"]) == ("0.1.0", "sha256:" + "c" * 64)
     revoked = records.event(
         RecordType.KEY_REVOKE, tenant="default", subject="a\nb", key_id="k1", actor="root", reason="", role=None

@@ -27,7 +27,7 @@ def test_a_life_begins_with_a_start_and_ends_with_a_stop() -> None:
 
     async def life() -> list[str]:
         recorder, journal = bench()
-        await recorder.started()
+        await recorder.started(["server"])
         await recorder.stopped()
         return [record["type"] for record in journal.records]
 
@@ -66,7 +66,7 @@ def test_nothing_is_said_to_be_recorded_when_it_is_not() -> None:
         recorder, journal = bench()
         journal.fail()
         writes: list[Awaitable[None]] = [
-            recorder.started(),
+            recorder.started(["server"]),
             recorder.intent(head(), PRINCIPAL, call(), GRANT),
             recorder.outcome(head(), PRINCIPAL, call(), GRANT, Outcome(Ending.COMPLETE, 200)),
             recorder.refusal(head(), None, None, InvalidKey()),

@@ -80,6 +80,8 @@ OPEN_INTENTS_EACH = 400
 """Open intents that one `segment.begin` record lists at most; with ids of 64 characters it stays below a leaf."""
 SUMMARY_COUNTS = 256
 """Rows that one `refusals.summary` record holds at most."""
+ORIGINS = 256
+"""Logs of a house that one `server.start` record names at most."""
 
 
 class Field(Struct, frozen=True):
@@ -196,6 +198,12 @@ FIELDS: tuple[Field, ...] = (
     _row("expires", TIME, "When the key expires. Left out: never.", maybe={RecordType.KEY_CREATE}),
     # The server and the log itself
     _row("version", text(64), "Version of this program.", always=SERVER),
+    _row(
+        "origins",
+        listed(text(63), ORIGINS),
+        "Names of all logs of this house, this one included, so that one that is missing shows.",
+        always={RecordType.SERVER_START},
+    ),
     _row("part", INTEGER, "Number of this record among those that begin a segment, from 1.", always={BEGIN}),
     _row("parts", INTEGER, "How many records begin the segment.", always={BEGIN}),
     _row(

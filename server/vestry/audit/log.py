@@ -17,15 +17,17 @@ import asyncio
 import logging
 import threading
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from vestry.audit.canonical import said
 from vestry.audit.fields import RecordType
 from vestry.audit.files import Files
-from vestry.audit.opening import open_store
+from vestry.audit.notary import Signing, Watcher
+from vestry.audit.opening import Confirm, open_store
 from vestry.audit.records import Clock
-from vestry.audit.store import Committed, Store
+from vestry.audit.store import SIGNING_SECONDS, Committed, Store
 from vestry.audit.writer import Abandoned, Mailbox, Waiter, Writer
 from vestry.errors import AuditUnavailable
 from vestry.seams import Record
@@ -70,6 +72,9 @@ class AuditLog:
         probe_seconds: float = 1.0,
     ) -> None:
         self._mailbox = Mailbox()
+        self._notary = store.notary
+        self.origins = store.origins
+        """All logs of this house."""
         self._writer = Writer(self._mailbox, store, self, clock=clock or Clock(), probe_seconds=probe_seconds)
         self._thread = threading.Thread(target=self._writer.run, name="vestry-audit", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -88,9 +93,12 @@ class AuditLog:
         directory: Path,
         origin: str,
         *,
+        signing: Signing,
         commit_seconds: float,
         segment_bytes: int,
         observer: Observer | None = None,
+        watchers: Sequence[Watcher] = (),
+        confirm: Confirm | None = None,
         files: Files | None = None,
         clock: Clock | None = None,
         capacity: int = 16_384,
@@ -100,7 +108,16 @@ class AuditLog:
 
         Raises opening.LogUnusable (LogLocked, LogDamaged): a sentence for the operator.
         """
-        store = open_store(directory, origin, segment_bytes=segment_bytes, files=files, clock=clock)
+        store = open_store(
+            directory,
+            origin,
+            signing=signing,
+            segment_bytes=segment_bytes,
+            confirm=confirm,
+            files=files,
+            clock=clock,
+        )
+        store.notary.watchers.extend(watchers)
         return cls(
             store,
             commit_seconds=commit_seconds,
@@ -114,6 +131,10 @@ class AuditLog:
     def healthy(self) -> bool:
         """False from a failed or overdue write until a write has succeeded again, and after `close`."""
         return self._healthy
+
+    def checkpoint(self) -> None:
+        """Ask for a signed checkpoint now."""
+        self._notary.ask()
 
     def append(self, record: Record) -> asyncio.Future[None]:
         """As seams.Journal.append. The record belongs to the log from here on: do not change it.
@@ -153,7 +174,8 @@ class AuditLog:
             await asyncio.wait(pending, timeout=self._commit_seconds)
         self._hand_over()
         self._mailbox.stop()
-        await loop.run_in_executor(None, self._thread.join, self._commit_seconds)
+        patience = self._commit_seconds + (0 if self._overdue else SIGNING_SECONDS)
+        await loop.run_in_executor(None, self._thread.join, patience)
         if self._thread.is_alive():
             _LOG.error("a write to the audit log still hangs; the process goes on without it")
         if self._timer is not None:
@@ -163,6 +185,7 @@ class AuditLog:
         """The first use: the loop is known now, and the thread can report to it."""
         self._loop = self._writer.loop = asyncio.get_running_loop()
         self._thread.start()
+        self._notary.start()
         return self._loop
 
     def _set_health(self) -> None:

@@ -12,12 +12,16 @@ import logging
 import os
 import re
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 from vestry.audit.fields import RecordType
 from vestry.audit.files import Files
+from vestry.audit.notary import Signing
 from vestry.audit.records import Clock, Event, Records, microseconds_of, rfc3339
+from vestry.audit.registry import register
+from vestry.audit.resume import resume, signed_head
 from vestry.audit.scan import (
     MEND,
     TAIL_BYTES,
@@ -29,24 +33,33 @@ from vestry.audit.scan import (
     begins_whole,
     end_before,
     first_index,
-    name_of,
     segments,
 )
 from vestry.audit.store import Store, WriteFailed
+from vestry.audit.tlog.notes import Checkpoint
 from vestry.seams import Record
 from vestry.types import Ending
 
 _LOG = logging.getLogger("vestry.audit")
 _ORIGIN = re.compile(r"[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*")
 _PENDING = ".torn.pending"
+Confirm = Callable[[Path, Checkpoint | None], None]
+"""Looks at a log's directory and last checkpoint before anything is changed. Raises LogUnusable against opening it."""
 
 
 def open_store(
-    directory: Path, origin: str, *, segment_bytes: int, files: Files | None = None, clock: Clock | None = None
+    directory: Path,
+    origin: str,
+    *,
+    signing: Signing,
+    segment_bytes: int,
+    confirm: Confirm | None = None,
+    files: Files | None = None,
+    clock: Clock | None = None,
 ) -> Store:
     """Open or begin the log of `origin` under `directory`, ready for its next record.
 
-    Raises LogLocked, LogDamaged, or LogUnusable where the disk or the name refuses.
+    Raises LogLocked, LogDamaged, or LogUnusable where the disk, the name or the signing key refuses.
     """
     if not _ORIGIN.fullmatch(origin) or len(origin) > 63:
         raise LogUnusable(
@@ -63,9 +76,12 @@ def open_store(
         (home / "lock").write_text(f"{os.getpid()}\n", encoding="ascii")
         store = Store(home, origin, lock, segment_bytes=segment_bytes, files=files, records=Records(clock=clock))
         try:
-            _Opening(store, files, clock or Clock()).run()
+            if confirm is not None:
+                confirm(home, signed_head(home, signing.signer.public.of(origin)))
+            store.origins = register(directory, origin, signing.signer, files=files, clock=clock or Clock())
+            _Opening(store, files, clock or Clock(), signing).run()
         except BaseException:
-            store.close()
+            store.abandon()
             raise
     except (OSError, WriteFailed) as error:
         raise LogUnusable(
@@ -79,6 +95,7 @@ def append_once(
     directory: Path,
     record: Record,
     *,
+    signing: Signing,
     origin: str = "cli",
     wait_seconds: float = 5.0,
     files: Files | None = None,
@@ -92,7 +109,7 @@ def append_once(
     until = time.monotonic() + wait_seconds
     while True:
         try:
-            store = open_store(directory, origin, segment_bytes=1 << 26, files=files, clock=clock)
+            store = open_store(directory, origin, signing=signing, segment_bytes=1 << 26, files=files, clock=clock)
             break
         except LogLocked:
             if time.monotonic() >= until:
@@ -111,19 +128,28 @@ def append_once(
 class _Opening:
     """The steps of opening, in the order of `run`."""
 
-    def __init__(self, store: Store, files: Files, clock: Clock) -> None:
+    def __init__(self, store: Store, files: Files, clock: Clock, signing: Signing) -> None:
         self._store = store
+        self._signing = signing
         self._files = files
         self._home = store.directory
         self._clock = clock
         self._records = Records(clock=clock)
 
     def run(self) -> None:
+        origin = self._store.origin
+        head = signed_head(self._home, self._signing.signer.public.of(origin))
         paths = self._without_empty(segments(self._home))
-        self._check_joints(paths)
-        scan = Scan(self._store.origin)
+        self._check_joints(paths, head)
+        scan = Scan(origin)
         if paths:
             self._continue(paths, scan)
+        if head is not None and scan.next_index < head.size:
+            raise LogDamaged(
+                f"{self._home} is damaged: its last checkpoint signs {head.size} records, but the journal ends before "
+                f"record {scan.next_index}. {MEND}"
+            )
+        self._store.notary = resume(self._home, origin, head, self._signing, self._files)
         self._record_trims(scan)
         self._close_intents()
         self._record_jump(scan)
@@ -135,11 +161,13 @@ class _Opening:
             self._files.sync_directory(self._home)
         return paths
 
-    def _check_joints(self, paths: list[Path]) -> None:
-        """Every segment ends where the next begins, and the first is the first."""
-        if paths and first_index(paths[0]) != 0:
+    def _check_joints(self, paths: list[Path], head: Checkpoint | None) -> None:
+        """Every segment ends where the next begins, and the first begins with what no checkpoint covers, or before."""
+        covered = 0 if head is None else head.size
+        if paths and first_index(paths[0]) > covered:
             raise LogDamaged(
-                f"{self._home} is damaged: its first segment should be {name_of(0)}, but it is {paths[0].name}. {MEND}"
+                f"{self._home} is damaged: its first segment should begin with record {covered} or before, but it is "
+                f"{paths[0].name}. {MEND}"
             )
         for path, following in pairwise(paths):
             end = end_before(path, first_index(following))

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 from vestry.audit import scan
@@ -69,8 +68,8 @@ class LogReader:
 def journal(home: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
     """The records of the segments from index `start` on, each with its index by its place; a torn tail is left out."""
     paths = scan.segments(home)
-    ends = [scan.first_index(following) for _, following in pairwise(paths)]
-    for path, end in zip(paths, [*ends, None], strict=True):
+    ends: list[int | None] = [*map(scan.first_index, paths[1:]), None]
+    for path, end in zip(paths, ends, strict=False):
         if end is not None and end <= start:
             continue
         index = scan.first_index(path)

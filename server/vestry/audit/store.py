@@ -10,8 +10,7 @@ Rules:
 4. A segment begins with `segment.begin` records that list the intents open at that point. So the last segment
    alone tells which intents a crash left open, however long the log is.
 
-One thread at a time may use a store. `vestry.audit.opening` opens one. The lines that `commit` returns are the
-leaves, in order: whatever is to be built over the log (a tree, checkpoints) takes them from there.
+One thread at a time may use a store. `vestry.audit.opening` opens one. What is durable goes to the notary, in order.
 """
 
 from __future__ import annotations
@@ -25,10 +24,13 @@ from msgspec import Struct
 from vestry.audit.canonical import NotCanonical, leaf, placed, said
 from vestry.audit.fields import OPEN_INTENTS_EACH, RecordType
 from vestry.audit.files import Files, cause_of
+from vestry.audit.notary import Notary
 from vestry.audit.records import Event, Records
 from vestry.audit.scan import BATCH_BYTES, CLOSING, name_of
 from vestry.seams import Record
 
+SIGNING_SECONDS = 10.0
+"""How long closing waits for the notary to finish what it does."""
 _TAIL = 512
 
 
@@ -52,7 +54,9 @@ class Committed(Struct, frozen=True):
 
 
 class Store:
-    """An open log. Every method but `close` raises WriteFailed where the disk does."""
+    """An open log. Every method but `close` raises WriteFailed where the disk does. `notary` is set by who opens it."""
+
+    notary: Notary
 
     def __init__(
         self, directory: Path, origin: str, lock: int, *, segment_bytes: int, files: Files, records: Records
@@ -63,6 +67,7 @@ class Store:
         self.open_intents: dict[str, int] = {}
         self.broken = ""
         self.discarded = 0
+        self.origins: list[str] = []
         self._lock = lock
         self._segment_bytes = segment_bytes
         self._files = files
@@ -83,6 +88,8 @@ class Store:
         """Append records until the batch is full; those taken are durable when this returns, unfit ones left out."""
         if self.broken:
             raise WriteFailed(self.broken, "an earlier write failed, and the log has not recovered yet")
+        if self.notary.full:
+            raise self._broke("tree_behind", "the tree of the log cannot be written, and too many records wait for it")
         if self._path is None or self._size >= self._segment_bytes:
             self._begin_segment()
         leaves: list[bytes] = []
@@ -103,6 +110,7 @@ class Store:
                 break
         if leaves:
             size = self._append(leaves)
+            self.notary.take(leaves)
             self._follow(taken)
         return Committed(len(taken) + len(unfit), leaves, size, unfit)
 
@@ -127,13 +135,20 @@ class Store:
         self.broken, self._doubtful = cause, True
 
     def close(self) -> None:
-        """Let go of the files and the lock."""
+        """Sign a last checkpoint, and let go of the files."""
+        self.broken = "closed"
+        if self._lock >= 0:
+            self.notary.close(SIGNING_SECONDS)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the files and, last of all, of the lock."""
+        self.broken = "closed"
         for descriptor in (self._file, self._lock):
             if descriptor >= 0:
                 with suppress(OSError):
                     self._files.close(descriptor)
         self._file = self._lock = -1
-        self.broken = "closed"
 
     def _append(self, leaves: list[bytes]) -> int:
         """One write, one fdatasync. Leaves are joined by line feeds, which they never hold themselves."""
@@ -179,8 +194,9 @@ class Store:
         except OSError as error:
             raise self._failed(error) from error
         self._path, self._file, self._size, self._tail = path, created, 0, b""
+        beginning = self._beginning()
         try:
-            for batch in self._beginning():
+            for batch in beginning:
                 self._append(batch)
             self._files.sync_directory(self.directory)
         except BaseException as error:
@@ -190,6 +206,8 @@ class Store:
             if isinstance(error, OSError):
                 raise self._failed(error) from error
             raise
+        for batch in beginning:
+            self.notary.take(batch)
         if before[1] >= 0:
             with suppress(OSError):
                 self._files.close(before[1])

@@ -17,6 +17,7 @@ from vestry.configuration import inspect
 from vestry.models.catalog import ModelError
 from vestry.models.chosen import served
 from vestry.secret_files import SecretFault, engine_key, key_hash
+from vestry.signing import signing
 
 
 @click.command("serve", short_help="Serve the API in front of engines that run already.")
@@ -38,7 +39,7 @@ def command(config: Path | None) -> None:
         if faults := inspect(settings, reading.places.of):
             raise BadSettings(faults)
         models = served(settings)
-        secrets = Secrets(key_hash(settings), engine_key(settings))
+        secrets = Secrets(key_hash(settings), engine_key(settings), signing(settings))
     except (ModelError, OSError) as fault:
         raise click.ClickException(str(fault)) from None
     except SecretFault as fault:

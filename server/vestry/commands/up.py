@@ -32,6 +32,7 @@ from vestry.models.progress import Progress
 from vestry.models.supervise import POLL_SECONDS, Program, Supervisor, answers
 from vestry.secret_files import SecretFault, engine_key, read
 from vestry.settings import Settings
+from vestry.signing import make_signer
 
 STEPS = 4
 OWNER = "up"
@@ -107,7 +108,11 @@ def _set_up(settings: Settings, chosen: list[Chosen], progress: Progress) -> _Pr
                 if each.model.path is None:
                     prepare(each.entry, places, stamp, progress)
                 launches.append(plan(settings, each, engine_key(settings), os.environ))
-    with _step(progress, 3, "API key"):
+    with _step(progress, 3, "keys"):
+        house, made = make_signer(settings, None)
+        if made:
+            progress.say(f"  made the key that signs the record, kept in {settings.signing_key}; its public half:")
+            progress.say(f"  {house}")
         key = _key(settings, progress)
     return _Prepared(launches, key, began)
 

@@ -51,12 +51,16 @@ def secrets(settings: Settings) -> Iterator[Finding]:
     lost = lost_pepper(settings)
     if lost is not None:
         yield Finding("secrets", "fail", f"{lost.fault.place}: {lost.fault.what}", lost.fault.mend)
-    for name, least in ((KEY_HASH, 32), (ENGINE_KEY, 16)):
-        path = folder / name
-        if not os.path.lexists(path) and lost is not None and name == KEY_HASH:
+    made = "It is made at need"
+    for path, least, mend in (
+        (folder / KEY_HASH, 32, made),
+        (folder / ENGINE_KEY, 16, made),
+        (settings.signing_key, 64, "Make it: vestry audit init"),
+    ):
+        if not os.path.lexists(path) and lost is not None and path.name == KEY_HASH:
             continue
         if not os.path.lexists(path):
-            yield Finding("secrets", "warn", f"{path} is not there yet", "It is made at need")
+            yield Finding("secrets", "warn", f"{path} is not there yet", mend)
             continue
         try:
             read(path, least)

@@ -1,0 +1,96 @@
+"""The registry of origins: which logs a house has, signed, so that a log that is missing shows.
+
+`origins` in the audit directory is a signed note of the house's key: `vestry origins v1`, the house's name, and one
+line an origin, sorted: its name and when it was first seen (UTC, RFC 3339).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vestry.audit.files import Files
+from vestry.audit.notary import replace_file
+from vestry.audit.reading import origins
+from vestry.audit.records import Clock, rfc3339
+from vestry.audit.scan import LogUnusable
+from vestry.audit.tlog.notes import NoteRefused, PublicKey, Signer
+from vestry.audit.tlog.tiles import CHECKPOINT
+
+REGISTRY = "origins"
+HEAD = "vestry origins v1"
+
+
+def parse(text: str, house: str) -> dict[str, str]:
+    """Origins and when each was first seen, from the text of the note. Raises NoteRefused."""
+    lines = text.split("\n")
+    if len(lines) < 3 or lines[0] != HEAD or lines[1] != house or lines[-1]:
+        raise NoteRefused(f"it is no registry of the house {house}")
+    found: dict[str, str] = {}
+    for line in lines[2:-1]:
+        origin, space, seen = line.partition(" ")
+        if not space or not origin or not seen or origin in found:
+            raise NoteRefused(f"`{line[:80]}` is no line of a registry")
+        found[origin] = seen
+    return found
+
+
+def read(directory: Path, key: PublicKey) -> dict[str, str] | None:
+    """The origins of a registry that the house's `key` has signed; None where there is none. Raises NoteRefused."""
+    try:
+        note = (directory / REGISTRY).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise NoteRefused(f"it cannot be read: {error}") from error
+    return parse(key.verify(note), key.name)
+
+
+def register(directory: Path, origin: str, signer: Signer, *, files: Files, clock: Clock) -> list[str]:
+    """Make sure that `origin` stands in the registry, and return all that do. Raises LogUnusable, or OSError."""
+    with _locked(directory / f"{REGISTRY}.lock"):
+        try:
+            known = read(directory, signer.public)
+        except NoteRefused as error:
+            raise LogUnusable(
+                f"The registry of logs, {directory / REGISTRY}, cannot be trusted: {error}. Restore it from a copy, or "
+                "give the server the signing key that it was made with."
+            ) from error
+        if known is None:
+            known = dict.fromkeys(_adopted(directory), rfc3339(clock.wall()))
+        if origin not in known:
+            if (directory / origin / CHECKPOINT).exists():
+                raise LogUnusable(
+                    f"The log `{origin}` has been signed, but does not stand in the registry of logs, "
+                    f"{directory / REGISTRY}: that is an older one. Restore it from a copy."
+                )
+            known[origin] = rfc3339(clock.wall())
+            lines = [HEAD, signer.public.name, *(f"{name} {seen}" for name, seen in sorted(known.items()))]
+            replace_file(directory / REGISTRY, signer.sign("\n".join(lines) + "\n").encode(), files)
+    return sorted(known)
+
+
+def _adopted(directory: Path) -> list[str]:
+    """The logs of a version that had no registry yet. None of them can have a checkpoint."""
+    found = origins(directory)
+    signed = [name for name in found if (directory / name / CHECKPOINT).exists()]
+    if signed:
+        raise LogUnusable(
+            f"The registry of logs, {directory / REGISTRY}, is missing, though there are signed logs "
+            f"({', '.join(signed)}). Restore it from a copy."
+        )
+    return found
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

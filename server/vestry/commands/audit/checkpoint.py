@@ -1,0 +1,63 @@
+"""`vestry audit checkpoint`: a signed checkpoint now."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import click
+
+from vestry.audit.opening import open_store
+from vestry.audit.reading import LogReader, NoLog, journal
+from vestry.audit.scan import LogLocked, LogUnusable
+from vestry.commands.common import BadSettings, settings_of
+from vestry.secret_files import SecretFault
+from vestry.signing import signing
+
+PATIENCE_SECONDS = 15.0
+
+
+@click.command("checkpoint", short_help="Sign a checkpoint now.")
+@click.option("--origin", help="Which log. Left out: the server's.")
+@click.pass_obj
+def command(config: Path | None, origin: str | None) -> None:
+    """Sign a checkpoint that covers every record so far, and print it.
+
+    Where a server runs, it is asked for it (SIGUSR1); else it is signed here.
+    """
+    settings = settings_of(config)
+    origin = origin or settings.audit.origin
+    home = settings.audit_directory / origin
+    try:
+        reader = LogReader(home)
+        wanted = max((index + 1 for index, _ in journal(home)), default=0)
+        try:
+            open_store(
+                settings.audit_directory, origin, signing=signing(settings), segment_bytes=settings.audit.segment_bytes
+            ).close()
+        except LogLocked:
+            _ask(home, reader, wanted)
+        click.echo(reader.note() or "", nl=False)
+    except SecretFault as fault:
+        raise BadSettings(fault.faults) from None
+    except NoLog as fault:
+        raise click.UsageError(str(fault)) from None
+    except LogUnusable as fault:
+        raise click.ClickException(str(fault)) from None
+
+
+def _ask(home: Path, reader: LogReader, wanted: int) -> None:
+    """Ask whoever holds the log, and wait for what it signs. Raises click.ClickException."""
+    try:
+        os.kill(int((home / "lock").read_text(encoding="ascii")), signal.SIGUSR1)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(
+            f"The process that writes to {home} cannot be asked for a checkpoint: {error}."
+        ) from None
+    until = time.monotonic() + PATIENCE_SECONDS
+    while (head := reader.head()) is None or head.size < wanted:
+        if time.monotonic() > until:
+            raise click.ClickException(f"No checkpoint came within {PATIENCE_SECONDS:.0f} s. Look at the server's log.")
+        time.sleep(0.05)

@@ -1,0 +1,23 @@
+"""`vestry audit public-key`: what an auditor verifies with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from vestry.commands.common import BadSettings, settings_of
+from vestry.secret_files import SecretFault
+from vestry.signing import signer
+
+
+@click.command("public-key", short_help="Print the public key of the audit log.")
+@click.option("--origin", help="Print it as the key of one log, as tools that know only one log want it.")
+@click.pass_obj
+def command(config: Path | None, origin: str | None) -> None:
+    """Print the public key that verifies every log of this house (C2SP signed-note's form)."""
+    try:
+        public = signer(settings_of(config)).public
+    except SecretFault as fault:
+        raise BadSettings(fault.faults) from None
+    click.echo(str(public if origin is None else public.of(origin)))

@@ -1,0 +1,62 @@
+"""The house's signing key: who signs the audit logs, made once by `vestry audit init` and never by itself.
+
+A key made silently would be a key that nobody has written down: whoever verifies the log must have had its public half
+from the day on which the log began.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+
+from vestry.audit.notary import Signing
+from vestry.audit.tlog.notes import NoteRefused, Signer
+from vestry.secret_files import SecretFault, read, read_or_make
+from vestry.settings import Settings
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*")
+
+
+def signing(settings: Settings) -> Signing:
+    """With what, and how often, this server's logs are signed. Raises SecretFault."""
+    audit = settings.audit
+    return Signing(signer(settings), records=audit.checkpoint_records, seconds=audit.checkpoint_seconds)
+
+
+def signer(settings: Settings) -> Signer:
+    """The house's key. Raises SecretFault where it is missing, exposed, or not a signing key."""
+    path = settings.signing_key
+    if not os.path.lexists(path):
+        mend = "Make one with `vestry audit init`; or restore it, if the audit log has been signed before"
+        raise SecretFault(path, "the key that signs the audit log is missing", mend)
+    try:
+        return Signer.parse(read(path).decode("ascii"))
+    except (NoteRefused, UnicodeDecodeError) as error:
+        why = str(error) if isinstance(error, NoteRefused) else "it is no signing key"
+        raise SecretFault(path, why, "Restore it from a copy") from None
+
+
+def make_signer(settings: Settings, name: str | None) -> tuple[Signer, bool]:
+    """The house's key, made if there is none yet, and whether it was. Raises SecretFault, or ValueError for a name.
+
+    `name` is what a public key and every checkpoint will say, such as `hospital.example/vestry`.
+    """
+    if name is not None and (not _NAME.fullmatch(name) or len(name) > 128):
+        raise ValueError(
+            f"`{name}` cannot name a house: use up to 128 lower-case letters, digits, dots and hyphens, in parts "
+            "divided by single slashes, such as hospital.example/vestry"
+        )
+
+    def make() -> bytes:
+        return f"{Signer.generate(name or _own_name()).written()}\n".encode()
+
+    made = not os.path.lexists(settings.signing_key)
+    read_or_make(settings.signing_key, make)
+    return signer(settings), made
+
+
+def _own_name() -> str:
+    """A name from this machine's."""
+    host = re.sub(r"[^a-z0-9.-]+", "-", socket.gethostname().lower()).strip(".-")
+    return f"{host[:100] or 'localhost'}/vestry"
