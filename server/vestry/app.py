@@ -47,6 +47,7 @@ from vestry.exporting import Exports
 from vestry.forward import Forward
 from vestry.keeping import Keep, Modes
 from vestry.meter import Meter
+from vestry.outside import OutsideCopies
 from vestry.pipeline import Corridor
 from vestry.record import Recorder
 from vestry.relay import PATHS, Relay
@@ -123,6 +124,8 @@ class Server:
 
     async def _build(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self.settings
+        copies = OutsideCopies(settings, self._secrets.signing.signer.public, self.meter)
+        stack.callback(copies.close)
         journal = self._journal = AuditLog.open(
             settings.audit_directory,
             settings.audit.origin,
@@ -130,9 +133,11 @@ class Server:
             commit_seconds=settings.audit.commit_seconds,
             segment_bytes=settings.audit.segment_bytes,
             observer=_Told(self),
-            watchers=[self.meter],
+            watchers=[self.meter, copies.couriers],
+            confirm=copies.confirm,
         )
         stack.push_async_callback(journal.close)
+        copies.start()
         await stack.enter_async_context(self._exports.running(journal.size))
         modes = content_modes(settings)
         keep = await self._keep(stack, modes)
