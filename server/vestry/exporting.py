@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from vestry.adapters.http_batches import HttpBatches
