@@ -179,7 +179,9 @@ def test_a_restart_goes_on_behind_the_cursor(log: LogMaker) -> None:
         assert len(collector.lines) == log.store.next_index
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"next":-1,"sha256":""}', b'{"next":7,"sha256":"00"}', b"\xff\xfe", b"[]"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b'{"next":-1,"sha256":""}', b'{"next":7,"sha256":"00"}', b"\xff\xfe", b"[]"]
+)
 def test_a_cursor_that_is_not_of_this_log_begins_anew(log: LogMaker, content: bytes) -> None:
     """A damaged cursor, or one of another log, means that everything is sent again."""
     log.add_calls(20)
