@@ -16,6 +16,7 @@ import signal
 import ssl
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
 from vestry import __version__
+from vestry.adapters.counters import NoReading, read_counters
 from vestry.adapters.health import HealthChecks
 from vestry.adapters.key_format import PROBE
 from vestry.adapters.keys_sqlite import SqliteKeys
 from vestry.adapters.upstream import Upstream
 from vestry.admit import Admission
+from vestry.audit.completeness import Ledger
 from vestry.audit.log import AuditLog
 from vestry.audit.notary import Signing
 from vestry.audit.records import Records
@@ -42,6 +45,7 @@ from vestry.errors import KeysUnavailable, Refusal
 from vestry.forward import Forward
 from vestry.meter import Meter
 from vestry.pipeline import Corridor
+from vestry.reconcile import Reconciler
 from vestry.record import Recorder
 from vestry.relay import Relay
 from vestry.route import Router
@@ -120,7 +124,9 @@ class Server:
             watchers=[self.meter],
         )
         stack.push_async_callback(journal.close)
-        recorder = Recorder(journal, Records(configuration_digest=digest(settings)))
+        ledger = Ledger()
+        records = Records(configuration_digest=digest(settings))
+        recorder = Recorder(journal, records, ledger)
         await recorder.started(journal.origins)
         stack.push_async_callback(recorder.stopped)
         self._keys = SqliteKeys(settings.keys_database, self._secrets.key_hash)
@@ -131,6 +137,7 @@ class Server:
         self.meter.replicas = self._replicas
         engines = self._engines(stack)
         await stack.enter_async_context(_running(self._health(engines)))
+        await stack.enter_async_context(self._reconciling(engines, ledger, records))
         corridor = Corridor(
             keys=self._keys,
             tenants=settings.tenants,
@@ -164,6 +171,25 @@ class Server:
             for replica in model.replicas
         }
         await HealthChecks(replicas, self._router, seconds=self.settings.relay.probe_seconds).run()
+
+    @contextlib.asynccontextmanager
+    async def _reconciling(self, engines: dict[str, Upstream], ledger: Ledger, records: Records) -> AsyncIterator[None]:
+        """Hold the engines' own counters against the log, from before the first call to behind the last."""
+        settings = self.settings
+        reconciler = Reconciler(
+            ledger,
+            {name: partial(read_counters, engine) for name, engine in engines.items()},
+            self._journal,
+            records,
+            home=settings.audit_directory / settings.audit.origin,
+            seconds=settings.audit.reconcile_seconds,
+            shared=settings.audit.engines_shared,
+            unreadable=NoReading,
+        )
+        self.meter.standing = reconciler.standing
+        async with _running(reconciler.run()):
+            yield
+        await reconciler.stop()
 
     async def _open_ports(self, stack: contextlib.AsyncExitStack, corridor: Corridor, recorder: Recorder) -> None:
         settings = self.settings.server

@@ -284,6 +284,10 @@ class Audit(Section):
     """A checkpoint is signed after so many records,"""
     checkpoint_seconds: Annotated[float, Field(gt=0, le=3600)] = 60
     """and after so long, if there is anything new."""
+    reconcile_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 15
+    """How often the engines' own counters are read, and compared with the log."""
+    engines_shared: bool = False
+    """Other servers use the same engines: the sum over all logs is judged (`vestry audit reconcile`), not this log."""
 
     @field_validator("origin")
     @classmethod

@@ -69,6 +69,7 @@ class OutcomeRecord(CallRecord, kw_only=True):
     first_byte_us: int | None = None
     engine_us: int
     content_mode: str
+    engine_work: list[dict[str, Any]] | None = None
 
 
 class RefusalRecord(DecidedRecord, kw_only=True):

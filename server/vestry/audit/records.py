@@ -19,6 +19,7 @@ from msgspec import Struct
 from vestry.audit import fields
 from vestry.audit.calls import IntentRecord, OutcomeRecord, RefusalRecord
 from vestry.audit.canonical import SAFE_INTEGER, clean
+from vestry.audit.completeness import engine_work
 from vestry.audit.fields import LIMITS, SCHEMA, RecordType
 from vestry.errors import Refusal
 from vestry.types import Call, Ending, Grant, Head, Outcome, Principal, ServedModel
@@ -126,7 +127,9 @@ class Records:
             record.first_byte_us = _microseconds(outcome.first_byte - head.began)
         if outcome.replica:
             record.replica = clean(outcome.replica, LIMITS["replica"])
-        if grant is None and call is not None:
+        if call is not None and grant is not None:
+            record.engine_work = engine_work(call, grant, outcome)
+        elif call is not None:
             record.model = clean(call.model, LIMITS["model"])
         return record
 
