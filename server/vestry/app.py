@@ -48,6 +48,7 @@ from vestry.pipeline import Corridor
 from vestry.reconcile import Reconciler
 from vestry.record import Recorder
 from vestry.relay import Relay
+from vestry.retention import Keeper, policy_of
 from vestry.route import Router
 from vestry.settings import Settings, is_private
 from vestry.types import ServedModel
@@ -138,6 +139,7 @@ class Server:
         engines = self._engines(stack)
         await stack.enter_async_context(_running(self._health(engines)))
         await stack.enter_async_context(self._reconciling(engines, ledger, records))
+        await self._retain(stack)
         corridor = Corridor(
             keys=self._keys,
             tenants=settings.tenants,
@@ -171,6 +173,15 @@ class Server:
             for replica in model.replicas
         }
         await HealthChecks(replicas, self._router, seconds=self.settings.relay.probe_seconds).run()
+
+    async def _retain(self, stack: contextlib.AsyncExitStack) -> None:
+        """Prune once a day, where the settings say so."""
+        policy = policy_of(self.settings)
+        if policy is not None:
+            home = self.settings.audit_directory / self.settings.audit.origin
+            keeper = Keeper(home, policy, self._journal, self._journal.checkpoint)
+            await stack.enter_async_context(_running(keeper.run()))
+            stack.callback(keeper.halt)
 
     @contextlib.asynccontextmanager
     async def _reconciling(self, engines: dict[str, Upstream], ledger: Ledger, records: Records) -> AsyncIterator[None]:

@@ -267,6 +267,30 @@ class Relay(Section):
     """How often each engine's health is asked for."""
 
 
+class Hold(Section):
+    """A legal hold: records of whom it names are never pruned."""
+
+    tenant: Label | None = None
+    """Tenant whose records are held; with `subject`, only that subject's in it."""
+    subject: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Person or program whose records are held."""
+    reason: Annotated[str, Field(min_length=1, max_length=128)]
+    """Why: a case number, say. It is shown wherever the hold stops something."""
+
+    @model_validator(mode="after")
+    def _somebody(self) -> Hold:
+        if self.tenant is None and self.subject is None:
+            raise ValueError("a hold names a `tenant`, a `subject`, or both")
+        return self
+
+
+class Retention(Section):
+    """How long records are kept."""
+
+    days: Annotated[int, Field(ge=1, le=36_525)]
+    """Records older than this may be pruned. Law often asks for years: HIPAA for six, PCI DSS for one."""
+
+
 class Audit(Section):
     """The record: where it is kept, and how."""
 
@@ -288,6 +312,10 @@ class Audit(Section):
     """How often the engines' own counters are read, and compared with the log."""
     engines_shared: bool = False
     """Other servers use the same engines: the sum over all logs is judged (`vestry audit reconcile`), not this log."""
+    retention: Retention | None = None
+    """When records are pruned. Left out: never."""
+    holds: tuple[Hold, ...] = ()
+    """Legal holds, which stop pruning."""
 
     @field_validator("origin")
     @classmethod

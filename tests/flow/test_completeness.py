@@ -59,7 +59,9 @@ def silent(house: House) -> None:
 
 
 def rows(house: House) -> list[dict[str, Any]]:
-    return [{**row, "cause": record["cause"]} for record in house.records("log.reconciled") for row in record["replicas"]]
+    return [
+        {**row, "cause": record["cause"]} for record in house.records("log.reconciled") for row in record["replicas"]
+    ]
 
 
 def test_what_went_through_the_server_agrees(tmp_path: Path, engine: FakeEngine) -> None:
@@ -118,7 +120,7 @@ def test_work_behind_the_back_shows_while_the_server_is_busy(tmp_path: Path, eng
 
 
 def test_a_stream_cancelled_midway_is_no_alarm(tmp_path: Path, engine: FakeEngine) -> None:
-    """Nor an answer in one piece whose client left, nor a stream that broke off; and none of them leaves slack behind."""
+    """Nor an answer in one piece whose client left, nor a stream that broke off; none of them leaves slack behind."""
     engine.behave(between_seconds=0.1)
     with House(tmp_path, [engine], audit=FAST) as house:
         headers = {"authorization": f"Bearer {house.key}"}

@@ -212,3 +212,10 @@ def _add(record: Told, edges: Mapping[str, _Edges], found: Mapping[str, Sum]) ->
 def shifted(time: str, seconds: int) -> str:
     """A record's time, moved. Raises ValueError."""
     return rfc3339(microseconds_of(time) + seconds * 1_000_000)
+
+
+def reconciliations(leaves: Iterable[tuple[int, bytes]]) -> Iterator[Reconciled]:
+    """The `log.reconciled` records among these. Raises ValueError for one that is malformed."""
+    for _, leaf in leaves:
+        if _RECONCILED in leaf:
+            yield _reconciled(leaf)

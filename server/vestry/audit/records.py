@@ -243,6 +243,10 @@ class Records:
             raise ValueError(f"a record of type {kind} needs {', '.join(sorted(missing))}")
         return record
 
+    def wall(self) -> int:
+        """Microseconds since the epoch, by the clock of these records."""
+        return self._clock.wall()
+
     def _since(self, began: float) -> int:
         passed = self._clock.monotonic() - began
         return round(passed * 1_000_000) if passed > 0.0 else 0

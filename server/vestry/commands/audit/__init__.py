@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from vestry.commands.audit import checkpoint, init, public_key
+from vestry.commands.audit import checkpoint, init, prune, public_key, reconcile, status
 
 
 @click.group("audit", short_help="The audit log: its key, checkpoints, proofs.")
@@ -15,5 +15,5 @@ def command() -> None:
     """
 
 
-for module in (init, public_key, checkpoint):
+for module in (init, public_key, checkpoint, status, reconcile, prune):
     command.add_command(module.command)
