@@ -16,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from vestry import __version__
+from vestry.audit.completeness import Standing, Work
 from vestry.audit.tlog.notes import Checkpoint
 from vestry.types import Grant, Head, Outcome
 
@@ -120,6 +121,7 @@ class Meter(Collector):
         self._journal_healthy = True
         self._copies: dict[str, _Copy] = {}
         self._content_failures = 0
+        self.standing: Callable[[], Sequence[Standing]] = list
         self.replicas: Callable[[], list[tuple[str, str, bool, int]]] = list
         self.certificate_expiry: Callable[[], float | None] = _never
         self._export_lock = threading.Lock()
@@ -278,6 +280,7 @@ class Meter(Collector):
         yield from self._collect_copies()
         yield from self._collect_door()
         yield from self._collect_exports()
+        yield from self._collect_completeness()
 
     def _collect_calls(self) -> Families:
         requests = CounterMetricFamily(
@@ -401,6 +404,26 @@ class Meter(Collector):
                     family.add_metric([sink], figure)
             yield family
 
+    def _collect_completeness(self) -> Families:
+        standing = self.standing()
+        for name, meaning, amount in COMPLETENESS:
+            tokens = CounterMetricFamily(f"{name}_tokens", f"Tokens {meaning}.", labels=["replica", "kind"])
+            requests = CounterMetricFamily(f"{name}_requests", f"Requests {meaning}.", labels=["replica"])
+            for each in standing:
+                prompt, completion, count = amount(each)
+                tokens.add_metric([each.replica, "input"], prompt)
+                tokens.add_metric([each.replica, "output"], completion)
+                requests.add_metric([each.replica], count)
+            yield from (tokens, requests)
+        readable = GaugeMetricFamily(
+            "vestry_engine_counters_readable", "1 if the engine's counters can be read.", labels=["replica"]
+        )
+        restarts = CounterMetricFamily("vestry_engine_restarts", "Times that counters began anew.", labels=["replica"])
+        for each in standing:
+            readable.add_metric([each.replica], each.readable)
+            restarts.add_metric([each.replica], each.restarts)
+        yield from (readable, restarts)
+
     def _collect_door(self) -> Families:
         yield GaugeMetricFamily("vestry_connections", "Open client connections.", value=self._connections)
         refusals = CounterMetricFamily("vestry_door_refusals", "Refused before a call was read.", labels=["code"])
@@ -430,6 +453,16 @@ class Meter(Collector):
             lag.add_metric([name], records)
             age.add_metric([name], seconds)
         yield from (sent, failed, lag, age)
+
+
+# What the reconciler says of a replica: metric, meaning, and which amount of it. The first two kinds are tokens.
+COMPLETENESS: tuple[tuple[str, str, Callable[[Standing], Work]], ...] = (
+    ("vestry_engine_reported", "by the engine's own counters", lambda each: each.reported),
+    ("vestry_audit_engine", "of an engine's work in outcomes, at least", lambda each: each.least),
+    ("vestry_audit_uncertain", "that outcomes leave open beyond that", lambda each: each.most.less(each.least)),
+    ("vestry_audit_unexplained", "of an engine's work that no record explains", lambda each: each.unexplained),
+    ("vestry_audit_uncounted", "recorded, and not counted by the engine", lambda each: each.uncounted),
+)
 
 
 def _never() -> float | None:

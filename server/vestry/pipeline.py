@@ -164,7 +164,14 @@ class Corridor:
         """Record a refusal, then answer with it. If even that cannot be recorded, the answer says so."""
         self.meter.refused(trail.head, _tenant(trail), refusal.code)
         ending = Ending.FAILED if trail.intended and refusal.status >= 500 else Ending.REFUSED
-        outcome = Outcome(ending, refusal.status, refusal.code, replica=refusal.replica, attempts=refusal.attempts)
+        outcome = Outcome(
+            ending,
+            refusal.status,
+            refusal.code,
+            replica=refusal.replica,
+            attempts=refusal.attempts,
+            tried=refusal.tried,
+        )
         try:
             if trail.withheld:
                 pass  # the outcome says it already

@@ -90,6 +90,7 @@ class OutcomeRecord(CallRecord, kw_only=True):
     engine_us: int
     content_mode: str
     content: Content | None = None
+    engine_work: list[dict[str, Any]] | None = None
 
 
 class RefusalRecord(DecidedRecord, kw_only=True):

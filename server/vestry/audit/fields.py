@@ -36,6 +36,8 @@ class RecordType(StrEnum):
     CLOCK_JUMP = "clock.jump"
     LOG_READ = "log.read"
     CONTENT_ERASE = "content.erase"
+    LOG_RECONCILED = "log.reconciled"
+    LOG_PRUNE = "log.prune"
 
 
 I, O, R = RecordType.INTENT, RecordType.OUTCOME, RecordType.REFUSAL  # noqa: E741 - columns of the table
@@ -47,6 +49,7 @@ SUMMARY, CLOSED = RecordType.REFUSALS_SUMMARY, RecordType.INTENT_CLOSED
 BEGIN, TRIM, RECOVERED = RecordType.SEGMENT_BEGIN, RecordType.LOG_TRIM, RecordType.LOG_RECOVERED
 JUMP = RecordType.CLOCK_JUMP
 READ, ERASE = RecordType.LOG_READ, RecordType.CONTENT_ERASE
+RECONCILED, PRUNE = RecordType.LOG_RECONCILED, RecordType.LOG_PRUNE
 
 INTEGER: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": SAFE_INTEGER}
 SIGNED: dict[str, Any] = {"type": "integer", "minimum": -SAFE_INTEGER, "maximum": SAFE_INTEGER}
@@ -98,6 +101,28 @@ OPEN_INTENTS_EACH = 400
 """Open intents that one `segment.begin` record lists at most; with ids of 64 characters it stays below a leaf."""
 SUMMARY_COUNTS = 256
 """Rows that one `refusals.summary` record holds at most."""
+WORK: dict[str, Any] = {"type": "array", "items": INTEGER, "minItems": 3, "maxItems": 3}
+"""Amounts of an engine's work: prompt tokens, completion tokens, requests (`completeness.Work`)."""
+RECONCILED_EACH = 48
+"""Replicas that one `log.reconciled` record holds at most."""
+ENGINES_TRIED = 2
+"""Engines that one call is sent to at most."""
+RECONCILIATION: dict[str, Any] = {
+    **closed(
+        replica=text(128),
+        readable=FLAG,
+        engine=WORK,
+        least=WORK,
+        most=WORK,
+        unexplained=WORK,
+        uncounted=WORK,
+        restarts=INTEGER,
+        counters=WORK,
+        read=TIME,
+        started=TIME,
+    ),
+    "required": ["replica", "readable", "engine", "least", "most", "unexplained", "uncounted", "restarts"],
+}
 ORIGINS = 256
 """Logs of a house that one `server.start` record names at most."""
 
@@ -251,8 +276,8 @@ FIELDS: tuple[Field, ...] = (
     _row(
         "cause",
         text(256),
-        "Why: a system error's name, `restart`, `outcome_lost`, `audit_unavailable`, ….",
-        always={CLOSED, RECOVERED},
+        "Why: a system error's name, `restart`, `outcome_lost`, `audit_unavailable`, …; of a pruning, the policy.",
+        always={CLOSED, RECOVERED, RECONCILED, PRUNE},
     ),
     _row("segment", text(64), "File of the log that was trimmed.", always={TRIM}),
     _row("offset", INTEGER, "Size of that file, in bytes, after the trim.", always={TRIM}),
@@ -274,9 +299,31 @@ FIELDS: tuple[Field, ...] = (
     # Reading the log, and erasing content
     _row("command", text(64), "Command that read the log.", always={READ}),
     _row("filter", text(1024), "What it was asked for; `all` where nothing was left out.", always={READ}),
-    _row("records", INTEGER, "Records that it was about to show.", maybe={READ}),
     _row("count", INTEGER, "How many contents are erased.", always={ERASE}),
     _row("before", TIME, "Only what was kept before this time is erased. Left out: all.", maybe={ERASE}),
+    # Completeness. Amounts are three numbers: prompt tokens, completion tokens, requests
+    _row(
+        "engine_work",
+        listed(
+            {**closed(replica=text(128), least=WORK, most=WORK), "required": ["replica", "least", "most"]},
+            ENGINES_TRIED,
+        ),
+        "What engines may have counted of the call, at least and at most. Left out: its tokens and one request.",
+        maybe={O},
+    ),
+    _row("since", TIME, "When the reconciliation before this one was made, or the first reading.", always={RECONCILED}),
+    _row("in_progress", INTEGER, "Calls in progress then: what they come to is in no amount.", always={RECONCILED}),
+    _row(
+        "replicas",
+        listed(RECONCILIATION, RECONCILED_EACH),
+        "By replica, since then: what its counters rose by (`engine`), what outcomes here say, at `least` and at "
+        "`most`; `unexplained` is engine work beyond that, `uncounted` what an engine that was idle had not counted. "
+        "`counters` stood so at `read`, of the engine that began at `started`.",
+        always={RECONCILED},
+    ),
+    # Pruning
+    _row("minimum_index", INTEGER, "Records below this one may be missing from here on.", always={PRUNE}),
+    _row("records", INTEGER, "Records that may be missing, or were about to be shown.", always={PRUNE}, maybe={READ}),
 )
 
 LIMITS: dict[str, int] = {field.name: field.form["maxLength"] for field in FIELDS if "maxLength" in field.form}

@@ -19,6 +19,7 @@ from msgspec import Struct
 from vestry.audit import fields
 from vestry.audit.calls import Content, IntentRecord, OutcomeRecord, RefusalRecord
 from vestry.audit.canonical import SAFE_INTEGER, clean
+from vestry.audit.completeness import engine_work
 from vestry.audit.fields import LIMITS, SCHEMA, RecordType
 from vestry.errors import Refusal
 from vestry.types import Call, ContentMode, Ending, Grant, Head, Outcome, Principal, ServedModel
@@ -144,7 +145,9 @@ class Records:
             record.first_byte_us = _microseconds(outcome.first_byte - head.began)
         if outcome.replica:
             record.replica = clean(outcome.replica, LIMITS["replica"])
-        if grant is None and call is not None:
+        if call is not None and grant is not None:
+            record.engine_work = engine_work(call, grant, outcome)
+        elif call is not None:
             record.model = clean(call.model, LIMITS["model"])
         if content is not None:
             record.content = content
@@ -259,6 +262,10 @@ class Records:
         if missing := fields.required(kind) - given:
             raise ValueError(f"a record of type {kind} needs {', '.join(sorted(missing))}")
         return record
+
+    def wall(self) -> int:
+        """Microseconds since the epoch, by the clock of these records."""
+        return self._clock.wall()
 
     def _since(self, began: float) -> int:
         passed = self._clock.monotonic() - began

@@ -13,18 +13,21 @@ from vestry.commands.audit import (
     keygen,
     opening,
     prove,
+    prune,
     public_key,
+    reconcile,
     show,
+    status,
     tenant_key,
     verify,
     verify_proof,
 )
 
 COMMANDS = (
-    *(init, public_key, checkpoint),
+    *(init, public_key, checkpoint, status),
     *(show, export, index),
-    *(verify, prove, verify_proof),
-    *(keygen, opening, erase, tenant_key),
+    *(verify, prove, verify_proof, reconcile),
+    *(keygen, opening, erase, tenant_key, prune),
 )
 
 
