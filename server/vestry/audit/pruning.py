@@ -139,7 +139,7 @@ def plan(home: Path, policy: Policy, *, clock: Clock | None = None, halted: Call
 
 
 def _stays(tiles: Tiles, first: int, cutoff: str, policy: Policy, *, gone: bool) -> str:
-    """Why the bundle that begins with record `first` must stay; empty if it may go. One that is `gone` may not be there."""
+    """Why the bundle that begins with record `first` must stay; empty if it may go. One `gone` may lack."""
     try:
         leaves = tiles.bundle(first // WIDTH)
     except TileMissing:
@@ -149,7 +149,7 @@ def _stays(tiles: Tiles, first: int, cutoff: str, policy: Policy, *, gone: bool)
     for index, leaf in enumerate(leaves, start=first):
         record = _kept(leaf)
         if record.time >= cutoff:
-            return f"record {index} is from {record.time}, and records are kept for {policy.days} days"
+            return f"record {index} is from {record.time}, and {policy.days} days are kept"
         for hold in policy.holds:
             if hold.holds(record.tenant, record.subject):
                 return f"record {index}, from {record.time}, is kept by {hold}"
@@ -169,7 +169,8 @@ def prune(
     """Record what may go, see it signed, and remove it; then finish what an earlier run left. Blocks.
 
     Nothing is removed where the record is not signed within `signing_seconds`. Once `halted` says so it ends with
-    Halted. Raises as `plan` and the ledger do, TimeoutError, and OSError where a file cannot be removed; the next run goes on.
+    Halted. Raises as `plan` and the ledger do, TimeoutError, and OSError where a file cannot be removed; then the next
+    run goes on.
     """
     files = files or Files()
     found = plan(home, policy, clock=clock, halted=halted)
