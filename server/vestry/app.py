@@ -32,9 +32,13 @@ from vestry.adapters.keys_sqlite import SqliteKeys
 from vestry.adapters.upstream import Upstream
 from vestry.admit import Admission
 from vestry.audit.completeness import Ledger
+from vestry.audit.content.keeper import Keeper
+from vestry.audit.content.keeper import Secrets as ContentSecrets
+from vestry.audit.content.sealing import Sealer
 from vestry.audit.log import AuditLog
 from vestry.audit.notary import Signing
 from vestry.audit.records import Records
+from vestry.auditor import AuditorKey
 from vestry.configuration import digest
 from vestry.edge import arrival, door
 from vestry.edge.dataplane import DataPlane
@@ -42,16 +46,19 @@ from vestry.edge.ops import build_ops
 from vestry.edge.serving import Manner, bind, serving, url_of
 from vestry.edge.tls import Certificates
 from vestry.errors import KeysUnavailable, Refusal
+from vestry.exporting import Exports
 from vestry.forward import Forward
+from vestry.keeping import Keep, Modes
 from vestry.meter import Meter
 from vestry.pipeline import Corridor
 from vestry.reconcile import Reconciler
 from vestry.record import Recorder
-from vestry.relay import Relay
-from vestry.retention import Keeper, policy_of
+from vestry.relay import PATHS, Relay
+from vestry.retention import Retainer, policy_of
 from vestry.route import Router
+from vestry.secret_files import content_hash
 from vestry.settings import Settings, is_private
-from vestry.types import ServedModel
+from vestry.types import ContentMode, ServedModel
 
 log = logging.getLogger("vestry")
 AGAIN_SECONDS = 1.0
@@ -77,7 +84,9 @@ class Server:
         self._stop_asked = 0.0
         self._ready = False
         self._stack = contextlib.AsyncExitStack()
+        self._exports = Exports(settings, self.meter)
         self.addresses: dict[str, str] = {}
+        self._keeper: Keeper | None = None
 
     async def __aenter__(self) -> Server:
         """Build everything and open the ports. Raises OSError with a sentence, or what the record raises."""
@@ -111,6 +120,10 @@ class Server:
         self._ready = False
         self._stopping.set()
 
+    def recorded(self) -> None:
+        """More records are durable."""
+        self._exports.grown(self._journal.size)
+
     # Up ---------------------------------------------------------------------------------------------------------
 
     async def _build(self, stack: contextlib.AsyncExitStack) -> None:
@@ -121,12 +134,15 @@ class Server:
             signing=self._secrets.signing,
             commit_seconds=settings.audit.commit_seconds,
             segment_bytes=settings.audit.segment_bytes,
-            observer=self.meter,
+            observer=_Told(self),
             watchers=[self.meter],
         )
         stack.push_async_callback(journal.close)
+        await stack.enter_async_context(self._exports.running(journal.size))
+        modes = content_modes(settings)
+        keep = await self._keep(stack, modes)
         ledger = Ledger()
-        records = Records(configuration_digest=digest(settings))
+        records = Records(configuration_digest=digest(settings), modes=modes)
         recorder = Recorder(journal, records, ledger)
         await recorder.started(journal.origins)
         stack.push_async_callback(recorder.stopped)
@@ -148,8 +164,24 @@ class Server:
             recorder=recorder,
             forward=Forward(self._router, Relay(engines, settings.relay), self.meter),
             meter=self.meter,
+            keep=keep,
         )
         await self._open_ports(stack, corridor, recorder)
+
+    async def _keep(self, stack: contextlib.AsyncExitStack, modes: Modes) -> Keep | None:
+        """What keeps content, if any tenant's is kept. Raises LogUnusable, SecretFault."""
+        settings = self.settings
+        if not modes:
+            return None
+        used = set(modes.values())
+        self._keeper = Keeper(
+            settings.audit_directory / settings.audit.origin,
+            ContentSecrets(content_hash(settings) if ContentMode.HASHED in used else b"", sealers(settings, modes)),
+            seconds=settings.audit.commit_seconds,
+            failed=self.meter.content_failed,
+        )
+        stack.push_async_callback(self._keeper.close)
+        return Keep(self._keeper, modes, limit=settings.audit.content_bytes)
 
     def _engines(self, stack: contextlib.AsyncExitStack) -> dict[str, Upstream]:
         """One connection pool a replica; replicas of the same name are the same engine."""
@@ -179,9 +211,9 @@ class Server:
         policy = policy_of(self.settings)
         if policy is not None:
             home = self.settings.audit_directory / self.settings.audit.origin
-            keeper = Keeper(home, policy, self._journal, self._journal.checkpoint)
-            await stack.enter_async_context(_running(keeper.run()))
-            stack.callback(keeper.halt)
+            retainer = Retainer(home, policy, self._journal, self._journal.checkpoint)
+            await stack.enter_async_context(_running(retainer.run()))
+            stack.callback(retainer.halt)
 
     @contextlib.asynccontextmanager
     async def _reconciling(self, engines: dict[str, Upstream], ledger: Ledger, records: Records) -> AsyncIterator[None]:
@@ -266,6 +298,8 @@ class Server:
             missing["server"] = "stopping" if self._stopping.is_set() else "starting"
         if not self._journal.healthy:
             missing["record"] = "the record cannot be written"
+        if self._keeper is not None and not self._keeper.healthy:
+            missing["content"] = "content that is to be kept cannot be written"
         try:
             self._keys.find(PROBE)
         except KeysUnavailable:
@@ -298,6 +332,18 @@ class Application(FastAPI):
         return super().__call__(scope, receive, send)
 
 
+class _Told:
+    """Hears what the journal does: the meter counts it, and exports learn what is durable."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.failed, self.health = server.meter.failed, server.meter.health
+
+    def committed(self, seconds: float, records: int, size: int) -> None:
+        self._server.meter.committed(seconds, records, size)
+        self._server.recorded()
+
+
 class _Keeper:
     """Counts and records what is refused at the door."""
 
@@ -326,6 +372,26 @@ async def _running(work: Any) -> AsyncIterator[None]:
 def _report(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
         log.error("a task of the server has ended", exc_info=task.exception())
+
+
+def content_modes(settings: Settings) -> dict[tuple[str, str], ContentMode]:
+    """The mode of each tenant and route whose content is kept."""
+    found = {
+        (name, route): ContentMode(tenant.content.mode(route))
+        for name, tenant in settings.tenants.items()
+        for route in PATHS
+    }
+    return {place: mode for place, mode in found.items() if mode != ContentMode.METADATA}
+
+
+def sealers(settings: Settings, modes: Modes) -> dict[str, Sealer]:
+    """What seals the content of each tenant that has some sealed. Raises ValueError."""
+    keys = {
+        tenant: settings.tenants[tenant].content.auditor or settings.audit.auditor
+        for (tenant, _), mode in modes.items()
+        if mode == ContentMode.SEALED
+    }
+    return {tenant: Sealer(AuditorKey.parse(key or "")) for tenant, key in keys.items()}
 
 
 def state_directory(path: Path) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable
 
 from vestry import __version__
+from vestry.audit.calls import Content
 from vestry.audit.completeness import Ledger
 from vestry.audit.fields import ORIGINS, RecordType
 from vestry.audit.flood import RefusalLog
@@ -49,16 +50,24 @@ class Recorder:
         except AuditUnavailable:
             log.error("the server's stop could not be recorded")  # noqa: TRY400 - the record's own log has the cause
 
-    def intent(self, head: Head, principal: Principal, call: Call, grant: Grant) -> Awaitable[None]:
+    def intent(
+        self, head: Head, principal: Principal, call: Call, grant: Grant, content: Content | None = None
+    ) -> Awaitable[None]:
         """What is about to be asked of an engine, and why it may be. Durable when this has been waited for."""
         self._ledger.began(head.request_id, call, grant)
-        return self._journal.append(self._records.intent(head, principal, call, grant))
+        return self._journal.append(self._records.intent(head, principal, call, grant, content))
 
-    def outcome(
-        self, head: Head, principal: Principal, call: Call | None, grant: Grant | None, outcome: Outcome
+    def outcome(  # noqa: PLR0917 - called for every call, and keywords cost
+        self,
+        head: Head,
+        principal: Principal,
+        call: Call | None,
+        grant: Grant | None,
+        outcome: Outcome,
+        content: Content | None = None,
     ) -> Awaitable[None]:
         """How it went. Durable when this has been waited for."""
-        record = self._records.outcome(head, principal, call, grant, outcome)
+        record = self._records.outcome(head, principal, call, grant, outcome, content)
         self._ledger.ended(record)
         return self._journal.append(record)
 

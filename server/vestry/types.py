@@ -149,3 +149,12 @@ class Outcome(Struct, frozen=True):
     tried: str = ""
     engine_seconds: float = 0.0
     last: bytes = b""
+
+
+class ContentMode(StrEnum):
+    """What of a call's prompt and answer is kept beside its records."""
+
+    METADATA = "metadata"
+    HASHED = "hashed"
+    SEALED = "sealed"
+    FULL = "full"
