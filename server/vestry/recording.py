@@ -29,8 +29,7 @@ from vestry.outside import OutsideCopies
 from vestry.reconcile import Reconciler
 from vestry.record import Recorder
 from vestry.relay import PATHS
-from vestry.retention import Keeper as Retainer
-from vestry.retention import policy_of
+from vestry.retention import Retainer, policy_of
 from vestry.secret_files import content_hash
 from vestry.settings import Settings
 from vestry.types import ContentMode

@@ -149,7 +149,7 @@ def _stays(tiles: Tiles, first: int, cutoff: str, policy: Policy, *, gone: bool)
     for index, leaf in enumerate(leaves, start=first):
         record = _kept(leaf)
         if record.time >= cutoff:
-            return f"record {index} is from {record.time}, and records are kept for {policy.days} days"
+            return f"record {index} is from {record.time}, and {policy.days} days are kept"
         for hold in policy.holds:
             if hold.holds(record.tenant, record.subject):
                 return f"record {index}, from {record.time}, is kept by {hold}"
