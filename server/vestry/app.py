@@ -34,6 +34,7 @@ from vestry.audit.content.keeper import Secrets as ContentSecrets
 from vestry.audit.content.sealing import Sealer
 from vestry.audit.log import AuditLog
 from vestry.audit.records import Records
+from vestry.audit.scan import LogUnusable
 from vestry.auditor import AuditorKey
 from vestry.configuration import digest
 from vestry.edge import arrival, door
@@ -49,7 +50,7 @@ from vestry.pipeline import Corridor
 from vestry.record import Recorder
 from vestry.relay import PATHS, Relay
 from vestry.route import Router
-from vestry.secret_files import content_hash
+from vestry.secret_files import SecretFault, content_hash
 from vestry.settings import Settings, is_private
 from vestry.types import ContentMode, ServedModel
 
@@ -148,14 +149,18 @@ class Server:
         await self._open_ports(stack, corridor, recorder)
 
     async def _keep(self, stack: contextlib.AsyncExitStack, modes: Modes) -> Keep | None:
-        """What keeps content, if any tenant's is kept. Raises LogUnusable, SecretFault."""
+        """What keeps content, if any tenant's is kept. Raises LogUnusable."""
         settings = self.settings
         if not modes:
             return None
-        used = set(modes.values())
+        try:
+            hashing = content_hash(settings) if ContentMode.HASHED in modes.values() else b""
+            secrets = ContentSecrets(hashing, sealers(settings, modes))
+        except (SecretFault, ValueError) as fault:
+            raise LogUnusable(f"Content cannot be kept as the settings say: {fault}") from fault
         self._keeper = Keeper(
             settings.audit_directory / settings.audit.origin,
-            ContentSecrets(content_hash(settings) if ContentMode.HASHED in used else b"", sealers(settings, modes)),
+            secrets,
             seconds=settings.audit.commit_seconds,
             failed=self.meter.content_failed,
         )

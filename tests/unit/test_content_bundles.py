@@ -46,7 +46,9 @@ def bundle_of(place: Place, *items: Item) -> Bundle:
     ),
     st.integers(1, 7),
 )
-def test_what_is_kept_is_found(tmp_path_factory: pytest.TempPathFactory, kept: list[tuple[bytes, bytes, str]], each: int) -> None:
+def test_what_is_kept_is_found(
+    tmp_path_factory: pytest.TempPathFactory, kept: list[tuple[bytes, bytes, str]], each: int
+) -> None:
     """By its place, and by going through; in batches of any size, whatever the bytes, the format's own included."""
     place = Place(tmp_path_factory.mktemp("log"))
     place.make(Files())

@@ -1,4 +1,4 @@
-"""What is kept of a prompt and of an answer: the same bytes however the answer came, and never more than there is room."""
+"""What is kept of a prompt and of an answer: the same bytes however it came, and no more than fits."""
 
 from __future__ import annotations
 
@@ -78,7 +78,12 @@ def test_reasoning_refusals_and_tools_are_kept() -> None:
         {"reasoning": " so"},
         {"refusal": "no"},
         {"tool_calls": [call]},
-        {"tool_calls": [{"index": 0, "function": {"arguments": ":1}"}}, {"index": 1, "id": "c2", "function": {"name": "g"}}]},
+        {
+            "tool_calls": [
+                {"index": 0, "function": {"arguments": ":1}"}},
+                {"index": 1, "id": "c2", "function": {"name": "g"}},
+            ]
+        },
     ]
     kept = read(streamed(*(event(choices=[{"index": 0, "delta": part}]) for part in parts)))
     expected = {
