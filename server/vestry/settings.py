@@ -8,69 +8,32 @@ which is strict about types; here, Python code may write a list for a tuple or a
 from __future__ import annotations
 
 import ipaddress
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
-LABEL = r"^[a-z0-9][a-z0-9-]{0,62}$"
-ORIGIN = r"^[a-z0-9][a-z0-9./-]{0,62}$"
-HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
-NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
-CARRIER_NAT = ipaddress.ip_network("100.64.0.0/10")
+from vestry.section import (
+    LABEL,
+    NAME,
+    ORIGIN,
+    Address,
+    Host,
+    Label,
+    Name,
+    Port,
+    Seconds,
+    Section,
+    address_of,
+    check_host,
+    is_host_name,
+    is_private,
+)
+from vestry.settings_record import Audit, Contents
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-def address_of(host: str) -> Address | None:
-    """The IP address that a text is, with or without the brackets of a URL; None for a name."""
-    try:
-        return ipaddress.ip_address(host[1:-1] if host.startswith("[") and host.endswith("]") else host)
-    except ValueError:
-        return None
-
-
-def is_host_name(text: str) -> bool:
-    """Whether this is a name, and none that resolvers read as an address, such as `127.1`."""
-    last = text.rstrip(".").rpartition(".")[2]
-    return len(text) <= 253 and HOST.fullmatch(text) is not None and NUMBER.fullmatch(last) is None
-
-
-def is_private(address: Address) -> bool:
-    """Whether this is a loopback or private address (RFC 1918, RFC 4193, RFC 6598), as engines must have.
-
-    Link-local addresses are not: clouds answer there with their own secrets.
-    """
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    plain = mapped or address
-    if plain.is_loopback:
-        return True
-    if plain.is_link_local or plain.is_unspecified or plain.is_multicast or plain.is_reserved:
-        return False
-    return plain.is_private or (plain.version == 4 and plain in CARRIER_NAT)
-
-
-def _host(value: str) -> str:
-    if address_of(value) is None and not is_host_name(value):
-        raise ValueError("this is neither an IP address nor a host name")
-    return value
-
-
-Port = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-Name = Annotated[str, Field(pattern=NAME)]
-Label = Annotated[str, Field(pattern=LABEL)]
-Host = Annotated[str, AfterValidator(_host)]
-
-
-class Section(BaseModel):
-    """A part of the settings: closed, frozen, strict about types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, use_attribute_docstrings=True)
+__all__ = ["LABEL", "NAME", "ORIGIN", "Address", "Section", "address_of", "is_host_name", "is_private"]
 
 
 class Tls(Section):
@@ -190,6 +153,7 @@ class Tenant(Section):
     """Calls in progress at once for one key that has no bound of its own."""
     key_requests_per_minute: Annotated[int, Field(ge=1, le=10_000_000)] = 3000
     """Calls begun in a minute for one key that has no bound of its own."""
+    content: Contents = Contents()
 
 
 class Replica(Section):
@@ -208,7 +172,7 @@ class Replica(Section):
             host, port = None, None
         if not host or port is None or value.rstrip("/").lower() not in _origins(host, port):
             raise ValueError("write it as http://host:port, with nothing before or after")
-        _host(host)
+        check_host(host)
         address = address_of(host)
         if address is not None and not is_private(address):
             raise ValueError("engines are called on loopback or private addresses only")
@@ -267,34 +231,6 @@ class Relay(Section):
     """How often each engine's health is asked for."""
 
 
-class Audit(Section):
-    """The record: where it is kept, and how."""
-
-    directory: Path | None = None
-    """Where the record is kept. Left out: `audit/` under the state directory."""
-    origin: Annotated[str, Field(pattern=ORIGIN)] = "server"
-    """Name of this process's log. Every server process has its own."""
-    commit_seconds: Seconds = 2
-    """How long a call waits for its record; then 503."""
-    segment_bytes: Annotated[int, Field(ge=65_536, le=1 << 30)] = 67_108_864
-    """Size at which the journal goes on in a new file."""
-    signing_key: Path | None = None
-    """File with the key that signs the log. Left out: `audit-key` in the secrets directory."""
-    checkpoint_records: Annotated[int, Field(ge=1, le=1_000_000)] = 16_384
-    """A checkpoint is signed after so many records,"""
-    checkpoint_seconds: Annotated[float, Field(gt=0, le=3600)] = 60
-    """and after so long, if there is anything new."""
-
-    @field_validator("origin")
-    @classmethod
-    def _folder(cls, value: str) -> str:
-        if value == "cli":
-            raise ValueError("`cli` is the log of the command line: take another name")
-        if any(part in {"", ".", ".."} for part in value.split("/")):
-            raise ValueError("between slashes stands a name, not nothing, `.` or `..`")
-        return value
-
-
 class Settings(Section):
     """Vestry's settings."""
 
@@ -324,6 +260,15 @@ class Settings(Section):
         ]
         if unknown:
             raise PydanticCustomError("unknown_models", "{said}", {"said": "; ".join(unknown)})
+        return self
+
+    @model_validator(mode="after")
+    def _sealable(self) -> Settings:
+        if self.audit.auditor is None:
+            for name, tenant in self.tenants.items():
+                content = tenant.content
+                if content.auditor is None and "sealed" in {content.default, *content.routes.values()}:
+                    raise PydanticCustomError("no_auditor", "{tenant}", {"tenant": name})
         return self
 
     @property

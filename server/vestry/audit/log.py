@@ -25,7 +25,7 @@ from vestry.audit.canonical import said
 from vestry.audit.fields import RecordType
 from vestry.audit.files import Files
 from vestry.audit.notary import Signing, Watcher
-from vestry.audit.opening import open_store
+from vestry.audit.opening import Confirm, open_store
 from vestry.audit.records import Clock
 from vestry.audit.store import SIGNING_SECONDS, Committed, Store
 from vestry.audit.writer import Abandoned, Mailbox, Waiter, Writer
@@ -72,6 +72,7 @@ class AuditLog:
         probe_seconds: float = 1.0,
     ) -> None:
         self._mailbox = Mailbox()
+        self._store = store
         self._notary = store.notary
         self.origins = store.origins
         """All logs of this house."""
@@ -98,6 +99,7 @@ class AuditLog:
         segment_bytes: int,
         observer: Observer | None = None,
         watchers: Sequence[Watcher] = (),
+        confirm: Confirm | None = None,
         files: Files | None = None,
         clock: Clock | None = None,
         capacity: int = 16_384,
@@ -107,7 +109,15 @@ class AuditLog:
 
         Raises opening.LogUnusable (LogLocked, LogDamaged): a sentence for the operator.
         """
-        store = open_store(directory, origin, signing=signing, segment_bytes=segment_bytes, files=files, clock=clock)
+        store = open_store(
+            directory,
+            origin,
+            signing=signing,
+            segment_bytes=segment_bytes,
+            confirm=confirm,
+            files=files,
+            clock=clock,
+        )
         store.notary.watchers.extend(watchers)
         return cls(
             store,
@@ -122,6 +132,11 @@ class AuditLog:
     def healthy(self) -> bool:
         """False from a failed or overdue write until a write has succeeded again, and after `close`."""
         return self._healthy
+
+    @property
+    def size(self) -> int:
+        """How many records are durable."""
+        return self._store.next_index
 
     def checkpoint(self) -> None:
         """Ask for a signed checkpoint now."""
