@@ -211,6 +211,7 @@ class Store:
             if isinstance(error, OSError):
                 raise self._failed(error) from error
             raise
+        self._turn_at = self._records.wall() + SEGMENT_SECONDS * 1_000_000
         for batch in beginning:
             self.notary.take(batch)
         if before[1] >= 0:
