@@ -21,6 +21,7 @@ from vestry.audit.tlog.notes import Checkpoint
 from vestry.types import Grant, Head, Outcome
 
 Families = Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
+Kind = type[CounterMetricFamily] | type[GaugeMetricFamily]
 OTHER = "other"
 NONE = "none"
 
@@ -94,7 +95,10 @@ class _Copy:
         self.delivered = self.failures = self.dropped = self.size = self.waiting = 0
         self.when = 0.0
         self.waiting_since: float | None = None
-        self.agrees = False
+        self.agrees: bool | None = None
+
+    def behind(self, now: float) -> float:
+        return 0.0 if self.waiting_since is None else max(0.0, now - self.waiting_since)
 
 
 class Meter(Collector):
@@ -382,33 +386,23 @@ class Meter(Collector):
         )
 
     def _collect_copies(self) -> Families:
-        label = ["copy"]
-        copies = list(self._copies.items())
-        for name, text, counts in (
-            ("vestry_audit_copies", "Checkpoints delivered to the copy.", [each.delivered for _, each in copies]),
-            ("vestry_audit_copy_failures", "Tries to deliver that failed.", [each.failures for _, each in copies]),
-            ("vestry_audit_copies_dropped", "Checkpoints given up.", [each.dropped for _, each in copies]),
-        ):
-            counter = CounterMetricFamily(name, text, labels=label)
-            for (sink, _), count in zip(copies, counts, strict=True):
-                counter.add_metric([sink], count)
-            yield counter
         now = time.time()
-        for name, text, values in (
-            ("vestry_audit_copy_records", "Size of its newest checkpoint.", [each.size for _, each in copies]),
-            ("vestry_audit_copy_timestamp_seconds", "When that came.", [each.when for _, each in copies]),
-            ("vestry_audit_copies_waiting", "Items in its spool.", [each.waiting for _, each in copies]),
-            (
-                "vestry_audit_copy_behind_seconds",
-                "Age of the oldest of these.",
-                [_behind(each, now) for _, each in copies],
-            ),
-            ("vestry_audit_copy_compared", "1 if compared at the start.", [int(each.agrees) for _, each in copies]),
-        ):
-            gauge = GaugeMetricFamily(name, text, labels=label)
-            for (sink, _), value in zip(copies, values, strict=True):
-                gauge.add_metric([sink], value)
-            yield gauge
+        rows: tuple[tuple[Kind, str, str, Callable[[_Copy], float | None]], ...] = (
+            (CounterMetricFamily, "copies", "Checkpoints delivered.", lambda each: each.delivered),
+            (CounterMetricFamily, "copy_failures", "Tries to deliver that failed.", lambda each: each.failures),
+            (CounterMetricFamily, "copies_dropped", "Checkpoints given up.", lambda each: each.dropped),
+            (GaugeMetricFamily, "copy_records", "Size of the newest checkpoint there.", lambda each: each.size),
+            (GaugeMetricFamily, "copy_timestamp_seconds", "When that came.", lambda each: each.when),
+            (GaugeMetricFamily, "copies_waiting", "Items in the spool.", lambda each: each.waiting),
+            (GaugeMetricFamily, "copy_behind_seconds", "Age of the oldest of these.", lambda each: each.behind(now)),
+            (GaugeMetricFamily, "copy_compared", "1 if compared at the start.", lambda each: each.agrees),
+        )
+        for kind, name, text, value in rows:
+            family = kind(f"vestry_audit_{name}", text, labels=["copy"])
+            for sink, copy in list(self._copies.items()):
+                if (figure := value(copy)) is not None:
+                    family.add_metric([sink], figure)
+            yield family
 
     def _collect_completeness(self) -> Families:
         standing = self.standing()
@@ -459,10 +453,6 @@ class Meter(Collector):
             lag.add_metric([name], records)
             age.add_metric([name], seconds)
         yield from (sent, failed, lag, age)
-
-
-def _behind(copy: _Copy, now: float) -> float:
-    return 0.0 if copy.waiting_since is None else max(0.0, now - copy.waiting_since)
 
 
 # What the reconciler says of a replica: metric, meaning, and which amount of it. The first two kinds are tokens.

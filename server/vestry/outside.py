@@ -1,29 +1,73 @@
 """From the settings to the sinks of outside copies: reads what their files hold, when it is needed.
 
-sinks = sinks_of(settings, home, signer.public.of(origin), origin)
-compare_with_copies(home, size, root, public, sinks, observer=meter)      # before the log is opened
-couriers = Couriers(home, sinks, observer=meter); couriers.start()        # an observer of the notary
+The order in which a log and its copies are taken up and down:
+
+    copies = OutsideCopies(settings, house, meter)
+    AuditLog.open(..., watchers=[copies.couriers], confirm=copies.confirm)
+    copies.start()
+    ...
+    copies.close()  # after the log, whose last checkpoint is to come along
 """
 
 from __future__ import annotations
 
 import configparser
+from contextlib import suppress
 from pathlib import Path
 
 from vestry import secret_files
+from vestry.audit.copies.comparing import compare_with_copies
+from vestry.audit.copies.couriers import Couriers
 from vestry.audit.copies.directory import DirectorySink
+from vestry.audit.copies.durable import read_bounded
 from vestry.audit.copies.s3 import Bucket, S3Sink
 from vestry.audit.copies.sigv4 import Credentials
-from vestry.audit.copies.sink import Sink, Undelivered
+from vestry.audit.copies.sink import NOTE_LIMIT, Observer, Sink, Undelivered
 from vestry.audit.copies.syslog import SyslogSink
 from vestry.audit.copies.wires import Peer, Web
 from vestry.audit.copies.witness import WitnessSink
+from vestry.audit.registry import REGISTRY
 from vestry.audit.tlog.cosignatures import Cosigner
-from vestry.audit.tlog.notes import NoteRefused, PublicKey
+from vestry.audit.tlog.merkle import EMPTY_ROOT
+from vestry.audit.tlog.notes import Checkpoint, NoteRefused, PublicKey
 from vestry.faults import ConfigurationError, Fault
 from vestry.section import is_private
 from vestry.settings import Settings
 from vestry.settings_copies import Copy, DirectoryCopy, S3Copy, SyslogCopy, WitnessCopy
+
+
+class OutsideCopies:
+    """All outside copies of one log: compared before it is opened, delivered to while it is."""
+
+    def __init__(
+        self, settings: Settings, house: PublicKey, observer: Observer | None = None, *, origin: str | None = None
+    ) -> None:
+        """For the log `origin`, the server's own if left out; `house` is the house's public key.
+
+        Raises ConfigurationError, as `sinks_of`.
+        """
+        origin = origin or settings.audit.origin
+        self._directory = settings.audit_directory
+        self._home = self._directory / origin
+        self._public = house.of(origin)
+        self._observer = observer
+        self._sinks = sinks_of(settings, self._home, self._public, origin)
+        self.couriers = Couriers(self._home, self._sinks, observer=observer)
+
+    def confirm(self, home: Path, head: Checkpoint | None) -> None:
+        """opening.Confirm: compare the log with the copies. Raises LogDamaged, CopyMissing."""
+        size, root = (0, EMPTY_ROOT) if head is None else (head.size, head.root)
+        compare_with_copies(home, size, root, self._public, self._sinks, observer=self._observer)
+
+    def start(self) -> None:
+        """Begin to deliver; the registry of origins, too."""
+        self.couriers.start()
+        with suppress(OSError, ValueError):
+            self.couriers.registered(read_bounded(self._directory / REGISTRY, NOTE_LIMIT))
+
+    def close(self) -> None:
+        """Let the last checkpoint go out, for a few seconds at most."""
+        self.couriers.close()
 
 
 def sinks_of(settings: Settings, home: Path, public: PublicKey, origin: str) -> list[Sink]:

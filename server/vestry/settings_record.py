@@ -30,7 +30,7 @@ class Contents(Section):
 
     default: Mode = "metadata"
     """Mode of every route that `routes` does not name. `metadata` keeps nothing, and no hash."""
-    routes: dict[Literal["chat.completions", "completions"], Mode] = {}
+    routes: dict[Literal["chat.completions", "completions"], Mode] = Field(default_factory=dict)
     """Modes of single routes."""
     auditor: Auditor | None = None
     """Public key (`vestry audit keygen`) that content is sealed to. Left out: `audit.auditor`."""
@@ -142,14 +142,14 @@ class Audit(Section):
     """Public key (`vestry audit keygen`) that `sealed` content is sealed to, where a tenant names none of its own."""
     content_bytes: Annotated[int, Field(ge=4096, le=67_108_864)] = 4_194_304
     """Most that is kept of one prompt, and of one answer's text; the record says how much was left out."""
-    holds: tuple[Hold, ...] = ()
-    """Legal holds: what they cover is neither erased nor pruned."""
-    retention: Retention | None = None
-    """When records are pruned. Left out: never."""
     reconcile_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 15
     """How often the engines' own counters are read, and compared with the log."""
     engines_shared: bool = False
     """Other servers use the same engines: the sum over all logs is judged (`vestry audit reconcile`), not this log."""
+    retention: Retention | None = None
+    """When records are pruned. Left out: never."""
+    holds: tuple[Hold, ...] = ()
+    """Legal holds, which stop erasing and pruning."""
 
     @field_validator("copies", "exports")
     @classmethod

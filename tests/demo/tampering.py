@@ -14,7 +14,7 @@ RECORD = 37
 
 
 class Tampering(Struct, frozen=True):
-    """`apply` gets the copy to tamper with, and a copy of the log as it was earlier. `place` must be in what is said."""
+    """`apply` gets the copy to tamper with, and the log as it was earlier. `place` must be in what is said."""
 
     name: str
     title: str
@@ -38,7 +38,10 @@ def _one_byte(copy: Path, _older: Path) -> None:
 
 
 def _one_record(copy: Path, _older: Path) -> None:
-    _edit(copy, lambda leaves: leaves.pop(RECORD))
+    def edit(leaves: list[bytes]) -> None:
+        del leaves[RECORD]
+
+    _edit(copy, edit)
 
 
 def _swapped(copy: Path, _older: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is kept of a prompt and of an answer: the same bytes however the answer came, and never more than there is room."""
+"""What is kept of a prompt and of an answer: the same bytes however it came, and no more than fits."""
 
 from __future__ import annotations
 

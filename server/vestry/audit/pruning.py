@@ -140,7 +140,7 @@ def plan(home: Path, policy: Policy, *, clock: Clock | None = None, halted: Call
 
 
 def _stays(tiles: Tiles, first: int, cutoff: str, policy: Policy, *, gone: bool) -> str:
-    """Why the bundle that begins with record `first` must stay; empty if it may go. One `gone` may lack."""
+    """Why the bundle that begins with record `first` must stay; empty if it may go. A `gone` one may be missing."""
     try:
         leaves = tiles.bundle(first // WIDTH)
     except TileMissing:
@@ -170,8 +170,8 @@ def prune(
     """Record what may go, see it signed, and remove it; then finish what an earlier run left. Blocks.
 
     Nothing is removed where the record is not signed within `signing_seconds`. Once `halted` says so it ends with
-    Halted. Raises as `plan` and the ledger do, TimeoutError, and OSError where a file cannot be removed; then the next
-    run goes on.
+    Halted. Raises as `plan` and the ledger do, TimeoutError, and OSError where a file cannot be removed; the next run
+    goes on.
     """
     files = files or Files()
     found = plan(home, policy, clock=clock, halted=halted)

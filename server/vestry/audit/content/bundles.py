@@ -42,6 +42,7 @@ _HEAD = struct.Struct(">4scHHI")
 _MAGIC = b"VKE1"
 _LIVES, _ERASED = b"L", b"E"
 _ZEROS = bytes(1 << 20)
+_PAGE = 4096
 
 
 class About(Struct, frozen=True, omit_defaults=True):
@@ -126,10 +127,15 @@ class Bundle:
             self._blobs = files.create(place.blobs / name)
         except BaseException:
             files.close(self._keys)
+            _forget(files, place.keys / name)
             raise
         self._keys_size = self._blobs_size = 0
-        files.sync_directory(place.keys)
-        files.sync_directory(place.blobs)
+        try:
+            files.sync_directory(place.keys)
+            files.sync_directory(place.blobs)
+        except BaseException:
+            self.discard()
+            raise
 
     @classmethod
     def begin(cls, place: Place, day: str, files: Files) -> Bundle:
@@ -166,6 +172,20 @@ class Bundle:
         self._blobs_size += len(blobs)
         return places
 
+    def probe(self) -> None:
+        """Write and sync a page, and take it back: raises OSError where content could not be kept."""
+        try:
+            self._write(self._blobs, bytearray(_PAGE))
+            self._files.sync(self._blobs)
+        finally:
+            self._cut_back()
+
+    def discard(self) -> None:
+        """Close it after a failure; an outage leaves no files with nothing in them."""
+        self.close()
+        if self._keys_size == 0:
+            _forget(self._files, self._place.blobs / self.name, self._place.keys / self.name)
+
     def close(self) -> None:
         for descriptor in (self._keys, self._blobs):
             with suppress(OSError):
@@ -182,6 +202,12 @@ class Bundle:
             with suppress(OSError):
                 self._files.truncate(descriptor, size)
                 self._files.sync(descriptor)
+
+
+def _forget(files: Files, *paths: Path) -> None:
+    for path in paths:
+        with suppress(OSError):
+            files.remove(path)
 
 
 def encode(about: About, secret: bytes) -> bytes:

@@ -107,7 +107,7 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 
 
 def prompt(body: bytes, limit: int, *, texts: bool = True) -> Kept:
-    """A prompt: the body as the engine gets it, at most `limit` bytes; if asked for, each message's or prompt's text."""
+    """A prompt: the body as the engine gets it, at most `limit` bytes; if asked for, the texts in it."""
     kept = body if len(body) <= limit else _whole(body[:limit])
     return Kept(kept, _texts_of(body) if texts else (), len(body) - len(kept))
 

@@ -80,6 +80,9 @@ class Couriers:
         """A checkpoint was signed, and is durable."""
         self._put(Item("checkpoint", note))
 
+    def checkpoint_failed(self) -> None:
+        """None was signed, so there is nothing to bring out."""
+
     def registered(self, note: str) -> None:
         """The registry of origins has changed."""
         self._put(Item("registry", note))

@@ -24,11 +24,10 @@ from vestry.commands.audit import (
 )
 
 COMMANDS = (
-    *(init, public_key, checkpoint),
+    *(init, public_key, checkpoint, status),
     *(show, export, index),
-    *(verify, prove, verify_proof),
-    *(keygen, opening, erase, tenant_key),
-    *(status, reconcile, prune),
+    *(verify, prove, verify_proof, reconcile),
+    *(keygen, opening, erase, tenant_key, prune),
 )
 
 
