@@ -108,7 +108,8 @@ def _sections(tree: dict[str, Any], node: dict[str, Any], prefix: str) -> Iterat
     if rows:
         yield "\n".join(["| setting | kind | default | meaning |", "|---|---|---|---|", *rows, ""])
     for path, below in inner:
-        yield from _sections(tree, below, f"{path}.")
+        for kind, each in _kinds(tree, below):
+            yield from _sections(tree, each, f"{path}{kind}.")
 
 
 def _below(tree: dict[str, Any], field: dict[str, Any], path: str) -> tuple[dict[str, Any] | None, str]:
@@ -118,9 +119,19 @@ def _below(tree: dict[str, Any], field: dict[str, Any], path: str) -> tuple[dict
             return _resolved(tree, form["$ref"]), path
         if "$ref" in form.get("items", {}):
             return _resolved(tree, form["items"]["$ref"]), f"{path}[]"
+        if "oneOf" in form.get("items", {}):
+            return form["items"], f"{path}[]"
         for entry in form.get("patternProperties", {}).values():
             return _below(tree, entry, f"{path}.NAME")
     return None, path
+
+
+def _kinds(tree: dict[str, Any], below: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The section that stands below; of a list's items of several kinds, each with its kind."""
+    if "oneOf" not in below:
+        yield "", below
+    for kind, reference in below.get("discriminator", {}).get("mapping", {}).items():
+        yield f"({kind})", _resolved(tree, reference)
 
 
 def _resolved(tree: dict[str, Any], reference: str) -> dict[str, Any]:
@@ -131,15 +142,15 @@ def _resolved(tree: dict[str, Any], reference: str) -> dict[str, Any]:
 def _kind(tree: dict[str, Any], field: dict[str, Any]) -> str:
     forms = [form for form in field.get("anyOf", [field]) if form.get("type") != "null"]
     form = forms[0]
-    if "enum" in form:
-        return "one of " + ", ".join(f"`{each}`" for each in form["enum"])
+    if form.keys() & {"const", "enum"}:
+        return f"`{form['const']}`" if "const" in form else "one of " + ", ".join(f"`{each}`" for each in form["enum"])
     match form.get("type"):
         case "integer" | "number":
             return {"integer": "whole number", "number": "number"}[form["type"]] + _range(form)
         case "array":
             return f"list of {_kind(tree, form['items'])}"
-        case "object":
-            return "mapping"
+        case "object" | "boolean" as plain:
+            return {"object": "mapping", "boolean": "`true` or `false`"}[plain]
         case "string":
             return "path" if form.get("format") == "path" else "name" if "pattern" in form else "text"
     return "section"

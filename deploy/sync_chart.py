@@ -86,7 +86,7 @@ def _tidy(part: Any, prefix: str, names: dict[str, str] | None = None) -> Any:
         return [_tidy(each, prefix, names) for each in part]
     if not isinstance(part, dict):
         return part
-    dropped = {"title", "default", "format"} | ({"description"} if names else set())
+    dropped = {"title", "default", "format", "discriminator"} | ({"description"} if names else set())
     tidy: Schema = {}
     for key, value in part.items():
         if key == "properties":

@@ -25,7 +25,8 @@ from pydantic_core import ErrorDetails
 from vestry.faults import ConfigurationError, Fault
 from vestry.inspection import inspect
 from vestry.settings import LABEL, NAME, ORIGIN, Section, Settings
-from vestry.shape import items_of, optional, section_of, table_of
+from vestry.settings_copies import BUCKET, KEYS, PROFILE, REGION, VKEY
+from vestry.shape import kinds_of, optional, place_of, section_of, table_of
 from vestry.strict_yaml import Document, Trail, parse
 
 __all__ = ["ConfigurationError", "Fault", "Places", "Reading", "digest", "inspect", "load", "read", "schema"]
@@ -38,6 +39,11 @@ LARGEST_FILE = 262_144
 SERVICE_LINK = re.compile(r"VESTRY_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 
 _PATTERNS = {
+    VKEY: "write a witness's public key as NAME+HASH+KEY",
+    BUCKET: "write 3 to 63 of a-z, 0-9, `.` and `-`, as buckets are named",
+    KEYS: "write names of A-Z, a-z, 0-9, `.`, `_` and `-`, each with a slash behind it",
+    REGION: "write a region such as eu-central-1",
+    PROFILE: "write 1 to 64 of A-Z, a-z, 0-9, `.`, `_` and `-`",
     LABEL: "write 1 to 63 of a-z, 0-9 and `-`, beginning with a letter or digit",
     ORIGIN: "write 1 to 63 of a-z, 0-9, `.`, `/` and `-`, beginning with a letter or digit",
     NAME: "write 1 to 128 of A-Z, a-z, 0-9, `.`, `_`, `/` and `-`, beginning with a letter or digit",
@@ -319,19 +325,27 @@ def _unknown_models(raw: dict[str, Any], places: Places) -> list[Fault]:
 
 def _fault(error: ErrorDetails, places: Places) -> Fault:
     """One of pydantic's errors, in our words."""
-    trail: Trail = tuple(step for step in error["loc"] if step != "[key]")
+    place = place_of(Settings, tuple(step for step in error["loc"] if step != "[key]"))
+    field, trail = place.field, place.trail
     kind, context = error["type"], error.get("ctx", {})
-    field, names = _field(trail)
-    mend = _described(str(trail[-2 if "[key]" in error["loc"] else -1]) if trail else "", field)
+    mend = _described(_name(trail, behind="[key]" in error["loc"]), field)
     match kind:
         case "extra_forbidden":
-            what, mend = "there is no such setting", _meant(str(trail[-1]), names, "Remove it")
+            what, mend = "there is no such setting", _meant(str(trail[-1]), place.names, "Remove it")
+        case "no_auditor":
+            trail = ("tenants", context["tenant"], "content")
+            what = f"content of tenant `{context['tenant']}` is `sealed`, but there is no auditor's key to seal it to"
+            mend = "Make one elsewhere with `vestry audit keygen`, and put its public half into `audit.auditor`"
         case "missing":
             what, mend = f"`{trail[-1]}` is missing", f"Add it. {mend}"
         case "string_pattern_mismatch":
             what = f"this is not such a name: {_PATTERNS.get(context['pattern'], 'it does not match the pattern')}"
         case "literal_error":
             what = f"this must be {context['expected']}"
+        case "union_tag_invalid" | "union_tag_not_found":
+            what = (
+                f"`kind` must be one of {', '.join(f'`{each}`' for each in kinds_of(field) if each) if field else ''}"
+            )
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
             sign, bound = next(iter(context.items()))
             words = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
@@ -343,21 +357,10 @@ def _fault(error: ErrorDetails, places: Places) -> Fault:
     return Fault(places.of(trail), what, mend)
 
 
-def _field(trail: Trail) -> tuple[FieldInfo | None, list[str]]:
-    """The field at a place, and the names that its section has."""
-    section: type[Section] | None = Settings
-    field: FieldInfo | None = None
-    steps = list(trail)
-    while steps and section is not None:
-        field = section.model_fields.get(str(steps.pop(0)))
-        names = list(section.model_fields)
-        if field is None:
-            return None, names
-        table = table_of(field) or items_of(field)
-        section = table or section_of(field)
-        if table is not None and steps:
-            steps.pop(0)
-    return field, list(section.model_fields) if section is not None and not steps else names
+def _name(trail: Trail, *, behind: bool) -> str:
+    """The setting's name: that of the list, for an item; that before the last, where the last is a key of a table."""
+    names = [str(step) for step in trail if isinstance(step, str)]
+    return (names[:-1] if behind else names)[-1] if names else ""
 
 
 def _described(name: str, field: FieldInfo | None) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from vestry.faults import Fault
 from vestry.secret_files import SecretFault, read
-from vestry.settings import Export, Settings
+from vestry.settings import Settings
+from vestry.settings_record import Export
 from vestry.strict_yaml import Trail
 
 

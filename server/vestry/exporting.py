@@ -21,7 +21,8 @@ from vestry.audit.export.formats import FORMATS, Render
 from vestry.audit.export.worker import Observer, Pack, Sender, Worker
 from vestry.export_files import context_of, token_of
 from vestry.meter import Meter
-from vestry.settings import Export, Settings
+from vestry.settings import Settings
+from vestry.settings_record import Export
 
 FLUSH_SECONDS = 5.0
 COMMANDS = "cli"

@@ -20,7 +20,7 @@ from cryptography import x509
 
 from vestry.export_files import faults_of_exports
 from vestry.faults import Fault
-from vestry.secret_files import ENGINE_KEY, KEY_HASH, exposure, is_folder, looked_at, lost_pepper
+from vestry.secret_files import CONTENT_HASH, ENGINE_KEY, KEY_HASH, exposure, is_folder, looked_at, lost_pepper
 from vestry.settings import Address, Settings, Tls, address_of, is_private
 from vestry.strict_yaml import Trail
 
@@ -42,6 +42,7 @@ def _faults(settings: Settings, place: Place) -> Iterator[Fault]:
     yield from _engines(settings, place)
     yield from _tenants(settings, place)
     yield from _directories(settings, place)
+    yield from _copies(settings, place)
     yield from _private_files(settings)
     yield from faults_of_exports(settings, place)
 
@@ -213,11 +214,25 @@ def _directories(settings: Settings, place: Place) -> Iterator[Fault]:
             yield Fault(place(trail), f"{standing} cannot be written to by this user", "Give it to this user")
 
 
+def _copies(settings: Settings, place: Place) -> Iterator[Fault]:
+    """The files that outside copies need. Whether a copy can be reached is no fault: it may come right by itself."""
+    for index, copy in enumerate(settings.audit.copies):
+        for name in ("ca", "certificate", "key", "credentials"):
+            file: Path | None = getattr(copy, name, None)
+            if file is None:
+                continue
+            trail: Trail = ("audit", "copies", index, name)
+            if why := _unreadable(file):
+                yield Fault(place(trail), f"{file} {why}", "Name a file that this user can read")
+            elif name in {"key", "credentials"} and (exposed := exposure(file, file.stat())):
+                yield exposed.fault
+
+
 def _private_files(settings: Settings) -> Iterator[Fault]:
     folder = settings.secrets_directory
     if lost := lost_pepper(settings):
         yield lost.fault
-    for path in (folder, folder / KEY_HASH, folder / ENGINE_KEY, settings.signing_key):
+    for path in (folder, *(folder / name for name in (KEY_HASH, ENGINE_KEY, CONTENT_HASH)), settings.signing_key):
         try:
             status = path.stat()
         except (FileNotFoundError, NotADirectoryError):

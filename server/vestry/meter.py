@@ -16,10 +16,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from vestry import __version__
+from vestry.audit.completeness import Standing, Work
 from vestry.audit.tlog.notes import Checkpoint
 from vestry.types import Grant, Head, Outcome
 
 Families = Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
+Kind = type[CounterMetricFamily] | type[GaugeMetricFamily]
 OTHER = "other"
 NONE = "none"
 
@@ -84,6 +86,21 @@ class _Use:
         self.input = self.output = self.cached = 0
 
 
+class _Copy:
+    """What is known of one outside copy."""
+
+    __slots__ = ("agrees", "delivered", "dropped", "failures", "size", "waiting", "waiting_since", "when")
+
+    def __init__(self) -> None:
+        self.delivered = self.failures = self.dropped = self.size = self.waiting = 0
+        self.when = 0.0
+        self.waiting_since: float | None = None
+        self.agrees: bool | None = None
+
+    def behind(self, now: float) -> float:
+        return 0.0 if self.waiting_since is None else max(0.0, now - self.waiting_since)
+
+
 class Meter(Collector):
     """Counts everything, and is what Prometheus collects from."""
 
@@ -102,6 +119,9 @@ class Meter(Collector):
         self._checkpoint: tuple[int, float] | None = None
         self._checkpoint_failures = 0
         self._journal_healthy = True
+        self._copies: dict[str, _Copy] = {}
+        self._content_failures = 0
+        self.standing: Callable[[], Sequence[Standing]] = list
         self.replicas: Callable[[], list[tuple[str, str, bool, int]]] = list
         self.certificate_expiry: Callable[[], float | None] = _never
         self._export_lock = threading.Lock()
@@ -205,9 +225,46 @@ class Meter(Collector):
         with self._export_lock:
             self._export_failed[export] = self._export_failed.get(export, 0) + records
 
+    def content_failed(self) -> None:
+        """A prompt or an answer could not be kept; its call was not served."""
+        self._content_failures += 1
+
     def health(self, healthy: bool) -> None:
         """The record can, or cannot, be written."""
         self._journal_healthy = healthy
+
+    # Outside copies; called from their threads. Each has a single one.
+
+    def copy_declared(self, sink: str) -> None:
+        """There is such a copy."""
+        self._copies.setdefault(sink, _Copy())
+
+    def copy_known(self, sink: str, size: int, when: float) -> None:
+        """An earlier process delivered a checkpoint of this size."""
+        copy = self._copies.setdefault(sink, _Copy())
+        copy.size, copy.when = size, when
+
+    def copy_delivered(self, sink: str, size: int, when: float) -> None:
+        """A checkpoint of this size in records is there."""
+        self.copy_known(sink, size, when)
+        self._copies[sink].delivered += 1
+
+    def copy_failed(self, sink: str) -> None:
+        """One try to deliver failed."""
+        self._copies[sink].failures += 1
+
+    def copies_waiting(self, sink: str, waiting: int, since: float | None) -> None:
+        """So many items wait, the oldest since then."""
+        copy = self._copies[sink]
+        copy.waiting, copy.waiting_since = waiting, since
+
+    def copies_dropped(self, sink: str, dropped: int) -> None:
+        """So many were given up."""
+        self._copies[sink].dropped += dropped
+
+    def copy_compared(self, sink: str, agrees: bool) -> None:
+        """The log was compared with the copy at the start, or could not be."""
+        self._copies.setdefault(sink, _Copy()).agrees = agrees
 
     # Prometheus -----------------------------------------------------------------------------------------------
 
@@ -220,8 +277,10 @@ class Meter(Collector):
         yield from self._collect_timings()
         yield from self._collect_replicas()
         yield from self._collect_record()
+        yield from self._collect_copies()
         yield from self._collect_door()
         yield from self._collect_exports()
+        yield from self._collect_completeness()
 
     def _collect_calls(self) -> Families:
         requests = CounterMetricFamily(
@@ -311,6 +370,7 @@ class Meter(Collector):
             ("vestry_audit_bytes", "Bytes of records made durable.", self._record_bytes),
             ("vestry_audit_failures", "Records that could not be made durable.", self._record_failures),
             ("vestry_audit_checkpoint_failures", "Checkpoints that could not be made.", self._checkpoint_failures),
+            ("vestry_audit_content_failures", "Contents that could not be kept.", self._content_failures),
         ):
             yield CounterMetricFamily(name, text, value=value)
         if self._checkpoint is not None:
@@ -324,6 +384,45 @@ class Meter(Collector):
         yield GaugeMetricFamily(
             "vestry_audit_healthy", "1 if the record can be written.", value=int(self._journal_healthy)
         )
+
+    def _collect_copies(self) -> Families:
+        now = time.time()
+        rows: tuple[tuple[Kind, str, str, Callable[[_Copy], float | None]], ...] = (
+            (CounterMetricFamily, "copies", "Checkpoints delivered.", lambda each: each.delivered),
+            (CounterMetricFamily, "copy_failures", "Tries to deliver that failed.", lambda each: each.failures),
+            (CounterMetricFamily, "copies_dropped", "Checkpoints given up.", lambda each: each.dropped),
+            (GaugeMetricFamily, "copy_records", "Size of the newest checkpoint there.", lambda each: each.size),
+            (GaugeMetricFamily, "copy_timestamp_seconds", "When that came.", lambda each: each.when),
+            (GaugeMetricFamily, "copies_waiting", "Items in the spool.", lambda each: each.waiting),
+            (GaugeMetricFamily, "copy_behind_seconds", "Age of the oldest of these.", lambda each: each.behind(now)),
+            (GaugeMetricFamily, "copy_compared", "1 if compared at the start.", lambda each: each.agrees),
+        )
+        for kind, name, text, value in rows:
+            family = kind(f"vestry_audit_{name}", text, labels=["copy"])
+            for sink, copy in list(self._copies.items()):
+                if (figure := value(copy)) is not None:
+                    family.add_metric([sink], figure)
+            yield family
+
+    def _collect_completeness(self) -> Families:
+        standing = self.standing()
+        for name, meaning, amount in COMPLETENESS:
+            tokens = CounterMetricFamily(f"{name}_tokens", f"Tokens {meaning}.", labels=["replica", "kind"])
+            requests = CounterMetricFamily(f"{name}_requests", f"Requests {meaning}.", labels=["replica"])
+            for each in standing:
+                prompt, completion, count = amount(each)
+                tokens.add_metric([each.replica, "input"], prompt)
+                tokens.add_metric([each.replica, "output"], completion)
+                requests.add_metric([each.replica], count)
+            yield from (tokens, requests)
+        readable = GaugeMetricFamily(
+            "vestry_engine_counters_readable", "1 if the engine's counters can be read.", labels=["replica"]
+        )
+        restarts = CounterMetricFamily("vestry_engine_restarts", "Times that counters began anew.", labels=["replica"])
+        for each in standing:
+            readable.add_metric([each.replica], each.readable)
+            restarts.add_metric([each.replica], each.restarts)
+        yield from (readable, restarts)
 
     def _collect_door(self) -> Families:
         yield GaugeMetricFamily("vestry_connections", "Open client connections.", value=self._connections)
@@ -354,6 +453,16 @@ class Meter(Collector):
             lag.add_metric([name], records)
             age.add_metric([name], seconds)
         yield from (sent, failed, lag, age)
+
+
+# What the reconciler says of a replica: metric, meaning, and which amount of it. The first two kinds are tokens.
+COMPLETENESS: tuple[tuple[str, str, Callable[[Standing], Work]], ...] = (
+    ("vestry_engine_reported", "by the engine's own counters", lambda each: each.reported),
+    ("vestry_audit_engine", "of an engine's work in outcomes, at least", lambda each: each.least),
+    ("vestry_audit_uncertain", "that outcomes leave open beyond that", lambda each: each.most.less(each.least)),
+    ("vestry_audit_unexplained", "of an engine's work that no record explains", lambda each: each.unexplained),
+    ("vestry_audit_uncounted", "recorded, and not counted by the engine", lambda each: each.uncounted),
+)
 
 
 def _never() -> float | None:

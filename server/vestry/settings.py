@@ -8,69 +8,32 @@ which is strict about types; here, Python code may write a list for a tuple or a
 from __future__ import annotations
 
 import ipaddress
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
-LABEL = r"^[a-z0-9][a-z0-9-]{0,62}$"
-ORIGIN = r"^[a-z0-9][a-z0-9./-]{0,62}$"
-HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
-NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
-CARRIER_NAT = ipaddress.ip_network("100.64.0.0/10")
+from vestry.section import (
+    LABEL,
+    NAME,
+    ORIGIN,
+    Address,
+    Host,
+    Label,
+    Name,
+    Port,
+    Seconds,
+    Section,
+    address_of,
+    check_host,
+    is_host_name,
+    is_private,
+)
+from vestry.settings_record import Audit, Contents
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-def address_of(host: str) -> Address | None:
-    """The IP address that a text is, with or without the brackets of a URL; None for a name."""
-    try:
-        return ipaddress.ip_address(host[1:-1] if host.startswith("[") and host.endswith("]") else host)
-    except ValueError:
-        return None
-
-
-def is_host_name(text: str) -> bool:
-    """Whether this is a name, and none that resolvers read as an address, such as `127.1`."""
-    last = text.rstrip(".").rpartition(".")[2]
-    return len(text) <= 253 and HOST.fullmatch(text) is not None and NUMBER.fullmatch(last) is None
-
-
-def is_private(address: Address) -> bool:
-    """Whether this is a loopback or private address (RFC 1918, RFC 4193, RFC 6598), as engines must have.
-
-    Link-local addresses are not: clouds answer there with their own secrets.
-    """
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    plain = mapped or address
-    if plain.is_loopback:
-        return True
-    if plain.is_link_local or plain.is_unspecified or plain.is_multicast or plain.is_reserved:
-        return False
-    return plain.is_private or (plain.version == 4 and plain in CARRIER_NAT)
-
-
-def _host(value: str) -> str:
-    if address_of(value) is None and not is_host_name(value):
-        raise ValueError("this is neither an IP address nor a host name")
-    return value
-
-
-Port = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-Name = Annotated[str, Field(pattern=NAME)]
-Label = Annotated[str, Field(pattern=LABEL)]
-Host = Annotated[str, AfterValidator(_host)]
-
-
-class Section(BaseModel):
-    """A part of the settings: closed, frozen, strict about types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, use_attribute_docstrings=True)
+__all__ = ["LABEL", "NAME", "ORIGIN", "Address", "Section", "address_of", "is_host_name", "is_private"]
 
 
 class Tls(Section):
@@ -190,6 +153,7 @@ class Tenant(Section):
     """Calls in progress at once for one key that has no bound of its own."""
     key_requests_per_minute: Annotated[int, Field(ge=1, le=10_000_000)] = 3000
     """Calls begun in a minute for one key that has no bound of its own."""
+    content: Contents = Contents()
 
 
 class Replica(Section):
@@ -208,7 +172,7 @@ class Replica(Section):
             host, port = None, None
         if not host or port is None or value.rstrip("/").lower() not in _origins(host, port):
             raise ValueError("write it as http://host:port, with nothing before or after")
-        _host(host)
+        check_host(host)
         address = address_of(host)
         if address is not None and not is_private(address):
             raise ValueError("engines are called on loopback or private addresses only")
@@ -267,96 +231,6 @@ class Relay(Section):
     """How often each engine's health is asked for."""
 
 
-class Export(Section):
-    """One place that the audit log's records are sent to as they are written."""
-
-    name: Label
-    """Name of this export, in metrics and in the name of its cursor."""
-    url: str
-    """`tls://host:port` of a syslog receiver (RFC 5425), or the `https://` URL of an HTTP collector; `http://` only on
-    this machine."""
-    format: Literal["jsonl", "ocsf", "cef"] = "jsonl"
-    """The records as they are, as OCSF events, or as CEF lines."""
-    ca: Path | None = None
-    """PEM file with the authorities that sign the receiver's certificate. Left out: those of the system."""
-    certificate: Path | None = None
-    """PEM file with a client certificate and its chain, for receivers that ask for one."""
-    key: Path | None = None
-    """PEM file with the private key of `certificate`."""
-    token: Path | None = None
-    """Secret file with the token that an HTTP collector asks for."""
-    token_scheme: Annotated[str, Field(pattern=r"^[A-Za-z]{1,32}$")] = "Bearer"  # noqa: S105 - a word
-    """What stands before the token in `Authorization`, such as `Bearer` or `Splunk`."""
-    batch_records: Annotated[int, Field(ge=1, le=10_000)] = 500
-    """Greatest number of records that are sent at once."""
-    timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 10
-    """Time for the receiver to take one batch."""
-
-    @field_validator("url")
-    @classmethod
-    def _receiver(cls, value: str) -> str:
-        try:
-            parts = urlsplit(value)
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            host, port, parts = None, None, urlsplit("")
-        if not host or parts.username is not None or parts.fragment or not value.isascii() or not value.isprintable():
-            raise ValueError("write it as tls://host:6514, or https://host/path")
-        _host(host)
-        address = address_of(host)
-        local = host == "localhost" or (address is not None and address.is_loopback)
-        if parts.scheme == "tls" and (port is None or parts.path.strip("/") or parts.query):
-            raise ValueError("write it as tls://host:6514")
-        if parts.scheme not in {"tls", "https"} and not (parts.scheme == "http" and local):
-            raise ValueError("records leave this machine over TLS only: tls:// for syslog, https:// for HTTP")
-        return value
-
-    @model_validator(mode="after")
-    def _secrets(self) -> Export:
-        if (self.certificate is None) != (self.key is None):
-            raise ValueError("a client certificate needs both `certificate` and `key`")
-        if self.token is not None and not self.url.startswith("http"):
-            raise ValueError("a token is for HTTP: a syslog receiver asks for a client certificate")
-        return self
-
-
-class Audit(Section):
-    """The record: where it is kept, and how."""
-
-    directory: Path | None = None
-    """Where the record is kept. Left out: `audit/` under the state directory."""
-    origin: Annotated[str, Field(pattern=ORIGIN)] = "server"
-    """Name of this process's log. Every server process has its own."""
-    commit_seconds: Seconds = 2
-    """How long a call waits for its record; then 503."""
-    segment_bytes: Annotated[int, Field(ge=65_536, le=1 << 30)] = 67_108_864
-    """Size at which the journal goes on in a new file."""
-    signing_key: Path | None = None
-    """File with the key that signs the log. Left out: `audit-key` in the secrets directory."""
-    checkpoint_records: Annotated[int, Field(ge=1, le=1_000_000)] = 16_384
-    """A checkpoint is signed after so many records,"""
-    checkpoint_seconds: Annotated[float, Field(gt=0, le=3600)] = 60
-    """and after so long, if there is anything new."""
-    exports: tuple[Export, ...] = ()
-    """Where records are sent as they are written: a SIEM, a collector. What is down does not hold up a call."""
-
-    @field_validator("exports")
-    @classmethod
-    def _names(cls, value: tuple[Export, ...]) -> tuple[Export, ...]:
-        if len({each.name for each in value}) < len(value):
-            raise ValueError("two exports have the same name: give each its own")
-        return value
-
-    @field_validator("origin")
-    @classmethod
-    def _folder(cls, value: str) -> str:
-        if value == "cli":
-            raise ValueError("`cli` is the log of the command line: take another name")
-        if any(part in {"", ".", ".."} for part in value.split("/")):
-            raise ValueError("between slashes stands a name, not nothing, `.` or `..`")
-        return value
-
-
 class Settings(Section):
     """Vestry's settings."""
 
@@ -386,6 +260,15 @@ class Settings(Section):
         ]
         if unknown:
             raise PydanticCustomError("unknown_models", "{said}", {"said": "; ".join(unknown)})
+        return self
+
+    @model_validator(mode="after")
+    def _sealable(self) -> Settings:
+        if self.audit.auditor is None:
+            for name, tenant in self.tenants.items():
+                content = tenant.content
+                if content.auditor is None and "sealed" in {content.default, *content.routes.values()}:
+                    raise PydanticCustomError("no_auditor", "{tenant}", {"tenant": name})
         return self
 
     @property

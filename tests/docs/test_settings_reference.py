@@ -12,7 +12,7 @@ import yaml
 
 from vestry.configuration import load, schema
 from vestry.settings import Section, Settings
-from vestry.shape import items_of, section_of, table_of
+from vestry.shape import items_of, kinds_of, section_of, table_of
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -30,6 +30,8 @@ def every_field(section: type[Section], prefix: str = "") -> Iterator[tuple[str,
             yield from every_field(table, f"{prefix}{name}.NAME.")
         if items is not None:
             yield from every_field(items, f"{prefix}{name}[].")
+        for kind, each in kinds_of(field).items():
+            yield from every_field(each, f"{prefix}{name}[]({kind}).")
 
 
 FIELDS = dict(every_field(Settings))

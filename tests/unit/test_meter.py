@@ -30,6 +30,7 @@ NAMES = {
     "vestry_upstream_retries_total": {"model"},
     "vestry_audit_records_total": set(),
     "vestry_audit_failures_total": set(),
+    "vestry_audit_content_failures_total": set(),
     "vestry_audit_healthy": set(),
     "vestry_audit_bytes_total": set(),
     "vestry_audit_commit_seconds": set(),

@@ -25,7 +25,7 @@ from vestry.audit.canonical import said
 from vestry.audit.fields import RecordType
 from vestry.audit.files import Files
 from vestry.audit.notary import Signing, Watcher
-from vestry.audit.opening import open_store
+from vestry.audit.opening import Confirm, open_store
 from vestry.audit.records import Clock
 from vestry.audit.store import SIGNING_SECONDS, Committed, Store
 from vestry.audit.writer import Abandoned, Mailbox, Waiter, Writer
@@ -99,6 +99,7 @@ class AuditLog:
         segment_bytes: int,
         observer: Observer | None = None,
         watchers: Sequence[Watcher] = (),
+        confirm: Confirm | None = None,
         files: Files | None = None,
         clock: Clock | None = None,
         capacity: int = 16_384,
@@ -108,7 +109,15 @@ class AuditLog:
 
         Raises opening.LogUnusable (LogLocked, LogDamaged): a sentence for the operator.
         """
-        store = open_store(directory, origin, signing=signing, segment_bytes=segment_bytes, files=files, clock=clock)
+        store = open_store(
+            directory,
+            origin,
+            signing=signing,
+            segment_bytes=segment_bytes,
+            confirm=confirm,
+            files=files,
+            clock=clock,
+        )
         store.notary.watchers.extend(watchers)
         return cls(
             store,

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -42,6 +43,8 @@ from vestry.types import Ending
 _LOG = logging.getLogger("vestry.audit")
 _ORIGIN = re.compile(r"[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*")
 _PENDING = ".torn.pending"
+Confirm = Callable[[Path, Checkpoint | None], None]
+"""Looks at a log's directory and last checkpoint before anything is changed. Raises LogUnusable against opening it."""
 
 
 def open_store(
@@ -50,6 +53,7 @@ def open_store(
     *,
     signing: Signing,
     segment_bytes: int,
+    confirm: Confirm | None = None,
     files: Files | None = None,
     clock: Clock | None = None,
 ) -> Store:
@@ -72,6 +76,8 @@ def open_store(
         (home / "lock").write_text(f"{os.getpid()}\n", encoding="ascii")
         store = Store(home, origin, lock, segment_bytes=segment_bytes, files=files, records=Records(clock=clock))
         try:
+            if confirm is not None:
+                confirm(home, signed_head(home, signing.signer.public.of(origin)))
             store.origins = register(directory, origin, signing.signer, files=files, clock=clock or Clock())
             _Opening(store, files, clock or Clock(), signing).run()
         except BaseException:

@@ -1,0 +1,163 @@
+"""Compares a log with the newest checkpoint that each sink holds of it, before the log is opened.
+
+Only what the log's own key has signed can speak against the log: a checkpoint of more records than the log has means
+that the log was rolled back or cut off, one with another root that it was rewritten. Everything else that a sink may
+hold (garbage, notes of other keys) is a doubt about the sink, and said. A witness that states a larger size without a
+checkpoint to show counts like one that shows it: it is asked over an authenticated connection, and will cosign
+nothing of this log any more.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from vestry.audit.copies.sink import Held, Observer, Sink, Undelivered, Unobserved
+from vestry.audit.scan import LogDamaged, LogUnusable
+from vestry.audit.tlog import merkle
+from vestry.audit.tlog.notes import Checkpoint, NoteRefused, PublicKey
+from vestry.audit.tlog.tiles import TileMissing, Tiles
+
+_LOG = logging.getLogger("vestry.audit")
+MEND = (
+    "Nothing was changed. Restore the newest copy of the log; if there is none, keep what is there as evidence and let "
+    "the server write under another `audit.origin`. See docs/audit-copies.md."
+)
+
+
+class CopyMissing(LogUnusable):
+    """A sink that is `required` could not be asked, so the log is not opened."""
+
+
+class Compared(Struct, frozen=True):
+    """What the comparison with one sink came to. `size` is that of the checkpoint it was compared with, None for none.
+
+    `agrees` is None for a sink that cannot be asked at all, False where it was not reached.
+    """
+
+    sink: str
+    agrees: bool | None
+    size: int | None = None
+    doubts: tuple[str, ...] = ()
+
+
+def compare_with_copies(
+    home: Path,
+    size: int,
+    root: bytes,
+    public: PublicKey,
+    sinks: Sequence[Sink],
+    *,
+    observer: Observer | None = None,
+    seconds: float = 30.0,
+) -> list[Compared]:
+    """Compare the log in `home` with what the sinks hold. Blocks for `seconds` at most: all are asked at once.
+
+    `size` (records) and `root` are those of the log's own newest checkpoint, 0 and merkle.EMPTY_ROOT where it has none;
+    `public` is this very log's key (`PublicKey.of(origin)`).
+
+    Raises scan.LogDamaged for a log that a sink's checkpoint speaks against, or whose tiles are not those of `root`;
+    CopyMissing where a sink that is `required` did not answer. Both are scan.LogUnusable.
+    """
+    observer = observer or Unobserved()
+    tiles = Tiles(home, size)
+    if sinks and size and _root(tiles, size, home) != root:
+        raise LogDamaged(
+            f"{home} is damaged: its tiles do not give the root of its checkpoint of {size} records. {MEND}"
+        )
+    compared = []
+    silent: list[str] = []
+    for sink, answer in zip(sinks, _ask(sinks, seconds), strict=True):
+        if answer is None:
+            compared.append(Compared(sink.name, None))
+            continue
+        if isinstance(answer, str):
+            _LOG.warning("the log was not compared with the outside copy `%s`: %s", sink.name, answer)
+            compared.append(Compared(sink.name, agrees=False, doubts=(answer,)))
+            observer.copy_compared(sink.name, agrees=False)
+            if sink.required:
+                silent.append(f"`{sink.name}`: {answer}")
+            continue
+        found = _judged(sink, answer, tiles, root, public)
+        for doubt in found.doubts:
+            _LOG.warning("the outside copy `%s`: %s", sink.name, doubt)
+        compared.append(found)
+        observer.copy_compared(sink.name, agrees=True)
+    if silent:
+        raise CopyMissing(
+            f"The log in {home} could not be compared with an outside copy that is `required`, so it is not opened. "
+            f"{'; '.join(silent)}. Mend it, or set `required: false` in `audit.copies` to start without."
+        )
+    return compared
+
+
+def _judged(sink: Sink, held: Held, tiles: Tiles, root: bytes, public: PublicKey) -> Compared:
+    """The comparison with one sink's answer. Raises LogDamaged."""
+    doubts = list(held.doubts)
+    newest = held.size
+    if newest is not None and newest > tiles.size:
+        raise LogDamaged(_shorter(sink, tiles, newest))
+    for note in held.notes:
+        try:
+            head = Checkpoint.open(note, public)
+        except NoteRefused as error:
+            doubts.append(str(error))
+            continue
+        if head.size > tiles.size:
+            raise LogDamaged(_shorter(sink, tiles, head.size))
+        ours = root if head.size == tiles.size else _root(tiles, head.size, tiles.home)
+        if ours != head.root:
+            raise LogDamaged(
+                f"{tiles.home} was rewritten: `{sink.name}` ({sink.where}) holds a checkpoint of its first {head.size} "
+                f"records, signed by its own key, with another root. {MEND}"
+            )
+        newest = max(head.size, newest or 0)
+    return Compared(sink.name, agrees=True, size=newest, doubts=tuple(dict.fromkeys(doubts)))
+
+
+def _shorter(sink: Sink, tiles: Tiles, size: int) -> str:
+    return (
+        f"{tiles.home} was rolled back or cut off: `{sink.name}` ({sink.where}) holds a checkpoint of {size} records; "
+        f"the log's own newest one has {tiles.size}. {MEND}"
+    )
+
+
+def _root(tiles: Tiles, size: int, home: Path) -> bytes:
+    try:
+        return merkle.root(size, tiles.subtree)
+    except (TileMissing, ValueError, IndexError, OSError) as error:
+        raise LogDamaged(
+            f"{home} is damaged: the root of its first {size} records is not to be had: {error}. {MEND}"
+        ) from error
+
+
+def _ask(sinks: Sequence[Sink], seconds: float) -> list[Held | str | None]:
+    """What each sink holds; a sentence for one that does not say. Each is asked by a thread of its own, because a file
+    system can hang for ever.
+    """
+    answers: list[Held | str | None] = [f"it did not answer within {seconds:g} s" for _ in sinks]
+    threads = [
+        threading.Thread(target=_ask_one, args=(sink, answers, place), name=f"vestry-ask-{sink.name}", daemon=True)
+        for place, sink in enumerate(sinks)
+    ]
+    for each in threads:
+        each.start()
+    until = time.monotonic() + seconds
+    for each in threads:
+        each.join(max(0.0, until - time.monotonic()))
+    return list(answers)
+
+
+def _ask_one(sink: Sink, answers: list[Held | str | None], place: int) -> None:
+    try:
+        answers[place] = sink.newest()
+    except Undelivered as error:
+        answers[place] = str(error)
+    except Exception as error:  # noqa: BLE001 - whatever it answers, the log is compared with the others
+        _LOG.exception("the outside copy `%s` could not be asked", sink.name)
+        answers[place] = f"{type(error).__name__} while it was asked"

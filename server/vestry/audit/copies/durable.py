@@ -1,0 +1,53 @@
+"""Small files written whole: they are there as given, or not at all, whenever the machine dies."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+
+def write_whole(path: Path, text: str, *, over: bool = True) -> None:
+    """Make a file hold this, durably; it is replaced in one step. Raises OSError.
+
+    With `over` false a file that is there already stays, whatever it holds.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # a volume may have several writers
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(descriptor)
+        if over or not os.path.lexists(path):
+            draft.replace(path)
+            sync(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, durably, for this user alone. Raises OSError."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+        sync(path.parent)
+
+
+def sync(folder: Path) -> None:
+    """Make a folder's entries durable. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_bounded(path: Path, limit: int) -> str:
+    """A regular file's text. Raises OSError, ValueError for one that is larger than `limit` bytes or no UTF-8."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"{path} is larger than {limit} bytes")
+    return data.decode("utf-8")

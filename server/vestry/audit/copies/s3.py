@@ -1,0 +1,221 @@
+"""S3 with object lock: what was written can be neither changed nor deleted before its date, by nobody (COMPLIANCE), or
+by nobody without a special right (GOVERNANCE).
+
+    PREFIX ORIGIN/checkpoints/999999999999983616-16384-9f86d081884c7d65    18 digits, the size, digest of the note
+    PREFIX origins                                                         the registry of origins; a version each
+
+The 18 digits fall as sizes rise, because S3 lists in ascending order only: the newest checkpoint stands first, and is
+found with one request however many there are. Versions are listed, not keys: whoever has the credentials can hide a
+key behind a delete marker, but not its versions, which the lock protects.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+from xml.parsers import expat
+
+from msgspec import Struct
+
+from vestry.audit.copies.sigv4 import Credentials, authorization, query_of, quoted
+from vestry.audit.copies.sink import NOTE_LIMIT, Held, Item, Undelivered
+from vestry.audit.copies.wires import Answer, Web
+
+_LIST_LIMIT = 4 << 20
+_ANSWER_LIMIT = 1 << 20
+_LOOKED_AT = 16
+_HIGHEST = 10**18
+_FILE = re.compile(r"[0-9]{18}-(0|[1-9][0-9]{0,15})-[0-9a-f]{16}")
+_CODE = re.compile(rb"<Code>([A-Za-z]{1,64})</Code>")
+
+
+class Bucket(Struct, frozen=True):
+    """Where, and how long. `web` is the endpoint; with `path_style` the bucket stands in the path, else in its name."""
+
+    web: Web
+    region: str
+    name: str
+    prefix: str = ""
+    mode: Literal["COMPLIANCE", "GOVERNANCE"] = "COMPLIANCE"
+    retain_days: int = 3650
+    path_style: bool = True
+
+    @property
+    def path(self) -> str:
+        return f"{self.web.path}/{self.name}" if self.path_style else self.web.path
+
+
+class Version(Struct, frozen=True):
+    """A version of an object, as ListObjectVersions has it."""
+
+    key: str
+    id: str
+    deleted: bool
+    """A delete marker."""
+
+
+class S3Sink:
+    """sink.Sink over a bucket with object lock. `credentials` is asked for every request; it may raise Undelivered."""
+
+    keeps_registry = True
+
+    def __init__(
+        self,
+        name: str,
+        bucket: Bucket,
+        origin: str,
+        credentials: Callable[[], Credentials],
+        *,
+        required: bool = False,
+    ) -> None:
+        self.name, self.required = name, required
+        self.where = f"the bucket {bucket.name} at {bucket.web.peer}"
+        self._bucket, self._credentials = bucket, credentials
+        self._folder = f"{bucket.prefix}{origin}/checkpoints/"
+
+    def deliver(self, item: Item) -> None:
+        data = item.note.encode()
+        if item.kind == "registry":
+            key = f"{self._bucket.prefix}origins"
+        else:
+            size = item.head().size
+            key = f"{self._folder}{_HIGHEST - size:018d}-{size}-{hashlib.sha256(data).hexdigest()[:16]}"
+        until = datetime.now(UTC) + timedelta(days=self._bucket.retain_days)
+        lock = {
+            "content-type": "text/plain; charset=utf-8",
+            "content-md5": base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode(),
+            "x-amz-object-lock-mode": self._bucket.mode,
+            "x-amz-object-lock-retain-until-date": f"{until:%Y-%m-%dT%H:%M:%SZ}",
+        }
+        answer = self._ask("PUT", key, {}, body=data, headers=lock, limit=_ANSWER_LIMIT)
+        if answer.status != 200:
+            raise Undelivered(self._refusal(answer))
+
+    def newest(self) -> Held:
+        """The versions that stand first, read back; and whether any was hidden."""
+        versions = list(self._versions())
+        hidden = {each.key for each in versions if each.deleted}
+        doubts = (
+            [f"somebody deleted {len(hidden)} of its newest checkpoints; their versions are still there"]
+            if hidden
+            else []
+        )
+        notes = []
+        for each in [each for each in versions if not each.deleted][:_LOOKED_AT]:
+            answer = self._ask("GET", each.key, {"versionId": each.id} if each.id else {}, limit=NOTE_LIMIT)
+            if answer.status != 200:
+                raise Undelivered(self._refusal(answer))
+            try:
+                notes.append(answer.body.decode())
+            except UnicodeDecodeError:
+                doubts.append(f"{each.key} is no text")
+        return Held(notes=tuple(notes), doubts=tuple(doubts))
+
+    def _versions(self) -> Iterator[Version]:
+        """Checkpoints of the greatest sizes: one page, whose keys are our own."""
+        parameters = {"versions": "", "prefix": self._folder, "max-keys": "200"}
+        answer = self._ask("GET", "", parameters, limit=_LIST_LIMIT)
+        if answer.status != 200:
+            raise Undelivered(self._refusal(answer))
+        try:
+            listed = versions_of(answer.body)
+        except ValueError as error:
+            raise Undelivered(f"{self.where} lists its versions in a form that is not S3's") from error
+        for each in listed:
+            if each.key.startswith(self._folder) and _FILE.fullmatch(each.key.removeprefix(self._folder)):
+                yield each
+
+    def _ask(
+        self,
+        method: str,
+        key: str,
+        parameters: Mapping[str, str],
+        *,
+        limit: int,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> Answer:
+        """One signed request."""
+        bucket, credentials = self._bucket, self._credentials()
+        now = datetime.now(UTC)
+        digest = hashlib.sha256(body).hexdigest()
+        sent = {
+            **(headers or {}),
+            "x-amz-content-sha256": digest,
+            "x-amz-date": f"{now:%Y%m%dT%H%M%SZ}",
+            **({"x-amz-security-token": credentials.token} if credentials.token else {}),
+        }
+        target = f"{bucket.path.removeprefix(bucket.web.path)}/{quoted(key, '/')}"
+        query = query_of(parameters)
+        proof = authorization(
+            credentials,
+            region=bucket.region,
+            service="s3",
+            now=now,
+            method=method,
+            path=bucket.web.path + target,
+            query=query,
+            headers={**sent, "host": bucket.web.authority},
+            payload=digest,
+        )
+        wanted = f"{target}?{query}" if query else target
+        return bucket.web.ask(method, wanted, limit=limit, headers={**sent, "Authorization": proof}, body=body)
+
+    def _refusal(self, answer: Answer) -> str:
+        code = _CODE.search(answer.body)
+        said = f" ({code[1].decode()})" if code else ""
+        return f"{self.where} answers {answer.status}{said}"
+
+
+def versions_of(document: bytes) -> list[Version]:
+    """The versions and delete markers of a ListVersionsResult, in order. Raises ValueError for what is none.
+
+    Document types are refused, and with them every entity that a document could make of its own.
+    """
+    reader = _Reader()
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = reader.doctype
+    parser.StartElementHandler = reader.start
+    parser.EndElementHandler = reader.end
+    parser.CharacterDataHandler = reader.text
+    try:
+        parser.Parse(document, True)
+    except expat.ExpatError as error:
+        raise ValueError("it is no XML") from error
+    if reader.root != "ListVersionsResult":
+        raise ValueError("it is no list of versions")
+    return reader.found
+
+
+class _Reader:
+    """Gathers the elements that matter; expat calls it."""
+
+    def __init__(self) -> None:
+        self.root = ""
+        self.found: list[Version] = []
+        self._path: list[str] = []
+        self._fields: dict[str, str] = {}
+
+    def doctype(self, *_: object) -> None:
+        raise ValueError("it has a document type")
+
+    def start(self, name: str, _: object) -> None:
+        plain = name.rpartition(":")[2]
+        self.root = self.root or plain
+        self._path.append(plain)
+        if len(self._path) == 2:
+            self._fields = {}
+
+    def text(self, text: str) -> None:
+        if len(self._path) == 3:
+            self._fields[self._path[2]] = self._fields.get(self._path[2], "") + text
+
+    def end(self, _: str) -> None:
+        name = self._path.pop()
+        if len(self._path) == 1 and name in {"Version", "DeleteMarker"}:
+            key, version = self._fields.get("Key", ""), self._fields.get("VersionId", "")
+            self.found.append(Version(key, version, name == "DeleteMarker"))

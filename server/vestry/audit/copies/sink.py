@@ -1,0 +1,116 @@
+"""What a sink is: a place outside of the log that keeps its checkpoints.
+
+Rules:
+1. `deliver` returns once the sink has the item, durably as far as the sink promises that. Doing it again does no harm.
+2. Every call ends within the sink's own deadline, whatever the other side does, and takes bounded memory. Only a file
+   system that hangs (a dead NFS server) cannot be given one; so nobody but a sink's own thread waits for it.
+3. What the other side says is never shown as it came: sentences hold our own words, sizes, status codes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from vestry.audit.tlog.notes import Checkpoint, NoteRefused, split
+
+NOTE_LIMIT = 65_536
+"""The largest note that is taken from a sink, in bytes; ours have about 300."""
+
+
+class Undelivered(Exception):  # noqa: N818 - what became of the item
+    """A sink did not take an item, or did not answer. The sentence says why."""
+
+
+class Item(Struct, frozen=True):
+    """A signed note on its way: a checkpoint, or the registry of origins."""
+
+    kind: Literal["checkpoint", "registry"]
+    note: str
+
+    def head(self) -> Checkpoint:
+        """What a checkpoint says. Raises NoteRefused."""
+        return Checkpoint.parse(split(self.note)[0])
+
+
+class Held(Struct, frozen=True):
+    """What a sink says that it holds of this log.
+
+    `notes` are checkpoints, those of the greatest size first: more than one only because some may be forged.
+    `size` is a size that it states without a signed checkpoint to show for it. `doubts` are sentences.
+    """
+
+    notes: tuple[str, ...] = ()
+    size: int | None = None
+    doubts: tuple[str, ...] = ()
+
+
+class Sink(Protocol):
+    """One place outside."""
+
+    name: str
+    """From the settings; a metric's label."""
+    keeps_registry: bool
+    """Whether the registry of origins is delivered, too."""
+    required: bool
+    """Whether a start without its answer is refused."""
+    where: str
+    """For people: what and where it is."""
+
+    def deliver(self, item: Item) -> None:
+        """Give it one item. Raises Undelivered."""
+
+    def newest(self) -> Held | None:
+        """What it holds of this log; None for a kind that cannot be asked. Raises Undelivered."""
+
+
+class Observer(Protocol):
+    """Counts what becomes of copies. Called from the sinks' threads."""
+
+    def copy_declared(self, sink: str) -> None:
+        """There is such a sink."""
+
+    def copy_known(self, sink: str, size: int, when: float) -> None:
+        """An earlier process delivered a checkpoint of this size, at `when`."""
+
+    def copy_delivered(self, sink: str, size: int, when: float) -> None:
+        """A checkpoint of this size in records is there, since `when` (seconds since the epoch)."""
+
+    def copy_failed(self, sink: str) -> None:
+        """One try to deliver failed."""
+
+    def copies_waiting(self, sink: str, waiting: int, since: float | None) -> None:
+        """So many items wait in the spool, the oldest `since` (seconds since the epoch)."""
+
+    def copies_dropped(self, sink: str, dropped: int) -> None:
+        """So many were given up, because the spool was full or could not be read."""
+
+    def copy_compared(self, sink: str, agrees: bool) -> None:
+        """At the start the log was compared with what the sink holds: it agrees; or the sink could not be asked."""
+
+
+class Unobserved:
+    """Counts nothing."""
+
+    def copy_declared(self, sink: str) -> None: ...
+
+    def copy_known(self, sink: str, size: int, when: float) -> None: ...
+
+    def copy_delivered(self, sink: str, size: int, when: float) -> None: ...
+
+    def copy_failed(self, sink: str) -> None: ...
+
+    def copies_waiting(self, sink: str, waiting: int, since: float | None) -> None: ...
+
+    def copies_dropped(self, sink: str, dropped: int) -> None: ...
+
+    def copy_compared(self, sink: str, agrees: bool) -> None: ...
+
+
+def size_of(note: str) -> int | None:
+    """The size in records that a note's text says; None for what is no checkpoint."""
+    try:
+        return Checkpoint.parse(split(note)[0]).size
+    except NoteRefused:
+        return None

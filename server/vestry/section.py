@@ -1,0 +1,66 @@
+"""What all sections of the settings are made of: the closed, frozen base, and values with their bounds."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
+LABEL = r"^[a-z0-9][a-z0-9-]{0,62}$"
+ORIGIN = r"^[a-z0-9][a-z0-9./-]{0,62}$"
+HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
+NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
+CARRIER_NAT = ipaddress.ip_network("100.64.0.0/10")
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def address_of(host: str) -> Address | None:
+    """The IP address that a text is, with or without the brackets of a URL; None for a name."""
+    try:
+        return ipaddress.ip_address(host[1:-1] if host.startswith("[") and host.endswith("]") else host)
+    except ValueError:
+        return None
+
+
+def is_host_name(text: str) -> bool:
+    """Whether this is a name, and none that resolvers read as an address, such as `127.1`."""
+    last = text.rstrip(".").rpartition(".")[2]
+    return len(text) <= 253 and HOST.fullmatch(text) is not None and NUMBER.fullmatch(last) is None
+
+
+def is_private(address: Address) -> bool:
+    """Whether this is a loopback or private address (RFC 1918, RFC 4193, RFC 6598), as engines must have.
+
+    Link-local addresses are not: clouds answer there with their own secrets.
+    """
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    plain = mapped or address
+    if plain.is_loopback:
+        return True
+    if plain.is_link_local or plain.is_unspecified or plain.is_multicast or plain.is_reserved:
+        return False
+    return plain.is_private or (plain.version == 4 and plain in CARRIER_NAT)
+
+
+def check_host(value: str) -> str:
+    """The value, if it is an IP address or a host name. Raises ValueError."""
+    if address_of(value) is None and not is_host_name(value):
+        raise ValueError("this is neither an IP address nor a host name")
+    return value
+
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Name = Annotated[str, Field(pattern=NAME)]
+Label = Annotated[str, Field(pattern=LABEL)]
+Host = Annotated[str, AfterValidator(check_host)]
+
+
+class Section(BaseModel):
+    """A part of the settings: closed, frozen, strict about types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, use_attribute_docstrings=True)
