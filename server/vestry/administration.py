@@ -10,6 +10,7 @@ import difflib
 import os
 import pwd
 from collections.abc import Collection
+from pathlib import Path
 
 from vestry.adapters.key_rows import Key
 from vestry.adapters.keys_sqlite import UNLIMITED, SqliteKeys, StoreFault
@@ -25,6 +26,10 @@ from vestry.types import Limits
 
 class ChangeRefused(Exception):  # noqa: N818 - an answer to the operator
     """A change that was not made. `str()` is a sentence that says why."""
+
+
+class ReadingRefused(Exception):  # noqa: N818 - an answer to the operator
+    """The log is not shown. `str()` is a sentence that says why."""
 
 
 def key_store(settings: Settings) -> SqliteKeys:
@@ -93,6 +98,19 @@ def revoke_key(settings: Settings, key_id: str, *, reason: str = "", actor: str 
         )
     except StoreFault as fault:
         raise ChangeRefused(f"{key_id} was not revoked: {fault.why}.") from fault
+
+
+def record_reading(settings: Settings, directory: Path, *, command: str, asked: str, records: int | None) -> None:
+    """Record that somebody is about to read the logs in a directory of this server's. Raises ReadingRefused."""
+    event = Records().event(
+        RecordType.LOG_READ, actor=user_of_this_process(), command=command, filter=asked, records=records
+    )
+    try:
+        append_once(directory, event, signing=signing(settings))
+    except SecretFault as fault:
+        raise ReadingRefused(f"Nothing is shown, because the reading could not be recorded. {fault.fault}") from None
+    except (LogUnusable, OSError) as fault:
+        raise ReadingRefused(f"Nothing is shown, because the reading could not be recorded. {fault}") from fault
 
 
 def user_of_this_process() -> str:

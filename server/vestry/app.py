@@ -15,7 +15,7 @@ import os
 import signal
 import ssl
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,8 @@ from vestry.adapters.key_format import PROBE
 from vestry.adapters.keys_sqlite import SqliteKeys
 from vestry.adapters.upstream import Upstream
 from vestry.admit import Admission
-from vestry.audit.log import AuditLog
+from vestry.alongside import running
 from vestry.audit.notary import Signing
-from vestry.audit.records import Records
-from vestry.configuration import digest
 from vestry.edge import arrival, door
 from vestry.edge.dataplane import DataPlane
 from vestry.edge.ops import build_ops
@@ -41,9 +39,9 @@ from vestry.edge.tls import Certificates
 from vestry.errors import KeysUnavailable, Refusal
 from vestry.forward import Forward
 from vestry.meter import Meter
-from vestry.outside import OutsideCopies
 from vestry.pipeline import Corridor
 from vestry.record import Recorder
+from vestry.recording import Recording
 from vestry.relay import Relay
 from vestry.route import Router
 from vestry.settings import Settings, is_private
@@ -73,6 +71,7 @@ class Server:
         self._stop_asked = 0.0
         self._ready = False
         self._stack = contextlib.AsyncExitStack()
+        self._recording = Recording(settings, secrets.signing, self.meter)
         self.addresses: dict[str, str] = {}
 
     async def __aenter__(self) -> Server:
@@ -94,7 +93,7 @@ class Server:
             with contextlib.suppress(RuntimeError, ValueError):  # not in the main thread
                 loop.add_signal_handler(number, self.stop)
         with contextlib.suppress(RuntimeError, ValueError):
-            loop.add_signal_handler(signal.SIGUSR1, self._journal.checkpoint)
+            loop.add_signal_handler(signal.SIGUSR1, self._recording.journal.checkpoint)
         await self._stopping.wait()
 
     def stop(self) -> None:
@@ -111,23 +110,8 @@ class Server:
 
     async def _build(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self.settings
-        copies = OutsideCopies(settings, self._secrets.signing.signer.public, self.meter)
-        stack.callback(copies.close)
-        journal = self._journal = AuditLog.open(
-            settings.audit_directory,
-            settings.audit.origin,
-            signing=self._secrets.signing,
-            commit_seconds=settings.audit.commit_seconds,
-            segment_bytes=settings.audit.segment_bytes,
-            observer=self.meter,
-            watchers=[self.meter, copies.couriers],
-            confirm=copies.confirm,
-        )
-        stack.push_async_callback(journal.close)
-        copies.start()
-        recorder = Recorder(journal, Records(configuration_digest=digest(settings)))
-        await recorder.started(journal.origins)
-        stack.push_async_callback(recorder.stopped)
+        recording = self._recording
+        await stack.enter_async_context(recording.begun())
         self._keys = SqliteKeys(settings.keys_database, self._secrets.key_hash)
         stack.callback(self._keys.close)
         with contextlib.suppress(KeysUnavailable):  # where no store can be made, readiness says so
@@ -135,17 +119,19 @@ class Server:
         self._router = Router(self._models.values(), retry_budget=settings.relay.retry_budget, observer=self.meter)
         self.meter.replicas = self._replicas
         engines = self._engines(stack)
-        await stack.enter_async_context(_running(self._health(engines)))
+        await stack.enter_async_context(running(self._health(engines)))
+        await stack.enter_async_context(recording.held_against(engines))
         corridor = Corridor(
             keys=self._keys,
             tenants=settings.tenants,
             models=self._models,
             admission=Admission(server_concurrency=settings.server.concurrency),
-            recorder=recorder,
+            recorder=recording.recorder,
             forward=Forward(self._router, Relay(engines, settings.relay), self.meter),
             meter=self.meter,
+            keep=recording.keep,
         )
-        await self._open_ports(stack, corridor, recorder)
+        await self._open_ports(stack, corridor, recording.recorder)
 
     def _engines(self, stack: contextlib.AsyncExitStack) -> dict[str, Upstream]:
         """One connection pool a replica; replicas of the same name are the same engine."""
@@ -177,7 +163,7 @@ class Server:
             certificates = Certificates(settings.tls)
             context = certificates.context
             self.meter.certificate_expiry = lambda: certificates.expires
-            await stack.enter_async_context(_running(certificates.watch()))
+            await stack.enter_async_context(running(certificates.watch()))
         ops = bind(settings.ops_host, settings.ops_port, settings.backlog)
         stack.callback(ops.close)
         api = bind(settings.host, settings.port, settings.backlog)
@@ -232,8 +218,7 @@ class Server:
         missing: dict[str, str] = {}
         if not self._ready:
             missing["server"] = "stopping" if self._stopping.is_set() else "starting"
-        if not self._journal.healthy:
-            missing["record"] = "the record cannot be written"
+        missing |= self._recording.missing()
         try:
             self._keys.find(PROBE)
         except KeysUnavailable:
@@ -276,24 +261,6 @@ class _Keeper:
     def refused(self, refusal: Refusal, request_id: str, source: str) -> None:
         self._meter.door_refused(refusal.status)
         self._recorder.at_the_door(refusal, request_id, source)
-
-
-@contextlib.asynccontextmanager
-async def _running(work: Any) -> AsyncIterator[None]:
-    """Run a task alongside; cancel it on the way out."""
-    task = asyncio.create_task(work)
-    task.add_done_callback(_report)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and task.exception() is not None:
-        log.error("a task of the server has ended", exc_info=task.exception())
 
 
 def state_directory(path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from pathlib import Path
 
 import click
@@ -25,6 +27,14 @@ def main(context: click.Context, config: Path | None) -> None:
     `vestry up` prepares a small model and serves it. `vestry check` reads the settings and names every fault.
     """
     context.obj = config
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGUSR1, _asked)
+
+
+def _asked(*_: object) -> None:
+    """`vestry audit checkpoint` asks whoever writes to a log. A server takes the signal over; a command, which the
+    signal would end, signs when it closes its log anyway.
+    """
 
 
 for module in (up, serve, engine, check, keys, audit, doctor):

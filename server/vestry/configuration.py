@@ -332,6 +332,10 @@ def _fault(error: ErrorDetails, places: Places) -> Fault:
     match kind:
         case "extra_forbidden":
             what, mend = "there is no such setting", _meant(str(trail[-1]), place.names, "Remove it")
+        case "no_auditor":
+            trail = ("tenants", context["tenant"], "content")
+            what = f"content of tenant `{context['tenant']}` is `sealed`, but there is no auditor's key to seal it to"
+            mend = "Make one elsewhere with `vestry audit keygen`, and put its public half into `audit.auditor`"
         case "missing":
             what, mend = f"`{trail[-1]}` is missing", f"Add it. {mend}"
         case "string_pattern_mismatch":

@@ -17,7 +17,7 @@ import msgspec
 
 class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of the program
     """A call that ends here, with its answer. `replica` and `attempts` are set if engines were asked: the last one,
-    and how many."""
+    and how many; `tried` is one before it that may have worked on the call."""
 
     status: ClassVar[int] = 500
     kind: ClassVar[str] = "server_error"
@@ -32,6 +32,7 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of
         self.retry_after = retry_after
         self.replica = ""
         self.attempts = 0
+        self.tried = ""
 
     @property
     def reason(self) -> str:

@@ -43,10 +43,14 @@ class Forward:
                 raise
             cause = failure
         self._observer.retried(model)
+        tried = first.seat.replica.name if cause.cause != "connect" else ""
         try:
-            return await self._try(head, call, second, client, number=2)
-        except EngineFailed as failure:
-            raise failure from cause
+            return replace(await self._try(head, call, second, client, number=2), tried=tried)
+        except Refusal as refusal:
+            refusal.tried = tried
+            if isinstance(refusal, EngineFailed):
+                raise refusal from cause
+            raise
 
     def _another(self, model: str, first: Trip, call: Call, client: Client) -> Trip | None:
         """A second replica to try, if there is one, the retry budget allows it, and somebody still waits."""

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from cryptography import x509
 
+from vestry.export_files import faults_of_exports
 from vestry.faults import Fault
-from vestry.secret_files import ENGINE_KEY, KEY_HASH, exposure, is_folder, looked_at, lost_pepper
+from vestry.secret_files import CONTENT_HASH, ENGINE_KEY, KEY_HASH, exposure, is_folder, looked_at, lost_pepper
 from vestry.settings import Address, Settings, Tls, address_of, is_private
 from vestry.strict_yaml import Trail
 
@@ -43,6 +44,7 @@ def _faults(settings: Settings, place: Place) -> Iterator[Fault]:
     yield from _directories(settings, place)
     yield from _copies(settings, place)
     yield from _private_files(settings)
+    yield from faults_of_exports(settings, place)
 
 
 def _dotted(trail: Trail) -> str:
@@ -230,7 +232,7 @@ def _private_files(settings: Settings) -> Iterator[Fault]:
     folder = settings.secrets_directory
     if lost := lost_pepper(settings):
         yield lost.fault
-    for path in (folder, folder / KEY_HASH, folder / ENGINE_KEY, settings.signing_key):
+    for path in (folder, *(folder / name for name in (KEY_HASH, ENGINE_KEY, CONTENT_HASH)), settings.signing_key):
         try:
             status = path.stat()
         except (FileNotFoundError, NotADirectoryError):

@@ -7,6 +7,7 @@ from the route table, replicas from the settings, codes from `errors`.
 
 from __future__ import annotations
 
+import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from vestry import __version__
+from vestry.audit.completeness import Standing, Work
 from vestry.audit.tlog.notes import Checkpoint
 from vestry.types import Grant, Head, Outcome
 
@@ -118,8 +120,15 @@ class Meter(Collector):
         self._checkpoint_failures = 0
         self._journal_healthy = True
         self._copies: dict[str, _Copy] = {}
+        self._content_failures = 0
+        self.standing: Callable[[], Sequence[Standing]] = list
         self.replicas: Callable[[], list[tuple[str, str, bool, int]]] = list
         self.certificate_expiry: Callable[[], float | None] = _never
+        self._export_lock = threading.Lock()
+        self._exported: dict[str, int] = {}
+        self._export_failed: dict[str, int] = {}
+        self.exports: Callable[[], list[tuple[str, int, float]]] = list
+        """Of each export its name, how many records wait for it, and for how many seconds the first has."""
 
     # Calls ----------------------------------------------------------------------------------------------------
 
@@ -206,6 +215,20 @@ class Meter(Collector):
         """One could not be made. Called in the notary's thread."""
         self._checkpoint_failures += 1
 
+    def exported(self, export: str, records: int) -> None:
+        """Records were sent on. Called in the export's threads."""
+        with self._export_lock:
+            self._exported[export] = self._exported.get(export, 0) + records
+
+    def export_failed(self, export: str, records: int) -> None:
+        """Records could not be sent on, and will be sent again. Called in the export's threads."""
+        with self._export_lock:
+            self._export_failed[export] = self._export_failed.get(export, 0) + records
+
+    def content_failed(self) -> None:
+        """A prompt or an answer could not be kept; its call was not served."""
+        self._content_failures += 1
+
     def health(self, healthy: bool) -> None:
         """The record can, or cannot, be written."""
         self._journal_healthy = healthy
@@ -256,6 +279,8 @@ class Meter(Collector):
         yield from self._collect_record()
         yield from self._collect_copies()
         yield from self._collect_door()
+        yield from self._collect_exports()
+        yield from self._collect_completeness()
 
     def _collect_calls(self) -> Families:
         requests = CounterMetricFamily(
@@ -345,6 +370,7 @@ class Meter(Collector):
             ("vestry_audit_bytes", "Bytes of records made durable.", self._record_bytes),
             ("vestry_audit_failures", "Records that could not be made durable.", self._record_failures),
             ("vestry_audit_checkpoint_failures", "Checkpoints that could not be made.", self._checkpoint_failures),
+            ("vestry_audit_content_failures", "Contents that could not be kept.", self._content_failures),
         ):
             yield CounterMetricFamily(name, text, value=value)
         if self._checkpoint is not None:
@@ -378,6 +404,26 @@ class Meter(Collector):
                     family.add_metric([sink], figure)
             yield family
 
+    def _collect_completeness(self) -> Families:
+        standing = self.standing()
+        for name, meaning, amount in COMPLETENESS:
+            tokens = CounterMetricFamily(f"{name}_tokens", f"Tokens {meaning}.", labels=["replica", "kind"])
+            requests = CounterMetricFamily(f"{name}_requests", f"Requests {meaning}.", labels=["replica"])
+            for each in standing:
+                prompt, completion, count = amount(each)
+                tokens.add_metric([each.replica, "input"], prompt)
+                tokens.add_metric([each.replica, "output"], completion)
+                requests.add_metric([each.replica], count)
+            yield from (tokens, requests)
+        readable = GaugeMetricFamily(
+            "vestry_engine_counters_readable", "1 if the engine's counters can be read.", labels=["replica"]
+        )
+        restarts = CounterMetricFamily("vestry_engine_restarts", "Times that counters began anew.", labels=["replica"])
+        for each in standing:
+            readable.add_metric([each.replica], each.readable)
+            restarts.add_metric([each.replica], each.restarts)
+        yield from (readable, restarts)
+
     def _collect_door(self) -> Families:
         yield GaugeMetricFamily("vestry_connections", "Open client connections.", value=self._connections)
         refusals = CounterMetricFamily("vestry_door_refusals", "Refused before a call was read.", labels=["code"])
@@ -389,6 +435,34 @@ class Meter(Collector):
             yield GaugeMetricFamily(
                 "vestry_tls_certificate_expiry_timestamp_seconds", "When the certificate expires.", value=expiry
             )
+
+    def _collect_exports(self) -> Families:
+        sent = CounterMetricFamily("vestry_audit_exported_records", "Records sent on.", labels=["export"])
+        failed = CounterMetricFamily(
+            "vestry_audit_export_failed_records", "Records that could not be sent on at a try.", labels=["export"]
+        )
+        lag = GaugeMetricFamily(
+            "vestry_audit_export_lag_records", "Records that wait to be sent on.", labels=["export"]
+        )
+        age = GaugeMetricFamily(
+            "vestry_audit_export_lag_seconds", "Age of the first record that waits to be sent on.", labels=["export"]
+        )
+        for name, records, seconds in self.exports():
+            sent.add_metric([name], self._exported.get(name, 0))
+            failed.add_metric([name], self._export_failed.get(name, 0))
+            lag.add_metric([name], records)
+            age.add_metric([name], seconds)
+        yield from (sent, failed, lag, age)
+
+
+# What the reconciler says of a replica: metric, meaning, and which amount of it. The first two kinds are tokens.
+COMPLETENESS: tuple[tuple[str, str, Callable[[Standing], Work]], ...] = (
+    ("vestry_engine_reported", "by the engine's own counters", lambda each: each.reported),
+    ("vestry_audit_engine", "of an engine's work in outcomes, at least", lambda each: each.least),
+    ("vestry_audit_uncertain", "that outcomes leave open beyond that", lambda each: each.most.less(each.least)),
+    ("vestry_audit_unexplained", "of an engine's work that no record explains", lambda each: each.unexplained),
+    ("vestry_audit_uncounted", "recorded, and not counted by the engine", lambda each: each.uncounted),
+)
 
 
 def _never() -> float | None:

@@ -4,7 +4,7 @@
 
 A call walks one way. Whatever stops it is a Refusal; it is recorded like an answer, and the edge gives it its
 shape. Nothing is sent to an engine before the intent is durable, and the last byte of an answer leaves only when the
-outcome is.
+outcome is. Where a tenant's content is kept, the prompt is durable before the intent, the answer before the outcome.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from vestry.admit import Admission
+from vestry.audit.calls import Content
 from vestry.authenticate import authenticate
 from vestry.authorize import authorize, bounded, limits_of
-from vestry.errors import ClientLeft, InternalError, Refusal, Stopping
+from vestry.errors import AuditUnavailable, ClientLeft, InternalError, Refusal, Stopping
 from vestry.forward import Forward
+from vestry.keeping import Keep, Keeping
 from vestry.meter import Meter
 from vestry.record import Recorder
 from vestry.seams import KeyStore, Visitor
@@ -37,9 +40,11 @@ class Trail(Struct):
     principal: Principal | None = None
     call: Call | None = None
     grant: Grant | None = None
+    keeping: Keeping | None = None
     intended: bool = False
     metered: bool = False
     concluded: bool = False
+    withheld: bool = False
 
 
 class Corridor:
@@ -55,9 +60,11 @@ class Corridor:
         recorder: Recorder,
         forward: Forward,
         meter: Meter,
+        keep: Keep | None = None,
     ) -> None:
         self.keys, self.tenants, self.models = keys, tenants, models
         self.admission, self.recorder, self.forward, self.meter = admission, recorder, forward, meter
+        self.keep = keep
 
     def walk(self, visitor: Visitor) -> Coroutine[None, None, None]:
         """One call that an engine answers, from its arrival to its last byte."""
@@ -88,9 +95,12 @@ class Corridor:
         with self.admission.place(grant.principal, grant.tenant_limits, time.monotonic()):
             self.meter.began(grant)
             try:
-                await self.recorder.intent(head, trail.principal, call, grant)
+                keeping = trail.keeping = None if self.keep is None else self.keep.of(head, trail.principal)
+                prompt = None if keeping is None else await keeping.prompt(call)
+                await self.recorder.intent(head, trail.principal, call, grant, prompt)
                 trail.intended = True
-                outcome = await self.forward(head, call, grant, visitor)
+                client = visitor if keeping is None or not call.stream else keeping.listen(visitor)
+                outcome = await self.forward(head, call, grant, client)
                 await self._conclude(trail, outcome)
             finally:
                 self.meter.left(grant)
@@ -98,11 +108,35 @@ class Corridor:
             await visitor.finish(outcome.last, streamed=call.stream)
 
     async def _conclude(self, trail: Trail, outcome: Outcome) -> None:
-        """Meter the outcome, then record it; durable when this returns. Raises AuditUnavailable."""
+        """Keep the answer, meter the outcome, then record it; durable when this returns. Raises AuditUnavailable."""
+        answer: Content | None = None
+        failure: Refusal | None = None
+        if trail.keeping is not None:
+            answer, outcome, failure = await self._keep_answer(trail.keeping, trail.call, outcome)
         self._count(trail, outcome)
         trail.intended = False
-        await self.recorder.outcome(trail.head, _known(trail), trail.call, trail.grant, outcome)
+        await self.recorder.outcome(trail.head, _known(trail), trail.call, trail.grant, outcome, answer)
         trail.concluded = True
+        if failure is not None:
+            trail.withheld = True
+            raise failure
+
+    @staticmethod
+    async def _keep_answer(
+        keeping: Keeping, call: Call | None, outcome: Outcome
+    ) -> tuple[Content | None, Outcome, Refusal | None]:
+        """The answer as it is kept. Where it cannot be, its end is withheld, and the outcome says so."""
+        try:
+            return await keeping.answer(outcome, streamed=call is not None and call.stream), outcome, None
+        except AuditUnavailable as unkept:
+            failure: Refusal = unkept
+        except asyncio.CancelledError:  # the server stops, and does not wait for the disk
+            failure = Stopping()
+        if outcome.ending != Ending.COMPLETE:
+            return Content(lost=True), outcome, failure
+        ending, status = (Ending.TRUNCATED, 200) if keeping.began else (Ending.FAILED, failure.status)
+        ended = replace(outcome, ending=ending, status=status, code=failure.code, last=b"")
+        return Content(lost=True), ended, failure
 
     def _count(self, trail: Trail, outcome: Outcome) -> None:
         """Meter a call once, however many things go wrong with it."""
@@ -130,9 +164,18 @@ class Corridor:
         """Record a refusal, then answer with it. If even that cannot be recorded, the answer says so."""
         self.meter.refused(trail.head, _tenant(trail), refusal.code)
         ending = Ending.FAILED if trail.intended and refusal.status >= 500 else Ending.REFUSED
-        outcome = Outcome(ending, refusal.status, refusal.code, replica=refusal.replica, attempts=refusal.attempts)
+        outcome = Outcome(
+            ending,
+            refusal.status,
+            refusal.code,
+            replica=refusal.replica,
+            attempts=refusal.attempts,
+            tried=refusal.tried,
+        )
         try:
-            if trail.intended:
+            if trail.withheld:
+                pass  # the outcome says it already
+            elif trail.intended:
                 await self._conclude(trail, outcome)
             else:
                 self._count(trail, outcome)

@@ -12,6 +12,8 @@ import time
 from collections.abc import Awaitable
 
 from vestry import __version__
+from vestry.audit.calls import Content
+from vestry.audit.completeness import Ledger
 from vestry.audit.fields import ORIGINS, RecordType
 from vestry.audit.flood import RefusalLog
 from vestry.audit.records import Records
@@ -25,8 +27,9 @@ log = logging.getLogger("vestry")
 class Recorder:
     """Writes what happened, through the journal. Fails closed: methods raise AuditUnavailable where it does."""
 
-    def __init__(self, journal: Journal, records: Records) -> None:
+    def __init__(self, journal: Journal, records: Records, ledger: Ledger | None = None) -> None:
         self._journal = journal
+        self._ledger = ledger or Ledger()
         self._records = records
         self._refusals = RefusalLog(journal, records)
         self._at_the_door: set[asyncio.Task[None]] = set()
@@ -47,18 +50,30 @@ class Recorder:
         except AuditUnavailable:
             log.error("the server's stop could not be recorded")  # noqa: TRY400 - the record's own log has the cause
 
-    def intent(self, head: Head, principal: Principal, call: Call, grant: Grant) -> Awaitable[None]:
+    def intent(
+        self, head: Head, principal: Principal, call: Call, grant: Grant, content: Content | None = None
+    ) -> Awaitable[None]:
         """What is about to be asked of an engine, and why it may be. Durable when this has been waited for."""
-        return self._journal.append(self._records.intent(head, principal, call, grant))
+        self._ledger.began(head.request_id, call, grant)
+        return self._journal.append(self._records.intent(head, principal, call, grant, content))
 
-    def outcome(
-        self, head: Head, principal: Principal, call: Call | None, grant: Grant | None, outcome: Outcome
+    def outcome(  # noqa: PLR0917 - called for every call, and keywords cost
+        self,
+        head: Head,
+        principal: Principal,
+        call: Call | None,
+        grant: Grant | None,
+        outcome: Outcome,
+        content: Content | None = None,
     ) -> Awaitable[None]:
         """How it went. Durable when this has been waited for."""
-        return self._journal.append(self._records.outcome(head, principal, call, grant, outcome))
+        record = self._records.outcome(head, principal, call, grant, outcome, content)
+        self._ledger.ended(record)
+        return self._journal.append(record)
 
     async def refusal(self, head: Head, principal: Principal | None, call: Call | None, refusal: Refusal) -> None:
         """A refusal: durable when this returns, as a record of its own or as one of a sum."""
+        self._ledger.refused(head.request_id)
         await self._refusals.append(self._records.refusal(head, principal, call, refusal))
 
     def at_the_door(self, refusal: Refusal, request_id: str, source: str) -> None:

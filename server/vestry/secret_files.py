@@ -1,7 +1,8 @@
 """Secrets kept in files: read with care, made at need.
 
 `key-hash` is the pepper of the API keys' hashes: 32 random bytes. `engine-key` is the key that engines ask for: a line
-of printable ASCII. Either may be put there beforehand, by Kubernetes for example.
+of printable ASCII. `content-hash`, 32 random bytes, is there once a tenant's content is `hashed`. Each may be put there
+beforehand, by Kubernetes for example.
 
 A secret file must be a regular file that nobody else may read. As for PostgreSQL's key files, one that belongs
 to root may be readable by its group, which is how Kubernetes mounts a Secret into a pod with an `fsGroup`.
@@ -21,6 +22,7 @@ from vestry.settings import Settings
 
 KEY_HASH = "key-hash"
 ENGINE_KEY = "engine-key"
+CONTENT_HASH = "content-hash"
 LARGEST = 4096
 
 _TOKEN = re.compile(rb"[\x21-\x7e]{16,512}")
@@ -50,6 +52,16 @@ def engine_key(settings: Settings) -> str:
     if not _TOKEN.fullmatch(content):
         raise SecretFault(path, "it is not one line of 16 to 512 printable ASCII characters", "Write such a line")
     return content.decode("ascii")
+
+
+def content_hash(settings: Settings) -> bytes:
+    """The secret that every tenant's key of content hashes is derived from, made if there is none yet.
+
+    Raises SecretFault.
+    """
+    path = settings.secrets_directory / CONTENT_HASH
+    read_or_make(path, lambda: secrets.token_bytes(32))
+    return read(path, 32)
 
 
 def lost_pepper(settings: Settings) -> SecretFault | None:

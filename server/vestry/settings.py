@@ -31,7 +31,7 @@ from vestry.section import (
     is_host_name,
     is_private,
 )
-from vestry.settings_copies import Copy
+from vestry.settings_record import Audit, Contents
 
 __all__ = ["LABEL", "NAME", "ORIGIN", "Address", "Section", "address_of", "is_host_name", "is_private"]
 
@@ -153,6 +153,7 @@ class Tenant(Section):
     """Calls in progress at once for one key that has no bound of its own."""
     key_requests_per_minute: Annotated[int, Field(ge=1, le=10_000_000)] = 3000
     """Calls begun in a minute for one key that has no bound of its own."""
+    content: Contents = Contents()
 
 
 class Replica(Section):
@@ -230,46 +231,6 @@ class Relay(Section):
     """How often each engine's health is asked for."""
 
 
-class Audit(Section):
-    """The record: where it is kept, and how."""
-
-    directory: Path | None = None
-    """Where the record is kept. Left out: `audit/` under the state directory."""
-    origin: Annotated[str, Field(pattern=ORIGIN)] = "server"
-    """Name of this process's log. Every server process has its own."""
-    commit_seconds: Seconds = 2
-    """How long a call waits for its record; then 503."""
-    segment_bytes: Annotated[int, Field(ge=65_536, le=1 << 30)] = 67_108_864
-    """Size at which the journal goes on in a new file."""
-    signing_key: Path | None = None
-    """File with the key that signs the log. Left out: `audit-key` in the secrets directory."""
-    checkpoint_records: Annotated[int, Field(ge=1, le=1_000_000)] = 16_384
-    """A checkpoint is signed after so many records,"""
-    checkpoint_seconds: Annotated[float, Field(gt=0, le=3600)] = 60
-    """and after so long, if there is anything new."""
-    copies: tuple[Copy, ...] = ()
-    """Where checkpoints are copied to, outside of this server's reach. See docs/audit-copies.md."""
-
-    @field_validator("origin")
-    @classmethod
-    def _folder(cls, value: str) -> str:
-        if value == "cli":
-            raise ValueError("`cli` is the log of the command line: take another name")
-        if any(part in {"", ".", ".."} for part in value.split("/")):
-            raise ValueError("between slashes stands a name, not nothing, `.` or `..`")
-        if taken := {"tile", "spool", "cosigned"} & set(value.split("/")[1:]):
-            raise ValueError(f"`{taken.pop()}` is the name of a folder within a log: take another name")
-        return value
-
-    @field_validator("copies")
-    @classmethod
-    def _distinct(cls, value: tuple[Copy, ...]) -> tuple[Copy, ...]:
-        names = [each.name for each in value]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"two copies are named `{twice}`: give each a name of its own")
-        return value
-
-
 class Settings(Section):
     """Vestry's settings."""
 
@@ -299,6 +260,15 @@ class Settings(Section):
         ]
         if unknown:
             raise PydanticCustomError("unknown_models", "{said}", {"said": "; ".join(unknown)})
+        return self
+
+    @model_validator(mode="after")
+    def _sealable(self) -> Settings:
+        if self.audit.auditor is None:
+            for name, tenant in self.tenants.items():
+                content = tenant.content
+                if content.auditor is None and "sealed" in {content.default, *content.routes.values()}:
+                    raise PydanticCustomError("no_auditor", "{tenant}", {"tenant": name})
         return self
 
     @property

@@ -17,6 +17,11 @@ from vestry.settings import Settings
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*")
 
+_NAMES = (
+    "use up to 128 lower-case letters, digits, dots and hyphens, in parts divided by single slashes, such as "
+    "hospital.example/vestry"
+)
+
 
 def signing(settings: Settings) -> Signing:
     """With what, and how often, this server's logs are signed. Raises SecretFault."""
@@ -31,10 +36,13 @@ def signer(settings: Settings) -> Signer:
         mend = "Make one with `vestry audit init`; or restore it, if the audit log has been signed before"
         raise SecretFault(path, "the key that signs the audit log is missing", mend)
     try:
-        return Signer.parse(read(path).decode("ascii"))
+        found = Signer.parse(read(path).decode("ascii"))
     except (NoteRefused, UnicodeDecodeError) as error:
         why = str(error) if isinstance(error, NoteRefused) else "it is no signing key"
         raise SecretFault(path, why, "Restore it from a copy") from None
+    if not _is_name(found.public.name):
+        raise SecretFault(path, f"`{found.public.name}` cannot name a house", f"Make another key: {_NAMES}")
+    return found
 
 
 def make_signer(settings: Settings, name: str | None) -> tuple[Signer, bool]:
@@ -42,11 +50,8 @@ def make_signer(settings: Settings, name: str | None) -> tuple[Signer, bool]:
 
     `name` is what a public key and every checkpoint will say, such as `hospital.example/vestry`.
     """
-    if name is not None and (not _NAME.fullmatch(name) or len(name) > 128):
-        raise ValueError(
-            f"`{name}` cannot name a house: use up to 128 lower-case letters, digits, dots and hyphens, in parts "
-            "divided by single slashes, such as hospital.example/vestry"
-        )
+    if name is not None and not _is_name(name):
+        raise ValueError(f"`{name}` cannot name a house: {_NAMES}")
 
     def make() -> bytes:
         return f"{Signer.generate(name or _own_name()).written()}\n".encode()
@@ -60,3 +65,8 @@ def _own_name() -> str:
     """A name from this machine's."""
     host = re.sub(r"[^a-z0-9.-]+", "-", socket.gethostname().lower()).strip(".-")
     return f"{host[:100] or 'localhost'}/vestry"
+
+
+def _is_name(name: str) -> bool:
+    """Whether a log's name fits behind it: a note's key has up to 200 characters, an origin up to 63."""
+    return len(name) <= 128 and _NAME.fullmatch(name) is not None

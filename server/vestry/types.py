@@ -131,6 +131,8 @@ class Usage(Struct, frozen=True):
 class Outcome(Struct, frozen=True):
     """How the call went.
 
+    `tried` names a replica that had the call before the one that answered, and may have worked on it.
+
     `first_byte` is the monotonic time at which the engine's first bytes came, `engine_seconds` how long the engine
     was waited for. `last` holds the bytes that leave only when the outcome is durable: the whole body of an answer in
     one piece, the final events of a stream.
@@ -144,5 +146,15 @@ class Outcome(Struct, frozen=True):
     replica: str = ""
     first_byte: float | None = None
     attempts: int = 0
+    tried: str = ""
     engine_seconds: float = 0.0
     last: bytes = b""
+
+
+class ContentMode(StrEnum):
+    """What of a call's prompt and answer is kept beside its records."""
+
+    METADATA = "metadata"
+    HASHED = "hashed"
+    SEALED = "sealed"
+    FULL = "full"

@@ -44,6 +44,8 @@ class Behaviour:
     close_when_done: bool = False
     requests_per_connection: int | None = None
     tool_call: str | None = None
+    metrics: bytes | None = None
+    metrics_hang: bool = False
 
 
 @dataclass
@@ -66,6 +68,38 @@ class Asked:
 
 
 @dataclass
+class Counters:
+    """What vLLM 0.32 counts, as it was seen to count: a prompt for each answer, a request when its answer has ended."""
+
+    model: str
+    started: float = field(default_factory=time.time)
+    prompt: int = 0
+    generation: int = 0
+    requests: int = 0
+    running: int = 0
+
+    def page(self) -> bytes:
+        """As `/metrics` shows it, with a few of the families that nobody looks for here."""
+        labels = f'engine="0",model_name="{self.model}"'
+        return "\n".join(
+            [
+                "# HELP vllm:prompt_tokens_total Number of prefill tokens processed.",
+                "# TYPE vllm:prompt_tokens_total counter",
+                f"vllm:prompt_tokens_total{{{labels}}} {float(self.prompt)}",
+                f"vllm:prompt_tokens_created{{{labels}}} {self.started}",
+                f"vllm:prompt_tokens_cached_total{{{labels}}} 0.0",
+                f"vllm:generation_tokens_total{{{labels}}} {float(self.generation)}",
+                f'vllm:request_success_total{{finished_reason="stop",{labels}}} {float(self.requests)}',
+                f'vllm:request_success_total{{finished_reason="length",{labels}}} 0.0',
+                f"vllm:num_requests_running{{{labels}}} {float(self.running)}",
+                f"vllm:num_requests_waiting{{{labels}}} 0.0",
+                f"process_start_time_seconds {self.started}",
+                "",
+            ]
+        ).encode()
+
+
+@dataclass
 class FakeEngine:
     """Use as a context manager; `url` is where it listens."""
 
@@ -75,6 +109,9 @@ class FakeEngine:
     port: int = 0
     asked: list[Asked] = field(default_factory=list)
     connections: int = 0
+
+    def __post_init__(self) -> None:
+        self.counters = Counters(self.model)
 
     def __enter__(self) -> FakeEngine:
         self._started = threading.Event()
@@ -105,8 +142,8 @@ class FakeEngine:
 
     @property
     def calls(self) -> list[Asked]:
-        """What was asked, health checks left out."""
-        return [asked for asked in self.asked if asked.path != "/health"]
+        """What was asked, health checks and looks at the counters left out."""
+        return [asked for asked in self.asked if asked.path not in {"/health", "/metrics"}]
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -169,10 +206,14 @@ class FakeEngine:
     async def _answer(self, asked: Asked, writer: asyncio.StreamWriter) -> bool:
         how = self.behaviour
         health = asked.path == "/health"
-        if how.health_hangs if health else how.hang:
+        if how.health_hangs if health else how.hang and asked.path != "/metrics":
             await asyncio.sleep(3600)
         if health:
             return await _reply(writer, how.health, b"")
+        if asked.path == "/metrics":
+            if how.metrics_hang:
+                await asyncio.sleep(3600)
+            return await _reply(writer, 200, self.counters.page() if how.metrics is None else how.metrics)
         if self.key is not None and asked.headers.get("authorization") != f"Bearer {self.key}":
             return await _reply(writer, 401, b'{"error":"Unauthorized"}')
         if how.raw is not None:
@@ -184,8 +225,19 @@ class FakeEngine:
             fault = {"error": {"message": how.complaint, "type": "BadRequestError", "param": None, "code": how.status}}
             return await _reply(writer, how.status, json.dumps(fault).encode())
         wish = asked.json
+        self.counters.running += 1
+        try:
+            return await self._work(asked, wish, writer)
+        finally:
+            self.counters.running -= 1
+
+    async def _work(self, asked: Asked, wish: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
+        how = self.behaviour
+        self.counters.prompt += how.prompt_tokens * int(wish.get("n") or 1)
         if wish.get("stream"):
             return await self._stream(asked, wish, writer)
+        self.counters.generation += len(how.words) * _count(wish)
+        self.counters.requests += _count(wish)
         return how.die_after is None and await _reply(writer, 200, _compact(self._whole(asked, wish)))
 
     def _whole(self, asked: Asked, wish: dict[str, Any]) -> dict[str, Any]:
@@ -243,6 +295,8 @@ class FakeEngine:
                 await asyncio.sleep(3600)
             if number == how.end_after:
                 break
+            self.counters.generation += event.count(b'"finish_reason":null') and b'"role"' not in event
+            self.counters.requests += event.count(b'"stop_reason"')
             for piece in _pieces(ERROR if number == how.error_after else event, how.split):
                 writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
                 await writer.drain()

@@ -1,90 +1,213 @@
-"""A real syslog receiver (rsyslog) on loopback, over TLS or plain TCP, that writes what it understood, by field."""
+"""What a SIEM does: a strict syslog receiver over TLS (RFC 5424, 5425), and an HTTP collector. Both can misbehave."""
 
 from __future__ import annotations
 
-import shutil
+import contextlib
+import re
 import socket
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import socketserver
+import ssl
+import struct
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import trustme
 
-from support.house import until
-
-FIELDS = ("pri", "timestamp:::date-rfc3339", "hostname", "app-name", "procid", "msgid", "structured-data", "msg")
-
-
-@dataclass(frozen=True)
-class Receiver:
-    """A running receiver. `written` has a file of its own, outside of what it serves."""
-
-    port: int
-    written: Path
-
-    def messages(self) -> list[dict[str, str]]:
-        """What it has understood so far."""
-        if not self.written.exists():
-            return []
-        lines = self.written.read_text().splitlines()
-        names = [each.partition(":")[0] for each in FIELDS]
-        return [dict(zip(names, line.split("|"), strict=True)) for line in lines]
-
-    def wait_for(self, count: int) -> list[dict[str, str]]:
-        until(lambda: len(self.messages()) >= count, what=f"{count} messages")
-        return self.messages()
+HEADER = re.compile(
+    rb"<(?P<pri>[1-9][0-9]{0,2}|0)>1 "
+    rb"(?P<time>[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})) "
+    rb"(?P<host>[\x21-\x7e]{1,255}) (?P<app>[\x21-\x7e]{1,48}) (?P<proc>[\x21-\x7e]{1,128}) "
+    rb"(?P<msgid>[\x21-\x7e]{1,32}) "
+    rb'(?P<data>-|(\[[^ =\]"]{1,32}( [^ =\]"]{1,32}="([^"\\\]]|\\["\\\]])*")*\])+)( (?P<text>.*))?',
+    re.DOTALL,
+)
+BOM = b"\xef\xbb\xbf"
 
 
-@contextmanager
-def receiver(folder: Path, authority: trustme.CA | None, *, port: int = 0, clients: bool = False) -> Iterator[Receiver]:
-    """Start one; with an `authority` it speaks TLS as `localhost`, and with `clients` asks for their certificates."""
-    binary = shutil.which("rsyslogd") or shutil.which("rsyslogd", path="/usr/sbin")
-    assert binary, "rsyslog is not installed: apt-get install the packages of deploy/test-packages.txt"
-    folder.mkdir(exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", port))
-        port = probe.getsockname()[1]
-    written = folder / "written"
-    pattern = "|".join(f"%{name}%" for name in FIELDS)
-    lines = [
-        *(
-            _tls(folder, authority, clients)
-            if authority
-            else [f'global(workDirectory="{folder}")', 'module(load="imtcp")']
-        ),
-        f'template(name="fields" type="string" string="{pattern}\\n")',
-        f'input(type="imtcp" port="{port}" address="127.0.0.1")',
-        f'action(type="omfile" file="{written}" template="fields")',
-    ]
-    configuration = folder / "rsyslog.conf"
-    configuration.write_text("\n".join(lines) + "\n")
-    with (folder / "log").open("wb") as log:
-        command = [binary, "-n", "-f", str(configuration), "-i", str(folder / "pid")]
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        until(lambda: _listens(port), what="rsyslog")
-        yield Receiver(port, written)
-    finally:
-        process.terminate()
-        process.wait(10)
+class Message:
+    """One message, as RFC 5424 section 6 reads it. Raises AssertionError for what is not one."""
+
+    def __init__(self, raw: bytes) -> None:
+        found = HEADER.fullmatch(raw)
+        assert found is not None, f"no syslog message: {raw[:200]!r}"
+        self.facility, self.severity = divmod(int(found["pri"]), 8)
+        assert self.facility < 24
+        self.kind = found["msgid"].decode()
+        text = found["text"] or b""
+        assert text.isascii() or text.startswith(BOM), "text that is not ASCII begins with a byte order mark"
+        self.text = text.removeprefix(BOM).decode("utf-8")
 
 
-def _tls(folder: Path, authority: trustme.CA, clients: bool) -> list[str]:
-    issued = authority.issue_cert("localhost")
-    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
-    issued.cert_chain_pems[0].write_to_path(str(folder / "server.pem"))
-    issued.private_key_pem.write_to_path(str(folder / "server.key"))
-    mode = "x509/certvalid" if clients else "anon"
-    return [
-        f'global(workDirectory="{folder}" defaultNetstreamDriver="ossl" '
-        f'defaultNetstreamDriverCAFile="{folder}/ca.pem" defaultNetstreamDriverCertFile="{folder}/server.pem" '
-        f'defaultNetstreamDriverKeyFile="{folder}/server.key")',
-        f'module(load="imtcp" streamDriver.Name="ossl" streamDriver.Mode="1" streamDriver.AuthMode="{mode}")',
-    ]
+def frames(data: bytes) -> tuple[list[bytes], bytes]:
+    """Whole frames of octet counting (RFC 5425 section 4.3), and what is left."""
+    found = []
+    while head := re.match(rb"[1-9][0-9]{0,5} ", data):
+        end = head.end() + int(head[0])
+        if len(data) < end:
+            break
+        found.append(data[head.end() : end])
+        data = data[end:]
+    assert re.fullmatch(rb"([1-9][0-9]{0,5}( .*)?)?", data, re.DOTALL), f"no frame: {data[:100]!r}"
+    return found, data
 
 
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+class Authority:
+    """A certificate authority of the tests, and a server's certificate for localhost."""
+
+    def __init__(self, folder: Path, name: str = "localhost") -> None:
+        authority = trustme.CA()
+        self.ca = folder / "siem-ca.pem"
+        authority.cert_pem.write_to_path(str(self.ca))
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(name).configure_cert(self.context)
+
+
+class SyslogReceiver:
+    """Takes messages over TLS. `cut_after` resets a connection after so many of its bytes, unread ones included.
+
+    `polite` answers the sender's end with one of its own; else the connection is closed without `close_notify`.
+    """
+
+    def __init__(self, authority: Authority, port: int = 0) -> None:
+        self.messages: list[Message] = []
+        self.connections = 0
+        self.cut_after: int | None = None
+        self.polite = True
+        self._authority = authority
+        self._open: set[socket.socket] = set()
+        self._listener = socket.create_server(("127.0.0.1", port))
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"tls://localhost:{self.port}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> SyslogReceiver:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Go down at once, with everything that is connected."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for each in list(self._open):
+            reset(each)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                plain, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(plain,), daemon=True).start()
+
+    def _serve(self, plain: socket.socket) -> None:
+        self.connections += 1
+        self._open.add(plain)
+        with contextlib.suppress(OSError):
+            connection = self._authority.context.wrap_socket(plain, server_side=True, suppress_ragged_eofs=False)
+            self._open.add(connection)
+            self._read(connection)
+            self._open.discard(connection)
+        self._open.discard(plain)
+
+    def _read(self, connection: ssl.SSLSocket) -> None:
+        rest, taken = b"", 0
+        while data := connection.recv(16_384):
+            taken += len(data)
+            if self.cut_after is not None and taken >= self.cut_after:
+                self.cut_after = None
+                reset(connection)
+                return
+            found, rest = frames(rest + data)
+            self.messages += map(Message, found)
+        assert not rest, "the sender ended inside of a frame"
+        if self.polite:
+            with contextlib.suppress(OSError):
+                connection.unwrap()
+        connection.close()
+
+
+def reset(connection: socket.socket) -> None:
+    """Close with a reset (socket(7), SO_LINGER of no time)."""
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+
+
+class Collector:
+    """Takes batches over HTTP. `answer` says what each gets: a status, or `hang`, `reset`, `garbage`."""
+
+    def __init__(self, port: int = 0, context: ssl.SSLContext | None = None) -> None:
+        self.batches: list[bytes] = []
+        self.headers: list[dict[str, str]] = []
+        self.asked = 0
+        self.answer: Callable[[bytes], int | str] = lambda _body: 200
+        self.released = threading.Event()
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                collector.take(self)
+
+            def log_message(self, *_: Any) -> None: ...
+
+        class Listener(ThreadingHTTPServer):
+            allow_reuse_address = True
+            daemon_threads = True
+
+            def handle_error(self, *_: Any) -> None: ...
+
+        self._server: socketserver.TCPServer = Listener(("127.0.0.1", port), Handler)
+        if context is not None:
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.port: int = self._server.server_address[1]
+        scheme = "http" if context is None else "https"
+        self.url = f"{scheme}://localhost:{self.port}/records"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Collector:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Go down."""
+        self.released.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def lines(self) -> list[bytes]:
+        """Every line of every batch that was taken."""
+        return [line for batch in self.batches for line in batch.splitlines()]
+
+    def take(self, request: BaseHTTPRequestHandler) -> None:
+        """One batch."""
+        body = request.rfile.read(int(request.headers["content-length"]))
+        self.asked += 1
+        answer = self.answer(body)
+        if answer == "hang":
+            self.released.wait(30)
+            return
+        if answer == "reset":
+            reset(request.connection)
+            return
+        if answer == "garbage":
+            request.wfile.write(b"\x00\x01 what\r\n\r\n")
+            request.close_connection = True
+            return
+        if answer == 200:
+            self.headers.append(dict(request.headers))
+            self.batches.append(body)
+        request.send_response(int(answer))
+        request.send_header("content-length", "0")
+        request.end_headers()

@@ -12,12 +12,15 @@ from vestry import administration
 from vestry.adapters.keys_sqlite import SqliteKeys, StoreFault
 from vestry.administration import ChangeRefused, create_key, existing_store, key_store, revoke_key, user_of_this_process
 from vestry.settings import Settings
+from vestry.signing import make_signer
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Settings of a fresh state directory."""
-    return Settings(state=tmp_path / "state")
+    """Settings of a fresh state directory, with the key that signs the record."""
+    settings = Settings(state=tmp_path / "state", secrets=tmp_path / "secrets")
+    make_signer(settings, "house.test/vestry")
+    return settings
 
 
 def test_looking_makes_nothing(settings: Settings) -> None:
@@ -62,7 +65,7 @@ def test_the_record_is_durable_before_the_key_exists(settings: Settings, monkeyp
     monkeypatch.setattr(
         administration,
         "append_once",
-        lambda *_: held.append(len(SqliteKeys(settings.keys_database, key_store_pepper(settings)).list())),
+        lambda *_, **__: held.append(len(SqliteKeys(settings.keys_database, key_store_pepper(settings)).list())),
     )
     create_key(settings, owner="second")
     assert held == [1]
@@ -77,7 +80,7 @@ def key_store_pepper(settings: Settings) -> bytes:
 def test_the_actor_can_be_given(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that makes keys for somebody names them; else it is the user of the process."""
     actors: list[str] = []
-    monkeypatch.setattr(administration, "append_once", lambda _, record: actors.append(record["actor"]))
+    monkeypatch.setattr(administration, "append_once", lambda _, record, **__: actors.append(record["actor"]))
     create_key(settings, owner="a", actor="the portal, for dana")
     create_key(settings, owner="a")
     assert actors == ["the portal, for dana", user_of_this_process()]
@@ -97,3 +100,14 @@ def test_users_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     monkeypatch.delenv("SUDO_USER")
     assert user_of_this_process() == f"uid {os.getuid()}"
+
+
+def test_without_the_signing_key_nothing_is_changed(settings: Settings) -> None:
+    """A change that no signed log could hold is refused: no key is made, none is revoked, and the mend is said."""
+    _, key = create_key(settings, owner="first")
+    settings.signing_key.unlink()
+    with pytest.raises(ChangeRefused, match=r"Nothing was changed.* is missing. Make one with `vestry audit init`"):
+        create_key(settings, owner="second")
+    with pytest.raises(ChangeRefused, match="Nothing was changed"):
+        revoke_key(settings, key.id)
+    assert [(each.owner, each.revoked) for each in key_store(settings).list()] == [("first", None)]

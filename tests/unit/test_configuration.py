@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vestry.configuration import LARGEST_FILE, ConfigurationError, Fault, digest, load, read, schema
 from vestry.settings import Model, Settings, Tenant
 
-KNOWN = "sha256:f1e670c953a0b0dab81b316bae833d62f200e1319976c40257b7521d9a558374"
+KNOWN = "sha256:843aae0d56ad651fafc79f58efdbb5269185d02c9929f8a1b755daade78c1abb"
 
 Write = Callable[[str | bytes], Path]
 

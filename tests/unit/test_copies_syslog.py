@@ -17,7 +17,7 @@ import pytest
 import trustme
 
 from support.copies import GrownLog, ListSink
-from support.receivers import receiver
+from support.rsyslog import receiver
 from vestry.audit.copies.couriers import Couriers
 from vestry.audit.copies.sink import Item, Undelivered
 from vestry.audit.copies.syslog import SyslogSink

@@ -8,7 +8,26 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import Struct
+
 from vestry.seams import Structure
+
+
+class Content(Struct, omit_defaults=True, kw_only=True):
+    """What is kept of a prompt or of an answer, and where: the record's `content`. Hashes are in hex."""
+
+    size: int = 0
+    left_out: int = 0
+    commitment: str = ""
+    hmac: str = ""
+    texts: tuple[str, ...] = ()
+    bundle: str = ""
+    entry: int | None = None
+    offset: int | None = None
+    length: int | None = None
+    sha256: str = ""
+    auditor: str = ""
+    lost: bool = False
 
 
 class CallRecord(Structure, kw_only=True):
@@ -51,6 +70,7 @@ class IntentRecord(DecidedRecord, kw_only=True):
     engine_version: str = ""
     rule: str
     content_mode: str
+    content: Content | None = None
 
 
 class OutcomeRecord(CallRecord, kw_only=True):
@@ -69,6 +89,8 @@ class OutcomeRecord(CallRecord, kw_only=True):
     first_byte_us: int | None = None
     engine_us: int
     content_mode: str
+    content: Content | None = None
+    engine_work: list[dict[str, Any]] | None = None
 
 
 class RefusalRecord(DecidedRecord, kw_only=True):

@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from vestry.audit.canonical import SAFE_INTEGER
-from vestry.types import Ending
+from vestry.types import ContentMode, Ending
 
 SCHEMA = 1
 """Number of this table. It grows when a field changes its meaning or goes away, not when one is added."""
@@ -34,6 +34,10 @@ class RecordType(StrEnum):
     LOG_TRIM = "log.trim"
     LOG_RECOVERED = "log.recovered"
     CLOCK_JUMP = "clock.jump"
+    LOG_READ = "log.read"
+    CONTENT_ERASE = "content.erase"
+    LOG_RECONCILED = "log.reconciled"
+    LOG_PRUNE = "log.prune"
 
 
 I, O, R = RecordType.INTENT, RecordType.OUTCOME, RecordType.REFUSAL  # noqa: E741 - columns of the table
@@ -44,6 +48,8 @@ ALL = frozenset(RecordType)
 SUMMARY, CLOSED = RecordType.REFUSALS_SUMMARY, RecordType.INTENT_CLOSED
 BEGIN, TRIM, RECOVERED = RecordType.SEGMENT_BEGIN, RecordType.LOG_TRIM, RecordType.LOG_RECOVERED
 JUMP = RecordType.CLOCK_JUMP
+READ, ERASE = RecordType.LOG_READ, RecordType.CONTENT_ERASE
+RECONCILED, PRUNE = RecordType.LOG_RECONCILED, RecordType.LOG_PRUNE
 
 INTEGER: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": SAFE_INTEGER}
 SIGNED: dict[str, Any] = {"type": "integer", "minimum": -SAFE_INTEGER, "maximum": SAFE_INTEGER}
@@ -76,10 +82,47 @@ SAMPLING: dict[str, Any] = {
         "anyOf": [SIGNED, FLAG, text(64), {**closed(count=INTEGER), "required": ["count"]}],
     },
 }
+HASH: dict[str, Any] = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+CONTENT: dict[str, Any] = closed(
+    size=INTEGER,
+    left_out=INTEGER,
+    commitment=HASH,
+    hmac=HASH,
+    texts=listed(HASH, 32),
+    bundle={"type": "string", "pattern": "^[0-9]{8}-[0-9]{6}$"},
+    entry=INTEGER,
+    offset=INTEGER,
+    length=INTEGER,
+    sha256=HASH,
+    auditor={"type": "string", "pattern": "^[0-9a-f]{16}$"},
+    lost=FLAG,
+)
 OPEN_INTENTS_EACH = 400
 """Open intents that one `segment.begin` record lists at most; with ids of 64 characters it stays below a leaf."""
 SUMMARY_COUNTS = 256
 """Rows that one `refusals.summary` record holds at most."""
+WORK: dict[str, Any] = {"type": "array", "items": INTEGER, "minItems": 3, "maxItems": 3}
+"""Amounts of an engine's work: prompt tokens, completion tokens, requests (`completeness.Work`)."""
+RECONCILED_EACH = 48
+"""Replicas that one `log.reconciled` record holds at most."""
+ENGINES_TRIED = 2
+"""Engines that one call is sent to at most."""
+RECONCILIATION: dict[str, Any] = {
+    **closed(
+        replica=text(128),
+        readable=FLAG,
+        engine=WORK,
+        least=WORK,
+        most=WORK,
+        unexplained=WORK,
+        uncounted=WORK,
+        restarts=INTEGER,
+        counters=WORK,
+        read=TIME,
+        started=TIME,
+    ),
+    "required": ["replica", "readable", "engine", "least", "most", "unexplained", "uncounted", "restarts"],
+}
 ORIGINS = 256
 """Logs of a house that one `server.start` record names at most."""
 
@@ -118,12 +161,18 @@ FIELDS: tuple[Field, ...] = (
     _row("client_request_id", text(128), "The client's own `x-request-id`, escaped.", maybe={I, R}),
     _row("traceparent", text(64), "The client's W3C trace context.", maybe={I, R}),
     # Who
-    _row("tenant", text(63), "Tenant of the caller, or of the key.", always={I, *KEY}, maybe={O, R}),
-    _row("subject", text(128), "Person or program that the key belongs to.", always={I, *KEY}, maybe={O, R}),
+    _row("tenant", text(63), "Tenant of the caller, or of the key.", always={I, *KEY}, maybe={O, R, ERASE}),
+    _row(
+        "subject",
+        text(128),
+        "Person or program that the key belongs to; whose content is erased.",
+        always={I, *KEY, ERASE},
+        maybe={O, R},
+    ),
     _row("key_id", text(64), "Public id of the key. Never the key.", always={I, *KEY}, maybe={O, R}),
     _row("role", text(64), "Role of the key.", always={I}, maybe={O, R, *KEY}),
     _row("end_user", text(128), "The client's `user` field, escaped: whom it says it acts for.", maybe={I}),
-    _row("actor", text(128), "Who changed the key.", always=KEY),
+    _row("actor", text(128), "Who changed the key, read the log, or erased content.", always={*KEY, READ, ERASE}),
     _row("source", text(64), "Address of the caller; through trusted proxies only, the one they name.", maybe={I, R}),
     _row("user_agent", text(256), "The client's `User-Agent`, escaped.", maybe={I, R}),
     # What
@@ -144,8 +193,8 @@ FIELDS: tuple[Field, ...] = (
         "reason",
         text(256),
         "The sentence that the client or the operator was given.",
-        always={R},
-        maybe={RecordType.KEY_REVOKE},
+        always={R, ERASE},
+        maybe={RecordType.KEY_REVOKE, READ},
     ),
     # Which model
     _row(
@@ -175,7 +224,18 @@ FIELDS: tuple[Field, ...] = (
     _row("finish_reasons", listed(text(64), 128), "Why each choice ended.", always={O}),
     _row("first_byte_us", INTEGER, "Monotonic microseconds from `began` to the engine's first byte.", maybe={O}),
     _row("engine_us", INTEGER, "Microseconds spent waiting for the engine.", always={O}),
-    _row("content_mode", choice("metadata"), "What of the content is kept: nothing, and no hash.", always={I, O}),
+    _row(
+        "content_mode",
+        choice(*ContentMode),
+        "What of prompt and answer is kept beside the log. `metadata`: nothing, and no hash.",
+        always={I, O},
+    ),
+    _row(
+        "content",
+        CONTENT,
+        "The prompt (in an intent) or the answer (in an outcome) as it is kept: [Content](../audit-content.md).",
+        maybe={I, O},
+    ),
     # Refusals that were counted
     _row("total", INTEGER, "Refusals that this record counts.", always={SUMMARY}),
     _row(
@@ -216,8 +276,8 @@ FIELDS: tuple[Field, ...] = (
     _row(
         "cause",
         text(256),
-        "Why: a system error's name, `restart`, `outcome_lost`, `audit_unavailable`, ….",
-        always={CLOSED, RECOVERED},
+        "Why: a system error's name, `restart`, `outcome_lost`, `audit_unavailable`, …; of a pruning, the policy.",
+        always={CLOSED, RECOVERED, RECONCILED, PRUNE},
     ),
     _row("segment", text(64), "File of the log that was trimmed.", always={TRIM}),
     _row("offset", INTEGER, "Size of that file, in bytes, after the trim.", always={TRIM}),
@@ -236,6 +296,40 @@ FIELDS: tuple[Field, ...] = (
     _row(
         "jump_us", SIGNED, "Microseconds that the wall clock moved beyond what passed; negative: back.", always={JUMP}
     ),
+    # Reading the log, and erasing content
+    _row("command", text(64), "Command that read the log.", always={READ}),
+    _row("filter", text(1024), "What it was asked for; `all` where nothing was left out.", always={READ}),
+    _row(
+        "records",
+        INTEGER,
+        "Records that a reading was about to show, or that were pruned.",
+        always={PRUNE},
+        maybe={READ},
+    ),
+    _row("count", INTEGER, "How many contents are erased.", always={ERASE}),
+    _row("before", TIME, "Only what was kept before this time is erased. Left out: all.", maybe={ERASE}),
+    # Completeness. Amounts are three numbers: prompt tokens, completion tokens, requests
+    _row(
+        "engine_work",
+        listed(
+            {**closed(replica=text(128), least=WORK, most=WORK), "required": ["replica", "least", "most"]},
+            ENGINES_TRIED,
+        ),
+        "What engines may have counted of the call, at least and at most. Left out: its tokens and one request.",
+        maybe={O},
+    ),
+    _row("since", TIME, "When the reconciliation before this one was made, or the first reading.", always={RECONCILED}),
+    _row("in_progress", INTEGER, "Calls in progress then: what they come to is in no amount.", always={RECONCILED}),
+    _row(
+        "replicas",
+        listed(RECONCILIATION, RECONCILED_EACH),
+        "By replica, since then: what its counters rose by (`engine`), what outcomes here say, at `least` and at "
+        "`most`; `unexplained` is engine work beyond that, `uncounted` what an engine that was idle had not counted. "
+        "`counters` stood so at `read`, of the engine that began at `started`.",
+        always={RECONCILED},
+    ),
+    # Pruning
+    _row("minimum_index", INTEGER, "Records below this one may be missing from here on.", always={PRUNE}),
 )
 
 LIMITS: dict[str, int] = {field.name: field.form["maxLength"] for field in FIELDS if "maxLength" in field.form}

@@ -49,6 +49,22 @@ class Files:
     def rename(self, old: Path, new: Path) -> None:
         old.rename(new)
 
+    def put(self, path: Path, data: bytes) -> None:
+        """A whole new file in the place of another, whose content stands until then; its entry is not synced.
+
+        Never the old file itself: after a failed sync nobody can say what the kernel holds of it.
+        """
+        draft = path.with_name(f"{path.name}.new")
+        draft.unlink(missing_ok=True)
+        descriptor = self.create(draft)
+        try:
+            while data:
+                data = data[self.write(descriptor, data) :]
+            self.sync(descriptor)
+        finally:
+            self.close(descriptor)
+        self.rename(draft, path)
+
     def close(self, descriptor: int) -> None:
         os.close(descriptor)
 

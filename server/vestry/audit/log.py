@@ -72,6 +72,7 @@ class AuditLog:
         probe_seconds: float = 1.0,
     ) -> None:
         self._mailbox = Mailbox()
+        self._store = store
         self._notary = store.notary
         self.origins = store.origins
         """All logs of this house."""
@@ -131,6 +132,11 @@ class AuditLog:
     def healthy(self) -> bool:
         """False from a failed or overdue write until a write has succeeded again, and after `close`."""
         return self._healthy
+
+    @property
+    def size(self) -> int:
+        """How many records are durable."""
+        return self._store.next_index
 
     def checkpoint(self) -> None:
         """Ask for a signed checkpoint now."""

@@ -179,15 +179,6 @@ class Notary:
 
 
 def replace_file(path: Path, data: bytes, files: Files) -> None:
-    """Put a whole new file in the place of another, durably. Raises OSError; then the old one stands."""
-    draft = path.with_name(f"{path.name}.new")
-    draft.unlink(missing_ok=True)
-    descriptor = files.create(draft)
-    try:
-        while data:
-            data = data[files.write(descriptor, data) :]
-        files.sync(descriptor)
-    finally:
-        files.close(descriptor)
-    files.rename(draft, path)
+    """Put a whole new file in the place of another, durably. Raises OSError; then one of the two stands."""
+    files.put(path, data)
     files.sync_directory(path.parent)

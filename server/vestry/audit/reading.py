@@ -10,8 +10,10 @@ from pathlib import Path
 
 from vestry.audit import scan
 from vestry.audit.tlog.notes import Checkpoint, NoteRefused, split
-from vestry.audit.tlog.tiles import CHECKPOINT, Tiles
+from vestry.audit.tlog.tiles import CHECKPOINT, WIDTH, Tiles
 
+_LAST, _FOLDER = re.compile("[0-9]{3}"), re.compile("x[0-9]{3}")
+_DEEPEST = 5
 ORIGIN = re.compile(r"[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*")
 
 
@@ -44,13 +46,24 @@ class LogReader:
         except NoteRefused as error:
             raise NoLog(f"{self.home / CHECKPOINT} is damaged: {error}.") from error
 
+    @property
+    def minimum(self) -> int:
+        """Index of the first record that there is: 0, or where pruning has come to (C2SP tlog-tiles, Pruning)."""
+        first = first_bundle(self.home)
+        if first is not None:
+            return first * WIDTH
+        paths = scan.segments(self.home)
+        return scan.first_index(paths[0]) if paths else 0
+
     def leaves(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
         """Records in order, each with its index, from `start` to before `stop`, or to the end of the log.
 
-        A torn last line is left out. Raises TileMissing, ValueError or LogDamaged where records are missing.
+        Begins with the first that there is, where earlier ones were pruned. A torn last line is left out. Raises
+        TileMissing, ValueError or LogDamaged where records are missing.
         """
         head = self.head()
         covered = 0 if head is None else head.size
+        start = max(start, self.minimum)
         yield from Tiles(self.home, covered).leaves(start, stop)
         yield from self._journal(max(start, covered), stop)
 
@@ -79,6 +92,32 @@ def journal(home: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
             if index >= start:
                 yield index, line[:-1]
             index += 1
+
+
+def first_bundle(home: Path) -> int | None:
+    """Number of the first entry bundle on the disk, whole or partial; None where there is none.
+
+    The fewer elements a number has as a path, the smaller it is.
+    """
+    for above in range(_DEEPEST):
+        found = _first(home / "tile" / "entries", above)
+        if found is not None:
+            return int("".join(part.removeprefix("x") for part in found))
+    return None
+
+
+def _first(folder: Path, above: int) -> list[str] | None:
+    """Path elements of the first bundle that lies under so many more folders."""
+    try:
+        names = sorted({each.name.partition(".")[0] for each in folder.iterdir()})
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if not above:
+        return next(([name] for name in names if _LAST.fullmatch(name)), None)
+    for name in names:
+        if _FOLDER.fullmatch(name) and (below := _first(folder / name, above - 1)) is not None:
+            return [name, *below]
+    return None
 
 
 def is_log(home: Path) -> bool:

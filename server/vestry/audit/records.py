@@ -17,11 +17,12 @@ from typing import Any
 from msgspec import Struct
 
 from vestry.audit import fields
-from vestry.audit.calls import IntentRecord, OutcomeRecord, RefusalRecord
+from vestry.audit.calls import Content, IntentRecord, OutcomeRecord, RefusalRecord
 from vestry.audit.canonical import SAFE_INTEGER, clean
+from vestry.audit.completeness import engine_work
 from vestry.audit.fields import LIMITS, SCHEMA, RecordType
 from vestry.errors import Refusal
-from vestry.types import Call, Ending, Grant, Head, Outcome, Principal, ServedModel
+from vestry.types import Call, ContentMode, Ending, Grant, Head, Outcome, Principal, ServedModel
 
 Event = dict[str, Any]
 
@@ -72,12 +73,22 @@ class _Stencil(Struct):
 class Records:
     """The builders, with what is the same in every record of one process."""
 
-    def __init__(self, *, configuration_digest: str = "", clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        configuration_digest: str = "",
+        clock: Clock | None = None,
+        modes: Mapping[tuple[str, str], ContentMode] | None = None,
+    ) -> None:
+        """`modes` has the content mode of each tenant and route that has another one than `metadata`."""
         self._clock = clock or Clock()
+        self._modes = modes or {}
         self._configuration = clean(configuration_digest, LIMITS["configuration_digest"])
         self._stencils: dict[tuple[str, str, str], _Stencil] = {}
 
-    def intent(self, head: Head, principal: Principal, call: Call, grant: Grant) -> IntentRecord:
+    def intent(
+        self, head: Head, principal: Principal, call: Call, grant: Grant, content: Content | None = None
+    ) -> IntentRecord:
         """What is about to be done, and why it may be. Durable before an engine is called."""
         record = self._stencil(head, principal, grant).intent.__copy__()
         record.began = rfc3339(head.began_wall)
@@ -96,10 +107,18 @@ class Records:
             record.traceparent = clean(head.traceparent, LIMITS["traceparent"])
         if head.user_agent:
             record.user_agent = clean(head.user_agent, LIMITS["user_agent"])
+        if content is not None:
+            record.content = content
         return record
 
-    def outcome(
-        self, head: Head, principal: Principal, call: Call | None, grant: Grant | None, outcome: Outcome
+    def outcome(  # noqa: PLR0917 - as for the intent: called for every call
+        self,
+        head: Head,
+        principal: Principal,
+        call: Call | None,
+        grant: Grant | None,
+        outcome: Outcome,
+        content: Content | None = None,
     ) -> OutcomeRecord:
         """How it went; what the intent says of the model is not said again.
 
@@ -126,8 +145,12 @@ class Records:
             record.first_byte_us = _microseconds(outcome.first_byte - head.began)
         if outcome.replica:
             record.replica = clean(outcome.replica, LIMITS["replica"])
-        if grant is None and call is not None:
+        if call is not None and grant is not None:
+            record.engine_work = engine_work(call, grant, outcome)
+        elif call is not None:
             record.model = clean(call.model, LIMITS["model"])
+        if content is not None:
+            record.content = content
         return record
 
     def _stencil(self, head: Head, principal: Principal, grant: Grant | None) -> _Stencil:
@@ -164,7 +187,7 @@ class Records:
             "operation": head.operation,
             "method": clean(head.method, LIMITS["method"]) or "?",
             "model": clean(model.name, LIMITS["model"]) if model is not None else "",
-            "content_mode": "metadata",
+            "content_mode": self._modes.get((principal.tenant, head.route), ContentMode.METADATA),
         }
         weights: dict[str, Any] = (
             {name: clean(getattr(model, name), LIMITS[name]) for name in _WEIGHTS} if model is not None else {}
@@ -239,6 +262,10 @@ class Records:
         if missing := fields.required(kind) - given:
             raise ValueError(f"a record of type {kind} needs {', '.join(sorted(missing))}")
         return record
+
+    def wall(self) -> int:
+        """Microseconds since the epoch, by the clock of these records."""
+        return self._clock.wall()
 
     def _since(self, began: float) -> int:
         passed = self._clock.monotonic() - began

@@ -59,18 +59,18 @@ def register(directory: Path, origin: str, signer: Signer, *, files: Files, cloc
                 f"The registry of logs, {directory / REGISTRY}, cannot be trusted: {error}. Restore it from a copy, or "
                 "give the server the signing key that it was made with."
             ) from error
-        if known is None:
-            known = dict.fromkeys(_adopted(directory), rfc3339(clock.wall()))
-        if origin not in known:
-            if (directory / origin / CHECKPOINT).exists():
-                raise LogUnusable(
-                    f"The log `{origin}` has been signed, but does not stand in the registry of logs, "
-                    f"{directory / REGISTRY}: that is an older one. Restore it from a copy."
-                )
-            known[origin] = rfc3339(clock.wall())
-            lines = [HEAD, signer.public.name, *(f"{name} {seen}" for name, seen in sorted(known.items()))]
+        now = rfc3339(clock.wall())
+        wanted = dict.fromkeys(_adopted(directory), now) if known is None else known
+        if origin not in wanted and (directory / origin / CHECKPOINT).exists():
+            raise LogUnusable(
+                f"The log `{origin}` has been signed, but does not stand in the registry of logs, "
+                f"{directory / REGISTRY}: that is an older one. Restore it from a copy."
+            )
+        wanted = {origin: now, **wanted}
+        if wanted != known:
+            lines = [HEAD, signer.public.name, *(f"{name} {seen}" for name, seen in sorted(wanted.items()))]
             replace_file(directory / REGISTRY, signer.sign("\n".join(lines) + "\n").encode(), files)
-    return sorted(known)
+    return sorted(wanted)
 
 
 def _adopted(directory: Path) -> list[str]:

@@ -57,7 +57,7 @@ def resume(home: Path, origin: str, head: Checkpoint | None, signing: Signing, f
                 f"{home} is damaged: what stands in the place of record {index} is not that record. {MEND}"
             )
         if index < size:
-            if tiles.leaf_hash(index) != leaf_hash(leaf):
+            if _signed_leaf(tiles, index) != leaf_hash(leaf):
                 raise LogDamaged(
                     f"{home} is damaged: record {index} in the journal is not the one that was signed. {MEND}"
                 )
@@ -69,6 +69,13 @@ def resume(home: Path, origin: str, head: Checkpoint | None, signing: Signing, f
             taken = []
     notary.take(taken)
     return notary
+
+
+def _signed_leaf(tiles: Tiles, index: int) -> bytes:
+    try:
+        return tiles.leaf_hash(index)
+    except TileMissing as error:
+        raise LogDamaged(f"{tiles.home} is damaged: {error}. {MEND}") from error
 
 
 def _tree(home: Path, head: Checkpoint | None, files: Files) -> Tree:

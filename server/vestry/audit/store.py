@@ -25,10 +25,12 @@ from vestry.audit.canonical import NotCanonical, leaf, placed, said
 from vestry.audit.fields import OPEN_INTENTS_EACH, RecordType
 from vestry.audit.files import Files, cause_of
 from vestry.audit.notary import Notary
-from vestry.audit.records import Event, Records
-from vestry.audit.scan import BATCH_BYTES, CLOSING, name_of
+from vestry.audit.records import Event, Records, microseconds_of
+from vestry.audit.scan import BATCH_BYTES, CLOSING, lines, name_of, parse
 from vestry.seams import Record
 
+SEGMENT_SECONDS = 86_400
+"""A segment that is older ends, however small: retention waits for a record to be in bundles alone."""
 SIGNING_SECONDS = 10.0
 """How long closing waits for the notary to finish what it does."""
 _TAIL = 512
@@ -77,12 +79,15 @@ class Store:
         self._size = 0
         self._tail = b""
         self._doubtful = False
+        self._turn_at = 0
 
     def go_on(self, path: Path, size: int, next_index: int, open_intents: dict[str, int]) -> None:
         """Go on behind what a scan has found. Raises OSError."""
         self._file = self._files.append_to(path)
         self._tail = _read(path, max(0, size - _TAIL), size)
         self._path, self._size, self.next_index, self.open_intents = path, size, next_index, open_intents
+        first = parse(next(lines(path), b""))
+        self._turn_at = 0 if first is None else microseconds_of(first.time) + SEGMENT_SECONDS * 1_000_000
 
     def commit(self, records: Sequence[Record]) -> Committed:
         """Append records until the batch is full; those taken are durable when this returns, unfit ones left out."""
@@ -90,7 +95,7 @@ class Store:
             raise WriteFailed(self.broken, "an earlier write failed, and the log has not recovered yet")
         if self.notary.full:
             raise self._broke("tree_behind", "the tree of the log cannot be written, and too many records wait for it")
-        if self._path is None or self._size >= self._segment_bytes:
+        if self._path is None or self._size >= self._segment_bytes or self._records.wall() >= self._turn_at:
             self._begin_segment()
         leaves: list[bytes] = []
         taken: list[Record] = []
@@ -206,6 +211,7 @@ class Store:
             if isinstance(error, OSError):
                 raise self._failed(error) from error
             raise
+        self._turn_at = self._records.wall() + SEGMENT_SECONDS * 1_000_000
         for batch in beginning:
             self.notary.take(batch)
         if before[1] >= 0:

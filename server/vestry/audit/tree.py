@@ -5,12 +5,12 @@ Rules:
    and synced it; a flush that failed is simply done again, into new files.
 2. A whole tile is written once. A partial one is written for the size at which it is asked for (C2SP tlog-tiles,
    Partial Tiles), and removed when the whole one is durable.
+3. No file is ever missing or half written under its name, so what a checkpoint stands on survives a crash.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 from vestry.audit.files import Files
@@ -43,8 +43,10 @@ class Tree:
                 tree._edges.append(bytearray())
             tree._edges[level][:] = tiles.tile(level, index)
         if size % WIDTH:
-            for leaf in tiles.bundle(size // WIDTH):
+            for place, leaf in enumerate(tiles.bundle(size // WIDTH)):
                 tree._bundle += bundled(leaf)
+                if leaf_hash(leaf) != tiles.leaf_hash(size // WIDTH * WIDTH + place):
+                    raise ValueError(f"record {size // WIDTH * WIDTH + place} in its bundle is not that of its tile")
         tree.size = size
         return tree
 
@@ -105,37 +107,17 @@ class Tree:
         self.waiting_bytes += len(data) + HASH_BYTES
 
     def _write(self, wanted: dict[str, bytes]) -> None:
+        """Whole files, each in one piece: a checkpoint may stand on one that is written again."""
         folders: dict[Path, None] = {}
         for name, data in wanted.items():
             path = self._home / name
-            for made in self._make(path.parent):
-                folders[made] = None
-            self._write_one(path, data)
-            folders[path.parent] = None
+            above = [each for each in path.parents if self._home in each.parents]
+            for folder in [self._home, *reversed(above)]:
+                folder.mkdir(mode=0o700, exist_ok=True)
+                folders[folder] = None  # each time anew: an earlier attempt may have made it, and then failed
+            self._files.put(path, data)
         for folder in folders:
             self._files.sync_directory(folder)
-
-    def _write_one(self, path: Path, data: bytes) -> None:
-        """A new file: after a failed sync nobody can say what the kernel holds of an old one."""
-        with suppress(FileNotFoundError):
-            self._files.remove(path)
-        descriptor = self._files.create(path)
-        try:
-            while data:
-                data = data[self._files.write(descriptor, data) :]
-            self._files.sync(descriptor)
-        finally:
-            self._files.close(descriptor)
-
-    def _make(self, folder: Path) -> list[Path]:
-        """Make a folder and those above it; returns those whose entries have changed."""
-        missing = []
-        while not folder.exists():
-            missing.append(folder)
-            folder = folder.parent
-        for each in reversed(missing):
-            each.mkdir(mode=0o700, exist_ok=True)
-        return [each.parent for each in missing]
 
     def _remove_partials(self, folder: Path) -> None:
         if folder.is_dir():

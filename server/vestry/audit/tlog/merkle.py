@@ -43,9 +43,10 @@ def fold(hashes: Sequence[bytes]) -> bytes:
 
 def whole(hashes: Sequence[bytes]) -> bytes:
     """Root of a whole tree over 2**k hashes."""
-    level = list(hashes)
+    level, sha256 = hashes, hashlib.sha256
     while len(level) > 1:
-        level = [node_hash(level[at], level[at + 1]) for at in range(0, len(level), 2)]
+        pairs = zip(level[::2], level[1::2], strict=True)
+        level = [sha256(b"\x01" + left + right).digest() for left, right in pairs]
     return level[0]
 
 

@@ -6,7 +6,6 @@ behind the last ones, which are partial. Served by any web server as it is, it i
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -44,7 +43,7 @@ def tile_path(level: int | str, index: int, width: int = WIDTH) -> str:
 
 def bundled(leaf: bytes) -> bytes:
     """A record as it stands in a bundle: its length in two bytes, big-endian, and itself."""
-    return struct.pack(">H", len(leaf)) + leaf
+    return len(leaf).to_bytes(2) + leaf
 
 
 def unbundled(data: bytes) -> list[bytes]:

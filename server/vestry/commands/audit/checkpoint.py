@@ -17,6 +17,7 @@ from vestry.secret_files import SecretFault
 from vestry.signing import signing
 
 PATIENCE_SECONDS = 15.0
+AGAIN_SECONDS = 0.5
 
 
 @click.command("checkpoint", short_help="Sign a checkpoint now.")
@@ -39,6 +40,8 @@ def command(config: Path | None, origin: str | None) -> None:
             ).close()
         except LogLocked:
             _ask(home, reader, wanted)
+        if not _covers(reader, wanted):
+            raise click.ClickException(f"No checkpoint could be written to {home}.")
         click.echo(reader.note() or "", nl=False)
     except SecretFault as fault:
         raise BadSettings(fault.faults) from None
@@ -49,15 +52,28 @@ def command(config: Path | None, origin: str | None) -> None:
 
 
 def _ask(home: Path, reader: LogReader, wanted: int) -> None:
-    """Ask whoever holds the log, and wait for what it signs. Raises click.ClickException."""
+    """Ask whoever holds the log, and wait for what it signs. Raises click.ClickException, or NoLog."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while not _covers(reader, wanted):
+        if time.monotonic() > until:
+            raise click.ClickException(f"No checkpoint came within {PATIENCE_SECONDS:.0f} s. Look at the server's log.")
+        _signal(home)  # again and again: a batch that was seen on the disk may not be the notary's yet
+        again = time.monotonic() + AGAIN_SECONDS
+        while time.monotonic() < again and not _covers(reader, wanted):
+            time.sleep(0.05)
+
+
+def _signal(home: Path) -> None:
     try:
         os.kill(int((home / "lock").read_text(encoding="ascii")), signal.SIGUSR1)
-    except (OSError, ValueError) as error:
+    except ProcessLookupError:
+        return  # it has just ended, and so has signed
+    except (OSError, ValueError, OverflowError) as error:
         raise click.ClickException(
             f"The process that writes to {home} cannot be asked for a checkpoint: {error}."
         ) from None
-    until = time.monotonic() + PATIENCE_SECONDS
-    while (head := reader.head()) is None or head.size < wanted:
-        if time.monotonic() > until:
-            raise click.ClickException(f"No checkpoint came within {PATIENCE_SECONDS:.0f} s. Look at the server's log.")
-        time.sleep(0.05)
+
+
+def _covers(reader: LogReader, wanted: int) -> bool:
+    head = reader.head()
+    return head is not None and head.size >= wanted

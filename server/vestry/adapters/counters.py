@@ -1,0 +1,115 @@
+"""An engine's own counters: `GET /metrics`, in Prometheus' text format, read as what a stranger wrote.
+
+Only the few families below are looked at. What is too long, too late, not a number, negative, or beyond what a record
+can hold is no reading at all: an engine that hides what it did must not look idle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+from vestry.audit.completeness import KINDS, Reading, Work
+from vestry.errors import EngineFailed
+from vestry.seams import Engine, Wire
+
+READ_SECONDS = 5.0
+READ_BYTES = 8 << 20
+GREATEST = 2**53 - 1
+FAMILIES = {
+    "vllm:prompt_tokens_total": KINDS[0],
+    "vllm:generation_tokens_total": KINDS[1],
+    "vllm:request_success_total": KINDS[2],
+    "vllm:num_requests_running": "busy",
+    "vllm:num_requests_waiting": "busy",
+    "process_start_time_seconds": "started",
+}
+
+
+class NoReading(Exception):  # noqa: N818 - what there is
+    """The engine's counters could not be read. The words say why, and hold nothing of what it sent."""
+
+
+class _Page:
+    """Implements seams.Exchange: gathers one answer, up to its bound."""
+
+    wire: Wire | None = None
+
+    def __init__(self) -> None:
+        self.over: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self.pieces: list[bytes] = []
+        self.size = self.status = 0
+
+    def on_head(self, status: int, content_type: bytes) -> None:  # noqa: ARG002 - the seam's shape
+        self.status = status
+
+    def on_data(self, data: bytes) -> None:
+        self.size += len(data)
+        if self.size <= READ_BYTES:
+            self.pieces.append(data)
+        elif not self.over.done():
+            self.over.set_result(f"its page is longer than {READ_BYTES} bytes")
+
+    def on_end(self, error: str | None) -> None:
+        if not self.over.done():
+            self.over.set_result(error)
+
+
+async def read_counters(engine: Engine, seconds: float = READ_SECONDS) -> Reading:
+    """What the engine's counters say now. Raises NoReading."""
+    try:
+        async with asyncio.timeout(seconds):
+            page, stale = await _asked(engine, fresh=False)
+            if stale:
+                page, _ = await _asked(engine, fresh=True)
+    except EngineFailed:
+        raise NoReading("it cannot be connected to") from None
+    except TimeoutError:
+        raise NoReading(f"it did not answer within {seconds:g} s") from None
+    if (error := page.over.result()) is not None:
+        raise NoReading(error)
+    if page.status != 200:
+        raise NoReading(f"it answered with {page.status}")
+    return parse(b"".join(page.pieces))
+
+
+async def _asked(engine: Engine, *, fresh: bool) -> tuple[_Page, bool]:
+    page = _Page()
+    wire = await engine.send("GET", "/metrics", b"", page, fresh=fresh)
+    try:
+        error = await page.over
+    except asyncio.CancelledError:
+        wire.close()
+        raise
+    if error is not None:
+        wire.close()
+    return page, wire.stale
+
+
+def parse(text: bytes) -> Reading:
+    """The reading that a page holds; series of one family are added. Raises NoReading."""
+    found = dict.fromkeys([*KINDS, "busy", "started"], 0.0)
+    seen: set[str] = set()
+    for line in text.decode("utf-8", "replace").split("\n"):
+        family = line[: min((place for place in (line.find("{"), line.find(" ")) if place >= 0), default=0)]
+        place = FAMILIES.get(family)
+        if place is not None:
+            seen.add(place)
+            found[place] = found[place] + _value(line, family)
+    if missing := [kind for kind in KINDS if kind not in seen]:
+        raise NoReading(f"it shows no counter of {missing[0].replace('_', ' ')}")
+    if any(found[kind] > GREATEST for kind in [*KINDS, "busy"]) or found["started"] * 1e6 > GREATEST:
+        raise NoReading("its counters are absurd")
+    return Reading(Work(*(int(found[kind]) for kind in KINDS)), int(found["started"] * 1e6), math.ceil(found["busy"]))
+
+
+def _value(line: str, family: str) -> float:
+    """A sample's value: behind the labels, whose own texts may hold braces and spaces."""
+    words = line[len(family) :].rpartition("}")[2].split()
+    try:
+        value = float(words[0])
+    except (IndexError, ValueError):
+        value = math.nan
+    if not 0 <= value <= GREATEST:
+        raise NoReading(f"its {family.replace('_', ' ').replace(':', ' ')} is absurd")
+    return value

@@ -1,0 +1,246 @@
+"""Completeness: what the log says that engines have done, against what the engines counted themselves.
+
+Rules:
+1. A call that ended whole is exact: the engine counted its tokens, and said them. Of any other call only bounds are
+   known (`engine_work` in its outcome): an engine may have done anything from nothing to all that was asked.
+2. Work in progress is slack while it lasts. So what exceeds the upper bounds at any moment is work that no record
+   explains, and stays so: *unexplained* only grows.
+3. Once an engine has been idle over two looks, with nothing in progress here, its counters and the log must agree. What
+   bounds left open is settled then: neither cancelled calls nor lost counters of a killed engine add up to a place
+   where work could hide.
+4. Counters that belong to another start of the engine, or went back, begin anew at zero.
+
+The counters meant are vLLM's (0.32): `vllm:prompt_tokens_total` counts a prompt once for each of its `n` answers,
+`vllm:generation_tokens_total` each token as it is made, `vllm:request_success_total` one for each answer that ended,
+and none for a request whose client left. Nothing here reads a file or a socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+
+from vestry.audit.calls import OutcomeRecord
+from vestry.types import Call, Ending, Grant, Outcome, ServedModel
+
+KINDS = ("prompt_tokens", "completion_tokens", "requests")
+UNKNOWN_TOKENS = 1 << 20
+"""What a call of unknown end may have cost at most, prompt and answer each: beyond every context there is."""
+UNKNOWN_REQUESTS = 1024
+
+
+class Work(NamedTuple):
+    """Amounts of an engine's work. A request is one answer: a call with `n` of 3 is three."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    requests: int = 0
+
+    def plus(self, other: Work) -> Work:
+        return Work(self[0] + other[0], self[1] + other[1], self[2] + other[2])
+
+    def less(self, other: Work) -> Work:
+        """The difference; may be negative."""
+        return Work(self[0] - other[0], self[1] - other[1], self[2] - other[2])
+
+    def beyond(self, other: Work) -> Work:
+        """How much of this is more than `other`, kind by kind; never negative."""
+        return Work(max(0, self[0] - other[0]), max(0, self[1] - other[1]), max(0, self[2] - other[2]))
+
+
+NOTHING = Work()
+UNKNOWN = Work(UNKNOWN_TOKENS, UNKNOWN_TOKENS, UNKNOWN_REQUESTS)
+
+
+class Bounds(Struct):
+    """At least, and at most."""
+
+    least: Work = NOTHING
+    most: Work = NOTHING
+
+    def add(self, least: Work, most: Work) -> None:
+        self.least, self.most = self.least.plus(least), self.most.plus(most)
+
+
+class Share(Struct, frozen=True):
+    """Bounds of the work that one call was to one replica."""
+
+    replica: str
+    least: Work
+    most: Work
+
+
+def most_of(call: Call, model: ServedModel) -> Work:
+    """The most that an engine can be made to do by one call."""
+    context = model.context_length
+    answer = context if call.completion_tokens is None else min(call.completion_tokens, context)
+    return Work(context * call.choices, answer * call.choices, call.choices)
+
+
+def engine_work(call: Call, grant: Grant, outcome: Outcome) -> list[dict[str, Any]] | None:
+    """What the outcome's record says of the engines' work, where it is not simply its tokens, counted once."""
+    usage = outcome.usage
+    whole = outcome.ending is Ending.COMPLETE and not usage.estimated
+    if whole and not outcome.tried and call.choices == 1:
+        return None
+    most = most_of(call, grant.model)
+    rows = [_row(outcome.tried, NOTHING, most)] if outcome.tried else []
+    if not outcome.replica:
+        return rows or None
+    if whole:
+        n = call.sampling.get("n")
+        answers = n if isinstance(n, int) and n > 1 else 1
+        exact = Work(usage.prompt * answers, usage.completion, call.choices)
+        return [*rows, _row(outcome.replica, exact, exact)]
+    return [*rows, _row(outcome.replica, NOTHING, most)]
+
+
+def _row(replica: str, least: Work, most: Work) -> dict[str, Any]:
+    return {"replica": replica, "least": list(least), "most": list(most)}
+
+
+class Told(Struct, frozen=True):
+    """What is read of an outcome that stands in a log."""
+
+    type: str
+    time: str = ""
+    began: str = ""
+    ending: str = ""
+    replica: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    estimated: bool = False
+    engine_work: tuple[Share, ...] | None = None
+
+
+def shares(record: Told) -> Iterable[Share]:
+    """The work that an outcome stands for, by replica."""
+    if record.engine_work is not None:
+        return record.engine_work
+    if not record.replica:
+        return ()
+    exact = Work(record.prompt_tokens, record.completion_tokens, 1)
+    if record.ending == Ending.COMPLETE and not record.estimated:
+        return (Share(record.replica, exact, exact),)
+    return (Share(record.replica, NOTHING, UNKNOWN),)
+
+
+class Ledger:
+    """What this process has recorded, by replica, and what is in progress. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self.replicas: dict[str, Bounds] = {}
+        self._flying: dict[str, tuple[ServedModel, Work]] = {}
+
+    def began(self, request_id: str, call: Call, grant: Grant) -> None:
+        """An intent is about to be written: from here on an engine may work on the call."""
+        self._flying[request_id] = (grant.model, most_of(call, grant.model))
+
+    def refused(self, request_id: str) -> None:
+        """A call ended without an engine."""
+        self._flying.pop(request_id, None)
+
+    def ended(self, record: OutcomeRecord) -> None:
+        """An outcome is about to be written."""
+        self._flying.pop(record.request_id, None)
+        if record.engine_work is not None:
+            for row in record.engine_work:
+                self.of(row["replica"]).add(Work(*row["least"]), Work(*row["most"]))
+        elif record.replica:
+            exact = Work(record.prompt_tokens, record.completion_tokens, 1)
+            self.of(record.replica).add(exact, exact)
+
+    def of(self, replica: str) -> Bounds:
+        return self.replicas.get(replica) or self.replicas.setdefault(replica, Bounds())
+
+    @property
+    def in_progress(self) -> int:
+        """Calls in progress at whatever engines."""
+        return len(self._flying)
+
+    def flying(self, replica: str) -> tuple[int, Work]:
+        """Calls in progress that this replica may have a part in, and the most that they can come to."""
+        count, most = 0, NOTHING
+        for model, work in self._flying.values():
+            if any(each.name == replica for each in model.replicas):
+                count, most = count + 1, most.plus(work)
+        return count, most
+
+
+class Reading(Struct, frozen=True):
+    """An engine's counters at one moment. `started` is in microseconds since the epoch, 0 where it does not say;
+    `busy` counts requests that it runs or keeps waiting.
+    """
+
+    work: Work
+    started: int = 0
+    busy: int = 0
+
+
+class Standing(Struct, frozen=True):
+    """What is counted of one replica since this process began, for the metrics."""
+
+    replica: str
+    readable: bool
+    reported: Work
+    least: Work
+    most: Work
+    unexplained: Work
+    uncounted: Work
+    restarts: int
+
+
+class Account:
+    """One replica's books: what it reported, and how that differs from what is recorded."""
+
+    def __init__(self) -> None:
+        self.reported = NOTHING
+        self.unexplained = NOTHING
+        self.uncounted = NOTHING
+        self.restarts = 0
+        self.last: Reading | None = None
+        self._began = NOTHING
+        self._base = Bounds()
+        self._over = NOTHING
+        self._quiet: tuple[Work, Work] | None = None
+
+    def resume(self, last: Reading, earlier: Bounds) -> None:
+        """Go on from counters that an earlier life of this server has recorded, and what it recorded since."""
+        self.last = last
+        self._base = Bounds(NOTHING.less(earlier.least), NOTHING.less(earlier.most))
+
+    def read(self, reading: Reading, recorded: Bounds, flying: Work, *, judged: bool = True) -> None:
+        """Take a reading. `recorded` is all that was recorded up to now, `flying` the most of what is in progress.
+
+        Where it is not to be judged, the engine's side is added up, and that is all.
+        """
+        last, self.last = self.last, reading
+        if last is None:
+            self._base = Bounds(recorded.least, recorded.most)
+        else:
+            self._report(last, reading)
+        if not judged:
+            return
+        engine = self.reported.less(self._began)
+        over = engine.beyond(recorded.most.less(self._base.most).plus(flying))
+        self.unexplained = self.unexplained.plus(over.beyond(self._over))
+        self._over = Work(*map(max, over, self._over))
+        self._settle(reading, last, recorded, flying)
+
+    def _report(self, last: Reading, reading: Reading) -> None:
+        restarted = reading.started != last.started or any(map(int.__lt__, reading.work, last.work))
+        self.restarts += restarted
+        self.reported = self.reported.plus(reading.work if restarted else reading.work.less(last.work))
+
+    def _settle(self, reading: Reading, last: Reading | None, recorded: Bounds, flying: Work) -> None:
+        """Close the window if the engine has been idle since the last look, and nothing is in progress."""
+        idle = reading.busy == 0 and flying == NOTHING
+        before, self._quiet = self._quiet, (recorded.least, recorded.most) if idle else None
+        if self._quiet is None or before != self._quiet or last is None or reading != last:
+            return
+        engine = self.reported.less(self._began)
+        self.uncounted = self.uncounted.plus(recorded.least.less(self._base.least).beyond(engine))
+        self._began, self._over = self.reported, NOTHING
+        self._base = Bounds(recorded.least, recorded.most)

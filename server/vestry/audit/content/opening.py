@@ -1,0 +1,254 @@
+"""Opens what is kept of a call, and verifies it against the call's records. Changes nothing.
+
+The records themselves are taken as they stand: that they are the log's is for `verify` to say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from vestry.audit.calls import Content
+from vestry.audit.content.bundles import NAME, ContentDamaged, Entry, Place, blob_at, entry_at
+from vestry.audit.content.sealing import Context, NotOpened, Sealed, commitment, unseal
+from vestry.audit.fields import RecordType
+from vestry.audit.reading import LogReader, NoLog, is_log, origins
+from vestry.types import ContentMode
+
+KINDS = {RecordType.INTENT.value: "prompt", RecordType.OUTCOME.value: "answer"}
+
+
+class Leaf(Struct, omit_defaults=True):
+    """What opening needs to know of an intent or an outcome."""
+
+    type: str
+    index: int = 0
+    origin: str = ""
+    time: str = ""
+    request_id: str = ""
+    tenant: str = ""
+    subject: str = ""
+    content_mode: ContentMode = ContentMode.METADATA
+    content: Content | None = None
+
+    @property
+    def kind(self) -> str:
+        return KINDS[self.type]
+
+
+class Erasure(Struct):
+    """What opening needs to know of a `content.erase` record."""
+
+    type: str
+    time: str = ""
+    subject: str = ""
+    tenant: str = ""
+    before: str = ""
+
+
+class Nothing(Exception):  # noqa: N818 - what there is to open
+    """Nothing to open, and nothing wrong: not kept, only hashed, erased. The sentence says which."""
+
+
+class WrongKey(Exception):  # noqa: N818 - what was given
+    """The private key that was given, or that there was none, is why it cannot be opened."""
+
+
+class Opened(Struct, frozen=True):
+    """Content that is what its record says. With the salt anybody can prove it: SHA-256(salt || content)."""
+
+    content: bytes
+    salt: bytes
+    left_out: int
+
+
+class Found(Struct, frozen=True):
+    """The records of one call, in the directory of their log."""
+
+    home: Path
+    leaves: list[Leaf]
+
+
+_DECODER = msgspec.json.Decoder(Leaf)
+_ERASURES = msgspec.json.Decoder(Erasure)
+
+
+def homes(directory: Path) -> list[Path]:
+    """The logs under a directory, or the one that it is. Raises NoLog where there is none."""
+    found = [directory / name for name in origins(directory)]
+    if is_log(directory):
+        found.insert(0, directory)
+    if not found:
+        raise NoLog(f"{directory} holds no audit log.")
+    return found
+
+
+def call_of(directory: Path, request_id: str) -> Found:
+    """The intent and the outcome of a call, in whichever log they stand. Raises LookupError, and what reading does."""
+    for home in homes(directory):
+        leaves = list(_leaves_of(home, request_id))
+        if leaves:
+            return Found(home, leaves)
+    raise LookupError(f"no log in {directory} has a call {request_id}")
+
+
+def call_at(home: Path, index: int) -> Found:
+    """The call that the record at an index belongs to. Raises LookupError, and what reading does."""
+    for _, leaf in LogReader(home).leaves(index, index + 1):
+        record = _call_record(leaf)
+        if record is None:
+            raise LookupError(f"record {index} of {home} is no intent and no outcome, so it has no content")
+        return Found(home, list(_leaves_of(home, record.request_id)))
+    raise LookupError(f"{home} has no record {index}")
+
+
+def _leaves_of(home: Path, request_id: str) -> Iterator[Leaf]:
+    mark = msgspec.json.encode(request_id)
+    for _, leaf in LogReader(home).leaves():
+        if mark in leaf and (record := _call_record(leaf)) is not None and record.request_id == request_id:
+            yield record
+            if record.type == RecordType.OUTCOME:
+                return
+
+
+def _call_record(leaf: bytes) -> Leaf | None:
+    try:
+        record = _DECODER.decode(leaf)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return record if record.type in KINDS else None
+
+
+def open_content(home: Path, leaf: Leaf, private: bytes | None) -> Opened:
+    """The content of one record, verified. Reads no more than that.
+
+    Raises Nothing, WrongKey, or ContentDamaged for what is missing or not what the record says.
+    """
+    content = _kept(leaf)
+    if leaf.content_mode == ContentMode.HASHED:
+        raise Nothing("only hashes of it are kept: a text can be tested against them, but not had from them")
+    if leaf.content_mode == ContentMode.SEALED and private is None:
+        raise WrongKey(f"it is sealed to the auditor's key {content.auditor}: give the private one with --private-key")
+    entry = entry_of(home, leaf)
+    blob = _blob(home, leaf, entry)
+    if leaf.content_mode == ContentMode.SEALED and private is not None:
+        if hashlib.sha256(blob).hexdigest() != content.sha256:
+            raise ContentDamaged("its ciphertext was altered: it does not have the SHA-256 that the record has")
+        salt, plain = _unsealed(leaf, entry, blob, private)
+    else:
+        salt, plain = entry.secret, blob
+    if commitment(salt, plain) != content.commitment:
+        raise ContentDamaged("it was altered: it does not fit the commitment in the record")
+    return Opened(plain, salt, content.left_out)
+
+
+def fits(home: Path, leaf: Leaf, candidate: bytes) -> bool:
+    """Whether these bytes are the content of a `hashed` record. Raises Nothing, or ContentDamaged."""
+    return commitment(entry_of(home, leaf).secret, candidate) == _kept(leaf).commitment
+
+
+def entry_of(home: Path, leaf: Leaf) -> Entry:
+    """The entry that a record names, living. Raises Nothing for an erased one, or ContentDamaged."""
+    content, place = _kept(leaf), Place(home)
+    if not NAME.fullmatch(content.bundle) or content.entry is None or content.entry < 0:
+        raise ContentDamaged("the record does not say where it is")
+    path = place.keys / content.bundle
+    try:
+        entry = entry_at(path, content.entry)
+    except FileNotFoundError:
+        raise ContentDamaged(f"it is missing: there is no {path}") from None
+    except OSError as error:
+        raise ContentDamaged(f"it cannot be read: {error}") from None
+    about = entry.about
+    if (about.tenant, about.subject, about.request_id, about.kind) != (
+        leaf.tenant,
+        leaf.subject,
+        leaf.request_id,
+        leaf.kind,
+    ):
+        raise ContentDamaged(f"{path} was altered: the entry at byte {content.entry} is another call's")
+    if not entry.lives:
+        raise Nothing(_erased(home, entry))
+    return entry
+
+
+def _kept(leaf: Leaf) -> Content:
+    if leaf.content_mode == ContentMode.METADATA:
+        raise Nothing("nothing is kept of it: the content mode of its tenant and route was `metadata`")
+    if leaf.content is None:
+        raise Nothing("nothing is kept of it, because nothing of it was sent")
+    if leaf.content.lost:
+        raise Nothing("it could not be kept, and the call failed for that")
+    return leaf.content
+
+
+def _blob(home: Path, leaf: Leaf, entry: Entry) -> bytes:
+    content = _kept(leaf)
+    if (entry.about.offset, entry.about.length) != (content.offset, content.length):
+        raise ContentDamaged("it was altered: its entry and its record name different places")
+    path = Place(home).blobs / content.bundle
+    try:
+        return blob_at(path, entry.about.offset, entry.about.length)
+    except FileNotFoundError:
+        raise ContentDamaged(f"it is missing: there is no {path}") from None
+    except OSError as error:
+        raise ContentDamaged(f"it cannot be read: {error}") from None
+
+
+def _unsealed(leaf: Leaf, entry: Entry, blob: bytes, private: bytes) -> tuple[bytes, bytes]:
+    try:
+        return unseal(
+            private,
+            Sealed(blob, entry.secret),
+            Context(leaf.tenant, leaf.subject, leaf.request_id, leaf.kind),
+        )
+    except NotOpened as error:
+        raise WrongKey(f"{error}. It was sealed to the auditor's key {_kept(leaf).auditor}") from None
+
+
+def _erased(home: Path, entry: Entry) -> str:
+    """The sentence of an entry that says it was erased: that a record says so too, or that none does."""
+    directory = next((each for each in home.parents if is_log(each / "cli")), None)
+    if directory is None:
+        return "it was erased; which record says so cannot be seen here, without the log `cli` beside this one"
+    about = entry.about
+    for index, raw in LogReader(directory / "cli").leaves():
+        if b'"content.erase"' not in raw:
+            continue
+        erasure = _erasure(raw)
+        if (
+            erasure is not None
+            and erasure.subject == about.subject
+            and erasure.tenant in {"", about.tenant}
+            and (not erasure.before or about.time < erasure.before)
+            and erasure.time >= about.time
+        ):
+            return f"it was erased at {erasure.time}, as record {index} of the log `cli` says"
+    raise ContentDamaged("it is marked as erased, but no record of the log `cli` says that it was")
+
+
+def _erasure(raw: bytes) -> Erasure | None:
+    try:
+        found = _ERASURES.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return found if found.type == RecordType.CONTENT_ERASE else None
+
+
+def shown(opened: Opened) -> dict[str, Any]:
+    """The content for JSON: as it reads where it is JSON itself, else as text; with what proves it."""
+    try:
+        content: Any = msgspec.json.decode(opened.content)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        content = opened.content.decode("utf-8", "replace")
+    return {
+        "content": content,
+        "text": opened.content.decode("utf-8", "replace"),
+        "salt": opened.salt.hex(),
+        "left_out": opened.left_out,
+    }

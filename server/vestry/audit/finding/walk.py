@@ -1,0 +1,141 @@
+"""Reads records of a log that its server goes on writing to: nothing twice, nothing left out, from any place.
+
+While one reads, the notary puts new tiles in the place of partial ones and removes journal segments that a checkpoint
+covers. So whoever misses something looks again: where a newer checkpoint stands by then, reading goes on from there.
+
+Records whose bundles were pruned stand at the beginning of a log only (C2SP tlog-tiles, Pruning).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from vestry.audit import scan
+from vestry.audit.canonical import LEAF_BYTES
+from vestry.audit.reading import LogReader
+from vestry.audit.scan import LogDamaged
+from vestry.audit.tlog.tiles import WIDTH, TileMissing, Tiles, tile_path
+
+Leaves = Iterator[tuple[int, bytes]]
+UNSETTLED = 4096
+"""Records at the end of a journal that its writer might yet take back, because their `fdatasync` fails: two batches."""
+_LINEAR_BYTES = 1 << 18
+_LOOK_BYTES = 2 * (LEAF_BYTES + 1)
+
+
+class Walker:
+    """One log. Methods raise NoLog, LogDamaged (a sentence that says where) or OSError."""
+
+    def __init__(self, home: Path) -> None:
+        self._reader = LogReader(home)
+        self.home = home
+
+    def signed(self) -> int:
+        """How many records the newest checkpoint covers; 0 without one."""
+        head = self._reader.head()
+        return 0 if head is None else head.size
+
+    def first(self) -> int:
+        """Index of the first record that is kept: 0, but where records were pruned."""
+        low, high = 0, self.signed() // WIDTH
+        while low < high:
+            middle = (low + high) // 2
+            if (self.home / tile_path("entries", middle)).exists():
+                high = middle
+            else:
+                low = middle + 1
+        return low * WIDTH
+
+    def end(self) -> int:
+        """How many whole records there are at this moment, those included that are not durable yet."""
+        signed = self.signed()
+        paths = scan.segments(self.home)
+        if not paths:
+            return signed
+        size = paths[-1].stat().st_size
+        for window in (_LINEAR_BYTES, size):
+            found = [record.index for line in _tail(paths[-1], window) if (record := scan.parse(line)) is not None]
+            if found:
+                return max(signed, found[-1] + 1)
+        return max(signed, scan.first_index(paths[-1]))
+
+    def settled(self) -> int:
+        """How many records there are that nothing but damage can change any more."""
+        return max(self.signed(), self.end() - UNSETTLED)
+
+    def records(self, start: int, stop: int | None = None) -> Leaves:
+        """Records in order, each with its index, from `start` to before `stop`, or to the end of the log."""
+        at = start
+        while True:
+            covered = self.signed()
+            try:
+                for index, leaf in self._once(at, stop, covered):
+                    yield index, leaf
+                    at = index + 1
+            except (TileMissing, LogDamaged, FileNotFoundError, ValueError) as error:
+                if self.signed() > covered and self.first() <= at:
+                    continue
+                raise damage(error) from error
+            return
+
+    def _once(self, start: int, stop: int | None, covered: int) -> Leaves:
+        if start < covered:
+            yield from Tiles(self.home, covered).leaves(start, stop)
+        at = max(start, covered)
+        if stop is not None and at >= stop:
+            return
+        for index, leaf in _journal(self.home, at):
+            if index != at:
+                raise LogDamaged(f"{self.home} is damaged: record {at} is missing, {index} follows.")
+            if stop is not None and index >= stop:
+                return
+            yield index, leaf
+            at += 1
+
+
+def damage(error: Exception) -> LogDamaged:
+    """What is wrong with a log, as a sentence."""
+    return error if isinstance(error, LogDamaged) else LogDamaged(f"{str(error).rstrip('.')}.")
+
+
+def _journal(home: Path, start: int) -> Leaves:
+    """As `reading.journal`, but a long segment is not read from its beginning."""
+    paths = scan.segments(home)
+    ends: list[int | None] = [*map(scan.first_index, paths[1:]), None]
+    for path, end in zip(paths, ends, strict=True):
+        if end is not None and end <= start:
+            continue
+        index, offset = _place(path, start)
+        for line in scan.lines(path, start=offset):
+            if (end is not None and index >= end) or not line.endswith(b"\n"):
+                break
+            if index >= start:
+                yield index, line[:-1]
+            index += 1
+
+
+def _place(path: Path, start: int) -> tuple[int, int]:
+    """A record at or a little before index `start`, and where its line begins; found by halving."""
+    index, low, high = scan.first_index(path), 0, path.stat().st_size
+    while high - low > _LINEAR_BYTES:
+        middle = (low + high) // 2
+        found = _next_line(path, middle)
+        if found is None or found[0] > start:
+            high = middle
+        else:
+            index, low = found
+    return index, low
+
+
+def _next_line(path: Path, offset: int) -> tuple[int, int] | None:
+    """Index of the first whole record behind an offset, and where its line begins."""
+    lines = scan.lines(path, start=offset, until=offset + _LOOK_BYTES)
+    at = offset + len(next(lines, b""))
+    record = scan.parse(next(lines, b""))
+    return None if record is None else (record.index, at)
+
+
+def _tail(path: Path, window: int) -> Iterator[bytes]:
+    size = path.stat().st_size
+    return scan.lines(path, start=max(0, size - window))

@@ -1,0 +1,97 @@
+"""`vestry audit prune`: let go what the retention policy lets go."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from vestry.audit.opening import open_store
+from vestry.audit.pruning import Plan, Policy, plan, prune
+from vestry.audit.records import Event
+from vestry.audit.scan import LogLocked
+from vestry.audit.store import SIGNING_SECONDS, Store, WriteFailed
+from vestry.commands.audit.common import DIRECTORY, directory_of, logs_of, told
+from vestry.commands.common import BadSettings, settings_of
+from vestry.retention import policy_of
+from vestry.secret_files import SecretFault
+from vestry.settings import Settings
+from vestry.signing import signing
+
+
+class _Own:
+    """pruning.Ledger over a log that this command has opened."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def record(self, event: Event) -> None:
+        self._store.commit([event])
+
+    def sign(self) -> None:
+        self._store.notary.ask()
+        self._store.notary.work()
+
+
+@click.command("prune", short_help="Remove records that the retention policy lets go.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go, and what keeps the rest. Works beside a server.")
+@click.option("--origin", "wanted", multiple=True, help="Only this log; may be repeated. Left out: every log.")
+@DIRECTORY
+@click.pass_obj
+def command(config: Path | None, *, dry_run: bool, wanted: tuple[str, ...], directory: Path | None) -> None:
+    """Remove, from the beginning of each log, what is older than `audit.retention.days` and held by no `audit.holds`.
+
+    Whole bundles of 256 records go; the first record that must stay keeps everything behind it. The pruning is recorded
+    and signed before anything is removed, and what is kept can be proved as before. A server prunes its own log, once a
+    day: while one runs, this command leaves its log alone.
+
+    Exit status: 0 if done, 1 if a log could not be pruned, 2 for faulty settings, or where there is no log.
+
+    \b
+    Examples:
+      vestry audit prune --dry-run
+      vestry audit prune --origin cli
+    """
+    settings = settings_of(config)
+    policy = policy_of(settings)
+    if policy is None:
+        raise click.UsageError("The settings have no `audit.retention`, so nothing is ever pruned.")
+    with told():
+        where = directory_of(config, directory)
+        logs = logs_of(where)
+        if unknown := [name for name in wanted if name not in logs]:
+            raise click.UsageError(f"{where} has no log `{unknown[0]}`. It has: {', '.join(logs)}.")
+        refused = False
+        for origin in wanted or tuple(logs):
+            with told():
+                if dry_run:
+                    click.echo(_said(origin, plan(logs[origin], policy), "would be pruned"))
+                else:
+                    refused |= not _prune(settings, where, origin, policy)
+    if refused:
+        raise click.exceptions.Exit(1)
+
+
+def _prune(settings: Settings, directory: Path, origin: str, policy: Policy) -> bool:
+    """Prune one log. False where somebody else holds it."""
+    try:
+        store = open_store(directory, origin, signing=signing(settings), segment_bytes=settings.audit.segment_bytes)
+    except SecretFault as fault:
+        raise BadSettings(fault.faults) from None
+    except LogLocked as fault:
+        click.echo(f"{origin}: not pruned. {fault} A server prunes its own log, once a day.", err=True)
+        return False
+    try:
+        found = prune(directory / origin, policy, _Own(store), signing_seconds=SIGNING_SECONDS)
+    except (WriteFailed, OSError) as fault:
+        raise click.ClickException(f"The log {origin} could not be pruned: {fault}.") from None
+    finally:
+        with suppress(OSError):
+            store.close()
+    click.echo(_said(origin, found, "pruned"))
+    return True
+
+
+def _said(origin: str, found: Plan, done: str) -> str:
+    return f"{origin}: {found.records} records {done}; the log begins with record {found.minimum} then: {found.why}."

@@ -1,0 +1,43 @@
+"""`vestry audit tenant-key`: the key of one tenant's content hashes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from vestry.administration import ReadingRefused, record_reading
+from vestry.audit.content.sealing import tenant_key
+from vestry.commands.common import BadSettings, settings_of
+from vestry.secret_files import CONTENT_HASH, SecretFault, content_hash
+
+
+@click.command("tenant-key", short_help="Print the key of one tenant's content hashes.")
+@click.argument("tenant")
+@click.pass_obj
+def command(config: Path | None, tenant: str) -> None:
+    """Print, in hex, the key of TENANT's HMACs (mode `hashed`), for the auditor of this tenant.
+
+    With it, and only with it, can be tested whether a text was asked or answered. It says nothing of other tenants.
+    That it was printed is recorded.
+
+    \b
+    Example (the result stands in `content.texts` of a record, if this was asked):
+      printf %s 'the text' | openssl dgst -sha256 -mac HMAC -macopt hexkey:$(vestry audit tenant-key radiology)
+    """
+    settings = settings_of(config)
+    if tenant not in settings.tenants:
+        known = ", ".join(f"`{name}`" for name in settings.tenants)
+        raise click.UsageError(f"there is no tenant `{tenant}` in the settings. Known: {known}")
+    path = settings.secrets_directory / CONTENT_HASH
+    if not os.path.lexists(path):
+        raise click.UsageError(f"{path} is not there: no content was hashed yet")
+    try:
+        secret = content_hash(settings)
+        record_reading(settings, settings.audit_directory, command="audit tenant-key", asked=tenant, records=None)
+    except SecretFault as fault:
+        raise BadSettings(fault.faults) from None
+    except ReadingRefused as fault:
+        raise click.ClickException(str(fault)) from None
+    click.echo(tenant_key(secret, tenant).hex())

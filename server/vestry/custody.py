@@ -1,0 +1,101 @@
+"""Erasing content beside the record: recorded before it is done, in the log `cli`; else not done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from vestry.administration import user_of_this_process
+from vestry.audit.content import erasing
+from vestry.audit.content.bundles import ContentDamaged
+from vestry.audit.content.opening import homes
+from vestry.audit.fields import RecordType
+from vestry.audit.opening import append_once
+from vestry.audit.reading import NoLog
+from vestry.audit.records import Records
+from vestry.audit.scan import LogUnusable
+from vestry.secret_files import SecretFault
+from vestry.settings import Settings
+from vestry.settings_record import Hold
+from vestry.signing import signing
+
+
+class Refused(Exception):  # noqa: N818 - an answer to the operator
+    """What was not done. `str()` is a sentence that says why."""
+
+
+def is_own(settings: Settings, directory: Path) -> bool:
+    """Whether a directory is this server's own record, or lies in it; else it is a copy."""
+    own, given = settings.audit_directory.resolve(), directory.resolve()
+    return given == own or own in given.parents
+
+
+def erase(
+    settings: Settings,
+    directory: Path,
+    *,
+    subject: str,
+    reason: str,
+    tenant: str | None = None,
+    before: str | None = None,
+    actor: str | None = None,
+) -> int:
+    """Destroy what is kept of a subject; how many contents were destroyed, once nothing of them can be read.
+
+    `before` is a time as records have it. Done again it ends what was broken off. Raises Refused.
+    """
+    _refuse_held(settings.audit.holds, subject, [tenant] if tenant else [])
+    try:
+        logs = homes(directory)
+        found = erasing.find(logs, subject=subject, tenant=tenant, before=before)
+        count = sum(len(each.entries) for each in found)
+        _refuse_held(settings.audit.holds, subject, {entry.about.tenant for each in found for entry in each.entries})
+        erasing.writable(found)
+    except (NoLog, ContentDamaged, OSError) as fault:
+        raise Refused(f"Nothing was erased: {fault}") from fault
+    if count:
+        _record(
+            settings,
+            RecordType.CONTENT_ERASE,
+            actor,
+            subject=subject,
+            tenant=tenant,
+            before=before,
+            count=count,
+            reason=reason,
+        )
+    try:
+        erasing.destroy(found)
+        erasing.sweep(logs)
+    except (ContentDamaged, OSError) as fault:
+        raise Refused(f"The erasure is recorded, but not done to its end: {fault}. Run it again.") from fault
+    return count
+
+
+def _refuse_held(holds: Iterable[Hold], subject: str, tenants: Iterable[str]) -> None:
+    for hold in _matching(holds, subject, list(tenants)):
+        whom = " of ".join(
+            [
+                *([f"subject `{hold.subject}`"] if hold.subject else []),
+                *([f"tenant `{hold.tenant}`"] if hold.tenant else []),
+            ]
+        )
+        raise Refused(f"Nothing was erased: {whom} is under legal hold (`audit.holds`): {hold.reason}")
+
+
+def _matching(holds: Iterable[Hold], subject: str, tenants: list[str]) -> Iterator[Hold]:
+    """The holds that cover a subject, of any of these tenants."""
+    for hold in holds:
+        if hold.subject in {None, subject} and (hold.tenant is None or hold.tenant in tenants):
+            yield hold
+
+
+def _record(settings: Settings, kind: RecordType, actor: str | None, **details: Any) -> None:
+    event = Records().event(kind, actor=actor or user_of_this_process(), **details)
+    try:
+        append_once(settings.audit_directory, event, signing=signing(settings))
+    except SecretFault as fault:
+        raise Refused(f"Nothing was done, because it could not be recorded. {fault.fault}") from None
+    except (LogUnusable, OSError) as fault:
+        raise Refused(f"Nothing was done, because it could not be recorded. {fault}") from fault

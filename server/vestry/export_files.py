@@ -1,0 +1,56 @@
+"""The files that an export's settings name: authorities, a client certificate, a token."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from vestry.faults import Fault
+from vestry.secret_files import SecretFault, read
+from vestry.settings import Settings
+from vestry.settings_record import Export
+from vestry.strict_yaml import Trail
+
+
+def token_of(path: Path) -> str:
+    """The token in a secret file. Raises OSError, so that a token that is changed badly is a failure of the export."""
+    try:
+        text = read(path, 1).decode("ascii").strip()
+    except (SecretFault, UnicodeDecodeError) as error:
+        raise OSError(f"the token in {path} cannot be used: {error}") from None
+    if not text or not text.isprintable():
+        raise OSError(f"the token in {path} cannot be used: it is not one line of printable ASCII characters")
+    return text
+
+
+def context_of(export: Export) -> Callable[[], ssl.SSLContext]:
+    """What makes the TLS context of a connection, TLS 1.2 or newer; changed files hold for the next connection.
+
+    What it gives raises OSError, or ValueError for what is no path.
+    """
+
+    def make() -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=export.ca)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if export.certificate is not None:
+            context.load_cert_chain(export.certificate, export.key, password="")
+        return context
+
+    return make
+
+
+def faults_of_exports(settings: Settings, place: Callable[[Trail], str]) -> Iterator[Fault]:
+    """What would keep the exports from working: files that are missing, exposed, or not what they should be."""
+    for number, export in enumerate(settings.audit.exports):
+        try:
+            context_of(export)()
+        except (OSError, ValueError) as error:
+            at = place(("audit", "exports", number))
+            yield Fault(at, f"the certificates of `{export.name}` cannot be used: {error}", "Name readable PEM files")
+        for path in (export.token, export.key):
+            if path is not None:
+                try:
+                    read(path, 1)
+                except SecretFault as fault:
+                    yield fault.fault

@@ -1,0 +1,110 @@
+"""The live exports that the settings name: built, started after the record, stopped before it closes.
+
+Each export has a worker for this server's own log, and one for `cli`, where commands record what they do. Of several
+servers that share a directory one alone, whoever comes first, sends `cli` on; another takes over after its next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from vestry.adapters.http_batches import HttpBatches
+from vestry.adapters.syslog_tls import SyslogTls
+from vestry.audit.export import syslog
+from vestry.audit.export.formats import FORMATS, Render
+from vestry.audit.export.worker import Observer, Pack, Sender, Worker
+from vestry.export_files import context_of, token_of
+from vestry.meter import Meter
+from vestry.settings import Settings
+from vestry.settings_record import Export
+
+FLUSH_SECONDS = 5.0
+COMMANDS = "cli"
+
+
+class Exports:
+    """All exports of one server. `grown` is cheap and for the event loop."""
+
+    def __init__(self, settings: Settings, meter: Meter) -> None:
+        self._settings = settings
+        directory, exports = settings.audit_directory, settings.audit.exports
+        self._own = [worker_of(each, directory / settings.audit.origin, meter) for each in exports]
+        self._commands = [worker_of(each, directory / COMMANDS, meter) for each in exports]
+        meter.exports = self.lags
+
+    def grown(self, size: int) -> None:
+        """So many records of this server's own log are durable."""
+        for worker in self._own:
+            worker.grown(size)
+
+    def lags(self) -> list[tuple[str, int, float]]:
+        """Of each export its name, how many records wait, and for how many seconds the first of them has."""
+        found = []
+        for own, commands in zip(self._own, self._commands, strict=True):
+            (records, seconds), (more, longer) = own.lag(), commands.lag()
+            found.append((own.name, records + more, max(seconds, longer)))
+        return found
+
+    @contextlib.asynccontextmanager
+    async def running(self, size: int) -> AsyncIterator[None]:
+        """Send on, until what is in here has ended and what was recorded by then is sent, or FLUSH_SECONDS are over."""
+        with contextlib.ExitStack() as held:
+            workers = [*self._own, *(self._commands if self._chosen(held) else [])]
+            self.grown(size)
+            for worker in workers:
+                worker.start()
+            try:
+                yield
+            finally:
+                loop = asyncio.get_running_loop()
+                await asyncio.gather(*(loop.run_in_executor(None, each.stop, FLUSH_SECONDS) for each in workers))
+
+    def _chosen(self, held: contextlib.ExitStack) -> bool:
+        """Whether this server is the one that sends the commands' log on."""
+        if not self._commands:
+            return False
+        folder = self._settings.audit_directory / COMMANDS / "export"
+        for each in (folder.parent, folder):
+            each.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        held.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def worker_of(export: Export, home: Path, observer: Observer) -> Worker:
+    """The worker of an export for the log in `home`."""
+    render = FORMATS[export.format]
+    sender, pack = _syslog(export, render) if export.url.startswith("tls:") else _http(export, render)
+    return Worker(export.name, home, sender, pack, observer, batch_records=export.batch_records)
+
+
+def _syslog(export: Export, render: Render) -> tuple[Sender, Pack]:
+    parts = urlsplit(export.url)
+    host = syslog.own_host()
+
+    def pack(leaves: list[bytes]) -> bytes:
+        return syslog.framed([syslog.message(leaf, render(leaf), host) for leaf in leaves])
+
+    sender = SyslogTls(parts.hostname or "", parts.port or 6514, context_of(export), seconds=export.timeout_seconds)
+    return sender, pack
+
+
+def _http(export: Export, render: Render) -> tuple[Sender, Pack]:
+    def pack(leaves: list[bytes]) -> bytes:
+        return b"".join(render(leaf) + b"\n" for leaf in leaves)
+
+    def authorization() -> str:
+        return f"{export.token_scheme} {token_of(export.token)}" if export.token is not None else ""
+
+    sender = HttpBatches(export.url, context_of(export), authorization=authorization, seconds=export.timeout_seconds)
+    return sender, pack

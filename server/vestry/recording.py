@@ -1,0 +1,155 @@
+"""The record of one server, put together: the log, its copies outside, exports, contents, completeness, retention.
+
+Up: copies are compared before the log is opened, and get what it signs. Down: the log is closed after everything that
+writes to it, and the copies after the log, whose last checkpoint they are to have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
+
+from vestry.adapters.counters import NoReading, read_counters
+from vestry.adapters.upstream import Upstream
+from vestry.alongside import running
+from vestry.audit.completeness import Ledger
+from vestry.audit.content.keeper import Keeper
+from vestry.audit.content.keeper import Secrets as ContentSecrets
+from vestry.audit.content.sealing import Sealer
+from vestry.audit.log import AuditLog
+from vestry.audit.notary import Signing
+from vestry.audit.records import Records
+from vestry.audit.scan import LogUnusable
+from vestry.auditor import AuditorKey
+from vestry.configuration import digest
+from vestry.exporting import Exports
+from vestry.keeping import Keep, Modes
+from vestry.meter import Meter
+from vestry.outside import OutsideCopies
+from vestry.reconcile import Reconciler
+from vestry.record import Recorder
+from vestry.relay import PATHS
+from vestry.retention import Retainer, policy_of
+from vestry.secret_files import SecretFault, content_hash
+from vestry.settings import Settings
+from vestry.types import ContentMode
+
+
+class Recording:
+    """Use: `async with recording.begun(): ... async with recording.held_against(engines): ...`."""
+
+    journal: AuditLog
+    recorder: Recorder
+    keep: Keep | None = None
+
+    def __init__(self, settings: Settings, signing: Signing, meter: Meter) -> None:
+        self._settings, self._signing, self._meter = settings, signing, meter
+        self._home = settings.audit_directory / settings.audit.origin
+        self._exports = Exports(settings, meter)
+        self._ledger = Ledger()
+        self._keeper: Keeper | None = None
+        self._modes = content_modes(settings)
+        self._records = Records(configuration_digest=digest(settings), modes=self._modes)
+        self.failed, self.health = meter.failed, meter.health
+
+    @contextlib.asynccontextmanager
+    async def begun(self) -> AsyncIterator[None]:
+        """The record from the server's start to its stop. Raises LogUnusable, ConfigurationError, OSError."""
+        settings = self._settings
+        async with contextlib.AsyncExitStack() as stack:
+            copies = OutsideCopies(settings, self._signing.signer.public, self._meter)
+            stack.callback(copies.close)
+            self.journal = AuditLog.open(
+                settings.audit_directory,
+                settings.audit.origin,
+                signing=self._signing,
+                commit_seconds=settings.audit.commit_seconds,
+                segment_bytes=settings.audit.segment_bytes,
+                observer=self,
+                watchers=[self._meter, copies.couriers],
+                confirm=copies.confirm,
+            )
+            stack.push_async_callback(self.journal.close)
+            copies.start()
+            await stack.enter_async_context(self._exports.running(self.journal.size))
+            self.keep = self._keep(stack)
+            self.recorder = Recorder(self.journal, self._records, self._ledger)
+            await self.recorder.started(self.journal.origins)
+            stack.push_async_callback(self.recorder.stopped)
+            yield
+
+    @contextlib.asynccontextmanager
+    async def held_against(self, engines: Mapping[str, Upstream]) -> AsyncIterator[None]:
+        """The engines' own counters are compared with it, and it is pruned, while calls are served."""
+        audit = self._settings.audit
+        reconciler = Reconciler(
+            self._ledger,
+            {name: partial(read_counters, engine) for name, engine in engines.items()},
+            self.journal,
+            self._records,
+            home=self._home,
+            seconds=audit.reconcile_seconds,
+            shared=audit.engines_shared,
+            unreadable=NoReading,
+        )
+        self._meter.standing = reconciler.standing
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(reconciler.stop)
+            await stack.enter_async_context(running(reconciler.run()))
+            policy = policy_of(self._settings)
+            if policy is not None:
+                retainer = Retainer(self._home, policy, self.journal, self.journal.checkpoint)
+                await stack.enter_async_context(running(retainer.run()))
+                stack.callback(retainer.halt)
+            yield
+
+    def missing(self) -> dict[str, str]:
+        """What keeps the server from being ready, by part."""
+        missing = {}
+        if not self.journal.healthy:
+            missing["record"] = "the record cannot be written"
+        if self._keeper is not None and not self._keeper.healthy:
+            missing["content"] = "content that is to be kept cannot be written"
+        return missing
+
+    def committed(self, seconds: float, records: int, size: int) -> None:
+        """As log.Observer: the meter counts it, and exports learn what is durable."""
+        self._meter.committed(seconds, records, size)
+        self._exports.grown(self.journal.size)
+
+    def _keep(self, stack: contextlib.AsyncExitStack) -> Keep | None:
+        """What keeps content, if any tenant's is kept. Raises LogUnusable."""
+        settings, modes = self._settings, self._modes
+        if not modes:
+            return None
+        try:
+            hashing = content_hash(settings) if ContentMode.HASHED in modes.values() else b""
+            secrets = ContentSecrets(hashing, sealers(settings, modes))
+        except (SecretFault, ValueError) as fault:
+            raise LogUnusable(f"Content cannot be kept as the settings say: {fault}") from fault
+        self._keeper = Keeper(
+            self._home, secrets, seconds=settings.audit.commit_seconds, failed=self._meter.content_failed
+        )
+        stack.push_async_callback(self._keeper.close)
+        return Keep(self._keeper, modes, limit=settings.audit.content_bytes)
+
+
+def content_modes(settings: Settings) -> dict[tuple[str, str], ContentMode]:
+    """The mode of each tenant and route whose content is kept."""
+    found = {
+        (name, route): ContentMode(tenant.content.mode(route))
+        for name, tenant in settings.tenants.items()
+        for route in PATHS
+    }
+    return {place: mode for place, mode in found.items() if mode != ContentMode.METADATA}
+
+
+def sealers(settings: Settings, modes: Modes) -> dict[str, Sealer]:
+    """What seals the content of each tenant that has some sealed. Raises ValueError."""
+    keys = {
+        tenant: settings.tenants[tenant].content.auditor or settings.audit.auditor
+        for (tenant, _), mode in modes.items()
+        if mode == ContentMode.SEALED
+    }
+    return {tenant: Sealer(AuditorKey.parse(key or "")) for tenant, key in keys.items()}

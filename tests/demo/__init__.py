@@ -1,0 +1,1 @@
+"""`make audit-demo`: a log, and what happens to whoever changes it."""

@@ -1,0 +1,65 @@
+"""Logs made on the spot, with as many records as a test needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from fakes.audit import SIGNING
+from fakes.calls import GRANT, PRINCIPAL, call, head
+from vestry.audit.notary import Signing
+from vestry.audit.opening import open_store
+from vestry.audit.records import Records
+from vestry.audit.store import Store
+from vestry.seams import Record
+from vestry.types import Ending, Outcome, Usage
+
+TENANTS = ("radiology", "surgery", "records")
+
+
+class LogMaker:
+    """A log that is open for writing, without a server. Use as a context manager; the end signs a checkpoint."""
+
+    def __init__(self, directory: Path, origin: str = "server", *, signing: Signing = SIGNING, **options: Any) -> None:
+        self.store: Store = open_store(
+            directory, origin, signing=signing, segment_bytes=options.pop("segment_bytes", 1 << 20), **options
+        )
+        self.home = directory / origin
+        self.records = Records()
+        self.calls = 0
+
+    def __enter__(self) -> LogMaker:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.store.close()
+
+    def add(self, *records: Record) -> None:
+        """Append these."""
+        left = list(records)
+        while left:
+            del left[: self.store.commit(left).taken]
+
+    def add_calls(self, number: int) -> None:
+        """Append calls: number n is of user n % 50, tenant n % 3; every tenth fails, and its id is `req-n`."""
+        batch: list[Record] = []
+        for _ in range(number):
+            n = self.calls
+            self.calls += 1
+            principal = replace(PRINCIPAL, subject=f"user{n % 50}", tenant=TENANTS[n % 3], key_id=f"key{n % 50}")
+            grant = replace(GRANT, principal=principal)
+            asked = head(f"req-{n}")
+            ending, status = (Ending.FAILED, 502) if n % 10 == 9 else (Ending.COMPLETE, 200)
+            done = Outcome(ending, status, code="engine_failed" if status == 502 else "", usage=Usage(12, 5))
+            batch += [
+                self.records.intent(asked, principal, call(), grant),
+                self.records.outcome(asked, principal, call(), grant, done),
+            ]
+        self.add(*batch)
+
+    def checkpoint(self) -> None:
+        """Sign what is there."""
+        self.store.notary.ask()
+        self.store.notary.work()
