@@ -9,11 +9,12 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from vestry.app import content_modes, sealers
 from vestry.audit.content.sealing import new_private
 from vestry.auditor import AuditorKey, secret_text
 from vestry.configuration import ConfigurationError, load, read
-from vestry.settings import Hold, Settings
+from vestry.recording import content_modes, sealers
+from vestry.settings import Settings
+from vestry.settings_record import Hold
 from vestry.types import ContentMode
 
 PRIVATE, PUBLIC = new_private()
