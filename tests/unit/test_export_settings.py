@@ -76,7 +76,7 @@ def test_names_are_their_own(tmp_path: Path) -> None:
     one = {"name": "siem", "url": "tls://siem.example:6514"}
     with pytest.raises(ConfigurationError) as caught:
         settings_with(tmp_path, one, {**one, "format": "cef"})
-    assert "the same name" in caught.value.faults[0].what
+    assert "two of them are named `siem`" in caught.value.faults[0].what
 
 
 def test_files_are_looked_at(tmp_path: Path) -> None:
