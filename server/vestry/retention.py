@@ -35,7 +35,7 @@ def policy_of(settings: Settings) -> Policy | None:
     )
 
 
-class Keeper:
+class Retainer:
     """One task. `run` until cancelled; `halt` before that, so that the thread ends soon."""
 
     def __init__(

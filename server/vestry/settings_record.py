@@ -114,7 +114,7 @@ class Retention(Section):
     """How long records are kept."""
 
     days: Annotated[int, Field(ge=1, le=36_525)]
-    """Records older than this may be pruned. Law often asks for years: HIPAA for six, PCI DSS for one."""
+    """Records older than this are pruned. Law often asks for years: HIPAA for six, PCI DSS for one."""
 
 
 class Audit(Section):

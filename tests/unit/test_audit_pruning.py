@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fakes.audit import ORIGIN, SIGNING, FaultyFiles, HandClock
+from vestry.audit import scan
 from vestry.audit.fields import RecordType
 from vestry.audit.files import Files
 from vestry.audit.opening import open_store
@@ -45,15 +46,18 @@ class Log:
     def day(self, *subjects: str, records: int = 300) -> None:
         """A day's records, by these subjects in turn, and its checkpoint."""
         made = Records(clock=self.clock.clock)
-        for number in range(records):
-            event = made.event(
+        given = [
+            made.event(
                 RecordType.KEY_REVOKE,
                 tenant="default",
                 subject=(subjects or ("alice",))[number % len(subjects or ("alice",))],
                 key_id="k",
                 actor="x",
             )
-            self.store.commit([event])
+            for number in range(records)
+        ]
+        while given:
+            del given[: self.store.commit(given).taken]
         self.sign()
         self.clock.both(DAY)
 
@@ -83,6 +87,12 @@ def log(tmp_path: Path) -> Log:
     return log
 
 
+def size_of(log: Log) -> int:
+    head = LogReader(log.home).head()
+    assert head is not None
+    return head.size
+
+
 def test_what_is_older_than_the_policy_goes_and_nothing_else(log: Log) -> None:
     """Whole bundles, from the beginning; the record of it stands in the log, signed; what is left is all there."""
     before = log.leaves()
@@ -97,12 +107,12 @@ def test_what_is_older_than_the_policy_goes_and_nothing_else(log: Log) -> None:
     assert record["minimum_index"] == record["records"] == found.minimum
     assert record["cause"] == "records are kept for 30 days"
     assert LogReader(log.home).minimum == found.minimum
-    assert (LogReader(log.home).head() or pytest.fail()).size > record["index"]
+    assert size_of(log) > record["index"]
 
 
 def test_proofs_of_what_is_kept_stay_valid(log: Log) -> None:
     """Inclusion of every kept record, and consistency between all sizes from the minimum on, before and after."""
-    size = (LogReader(log.home).head() or pytest.fail()).size
+    size = size_of(log)
     tiles = Tiles(log.home, size)
     leaves = dict(LogReader(log.home).leaves(0, size))
     top = root(size, tiles.subtree)
@@ -178,9 +188,8 @@ def test_nothing_goes_that_no_checkpoint_covers_or_that_the_journal_still_holds(
 
 
 def test_without_anything_to_let_go_nothing_is_recorded(tmp_path: Path) -> None:
-    """A young log, an empty one, and one that was pruned a moment ago."""
+    """A young log, and one that was pruned a moment ago."""
     log = Log(tmp_path)
-    assert log.prune().records == 0
     log.day()
     assert log.prune().records == 0
     for _ in range(40):
@@ -191,7 +200,7 @@ def test_without_anything_to_let_go_nothing_is_recorded(tmp_path: Path) -> None:
     assert len(log.leaves()) == count
 
 
-class Dies(Exception):
+class Dies(Exception):  # noqa: N818 - what happens
     """The process dies here."""
 
 
@@ -239,7 +248,7 @@ def test_a_crash_at_any_step_leaves_a_log_that_verifies_and_the_next_run_finishe
 def _check(log: Log) -> None:
     """Every bundle and tile is there, or ends at or below a minimum that the log records."""
     reader = LogReader(log.home)
-    size = (reader.head() or pytest.fail()).size
+    size = size_of(log)
     records = log.leaves()
     recorded = max([each["minimum_index"] for each in records if each["type"] == "log.prune"], default=0)
     assert reader.minimum <= recorded
@@ -341,3 +350,41 @@ def test_the_first_bundle_is_found_by_its_number(tmp_path: Path, names: list[str
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
     assert first_bundle(tmp_path) == first
+
+
+def test_content_goes_with_the_records_that_name_it(log: Log) -> None:
+    """Bundles of days before that of the first record that is left, less the day before it; no other file."""
+    days = [rfc3339(log.clock.wall - ago * DAY * 1_000_000)[:10].replace("-", "") for ago in range(41)]
+    for folder in ("keys", "blobs"):
+        (log.home / "content" / folder).mkdir(parents=True)
+        for day in days:
+            (log.home / "content" / folder / f"{day}-000001").write_bytes(b"secret")
+    (log.home / "content" / "keys" / "note").write_bytes(b"x")
+    log.prune()
+    first = log.leaves()[0]["time"][:10].replace("-", "")
+    kept = sorted(day for day in days if day >= first)
+    before = max(day for day in days if day < first)
+    for folder in ("keys", "blobs"):
+        left = sorted(path.name for path in (log.home / "content" / folder).iterdir() if path.name != "note")
+        assert left == [f"{day}-000001" for day in (before, *kept)]
+    assert (log.home / "content" / "keys" / "note").exists()
+
+
+def test_a_segment_ends_after_a_day_also_across_restarts(tmp_path: Path) -> None:
+    """However small it is, so that records do not stay in the journal for years."""
+    log = Log(tmp_path)
+    log.day(records=3)
+    log.day(records=3)
+    assert len(scan.segments(log.home)) == 2
+    log.clock.both(-DAY / 2)
+    log.day(records=3)
+    assert len(scan.segments(log.home)) == 2
+    log.clock.both(-DAY / 2 - 60)
+    log.store.close()
+    log.open()
+    log.day(records=1)
+    assert len(scan.segments(log.home)) == 2
+    log.store.close()
+    log.open()
+    log.day(records=1)
+    assert scan.first_index(scan.segments(log.home)[-1]) > 9

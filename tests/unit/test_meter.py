@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from fakes.calls import GRANT, head
 from vestry import __version__
+from vestry.audit.completeness import Standing, Work
 from vestry.meter import DURATION, Histogram, Meter
 from vestry.types import Ending, Outcome, Usage
 
@@ -34,6 +35,13 @@ NAMES = {
     "vestry_audit_healthy": set(),
     "vestry_audit_bytes_total": set(),
     "vestry_audit_commit_seconds": set(),
+    "vestry_engine_counters_readable": {"replica"},
+    "vestry_engine_restarts_total": {"replica"},
+    **{
+        f"vestry_{what}_{unit}_total": {"replica", *labels}
+        for what in ("engine_reported", "audit_engine", "audit_uncertain", "audit_unexplained", "audit_uncounted")
+        for unit, labels in (("tokens", {"kind"}), ("requests", set[str]()))
+    },
     "vestry_connections": set(),
     "vestry_door_refusals_total": {"code"},
     "vestry_tls_certificate_expiry_timestamp_seconds": set(),
@@ -79,6 +87,9 @@ def busy_meter() -> Meter:
     meter.refused(HEAD, "default", "rate_limit_exceeded")
     meter.replicas = lambda: [("small", "a:1", True, 3)]
     meter.certificate_expiry = lambda: 1.0
+    meter.standing = lambda: [
+        Standing("a:1", True, Work(9, 8, 7), Work(6, 5, 4), Work(7, 7, 7), Work(2, 1, 0), Work(0, 0, 1), 3)
+    ]
     meter.ejected("small", "a:1", "slow")
     meter.retried("small")
     meter.door_refused(400)
@@ -198,6 +209,23 @@ def test_exports_are_counted_by_name() -> None:
         ("vestry_audit_export_lag_seconds", 2.5, 0),
     ):
         assert (value(name, export="siem"), value(name, export="lake")) == (siem, lake)
+
+
+def test_both_sides_of_completeness_are_counted_by_replica() -> None:
+    """What the engine says, what the log says at least, what it leaves open, and how the two differ."""
+    value = Samples(busy_meter())
+    for name, prompt, completion, requests in (
+        ("engine_reported", 9, 8, 7),
+        ("audit_engine", 6, 5, 4),
+        ("audit_uncertain", 1, 2, 3),
+        ("audit_unexplained", 2, 1, 0),
+        ("audit_uncounted", 0, 0, 1),
+    ):
+        assert value(f"vestry_{name}_tokens_total", replica="a:1", kind="input") == prompt
+        assert value(f"vestry_{name}_tokens_total", replica="a:1", kind="output") == completion
+        assert value(f"vestry_{name}_requests_total", replica="a:1") == requests
+    assert value("vestry_engine_counters_readable", replica="a:1") == 1
+    assert value("vestry_engine_restarts_total", replica="a:1") == 3
 
 
 def test_without_tls_there_is_no_certificate() -> None:

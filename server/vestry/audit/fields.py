@@ -299,6 +299,13 @@ FIELDS: tuple[Field, ...] = (
     # Reading the log, and erasing content
     _row("command", text(64), "Command that read the log.", always={READ}),
     _row("filter", text(1024), "What it was asked for; `all` where nothing was left out.", always={READ}),
+    _row(
+        "records",
+        INTEGER,
+        "Records that a reading was about to show, or that were pruned.",
+        always={PRUNE},
+        maybe={READ},
+    ),
     _row("count", INTEGER, "How many contents are erased.", always={ERASE}),
     _row("before", TIME, "Only what was kept before this time is erased. Left out: all.", maybe={ERASE}),
     # Completeness. Amounts are three numbers: prompt tokens, completion tokens, requests
@@ -323,7 +330,6 @@ FIELDS: tuple[Field, ...] = (
     ),
     # Pruning
     _row("minimum_index", INTEGER, "Records below this one may be missing from here on.", always={PRUNE}),
-    _row("records", INTEGER, "Records that may be missing, or were about to be shown.", always={PRUNE}, maybe={READ}),
 )
 
 LIMITS: dict[str, int] = {field.name: field.form["maxLength"] for field in FIELDS if "maxLength" in field.form}

@@ -29,6 +29,8 @@ MEND = (
     "the server write under another `audit.origin`. See docs/audit-copies.md."
 )
 
+_UNREADABLE = (TileMissing, ValueError, IndexError, OSError)
+
 
 class CopyMissing(LogUnusable):
     """A sink that is `required` could not be asked, so the log is not opened."""
@@ -66,7 +68,7 @@ def compare_with_copies(
     """
     observer = observer or Unobserved()
     tiles = Tiles(home, size)
-    if sinks and size and _root(tiles, size, home) != root:
+    if sinks and size and _root(tiles) != root:
         raise LogDamaged(
             f"{home} is damaged: its tiles do not give the root of its checkpoint of {size} records. {MEND}"
         )
@@ -106,15 +108,14 @@ def _judged(sink: Sink, held: Held, tiles: Tiles, root: bytes, public: PublicKey
         try:
             head = Checkpoint.open(note, public)
         except NoteRefused as error:
-            doubts.append(str(error))
+            doubts.append(f"it holds a note that says nothing of this log: {error}")
             continue
         if head.size > tiles.size:
             raise LogDamaged(_shorter(sink, tiles, head.size))
-        ours = root if head.size == tiles.size else _root(tiles, head.size, tiles.home)
-        if ours != head.root:
+        if not _continues(tiles, root, head):
             raise LogDamaged(
                 f"{tiles.home} was rewritten: `{sink.name}` ({sink.where}) holds a checkpoint of its first {head.size} "
-                f"records, signed by its own key, with another root. {MEND}"
+                f"records, signed by its own key, that the log does not continue. {MEND}"
             )
         newest = max(head.size, newest or 0)
     return Compared(sink.name, agrees=True, size=newest, doubts=tuple(dict.fromkeys(doubts)))
@@ -127,13 +128,23 @@ def _shorter(sink: Sink, tiles: Tiles, size: int) -> str:
     )
 
 
-def _root(tiles: Tiles, size: int, home: Path) -> bytes:
+def _continues(tiles: Tiles, root: bytes, head: Checkpoint) -> bool:
+    """Whether the tree of `root` begins with the one of `head`: by a proof that binds both, made from the tiles."""
     try:
-        return merkle.root(size, tiles.subtree)
-    except (TileMissing, ValueError, IndexError, OSError) as error:
-        raise LogDamaged(
-            f"{home} is damaged: the root of its first {size} records is not to be had: {error}. {MEND}"
-        ) from error
+        proof = merkle.prove_consistency(head.size, tiles.size, tiles.subtree)
+        merkle.verify_consistency(head.size, tiles.size, head.root, root, proof)
+    except merkle.ProofRefused:
+        return False
+    except _UNREADABLE as error:
+        raise LogDamaged(f"{tiles.home} is damaged: {error}. {MEND}") from error
+    return True
+
+
+def _root(tiles: Tiles) -> bytes:
+    try:
+        return merkle.root(tiles.size, tiles.subtree)
+    except _UNREADABLE as error:
+        raise LogDamaged(f"{tiles.home} is damaged: {error}. {MEND}") from error
 
 
 def _ask(sinks: Sequence[Sink], seconds: float) -> list[Held | str | None]:

@@ -69,8 +69,8 @@ class SyslogSink:
 def _end(wire: socket.socket) -> None:
     """Close our side, and wait for the other's end: a receiver that has read everything closes without a reset."""
     if isinstance(wire, ssl.SSLSocket):
-        with suppress(ssl.SSLEOFError, ssl.SSLZeroReturnError):  # closed without an alert of its own, as some do
-            wire.unwrap().close()
+        with suppress(ssl.SSLZeroReturnError):
+            wire.unwrap().close()  # waits for the alert close_notify, which a receiver must answer with (RFC 5425, 4.4)
         return
     wire.shutdown(socket.SHUT_WR)
     if wire.recv(1):

@@ -85,6 +85,8 @@ def connected(peer: Peer) -> Iterator[socket.socket]:
             yield wire
         else:
             yield plain
+        if late.is_set():  # an end that our own timer made is none of theirs
+            raise TimeoutError
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise Undelivered(f"{peer} {_sentence(error, late=late.is_set(), seconds=peer.seconds)}") from error
     finally:

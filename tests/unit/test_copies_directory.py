@@ -1,0 +1,158 @@
+"""The directory sink: one file a checkpoint, durable, never replaced; full and read-only volumes; the newest one."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.copies import GrownLog
+from vestry.audit.copies.directory import DirectorySink
+from vestry.audit.copies.sink import Item, Undelivered
+from vestry.audit.tlog.notes import Checkpoint
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 64 KiB."""
+    place = tmp_path / "volume"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_one_file_a_checkpoint_and_the_latest(tmp_path: Path) -> None:
+    """Each checkpoint stands in a file of its own, for this user alone; `latest` is the last; again does no harm."""
+    log, outside = GrownLog(tmp_path / "server"), tmp_path / "outside"
+    outside.mkdir()
+    sink = DirectorySink("vault", outside, "server")
+    assert sink.newest().notes == ()
+    notes = [log.grow(size) for size in (1, 5, 300)]
+    for note in [*notes, notes[1], notes[2]]:
+        sink.deliver(Item("checkpoint", note))
+    found = sorted((outside / "server/checkpoints/000000000000").iterdir())
+    assert [int(each.name[:18]) for each in found] == [1, 5, 300]
+    assert [each.read_text() for each in found] == notes
+    assert (outside / "server/latest").read_text() == notes[2]
+    assert {each.stat().st_mode & 0o777 for each in found} == {0o600}
+    assert not list(outside.rglob(".*")), "no draft is left"
+    assert sink.newest().notes[0] == notes[2]
+
+
+def test_two_checkpoints_of_one_size_stand_side_by_side(tmp_path: Path) -> None:
+    """A second one cannot replace the first: both are evidence."""
+    log, other, outside = GrownLog(tmp_path / "a"), GrownLog(tmp_path / "b", text="forged"), tmp_path / "outside"
+    outside.mkdir()
+    sink = DirectorySink("vault", outside, "server")
+    notes = [log.grow(5), other.grow(5)]
+    for note in notes:
+        sink.deliver(Item("checkpoint", note))
+    assert set(sink.newest().notes) == set(notes)
+
+
+def test_the_newest_is_found_across_folders(tmp_path: Path) -> None:
+    """A folder holds a million records; the newest checkpoint is in the last, whatever `latest` says."""
+    log, outside = GrownLog(tmp_path / "server"), tmp_path / "outside"
+    outside.mkdir()
+    sink = DirectorySink("vault", outside, "server")
+    notes = {
+        size: log.signer.sign(Checkpoint(log.public.name, size, b"r" * 32).text())
+        for size in (999_999, 1_000_000, 2_500_000)
+    }
+    for note in notes.values():
+        sink.deliver(Item("checkpoint", note))
+    (outside / "server/latest").write_text(notes[999_999])
+    assert [each.name for each in sorted((outside / "server/checkpoints").iterdir())] == [
+        "000000000000",
+        "000000000001",
+        "000000000002",
+    ]
+    assert sink.newest().notes[0] == notes[2_500_000]
+    for folder in (outside / "server/checkpoints").iterdir():
+        for each in folder.iterdir():
+            each.unlink()
+    assert sink.newest().notes == (notes[999_999],), "with the files gone, `latest` is left"
+
+
+def test_garbage_is_passed_over_and_said(tmp_path: Path) -> None:
+    """What is no text, or enormous, is a doubt; other names, links and folders are not looked at."""
+    log, outside = GrownLog(tmp_path / "server"), tmp_path / "outside"
+    outside.mkdir()
+    sink = DirectorySink("vault", outside, "server")
+    note = log.grow(5)
+    sink.deliver(Item("checkpoint", note))
+    folder = outside / "server/checkpoints/000000000000"
+    (folder / f"{9:018d}-{'0' * 16}").write_bytes(b"\xff" * 10)
+    (folder / f"{8:018d}-{'0' * 16}").write_bytes(b"x" * 1_000_000)
+    (folder / f"{7:018d}-{'0' * 16}").symlink_to("/dev/zero")
+    (folder / f"{6:018d}-{'0' * 16}").mkdir()
+    (folder / "notes.txt").write_text("other")
+    held = sink.newest()
+    assert held.notes[0] == note
+    assert len(held.doubts) == 4
+
+
+def test_the_registry_is_kept_in_every_version(tmp_path: Path) -> None:
+    """`origins` is the newest; a shorter one does not make the longer one vanish."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    sink = DirectorySink("vault", outside, "server")
+    for note in ("one\ntwo\n", "one\n"):
+        sink.deliver(Item("registry", note))
+    assert (outside / "origins").read_text() == "one\n"
+    assert {each.read_text() for each in (outside / "registry").iterdir()} == {"one\ntwo\n", "one\n"}
+
+
+def test_a_directory_that_is_missing_is_not_made(tmp_path: Path) -> None:
+    """A volume that is not mounted shows, instead of a copy on the log's own disk."""
+    log = GrownLog(tmp_path / "server")
+    sink = DirectorySink("vault", tmp_path / "missing", "server")
+    with pytest.raises(Undelivered, match="is not there"):
+        sink.deliver(Item("checkpoint", log.grow(1)))
+    with pytest.raises(Undelivered, match="is not there"):
+        sink.newest()
+    assert not (tmp_path / "missing").exists()
+
+
+def test_a_full_volume(tmp_path: Path, volume: Path) -> None:
+    """ENOSPC is a failed try, leaves no torn file, and passes by itself."""
+    log = GrownLog(tmp_path / "server")
+    sink = DirectorySink("vault", volume, "server")
+    sink.deliver(Item("checkpoint", log.grow(1)))
+    ballast = volume / "ballast"
+    with pytest.raises(OSError, match="No space"):
+        ballast.write_bytes(b"x" * 1_000_000)
+    with pytest.raises(Undelivered, match="ENOSPC"):
+        sink.deliver(Item("checkpoint", log.grow(2)))
+    assert len(sink.newest().notes) == 2, "the first, and `latest`"
+    ballast.unlink()
+    sink.deliver(Item("checkpoint", log.grow(2)))
+    assert sink.newest().notes[0].split("\n")[1] == "2"
+
+
+def test_a_read_only_volume(tmp_path: Path, volume: Path) -> None:
+    """It can be compared with, and not delivered to."""
+    log = GrownLog(tmp_path / "server")
+    sink = DirectorySink("vault", volume, "server")
+    note = log.grow(1)
+    sink.deliver(Item("checkpoint", note))
+    subprocess.run(["mount", "-o", "remount,ro", str(volume)], check=True)
+    with pytest.raises(Undelivered, match="EROFS"):
+        sink.deliver(Item("checkpoint", log.grow(2)))
+    assert sink.newest().notes[0] == note
+
+
+def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
+    """It is a sentence, whatever stands there."""
+    log, outside = GrownLog(tmp_path / "server"), tmp_path / "outside"
+    outside.mkdir()
+    (outside / "server").write_text("no folder")
+    sink = DirectorySink("vault", outside, "server")
+    with pytest.raises(Undelivered, match="cannot be written to"):
+        sink.deliver(Item("checkpoint", log.grow(1)))
+    assert sink.newest().notes == ()
