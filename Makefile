@@ -5,7 +5,7 @@ TESTS  := .venv
 LOCK    = $(TESTS)/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate \
           --python-version 3.11 --custom-compile-command 'make lock'
 
-.PHONY: up test check help tests-environment packages docs lock bench audit-faults
+.PHONY: up test check help tests-environment packages docs lock bench audit-demo audit-faults
 
 up: ## set everything up, run the server and an engine, print a key; Ctrl-C stops it all
 	@$(PYTHON) deploy/bootstrap.py server
@@ -46,6 +46,9 @@ lock: tests-environment ## resolve the lock files anew (needs the package regist
 
 bench: tests-environment ## measure the server beside a bare nginx proxy (ARGS='--help' lists the options)
 	@PYTHONPATH=tests exec $(TESTS)/bin/python -m bench $(ARGS)
+
+audit-demo: tests-environment ## make calls, verify the log, then tamper with copies of it and see each caught
+	@PYTHONPATH=server:tests $(TESTS)/bin/python -m demo
 
 audit-faults: tests-environment packages ## make every system call of the audit log fail and die, in turn (about ten minutes)
 	@PYTHONPATH=server:tests $(TESTS)/bin/python -m injection

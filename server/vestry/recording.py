@@ -20,6 +20,7 @@ from vestry.audit.content.sealing import Sealer
 from vestry.audit.log import AuditLog
 from vestry.audit.notary import Signing
 from vestry.audit.records import Records
+from vestry.audit.scan import LogUnusable
 from vestry.auditor import AuditorKey
 from vestry.configuration import digest
 from vestry.exporting import Exports
@@ -30,7 +31,7 @@ from vestry.reconcile import Reconciler
 from vestry.record import Recorder
 from vestry.relay import PATHS
 from vestry.retention import Retainer, policy_of
-from vestry.secret_files import content_hash
+from vestry.secret_files import SecretFault, content_hash
 from vestry.settings import Settings
 from vestry.types import ContentMode
 
@@ -118,16 +119,17 @@ class Recording:
         self._exports.grown(self.journal.size)
 
     def _keep(self, stack: contextlib.AsyncExitStack) -> Keep | None:
-        """What keeps content, if any tenant's is kept."""
+        """What keeps content, if any tenant's is kept. Raises LogUnusable."""
         settings, modes = self._settings, self._modes
         if not modes:
             return None
-        used = set(modes.values())
+        try:
+            hashing = content_hash(settings) if ContentMode.HASHED in modes.values() else b""
+            secrets = ContentSecrets(hashing, sealers(settings, modes))
+        except (SecretFault, ValueError) as fault:
+            raise LogUnusable(f"Content cannot be kept as the settings say: {fault}") from fault
         self._keeper = Keeper(
-            self._home,
-            ContentSecrets(content_hash(settings) if ContentMode.HASHED in used else b"", sealers(settings, modes)),
-            seconds=settings.audit.commit_seconds,
-            failed=self._meter.content_failed,
+            self._home, secrets, seconds=settings.audit.commit_seconds, failed=self._meter.content_failed
         )
         stack.push_async_callback(self._keeper.close)
         return Keep(self._keeper, modes, limit=settings.audit.content_bytes)

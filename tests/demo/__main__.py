@@ -1,8 +1,8 @@
 """`make audit-demo`: calls are made, the log verifies; then copies of it are tampered with, and each is caught.
 
 The server is a real one; its engine is the tests' stand-in, which answers at once. What verifies is `vestry audit
-verify`, with the public key alone, as an auditor would run it; and beside it the one-file verifier, which shares no line
-with the server. Exit status 1 if anything is not caught.
+verify`, with the public key alone, as an auditor would run it; and beside it the one-file verifier, which shares no
+line with the server. Exit status 1 if anything is not caught.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> int:
     """Everything, told line by line; the exit status."""
     with tempfile.TemporaryDirectory(prefix="vestry-demo-") as folder:
         base = Path(folder)
-        with FakeEngine() as engine, ServerProcess(base / "house", [engine]) as server:
+        with FakeEngine() as engine, ServerProcess(base, [engine]) as server:
             older = _calls(server, base)
             log, key = server.settings.audit_directory, str(server.public)
         click.echo(f"\nThe log as it is, with the public key {key}")
@@ -41,7 +41,9 @@ def main() -> int:
 
 
 def _calls(server: ServerProcess, base: Path) -> Path:
-    """Make calls in two lives of a server; a copy of the log between them."""
+    """Make a key, and calls in two lives of a server; a copy of the log between them."""
+    keys = [sys.executable, "-m", "vestry", "--config", str(server.config), "keys", "create", "--owner", "alice"]
+    subprocess.run(keys, check=True, capture_output=True)
     server.start()
     click.echo(f"A server is up, and answers {CALLS} calls ...")
     _ask(server, CALLS // 2)
@@ -78,7 +80,7 @@ def _verdicts(log: Path, key: str, outside: Path) -> Iterator[tuple[str, int, st
     options = [str(log), "--public-key", key, "--checkpoint", str(outside)]
     for name, command in (("vestry audit verify", ["-m", "vestry", "audit", "verify"]), (ALONE.name, [str(ALONE)])):
         done = subprocess.run([sys.executable, *command, *options], capture_output=True, text=True, check=False)
-        yield name, done.returncode, (done.stdout + done.stderr).strip()
+        yield name, done.returncode, done.stdout.strip() or done.stderr.strip()
 
 
 def _told(verdicts: Iterable[tuple[str, int, str]], expected: int, place: str) -> bool:

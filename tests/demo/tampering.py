@@ -14,7 +14,7 @@ RECORD = 37
 
 
 class Tampering(Struct, frozen=True):
-    """`apply` gets the copy to tamper with, and a copy of the log as it was earlier. `place` must be in what is said."""
+    """`apply` gets the copy to tamper with, and the log as it was earlier. `place` must be in what is said."""
 
     name: str
     title: str
@@ -38,7 +38,10 @@ def _one_byte(copy: Path, _older: Path) -> None:
 
 
 def _one_record(copy: Path, _older: Path) -> None:
-    _edit(copy, lambda leaves: leaves.pop(RECORD))
+    def edit(leaves: list[bytes]) -> None:
+        del leaves[RECORD]
+
+    _edit(copy, edit)
 
 
 def _swapped(copy: Path, _older: Path) -> None:
@@ -82,5 +85,5 @@ ALL = (
     Tampering("line", "A line of the journal is deleted.", _a_line, f"record {RECORD}"),
     Tampering("tail", "The tail is cut off.", _tail, f"record {WIDTH}"),
     Tampering("origin", "A whole log is removed.", _origin, "cli"),
-    Tampering("rollback", "The directory is rolled back to an older copy.", _rolled_back, "smaller"),
+    Tampering("rollback", "The directory is rolled back to an older copy.", _rolled_back, "olled back"),
 )

@@ -21,14 +21,13 @@ import httpx
 import openai
 import pytest
 
+from support import preparation
+from support.preparation import SMALL
 from support.processes import alive, eventually
-from vestry.models import catalog, environment, keeper, prepare
+from vestry.models import environment, keeper, prepare
 from vestry.models.places import Places
-from vestry.models.progress import Progress
 
 HERE = Path(__file__).resolve().parent
-KEPT = Path(os.environ.get("VESTRY_TEST_STATE", HERE.parents[1] / ".vestry"))
-SMALL = "smollm2-135m-instruct"
 START_SECONDS = 480  # three engines at once, on two cores that other tests use too, take minutes
 
 
@@ -163,13 +162,8 @@ def run_inside(places: Places, script: Path, *arguments: str, stdin: str = "", s
 
 @pytest.fixture(scope="session")
 def installed() -> Places:
-    """The engine's environment, and the small model prepared by the product's own code."""
-    places = Places(KEPT)
-    places.cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    progress = Progress()
-    stamp = environment.ensure(places.engine, progress, os.environ)
-    prepare.prepare(catalog.entry(SMALL), places, stamp, progress)
-    return places
+    """The engine's environment, and the small model. `run.py` has begun with both when it began with the tests."""
+    return preparation.prepared()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Content through the front door: what each mode keeps, of whatever kind of answer, and that nothing else is anywhere."""
+"""Content through the front door: what each mode keeps, of whatever kind of answer, and that no more is anywhere."""
 
 from __future__ import annotations
 
@@ -285,9 +285,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> ContentDisk:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_what_cannot_be_kept_is_not_asked(
-    tmp_path: Path, engine: FakeEngine, disk: ContentDisk, stream: bool
-) -> None:
+def test_what_cannot_be_kept_is_not_asked(tmp_path: Path, engine: FakeEngine, disk: ContentDisk, stream: bool) -> None:
     """503 before the engine is asked, as for a record; not ready; it mends by itself; a refusal is in the log."""
     with house_of(tmp_path, engine, "full") as house:
         assert house.post(json=chat()).status_code == 200
@@ -298,13 +296,9 @@ def test_what_cannot_be_kept_is_not_asked(
         assert answer.json()["error"]["code"] == "audit_unavailable"
         assert answer.headers["x-should-retry"] == "false"
         assert engine.calls == []
-        assert house.get_ops("/readyz").json()["missing"] == {
-            "content": "content that is to be kept cannot be written"
-        }
+        assert house.get_ops("/readyz").json()["missing"] == {"content": "content that is to be kept cannot be written"}
         assert metric(house, "vestry_audit_content_failures_total") == 1
-        [refusal] = [
-            each for each in house.records("refusal") if each["request_id"] == answer.headers["x-request-id"]
-        ]
+        [refusal] = [each for each in house.records("refusal") if each["request_id"] == answer.headers["x-request-id"]]
         assert refusal["code"] == "audit_unavailable"
         disk.full = False
         until(lambda: house.get_ops("/readyz").status_code == 200, what="readiness")

@@ -1,4 +1,4 @@
-"""What a SIEM does: a strict syslog receiver over TLS (RFC 5424, RFC 5425), and an HTTP collector. Both can misbehave."""
+"""What a SIEM does: a strict syslog receiver over TLS (RFC 5424, 5425), and an HTTP collector. Both can misbehave."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ import trustme
 HEADER = re.compile(
     rb"<(?P<pri>[1-9][0-9]{0,2}|0)>1 "
     rb"(?P<time>[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})) "
-    rb"(?P<host>[\x21-\x7e]{1,255}) (?P<app>[\x21-\x7e]{1,48}) (?P<proc>[\x21-\x7e]{1,128}) (?P<msgid>[\x21-\x7e]{1,32}) "
+    rb"(?P<host>[\x21-\x7e]{1,255}) (?P<app>[\x21-\x7e]{1,48}) (?P<proc>[\x21-\x7e]{1,128}) "
+    rb"(?P<msgid>[\x21-\x7e]{1,32}) "
     rb'(?P<data>-|(\[[^ =\]"]{1,32}( [^ =\]"]{1,32}="([^"\\\]]|\\["\\\]])*")*\])+)( (?P<text>.*))?',
     re.DOTALL,
 )

@@ -95,6 +95,11 @@ class ServerProcess:
         assert self.process is not None
         return self.process.wait(seconds)
 
+    def stop(self) -> None:
+        """Tell it to stop, and wait until it has, in order."""
+        self.signal(signal.SIGTERM)
+        assert self.wait() == 0, self.errors.read_text()
+
     def client(self) -> httpx.Client:
         """A client with the key."""
         return httpx.Client(

@@ -7,6 +7,7 @@ import hmac
 
 import pytest
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -53,7 +54,7 @@ def test_what_is_sealed_opens_by_the_rfc_alone() -> None:
     sealed = Sealer(AuditorKey(PUBLIC)).seal(SALT, b"content", CONTEXT)
     assert len(sealed.wrapped) == WRAPPED_BYTES
     key = hpke.unseal(PRIVATE, sealed.wrapped[:32], CONTEXT.encode(), b"", sealed.wrapped[32:])
-    plain = hpke.AESGCM(key).decrypt(bytes(12), sealed.ciphertext, CONTEXT.encode())
+    plain = AESGCM(key).decrypt(bytes(12), sealed.ciphertext, CONTEXT.encode())
     assert plain == SALT + b"content"
 
 
@@ -61,7 +62,7 @@ def test_what_the_rfc_alone_seals_opens() -> None:
     """And the other way round."""
     key = b"k" * 32
     enc, wrapped = hpke.seal(EPHEMERAL, PUBLIC, CONTEXT.encode(), b"", key)
-    ciphertext = hpke.AESGCM(key).encrypt(bytes(12), SALT + b"content", CONTEXT.encode())
+    ciphertext = AESGCM(key).encrypt(bytes(12), SALT + b"content", CONTEXT.encode())
     assert unseal(PRIVATE, Sealed(ciphertext, enc + wrapped), CONTEXT) == (SALT, b"content")
 
 

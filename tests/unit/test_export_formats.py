@@ -51,7 +51,7 @@ def mapped(record: Record) -> dict[str, Any]:
     return valid(json.loads(formats.as_ocsf(bytes_of(record))))
 
 
-def value_of(form: dict[str, Any]) -> st.SearchStrategy[Any]:
+def value_of(form: dict[str, Any]) -> st.SearchStrategy[Any]:  # noqa: PLR0911 - a form each
     """Values that fit a field's form in the table."""
     if "const" in form or "enum" in form:
         return st.sampled_from([str(each) for each in form["enum"]] if "enum" in form else [form["const"]])

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from vestry.audit.export.cursor import Cursor
 from vestry.audit.export.worker import Worker
 from vestry.audit.finding.walk import Walker
 from vestry.exporting import worker_of
-from vestry.settings import Export
+from vestry.settings_record import Export
 
 
 class Counts:
@@ -295,7 +296,7 @@ def test_https_with_a_token(log: LogMaker, tmp_path: Path, authority: Authority)
     token.write_text("s3cret-of-the-siem\n")
     token.chmod(0o600)
     log.add_calls(5)
-    settings = {"ca": authority.ca, "token": token, "token_scheme": "Splunk", "format": "cef"}
+    settings: dict[str, Any] = {"ca": authority.ca, "token": token, "token_scheme": "Splunk", "format": "cef"}
     with Collector(context=authority.context) as collector, running(log, url=collector.url, **settings):
         until(lambda: len(collector.lines) == log.store.next_index)
     assert collector.headers[0]["Authorization"] == "Splunk s3cret-of-the-siem"
@@ -353,7 +354,7 @@ def test_pauses_grow(log: LogMaker, monkeypatch: pytest.MonkeyPatch) -> None:
         collector.answer = answer
         with running(log, url=collector.url):
             until(lambda: len(tries) >= 6)
-    gaps = [later - earlier for earlier, later in zip(tries, tries[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(tries)]
     assert gaps[4] > 4 * gaps[0]
 
 

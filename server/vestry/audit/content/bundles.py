@@ -24,9 +24,10 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from vestry.audit.files import Files
 from vestry.types import ContentMode
@@ -42,6 +43,10 @@ _HEAD = struct.Struct(">4scHHI")
 _MAGIC = b"VKE1"
 _LIVES, _ERASED = b"L", b"E"
 _ZEROS = bytes(1 << 20)
+_PAGE = 4096
+
+
+_Size = Annotated[int, Meta(ge=0, le=1 << 48)]
 
 
 class About(Struct, frozen=True, omit_defaults=True):
@@ -53,8 +58,8 @@ class About(Struct, frozen=True, omit_defaults=True):
     kind: str
     mode: ContentMode
     time: str
-    offset: int = 0
-    length: int = 0
+    offset: _Size = 0
+    length: _Size = 0
 
 
 class Entry(Struct, frozen=True):
@@ -126,10 +131,15 @@ class Bundle:
             self._blobs = files.create(place.blobs / name)
         except BaseException:
             files.close(self._keys)
+            _forget(files, place.keys / name)
             raise
         self._keys_size = self._blobs_size = 0
-        files.sync_directory(place.keys)
-        files.sync_directory(place.blobs)
+        try:
+            files.sync_directory(place.keys)
+            files.sync_directory(place.blobs)
+        except BaseException:
+            self.discard()
+            raise
 
     @classmethod
     def begin(cls, place: Place, day: str, files: Files) -> Bundle:
@@ -166,6 +176,20 @@ class Bundle:
         self._blobs_size += len(blobs)
         return places
 
+    def probe(self) -> None:
+        """Write and sync a page, and take it back: raises OSError where content could not be kept."""
+        try:
+            self._write(self._blobs, bytearray(_PAGE))
+            self._files.sync(self._blobs)
+        finally:
+            self._cut_back()
+
+    def discard(self) -> None:
+        """Close it after a failure; an outage leaves no files with nothing in them."""
+        self.close()
+        if self._keys_size == 0:
+            _forget(self._files, self._place.blobs / self.name, self._place.keys / self.name)
+
     def close(self) -> None:
         for descriptor in (self._keys, self._blobs):
             with suppress(OSError):
@@ -182,6 +206,12 @@ class Bundle:
             with suppress(OSError):
                 self._files.truncate(descriptor, size)
                 self._files.sync(descriptor)
+
+
+def _forget(files: Files, *paths: Path) -> None:
+    for path in paths:
+        with suppress(OSError):
+            files.remove(path)
 
 
 def encode(about: About, secret: bytes) -> bytes:

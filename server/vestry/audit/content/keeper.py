@@ -218,12 +218,16 @@ class Keeper:
         """Make these durable, and fill in where they are; or what went wrong. With none, it is a try."""
         try:
             bundle = self._current()
-            places = bundle.append([item for _, _, item in ready])
+            if self._broken:
+                bundle.probe()
+            places = bundle.append([item for _, _, item in ready]) if ready else []
         except OSError as error:
             if not self._broken:
                 _LOG.error("content cannot be kept, so its calls are not served: %s", error)
             self._broken = True
-            self._drop()
+            if self._bundle is not None:
+                self._bundle.discard()
+                self._bundle = None
             return [(job, error) for job, _, _ in ready]
         if self._broken:
             _LOG.warning("content can be kept again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -64,12 +65,11 @@ def command(
     reading = Reading(place, wanted, use_index=not no_index, progress=Progress())
     name = "audit show --follow" if follow else "audit show"
     _print(reading.begin(name, limit=limit, newest_first=reverse), as_json=as_json)
-    while follow:
-        try:
-            time.sleep(FOLLOW_SECONDS)
-        except KeyboardInterrupt:
-            return
-        _print(reading.following(), as_json=as_json)
+    if follow:
+        with contextlib.suppress(KeyboardInterrupt):  # how it ends
+            while True:
+                time.sleep(FOLLOW_SECONDS)
+                _print(reading.following(), as_json=as_json)
 
 
 def _print(records: Iterable[Found], *, as_json: bool) -> None:

@@ -1,0 +1,424 @@
+"""`vestry audit keygen`, `open`, `erase`, `tenant-key`: beside a real server that runs, and on a copy."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import shutil
+import signal
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from click.testing import Result
+
+from fakes.audit import read
+from fakes.engine import FakeEngine
+from support.cli import Cli
+from support.house import chat, read_records
+from support.server import ServerProcess
+from vestry.audit.content.bundles import Place, entries
+
+CANARY = "canary-7f3a9"
+WORDS = ("It", " is", f" {CANARY}", ".")
+
+
+class Office:
+    """A server process whose content is sealed (chat) and in full (completions), and the auditor beside it."""
+
+    def __init__(self, folder: Path, engine: FakeEngine, **audit: Any) -> None:
+        self.folder = folder
+        self.key = folder / "auditor.key"
+        self.cli = Cli(folder / "state")
+        public = self.cli.ok("audit", "keygen", str(self.key)).strip()
+        content = {"default": "sealed", "routes": {"completions": "full"}}
+        hashed = {"content": {"default": "hashed"}}
+        self.server = ServerProcess(
+            folder,
+            [engine],
+            audit={"auditor": public, **audit},
+            tenants={"default": {"content": content}, "research": hashed},
+        )
+        self.cli.variables = {"VESTRY_CONFIG": str(self.server.config)}
+
+    @property
+    def audit(self) -> Path:
+        return self.server.settings.audit_directory
+
+    @property
+    def place(self) -> Place:
+        return Place(self.audit / "server")
+
+    def ask(self, text: str = f"Say {CANARY}", *, stream: bool = False) -> str:
+        """One chat; its request id."""
+        with self.server.client() as client:
+            answer = client.post("/v1/chat/completions", json=chat(text, stream=stream))
+        assert answer.status_code == 200, answer.text
+        return answer.headers["x-request-id"]
+
+    def complete(self, prompt: str = f"Say {CANARY}") -> str:
+        """One completion; its request id."""
+        with self.server.client() as client:
+            answer = client.post("/v1/completions", json={"model": "small", "prompt": prompt})
+        assert answer.status_code == 200, answer.text
+        return answer.headers["x-request-id"]
+
+    def open(self, which: str, *options: str, key: Path | None = None) -> Result:
+        return self.cli("audit", "open", which, "--private-key", str(key or self.key), *options)
+
+    def erase(self, *options: str) -> Result:
+        return self.cli("audit", "erase", "--reason", "request", *options)
+
+    def recorded(self, kind: str) -> list[dict[str, Any]]:
+        """What the commands have recorded."""
+        return read_records(self.audit / "cli", kind) if (self.audit / "cli").is_dir() else []
+
+    def raw(self) -> bytes:
+        """Every byte under the record."""
+        return b"\n".join(path.read_bytes() for path in self.audit.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[FakeEngine]:
+    """An engine whose answer holds a word that is nowhere else."""
+    with FakeEngine() as engine:
+        engine.behave(words=WORDS)
+        yield engine
+
+
+@pytest.fixture
+def office(tmp_path: Path, engine: FakeEngine) -> Iterator[Office]:
+    """It runs."""
+    office = Office(tmp_path, engine)
+    with office.server:
+        office.server.start()
+        yield office
+
+
+def test_a_key_pair_is_made(tmp_path: Path) -> None:
+    """The public half is printed alone, the private one is in a file for its owner; an existing file is left alone."""
+    cli, path = Cli(tmp_path / "state"), tmp_path / "auditor.key"
+    printed = cli.ok("audit", "keygen", str(path))
+    assert printed.startswith("vestry-auditor-")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert printed.strip() in path.read_text()
+    before = path.read_bytes()
+    again = cli("audit", "keygen", str(path))
+    assert again.exit_code == 2
+    assert "exists already" in again.output
+    assert path.read_bytes() == before
+    assert cli("audit", "keygen", str(tmp_path / "no" / "such")).exit_code == 2
+
+
+def test_the_auditor_opens_what_was_sealed(office: Office) -> None:
+    """Prompt and answer, by request id and by index, streamed or not; each reading is recorded before."""
+    for stream in (False, True):
+        request_id = office.ask(stream=stream)
+        shown = office.open(request_id)
+        assert shown.exit_code == 0, shown.output
+        assert f"Say {CANARY}" in shown.output
+        assert f'"text":"It is {CANARY}."' in shown.output
+        assert shown.output.count("verified against the commitment") == 2
+    index = next(r["index"] for r in office.server.records("intent") if r["request_id"] == request_id)
+    assert office.open(str(index)).output == shown.output
+    reads = office.recorded("log.read")
+    assert len(reads) == 3
+    assert reads[-1]["what"] == f"open {request_id}"
+    assert reads[-1]["count"] == 2
+    assert reads[-1]["actor"]
+    assert CANARY.encode() not in office.raw()
+    read(office.audit, "cli")
+
+
+def test_another_key_or_none_opens_nothing(office: Office) -> None:
+    """A sentence that says whose it is, and exit status 2."""
+    request_id = office.ask()
+    other = office.folder / "other.key"
+    office.cli.ok("audit", "keygen", str(other))
+    for shown in (office.open(request_id, key=other), office.cli("audit", "open", request_id)):
+        assert shown.exit_code == 2
+        assert "auditor's key" in shown.output
+        assert CANARY not in shown.output
+        assert "Traceback" not in shown.output
+
+
+def test_on_a_copy_nothing_is_written(office: Office) -> None:
+    """The auditor needs no settings and no server, and the copy stays as it was."""
+    request_id = office.ask()
+    copy = office.folder / "copy"
+    shutil.copytree(office.audit, copy)
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    elsewhere = Cli(office.folder / "elsewhere")
+    for directory in (copy, copy / "server"):
+        shown = elsewhere("audit", "open", request_id, "--private-key", str(office.key), "--directory", str(directory))
+        assert shown.exit_code == 0, shown.output
+        assert CANARY in shown.output
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+    assert office.recorded("log.read") == []
+
+
+def test_what_is_opened_can_be_proven_to_others(office: Office) -> None:
+    """Content and salt, hashed by anybody, are what the record has; plain text needs no key."""
+    for request_id in (office.ask(), office.complete()):
+        shown = office.open(request_id, "--json")
+        assert shown.exit_code == 0
+        records = [r for r in office.server.records() if r.get("request_id") == request_id]
+        for part, record in zip(json.loads(shown.output)["parts"], records, strict=True):
+            salted = bytes.fromhex(part["salt"]) + part["text"].encode()
+            assert hashlib.sha256(salted).hexdigest() == record["content"]["commitment"]
+            assert part["index"] == record["index"]
+    assert office.cli("audit", "open", request_id).exit_code == 0
+
+
+def test_control_characters_reach_no_terminal(office: Office) -> None:
+    """What a client sent is shown as an escape."""
+    request_id = office.complete("\x1b[31mred\x07\u202e")
+    shown = office.open(request_id)
+    assert "red" in shown.output
+    assert "\x1b" not in shown.output
+    assert "\u202e" not in shown.output
+
+
+def test_what_was_altered_or_is_missing_is_said(office: Office) -> None:
+    """Ciphertext, plain text, an entry, a file: a sentence each, exit status 1, and no content of the altered."""
+    sealed, plain = office.ask(), office.complete()
+    [name] = office.place.names()
+    blobs, keys = office.place.blobs / name, office.place.keys / name
+    good = blobs.read_bytes()
+    for request_id, at in ((sealed, 5), (plain, len(good) - 5)):
+        altered = bytearray(good)
+        altered[at] ^= 1
+        blobs.write_bytes(altered)
+        shown = office.open(request_id)
+        assert shown.exit_code == 1
+        assert "altered" in shown.output
+    blobs.write_bytes(good[:10])
+    assert "ends before byte" in office.open(sealed).output
+    blobs.unlink()
+    shown = office.open(sealed)
+    assert (shown.exit_code, "missing" in shown.output) == (1, True)
+    blobs.write_bytes(good)
+    good_keys = keys.read_bytes()
+    keys.write_bytes(good_keys.replace(b"VKE1", b"VKE2"))
+    shown = office.open(sealed)
+    assert (shown.exit_code, "no entry stands there" in shown.output) == (1, True)
+    keys.write_bytes(good_keys.replace(b"VKE1L", b"VKE1E"))
+    shown = office.open(sealed)
+    assert shown.exit_code == 1
+    assert "no record of the log `cli` says that it was" in shown.output
+    keys.write_bytes(good_keys)
+    assert office.open(sealed).exit_code == 0
+
+
+def test_swapped_contents_are_found(office: Office) -> None:
+    """One call's entry in the place of another's."""
+    first, second = office.ask("one"), office.ask("two")
+    [name] = office.place.names()
+    keys = office.place.keys / name
+    good = keys.read_bytes()
+    assert len(first) == len(second)
+    keys.write_bytes(good.replace(first.encode(), b"*" * 36).replace(second.encode(), first.encode()))
+    shown = office.open(first)
+    assert shown.exit_code == 1
+    assert '"one"' not in shown.output
+    assert '"two"' not in shown.output
+
+
+@pytest.mark.parametrize(
+    ("which", "said"),
+    [("req_nobody", "no log in"), ("99999", "has no record"), ("0", "is no intent"), ("9" * 40, "has no record")],
+)
+def test_what_is_not_there_is_said(office: Office, which: str, said: str) -> None:
+    """An unknown id, an index beyond the end, a record that is no call: exit status 2."""
+    shown = office.open(which)
+    assert shown.exit_code == 2
+    assert said in shown.output
+    assert office.recorded("log.read") == []
+
+
+def test_wrong_directories_and_keys_are_said(office: Office, tmp_path: Path) -> None:
+    """A directory that is no log, a log that is not there, a file that is no key: exit status 2, a sentence."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    request_id = office.ask()
+    for shown in (
+        office.open(request_id, "--directory", str(empty)),
+        office.open("0", "--directory", str(empty)),
+        office.open("0", "--origin", "nobody"),
+        office.open("0", "--origin", "../../.."),
+        office.open(request_id, key=office.server.config),
+        office.open(request_id, key=empty / "missing"),
+    ):
+        assert shown.exit_code == 2, shown.output
+        assert "Error" in shown.output
+        assert "Traceback" not in shown.output
+
+
+def test_erasing_destroys_content_and_nothing_else(office: Office) -> None:
+    """While the server runs: what was kept cannot be opened, says so, and the log is as it was; others' stays."""
+    sealed, plain = office.ask(), office.complete()
+    assert CANARY.encode() in office.raw()
+    secrets = [entry.secret for name in office.place.names() for entry in entries(office.place.keys / name)]
+    log = b"".join(path.read_bytes() for path in sorted((office.audit / "server").glob("*.jsonl")))
+    done = office.erase("--subject", "tester")
+    assert done.exit_code == 0, done.output
+    assert "4 contents of `tester` erased" in done.output
+    raw = office.raw()
+    assert CANARY.encode() not in raw
+    assert not any(secret in raw for secret in secrets)
+    [record] = office.recorded("content.erase")
+    assert (record["subject"], record["count"], record["reason"]) == ("tester", 4, "request")
+    for request_id in (sealed, plain):
+        shown = office.open(request_id)
+        assert shown.exit_code == 0
+        assert (
+            shown.output.count(f"it was erased at {record['time']}, as record {record['index']} of the log `cli`") == 2
+        )
+    after = b"".join(path.read_bytes() for path in sorted((office.audit / "server").glob("*.jsonl")))
+    assert after == log
+    later = office.ask()
+    assert CANARY in office.open(later).output
+    assert "Nothing is kept" not in office.erase("--subject", "tester").output
+    assert "Nothing is kept" in office.erase("--subject", "tester").output
+    assert len(office.recorded("content.erase")) == 2
+    office.server.signal(signal.SIGTERM)
+    assert office.server.wait() == 0
+    read(office.audit)
+    read(office.audit, "cli")
+
+
+def test_what_is_erased_can_be_bounded(office: Office) -> None:
+    """By tenant and by time; what is beyond is not touched."""
+    office.ask()
+    for options in (
+        ("--subject", "nobody"),
+        ("--subject", "tester", "--tenant", "research"),
+        ("--subject", "tester", "--before", "2020-01-31"),
+        ("--subject", "tester", "--before", "2020-01-31T10:00:00+02:00"),
+    ):
+        done = office.erase(*options)
+        assert (done.exit_code, "Nothing is kept" in done.output) == (0, True), done.output
+    assert office.recorded("content.erase") == []
+    assert "2 contents" in office.erase("--subject", "tester", "--before", "2999-01-01", "--tenant", "default").output
+    [record] = office.recorded("content.erase")
+    assert (record["tenant"], record["before"]) == ("default", "2999-01-01T00:00:00.000000Z")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--subject", " "),
+        ("--subject", "tester", "--reason", ""),
+        ("--subject", "tester", "--before", "yesterday"),
+        ("--subject", "tester", "--before", "2027-01-31T10:00:00"),
+        (),
+    ],
+)
+def test_what_makes_no_sense_is_refused(office: Office, options: tuple[str, ...]) -> None:
+    """Exit status 2, and nothing is erased."""
+    assert office.erase(*options).exit_code == 2
+    assert office.recorded("content.erase") == []
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [{"subject": "tester"}, {"tenant": "default"}, {"tenant": "default", "subject": "tester"}],
+    ids=["subject", "tenant", "both"],
+)
+def test_a_legal_hold_stops_it(tmp_path: Path, engine: FakeEngine, hold: dict[str, str]) -> None:
+    """Refused with the hold's reason, whether or not the tenant is named; nothing is recorded, nothing erased."""
+    office = Office(tmp_path, engine, holds=[{**hold, "reason": "lawsuit 117"}])
+    with office.server:
+        office.server.start()
+        request_id = office.ask()
+        for options in (("--subject", "tester"), ("--subject", "tester", "--tenant", "default")):
+            done = office.erase(*options)
+            assert done.exit_code == 1
+            assert "legal hold" in done.output
+            assert "lawsuit 117" in done.output
+        assert office.recorded("content.erase") == []
+        assert CANARY in office.open(request_id).output
+        assert office.erase("--subject", "somebody else").exit_code == 0
+
+
+def test_an_erasure_that_cannot_be_recorded_is_not_done(office: Office) -> None:
+    """The log of the command line is in the way: refused, and everything is still there."""
+    request_id = office.ask()
+    (office.audit / "cli").write_text("in the way")
+    done = office.erase("--subject", "tester")
+    assert done.exit_code == 1
+    assert "could not be recorded" in done.output
+    (office.audit / "cli").unlink()
+    assert CANARY in office.open(request_id).output
+
+
+def test_a_reading_that_cannot_be_recorded_shows_nothing(office: Office) -> None:
+    """On the server's own record."""
+    request_id = office.ask()
+    (office.audit / "cli").write_text("in the way")
+    shown = office.open(request_id)
+    assert shown.exit_code == 1
+    assert CANARY not in shown.output
+
+
+def test_a_killed_server_loses_no_acknowledged_content(office: Office) -> None:
+    """kill -9, and start again: every answered call can be opened; what comes after goes into another bundle."""
+    asked = [office.ask(f"number {number}") for number in range(10)]
+    assert office.server.process is not None
+    office.server.process.kill()
+    office.server.wait()
+    office.server.start()
+    asked.append(office.ask("number 10"))
+    assert len(office.place.names()) == 2
+    for number, request_id in enumerate(asked):
+        assert f'"number {number}"' in office.open(request_id).output
+
+
+def test_a_text_can_be_tested_with_the_tenants_key_only(office: Office, tmp_path: Path) -> None:
+    """HMAC-SHA-256 by any library; handing the key out is recorded; a candidate is compared byte for byte."""
+    with office.server.client() as client:
+        key = office.cli.ok("keys", "create", "--owner", "bob", "--tenant", "research").strip()
+        headers = {"authorization": f"Bearer {key}"}
+        answer: httpx.Response = client.post("/v1/chat/completions", json=chat("was this asked?"), headers=headers)
+    assert answer.status_code == 200
+    request_id = answer.headers["x-request-id"]
+    [intent] = [r for r in office.server.records("intent") if r["request_id"] == request_id]
+    keys = [bytes.fromhex(office.cli.ok("audit", "tenant-key", name).strip()) for name in ("research", "default")]
+    wanted = [hmac.new(key, b"was this asked?", "sha256").hexdigest() for key in keys]
+    assert wanted[0] in intent["content"]["texts"]
+    assert wanted[1] not in intent["content"]["texts"]
+    assert [each["what"] for each in office.recorded("log.read")] == ["tenant-key research", "tenant-key default"]
+    assert office.cli("audit", "tenant-key", "nobody").exit_code == 2
+    candidate = tmp_path / "candidate"
+    candidate.write_text(
+        json.dumps({"choices": [{"finish_reason": "stop", "index": 0, "text": "".join(WORDS)}]}, separators=(",", ":"))
+    )
+    shown = office.open(request_id, "--candidate", str(candidate))
+    assert "answer" in shown.output
+    assert "this is what the file holds" in shown.output
+    assert "only hashes of it are kept" in office.open(request_id).output
+    erased = office.erase("--subject", "bob")
+    assert erased.exit_code == 0
+    assert "it was erased at" in office.open(request_id, "--candidate", str(candidate)).output
+
+
+def test_sealing_needs_a_key(tmp_path: Path) -> None:
+    """`vestry check` names the tenant, the place and the mend; and so does a key that was mistyped."""
+    cli, path = Cli(tmp_path / "state"), tmp_path / "vestry.yaml"
+    public = cli.ok("audit", "keygen", str(tmp_path / "auditor.key")).strip()
+    content: dict[str, Any] = {"routes": {"chat.completions": "sealed"}}
+    path.write_text(yaml.safe_dump({"tenants": {"radiology": {"content": content}}}))
+    told = cli("check", VESTRY_CONFIG=str(path))
+    assert told.exit_code == 2
+    assert "tenants.radiology.content" in told.output
+    assert "vestry audit keygen" in told.output
+    content["auditor"] = public[:-1] + ("A" if public[-1] != "A" else "B")
+    path.write_text(yaml.safe_dump({"tenants": {"radiology": {"content": content}}}))
+    told = cli("check", VESTRY_CONFIG=str(path))
+    assert "checksum is wrong" in told.output
+    assert "tenants.radiology.content.auditor" in told.output

@@ -1,0 +1,318 @@
+"""`vestry audit show`, `export` and `index`, on the log of a real server, as a stranger types them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from fakes.engine import FakeEngine
+from support.cli import Cli
+from support.house import chat, read_records
+from support.logs import LogMaker
+from support.server import ServerProcess
+from vestry.audit.finding.walk import Walker
+
+SCHEMA = json.loads((Path(__file__).parents[1] / "ocsf" / "schema.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerProcess, list[str]]]:
+    """A server that answered some calls and runs on, and the calls' ids."""
+    with FakeEngine() as engine, ServerProcess(tmp_path_factory.mktemp("served"), [engine]) as server:
+        server.start()
+        bodies = [*[chat()] * 5, {"model": "none"}]
+        with server.client() as client:
+            ids = [client.post("/v1/chat/completions", json=body).headers["x-request-id"] for body in bodies]
+        yield server, ids
+
+
+@pytest.fixture
+def cli(served: tuple[ServerProcess, list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cli:
+    """The command line with that server's settings."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    server, _ = served
+    runner = Cli(server.state)
+    runner.variables = {"VESTRY_CONFIG": str(server.config)}
+    return runner
+
+
+def shown(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def readings(server: ServerProcess) -> list[dict[str, Any]]:
+    home = server.settings.audit_directory / "cli"
+    found = [json.loads(leaf) for _, leaf in Walker(home).records(0)] if home.exists() else []
+    return [record for record in found if record["type"] == "log.read"]
+
+
+def test_a_call_by_its_id(cli: Cli, served: tuple[ServerProcess, list[str]]) -> None:
+    """From the id that the client was given to its records; that they were read is a record, made before."""
+    server, ids = served
+    before = len(readings(server))
+    records = shown(cli.ok("audit", "show", "--request-id", ids[2], "--json"))
+    assert [record["type"] for record in records] == ["intent", "outcome"]
+    assert {record["request_id"] for record in records} == {ids[2]}
+    [reading] = readings(server)[before:]
+    assert (reading["command"], reading["filter"], reading["records"]) == ("audit show", f"request_id={ids[2]}", 2)
+    assert reading["actor"]
+
+
+def test_lines_for_people(cli: Cli, served: tuple[ServerProcess, list[str]]) -> None:
+    """Without --json a record is one readable line, newest last; --reverse and --limit do what they say."""
+    _, ids = served
+    lines = cli.ok("audit", "show", "--type", "outcome", "--origin", "server").splitlines()
+    assert [line.rpartition("request_id=")[2] for line in lines] == ids[:5]
+    assert all("ending=complete" in line and "server#" in line for line in lines)
+    newest = cli.ok("audit", "show", "--type", "outcome", "--reverse", "--limit", "2").splitlines()
+    assert newest == lines[:-3:-1]
+    assert cli.ok("audit", "show", "--type", "outcome", "--limit", "2").splitlines() == lines[-2:]
+
+
+def test_filters_by_who_and_how(cli: Cli, served: tuple[ServerProcess, list[str]]) -> None:
+    """Options narrow each other; alternatives of one do not."""
+    _, ids = served
+    refused = shown(cli.ok("audit", "show", "--json", "--outcome", "refused", "--since", "1h"))
+    assert [record["request_id"] for record in refused] == [ids[5]]
+    assert shown(cli.ok("audit", "show", "--json", "--code", refused[0]["code"], "--tenant", "default")) == refused
+    assert cli.ok("audit", "show", "--until", "1h") == ""
+    assert cli.ok("audit", "show", "--subject", "tester", "--tenant", "nobody") == ""
+    both = shown(cli.ok("audit", "show", "--json", "--type", "server.start", "--type", "refusal"))
+    assert [record["type"] for record in both] == ["server.start", "refusal"]
+    same = cli.ok("audit", "show", "--no-index", "--json", "--outcome", "refused")
+    assert shown(same) == refused
+
+
+def test_all_logs_in_the_order_of_time(cli: Cli, served: tuple[ServerProcess, list[str]]) -> None:
+    """Without --origin every log of the directory is shown, merged by time; each keeps its own order."""
+    cli.ok("audit", "show", "--limit", "1")
+    records = shown(cli.ok("audit", "show", "--json"))
+    assert {record["origin"] for record in records} == {"server", "cli"}
+    for origin in ("server", "cli"):
+        places = [record["index"] for record in records if record["origin"] == origin]
+        assert places == list(range(len(places)))
+    first = next(place for place, record in enumerate(records) if record["origin"] == "cli")
+    assert first > 0
+    assert all(record["time"] <= records[first]["time"] for record in records[:first])
+
+
+@pytest.mark.parametrize("form", ["jsonl", "ocsf", "cef"])
+def test_exporting(cli: Cli, served: tuple[ServerProcess, list[str]], tmp_path: Path, form: str) -> None:
+    """An export has every record in its format, is for its owner alone, and is a record itself."""
+    server, _ = served
+    file = tmp_path / "out"
+    cli.ok("audit", "export", "--format", form, "--origin", "server", "--output", str(file))
+    lines = file.read_bytes().splitlines()
+    leaves = [leaf for _, leaf in Walker(server.settings.audit_directory / "server").records(0)]
+    assert len(lines) == len(leaves)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert readings(server)[-1]["command"] == f"audit export --format {form}"
+    assert readings(server)[-1]["records"] == len(leaves)
+    if form == "jsonl":
+        assert lines == leaves
+    if form == "ocsf":
+        for event in map(json.loads, lines):
+            shape = SCHEMA["classes"][str(event["class_uid"])]
+            jsonschema.validate(event, {**shape, "$defs": SCHEMA["objects"]})
+    if form == "cef":
+        assert all(line.startswith(b"CEF:0|Vestry|Vestry|") for line in lines)
+    again = cli("audit", "export", "--output", str(file))
+    assert again.exit_code == 2
+    assert "is there already" in again.output
+
+
+def test_following(cli: Cli, served: tuple[ServerProcess, list[str]]) -> None:
+    """--follow shows what comes after it began, until Ctrl-C."""
+    server, _ = served
+    environment = {**os.environ, **cli.variables, "PYTHONUNBUFFERED": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "vestry",
+        *["audit", "show", "--follow", "--limit", "1", "--json", "--type", "outcome"],
+    ]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    json.loads(process.stdout.readline())
+    with server.client() as client:
+        asked = client.post("/v1/chat/completions", json=chat()).headers["x-request-id"]
+    assert json.loads(process.stdout.readline())["request_id"] == asked
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 0
+    assert readings(server)[-1]["command"] == "audit show --follow"
+
+
+def test_what_cannot_be_recorded_is_not_shown(
+    cli: Cli, served: tuple[ServerProcess, list[str]], tmp_path: Path
+) -> None:
+    """Fail closed: without a log to record the reading in, or without the signing key, nothing is shown."""
+    server, _ = served
+    lock = os.open(server.settings.audit_directory / "cli" / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        result = cli("audit", "show", "--json")
+    finally:
+        os.close(lock)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: Nothing is shown, because the reading could not be recorded.")
+    result = cli("audit", "export", VESTRY_AUDIT__SIGNING_KEY=str(tmp_path / "none"))
+    assert (result.exit_code, result.stdout) == (1, "")
+
+
+def test_the_index_of_a_running_server(cli: Cli, served: tuple[ServerProcess, list[str]]) -> None:
+    """It stands beside the log, and can be made anew while the server writes; the log itself does not change."""
+    server, _ = served
+    said = cli.ok("audit", "index", "--rebuild", "--origin", "server")
+    assert said.startswith("server: ")
+    index = server.settings.audit_directory / "server" / "index.sqlite"
+    assert stat.S_IMODE(index.stat().st_mode) == 0o600
+    with server.client() as client:
+        assert client.post("/v1/chat/completions", json=chat()).status_code == 200
+
+
+def test_a_servers_log_is_no_copy(cli: Cli, served: tuple[ServerProcess, list[str]], tmp_path: Path) -> None:
+    """--copy is not a way around the record of readings: neither this server's directory nor a log in use is a copy."""
+    server, _ = served
+    own = server.settings.audit_directory
+    (tmp_path / "link").symlink_to(own)
+    for directory in (own, own / "server", tmp_path / "link"):
+        result = cli("audit", "show", "--copy", str(directory))
+        assert result.exit_code == 2
+        assert "is no copy, but this server's own audit log" in result.output
+    elsewhere = cli("audit", "show", "--copy", str(own), VESTRY_CONFIG="", VESTRY_STATE=str(tmp_path / "other"))
+    assert elsewhere.exit_code == 2
+    assert "is no copy: a server writes to it" in elsewhere.output
+
+
+# Copies
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of a log, on a machine without settings."""
+    with LogMaker(tmp_path / "copy") as log:
+        log.add_calls(600)
+    return tmp_path / "copy"
+
+
+@pytest.fixture
+def auditor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """The command line of somebody who has nothing but the copy."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Cli(tmp_path / "no-state")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_copy_is_read_and_not_written_to(copy: Path, auditor: Cli, tmp_path: Path) -> None:
+    """No settings and no key are needed, nothing is recorded, and no file of the copy changes; of a copy of one log
+    its directory will do."""
+    before = contents(copy)
+    records = shown(auditor.ok("audit", "show", "--copy", str(copy), "--request-id", "req-17", "--json"))
+    assert [record["type"] for record in records] == ["intent", "outcome"]
+    assert shown(auditor.ok("audit", "export", "--copy", str(copy / "server"), "--request-id", "req-17")) == records
+    assert auditor.ok("audit", "index", "--copy", str(copy)).startswith("server: 1024 of 1201 records")
+    assert contents(copy) == before
+    assert not (tmp_path / "no-state").exists()
+
+
+def test_without_a_place_for_an_index_the_copy_is_read(copy: Path, auditor: Cli, tmp_path: Path) -> None:
+    """Where no cache can be written, the log is read from end to end, and that is said."""
+    (tmp_path / "cache").write_text("a file")
+    result = auditor("audit", "show", "--copy", str(copy), "--request-id", "req-17", "--json")
+    assert result.exit_code == 0
+    assert len(shown(result.stdout)) == 2
+    assert "The whole log `server` is read: no index can be kept in" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--copy", "NOWHERE"], "does not exist"),
+        (["--copy", "EMPTY"], "holds no audit log"),
+        (["--copy", "COPY", "--origin", "other"], "There is no log `other` in"),
+        (["--copy", "COPY", "--directory", "COPY"], "give one of them"),
+        (["--copy", "COPY", "--since", "yesterday"], "write 24h, 90m, 7d"),
+        (["--copy", "COPY", "--type", "nonsense"], "is not one of"),
+        (["--copy", "COPY", "--follow", "--reverse"], "leave --reverse out"),
+        (["--directory", "EMPTY"], "holds no audit log"),
+    ],
+)
+def test_what_cannot_be_used(copy: Path, auditor: Cli, tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    """A sentence and exit status 2."""
+    (tmp_path / "empty").mkdir()
+    places = {"NOWHERE": str(tmp_path / "nowhere"), "EMPTY": str(tmp_path / "empty"), "COPY": str(copy)}
+    result = auditor("audit", "show", *[places.get(each, each) for each in arguments])
+    assert result.exit_code == 2
+    assert sentence in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_damaged_copy(copy: Path, auditor: Cli) -> None:
+    """A record that is none, a bundle that is cut, a checkpoint that says nothing: a sentence that says where."""
+    bundle = copy / "server/tile/entries/001"
+    whole = bundle.read_bytes()
+    for damaged, said in (
+        (whole.replace(b'"time"', b'"tine"', 1), "record 256 of"),
+        (whole[:-5], "entries/001 is damaged"),
+        (b"", "entries/001 holds 0 records"),
+        (os.urandom(5000), "entries/001 "),
+    ):
+        bundle.write_bytes(damaged)
+        for arguments in (["--subject", "user3"], ["--subject", "user3", "--no-index"]):
+            result = auditor("audit", "show", "--copy", str(copy), *arguments)
+            assert result.exit_code == 2, result.output
+            assert said in result.stderr
+            assert "Traceback" not in result.output
+    bundle.write_bytes(whole)
+    (copy / "server/checkpoint").write_text("nonsense")
+    result = auditor("audit", "show", "--copy", str(copy))
+    assert (result.exit_code, "checkpoint is damaged" in result.stderr) == (2, True)
+
+
+def test_nothing_in_a_record_reaches_the_terminal(tmp_path: Path, auditor: Cli) -> None:
+    """Control characters in a copy that somebody has prepared are shown as escapes."""
+    with LogMaker(tmp_path / "copy") as log:
+        log.add(
+            {"schema": 1, "type": "server.stop", "time": "2026-01-31T23:59:59.000001Z", "version": "\x1b[31m\u202e\x85"}
+        )
+    output = auditor.ok("audit", "show", "--copy", str(tmp_path / "copy"), "--type", "server.stop")
+    assert "\\x1b[31m\\u202e\\x85" in output
+    assert output.strip().isprintable()
+
+
+def test_pruned_records_are_told(copy: Path, auditor: Cli) -> None:
+    """What is there is shown, and that something is not is said."""
+    for number in (0, 1):
+        (copy / f"server/tile/entries/00{number}").unlink()
+    shutil.rmtree(copy / "server/tile/0")
+    result = auditor("audit", "show", "--copy", str(copy), "--json")
+    assert result.exit_code == 0
+    assert shown(result.stdout)[0]["index"] == 512
+    assert "Records before 512 of `server` are not there" in result.stderr
+
+
+def test_a_readings_record_fits_the_schema(cli: Cli, served: tuple[ServerProcess, list[str]]) -> None:
+    """However long a filter is, its record is whole."""
+    server, _ = served
+    many = [part for number in range(300) for part in ("--subject", f"somebody-{number}")]
+    cli.ok("audit", "show", *many)
+    reading = readings(server)[-1]
+    assert reading["filter"].endswith(" characters]")
+    assert len(reading["filter"]) <= 1024
+    assert read_records(server.settings.audit_directory / "cli", "log.read")

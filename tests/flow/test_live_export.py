@@ -1,0 +1,79 @@
+"""The live export of a real server: records reach a SIEM, and one that is down holds up nothing and loses nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import httpx
+
+from fakes.engine import FakeEngine
+from support.cli import Cli
+from support.house import House, chat, until
+from support.outcomes import metric
+from support.receivers import Authority, Collector, SyslogReceiver
+from support.server import ServerProcess
+from vestry.audit.finding.walk import Walker
+
+
+def test_calls_reach_syslog_and_http(tmp_path: Path) -> None:
+    """Two exports at once, in two formats; the metrics say what was sent and that nothing waits."""
+    authority = Authority(tmp_path)
+    with SyslogReceiver(authority) as receiver, Collector() as collector, FakeEngine() as engine:
+        exports = [
+            {"name": "siem", "url": receiver.url, "ca": authority.ca, "format": "cef"},
+            {"name": "lake", "url": collector.url, "format": "ocsf"},
+        ]
+        with House(tmp_path / "state", [engine], audit={"exports": exports}) as house:
+            asked = house.post(json=chat()).headers["x-request-id"]
+            until(lambda: sum(asked.encode() in line for line in collector.lines) == 2)
+            until(lambda: sum(asked in message.text for message in receiver.messages) == 2)
+            until(lambda: metric(house, "vestry_audit_export_lag_records", export="siem") == 0)
+            assert metric(house, "vestry_audit_exported_records_total", export="lake") >= 4
+            assert metric(house, "vestry_audit_export_failed_records_total", export="lake") == 0
+        kinds = [json.loads(line)["metadata"]["event_code"] for line in collector.lines]
+        assert kinds[-1] == "server.stop", "the last flush has the server's end"
+        assert {"server.start", "intent", "outcome"} < set(kinds)
+
+
+def test_a_siem_that_is_down_loses_nothing(tmp_path: Path) -> None:
+    """Calls go on while the collector is down; after a kill -9 of the server and its own return all is there."""
+    collector = Collector()
+    port = collector.port
+    collector.close()
+    exports = [{"name": "lake", "url": f"http://localhost:{port}/records"}]
+    with FakeEngine() as engine, ServerProcess(tmp_path, [engine], audit={"exports": exports}) as server:
+        server.start()
+        with server.client() as client:
+            ids = [client.post("/v1/chat/completions", json=chat()).headers["x-request-id"] for _ in range(20)]
+        until(lambda: "vestry_audit_export_lag_seconds" in httpx.get(f"{server.ops}/metrics").text)
+        server.signal(signal.SIGKILL)
+        server.wait()
+        with Collector(port) as back:
+            server.start()
+            Cli(server.state).ok("keys", "create", "--owner", "alice", VESTRY_CONFIG=str(server.config))
+            home = server.settings.audit_directory / "server"
+            until(
+                lambda: (
+                    list(dict.fromkeys(line for line in back.lines if b'"origin":"server"' in line))
+                    == [leaf for _, leaf in Walker(home).records(0)]
+                )
+            )
+            until(lambda: any(b'"type":"key.create"' in line for line in back.lines))
+            sent = b"\n".join(back.lines)
+            assert all(sent.count(asked.encode()) >= 2 for asked in ids)
+            server.signal(signal.SIGTERM)
+            assert server.wait() == 0
+
+
+def test_a_siem_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """The last flush has a bound."""
+    with Collector() as collector, FakeEngine() as engine:
+        collector.answer = lambda _body: "hang"
+        exports = [{"name": "lake", "url": collector.url, "timeout_seconds": 60}]
+        with House(tmp_path / "state", [engine], audit={"exports": exports}) as house:
+            assert house.post(json=chat()).status_code == 200
+            until(lambda: collector.asked)
+            house.stop()  # fails after 30 s
+        assert house.records("server.stop")
