@@ -345,7 +345,7 @@ RECORD = (
         "Bytes a second. Plan the disk with it.",
         "Bps",
         (Query(rate("vestry_audit_bytes_total", HERE, "instance"), "{{instance}}"),),
-        width=6,
+        width=4,
     ),
     Panel(
         "Records that failed",
@@ -357,7 +357,16 @@ RECORD = (
             Query(rate("vestry_audit_content_failures_total", HERE, "instance"), "{{instance}} content"),
         ),
         steps=((None, GREEN), (1e-9, RED)),
-        width=6,
+        width=4,
+    ),
+    Panel(
+        "Age of the last checkpoint",
+        "Since the log was last signed. With traffic it stays near `audit.checkpoint_seconds` (60 s unless changed); "
+        "without any it grows, since there is nothing new to sign.",
+        "s",
+        (Query(f"time() - vestry_audit_checkpoint_timestamp_seconds{{{HERE}}}", "{{instance}}"),),
+        steps=((None, GREEN), (300, ORANGE)),
+        width=4,
     ),
     Panel(
         "Outside copies behind",

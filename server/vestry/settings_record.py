@@ -131,9 +131,9 @@ class Audit(Section):
     signing_key: Path | None = None
     """File with the key that signs the log. Left out: `audit-key` in the secrets directory."""
     checkpoint_records: Annotated[int, Field(ge=1, le=1_000_000)] = 16_384
-    """A checkpoint is signed after so many records,"""
+    """A checkpoint of the log is signed after so many records."""
     checkpoint_seconds: Annotated[float, Field(gt=0, le=3600)] = 60
-    """and after so long, if there is anything new."""
+    """So long after the last one another is signed, if there is anything new."""
     copies: tuple[Copy, ...] = ()
     """Where checkpoints are copied to, outside of this server's reach. See docs/audit-copies.md."""
     exports: tuple[Export, ...] = ()

@@ -45,19 +45,21 @@ def signer(settings: Settings) -> Signer:
     return found
 
 
+def new_signer(name: str | None) -> Signer:
+    """A key that is kept nowhere yet. Raises ValueError for a name that cannot be a house's."""
+    if name is not None and not _is_name(name):
+        raise ValueError(f"`{name}` cannot name a house: {_NAMES}")
+    return Signer.generate(name or _own_name())
+
+
 def make_signer(settings: Settings, name: str | None) -> tuple[Signer, bool]:
     """The house's key, made if there is none yet, and whether it was. Raises SecretFault, or ValueError for a name.
 
     `name` is what a public key and every checkpoint will say, such as `hospital.example/vestry`.
     """
-    if name is not None and not _is_name(name):
-        raise ValueError(f"`{name}` cannot name a house: {_NAMES}")
-
-    def make() -> bytes:
-        return f"{Signer.generate(name or _own_name()).written()}\n".encode()
-
+    fresh = new_signer(name)
     made = not os.path.lexists(settings.signing_key)
-    read_or_make(settings.signing_key, make)
+    read_or_make(settings.signing_key, f"{fresh.written()}\n".encode)
     return signer(settings), made
 
 

@@ -170,6 +170,9 @@ def test_secret_files_are_for_the_server_alone(name: str) -> None:
         for secret in mounted:
             assert secret["defaultMode"] == 0o440
             assert secret["items"]
+        for secret in mounted[:1]:
+            assert [each["key"] for each in secret["items"]] == ["key-hash", "engine-key", "audit-key"]
+            assert all(each["path"] == each["key"] for each in secret["items"])
 
 
 # The network.

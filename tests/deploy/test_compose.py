@@ -169,8 +169,9 @@ def test_secrets_are_files_and_nothing_else() -> None:
     assert {name: entry["file"] for name, entry in project["secrets"].items()} == {
         "key-hash": "/etc/vestry/secrets/key-hash",
         "engine-key": "/etc/vestry/secrets/engine-key",
+        "audit-key": "/etc/vestry/secrets/audit-key",
     }
-    assert project["services"]["server"]["secrets"] == ["key-hash", "engine-key"]
+    assert project["services"]["server"]["secrets"] == ["key-hash", "engine-key", "audit-key"]
     assert project["services"]["engine"]["secrets"] == ["engine-key"]
     assert settings_of(project).secrets == Path("/run/secrets")
     for service in project["services"].values():

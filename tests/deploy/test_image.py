@@ -29,8 +29,10 @@ from support.containers import (
     wheels_for,
 )
 from support.house import read_records, until
+from vestry.audit.tlog.notes import Checkpoint, Signer
 
 ENGINE_KEY = "0123456789abcdef0123456789abcdef"
+SIGNER = Signer.generate("house.test/vestry")
 MODEL = "smollm2-135m-instruct"
 USER = 65532
 
@@ -55,7 +57,8 @@ def given(tmp_path: Path, engine: FakeEngine) -> Path:
     secret = tmp_path / "secrets"
     versioned = secret / "..2026_01_01_00_00_00.1"
     versioned.mkdir(parents=True)
-    for name, content in (("key-hash", b"h" * 32), ("engine-key", ENGINE_KEY.encode())):
+    contents = {"key-hash": b"h" * 32, "engine-key": ENGINE_KEY.encode(), "audit-key": SIGNER.written().encode()}
+    for name, content in contents.items():
         (versioned / name).write_bytes(content)
         (versioned / name).chmod(0o440)
         os.chown(versioned / name, 0, USER)
@@ -219,9 +222,23 @@ def test_a_call_through_the_image(image: Image, given: Path, engine: FakeEngine)
         assert served.container.wait(30) == 0
     assert len(engine.calls) == 1
     (log,) = (each for each in (given / "state" / "state" / "audit").iterdir() if each.name == "server")
+    head = Checkpoint.open((log / "checkpoint").read_text(), SIGNER.public.of("server"))
+    assert head.size == len(read_records(log)), "what the mounted key signed covers the whole record"
     endings = [record["ending"] for record in read_records(log, "outcome")]
     assert endings == ["complete"]
     assert not [each for each in log.rglob("*") if each.is_file() and key.encode() in each.read_bytes()]
+
+
+def test_the_image_makes_a_signing_key(image: Image, tmp_path: Path) -> None:
+    """Without settings, secrets or a place to write: as the installation pages make the Secret's entry."""
+    for each in ("secrets", "settings", "state"):
+        (tmp_path / each).mkdir()
+    status, output, errors = finished(
+        start(image, tmp_path, "vestry", "audit", "init", "--name", "house.test/vestry", "--stdout")
+    )
+    assert status == 0, errors
+    assert str(Signer.parse(output)) in errors
+    assert not list((tmp_path / "state").iterdir())
 
 
 def test_the_health_check_tells_up_from_down(image: Image, given: Path) -> None:

@@ -17,6 +17,7 @@ from vestry.models.chosen import choose
 from vestry.models.launch import plan
 from vestry.secret_files import SecretFault, engine_key, key_hash
 from vestry.settings import Settings, Tls
+from vestry.signing import make_signer
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
 TEXT = " ".join(PAGE.split())
@@ -24,9 +25,11 @@ TEXT = " ".join(PAGE.split())
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Default settings, in an empty folder."""
+    """Default settings, in an empty folder with the key that signs the record."""
     monkeypatch.chdir(tmp_path)
-    return Settings()
+    settings = Settings()
+    make_signer(settings, None)
+    return settings
 
 
 def test_the_secrets_are_where_the_page_says(settings: Settings) -> None:
@@ -37,6 +40,7 @@ def test_the_secrets_are_where_the_page_says(settings: Settings) -> None:
     assert {path for path, _ in rows} == {
         ".vestry/secrets/key-hash",
         ".vestry/secrets/engine-key",
+        ".vestry/secrets/audit-key",
         ".vestry/keys.sqlite",
         ".vestry/up-key",  # made by `vestry up` alone
     }
@@ -67,7 +71,7 @@ def test_the_engine_keys_length(length: int, good: bool, settings: Settings) -> 
     """A line as long as the page allows is taken, a shorter or longer one is not."""
     assert "16 to 512 printable characters" in TEXT
     path = settings.secrets_directory / "engine-key"
-    path.parent.mkdir(parents=True, mode=0o700)
+    path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
     path.write_text("x" * length + "\n")
     path.chmod(0o600)
     if good:
@@ -87,12 +91,12 @@ def test_the_prefix_cache_can_be_turned_off(tmp_path: Path) -> None:
 
 
 def test_what_is_not_promised_is_not_there_yet(tmp_path: Path) -> None:
-    """No salt reaches the engine, and the record has no checkpoints: once either does, the page must say so."""
+    """No salt reaches the engine, and nothing leaves the house by itself: once either does, the page must say so."""
     with FakeEngine() as engine, House(tmp_path, [engine]) as house:
         assert house.post(json=chat()).status_code == 200
         assert "cache_salt" not in engine.calls[0].json
-        kept = {path.suffix for path in house.settings.audit_directory.rglob("*") if path.is_file()}
-    assert kept <= {".jsonl", ""}
+        assert house.settings.audit.copies == ()
+    assert "Without a copy of the checkpoints outside" in TEXT
 
 
 def test_the_certificates_delay() -> None:

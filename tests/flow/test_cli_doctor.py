@@ -16,6 +16,7 @@ from support.cli import Cli
 from support.house import House
 from vestry.secret_files import engine_key, key_hash
 from vestry.settings import Settings
+from vestry.signing import make_signer
 
 Lines = dict[str, list[tuple[str, str]]]
 
@@ -50,7 +51,7 @@ def test_a_fresh_machine_has_nothing_to_mend(cli: Cli) -> None:
     assert states(lines, "settings") == ["ok"]
     for name in ("state", "keys", "record", "server", "engine"):
         assert states(lines, name) == ["warn"], name
-    assert states(lines, "secrets") == ["warn", "warn"]
+    assert states(lines, "secrets") == ["warn", "warn", "warn"]
     assert states(lines, "python") == ["ok"]
     for name in ("disk", "durability", "open files", "clock", "gpu"):
         assert set(states(lines, name)) <= {"ok", "warn"}, lines[name]
@@ -75,6 +76,7 @@ def house(tmp_path: Path) -> Iterator[House]:
         key_hash(settings)
         (settings.secrets_directory / "key-hash").write_bytes(b"p" * 32)
         engine_key(settings)
+        make_signer(settings, "house.test/vestry")
         models = {"small": {"catalog": "smollm2-135m-instruct", "replicas": [{"url": engine.url}]}}
         with House(tmp_path / "state", [engine], models=models) as house:
             yield house
@@ -118,6 +120,7 @@ def test_a_server_that_is_not_ready(house: House, cli: Cli) -> None:
 
 def test_a_broken_house(cli: Cli) -> None:
     """Open secrets, a lost pepper and faulty settings fail, with status 1 and the mend."""
+    cli.ok("audit", "init")
     cli.ok("keys", "create", "--owner", "a")
     pepper = cli.state / "secrets" / "key-hash"
     pepper.chmod(0o644)
@@ -143,6 +146,7 @@ def test_settings_that_cannot_be_read(cli: Cli) -> None:
 
 def test_keys_that_need_a_look(cli: Cli) -> None:
     """Keys that expire soon, keys of tenants that are gone, and no active key at all are warnings."""
+    cli.ok("audit", "init")
     cli.ok("keys", "create", "--owner", "a", "--expires", "1d")
     assert "1 expire within 14 days" in diagnosis(cli)["keys"][0][1]
     other = diagnosis(cli, VESTRY_TENANTS="{other: }")
@@ -155,6 +159,7 @@ def test_keys_that_need_a_look(cli: Cli) -> None:
 
 def test_records_that_need_a_look(cli: Cli) -> None:
     """A log with a torn end, or with a last record from the future, is a warning."""
+    cli.ok("audit", "init")
     cli.ok("keys", "create", "--owner", "a")
     [segment] = (cli.state / "audit" / "cli").glob("*.jsonl")
     good = segment.read_bytes()
@@ -183,11 +188,23 @@ def test_a_state_directory_that_is_none(cli: Cli) -> None:
 
 
 def test_secrets_partly_there(cli: Cli) -> None:
-    """A lost pepper fails while the other secret is still looked at; an open folder of secrets fails."""
+    """A lost pepper fails while the other secrets are still looked at; an open folder of secrets fails."""
+    cli.ok("audit", "init")
     cli.ok("keys", "create", "--owner", "a")
     (cli.state / "secrets" / "key-hash").unlink()
     (cli.state / "secrets").chmod(0o777)
-    assert states(diagnosis(cli, 1), "secrets") == ["fail", "warn", "fail"]
+    assert states(diagnosis(cli, 1), "secrets") == ["fail", "warn", "ok", "fail"]
+
+
+def test_the_key_that_signs_the_record(cli: Cli) -> None:
+    """Missing, it is a warning with the command that makes it; there, it is fine; open to others, it fails."""
+    path = cli.state / "secrets" / "audit-key"
+    assert ("warn", f"{path} is not there yet") in diagnosis(cli)["secrets"]
+    assert "-> Make it: vestry audit init" in cli("doctor").output
+    cli.ok("audit", "init")
+    assert ("ok", f"{path} is private") in diagnosis(cli)["secrets"]
+    path.chmod(0o644)
+    assert any(state == "fail" and str(path) in said for state, said in diagnosis(cli, 1)["secrets"])
 
 
 def test_a_certificate_that_ends_soon(cli: Cli, tmp_path: Path) -> None:

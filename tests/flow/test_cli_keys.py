@@ -32,8 +32,13 @@ models:
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
-    """The command line with a fresh state directory and the default settings."""
-    return Cli(tmp_path / "state")
+    """The command line with a state directory that is not there yet, the house's signing key in a place of its own, and
+    the default settings.
+    """
+    cli = Cli(tmp_path / "state")
+    cli.variables["VESTRY_AUDIT__SIGNING_KEY"] = str(tmp_path / "house" / "audit-key")
+    cli.ok("audit", "init")
+    return cli
 
 
 @pytest.fixture
@@ -41,7 +46,9 @@ def hospital(tmp_path: Path, cli: Cli) -> Cli:
     """The same with two tenants and two models."""
     path = tmp_path / "vestry.yaml"
     path.write_text(SETTINGS.format(state=cli.state))
-    cli.variables = {"VESTRY_CONFIG": str(path)}
+    cli.variables = {name: cli.variables[name] for name in cli.variables if name != "VESTRY_STATE"} | {
+        "VESTRY_CONFIG": str(path)
+    }
     return cli
 
 

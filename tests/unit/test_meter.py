@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from fakes.calls import GRANT, head
 from vestry import __version__
 from vestry.audit.completeness import Standing, Work
+from vestry.audit.tlog.notes import Checkpoint
 from vestry.meter import DURATION, Histogram, Meter
 from vestry.types import Ending, Outcome, Usage
 
@@ -33,6 +35,7 @@ NAMES = {
     "vestry_audit_failures_total": set(),
     "vestry_audit_content_failures_total": set(),
     "vestry_audit_healthy": set(),
+    "vestry_audit_checkpoint_failures_total": set(),
     "vestry_audit_bytes_total": set(),
     "vestry_audit_commit_seconds": set(),
     "vestry_engine_counters_readable": {"replica"},
@@ -226,6 +229,22 @@ def test_both_sides_of_completeness_are_counted_by_replica() -> None:
         assert value(f"vestry_{name}_requests_total", replica="a:1") == requests
     assert value("vestry_engine_counters_readable", replica="a:1") == 1
     assert value("vestry_engine_restarts_total", replica="a:1") == 3
+
+
+def test_checkpoints_are_told() -> None:
+    """The size and time of the newest, none before the first; and every try that failed."""
+    meter = Meter()
+    value = Samples(meter)
+    assert value("vestry_audit_checkpoint_size") is None
+    assert value("vestry_audit_checkpoint_timestamp_seconds") is None
+    assert value("vestry_audit_checkpoint_failures_total") == 0
+    began = time.time()
+    for size in (5, 7):
+        meter.checkpointed("", Checkpoint("house.test/vestry/server", size, bytes(32)))
+    meter.checkpoint_failed()
+    assert value("vestry_audit_checkpoint_size") == 7
+    assert began <= (value("vestry_audit_checkpoint_timestamp_seconds") or 0) <= time.time()
+    assert value("vestry_audit_checkpoint_failures_total") == 1
 
 
 def test_without_tls_there_is_no_certificate() -> None:
