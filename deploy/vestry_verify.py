@@ -170,9 +170,10 @@ def read(path: str, most: int) -> bytes | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Fails(f"{path} is no file")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise Fails(f"{path} is no file")
         data = file.read(most + 1)
     if len(data) > most:
         raise Fails(f"{path} has more than {most} bytes")
@@ -265,7 +266,8 @@ class Log:
         for start, end in self.holes:
             if end > pruned:
                 self.fail("A tile of records that were not pruned is missing.", start)
-        self.after()
+        if head is not None:
+            self.after()
         there = self.size + self.beyond
         for size, other in sorted(others):
             if size > there:
@@ -547,7 +549,7 @@ class Log:
         size = 0
         for _, leaf in self.journal:
             size += len(leaf) + 1
-            own = (record_of(leaf) or {}).get("index")
+            own = (record_of(leaf) or {}).get("index") if leaf[:1] == b"{" else None
             if size > TORN or (type(own) is int and own >= index):
                 return True
         return False

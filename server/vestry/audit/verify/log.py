@@ -196,7 +196,10 @@ class LogVerifier:
     def _compare_root(self) -> None:
         """The recomputed root against the signed one; says which side is wrong, and where at the earliest."""
         head, failing = self._head, self._findings
-        if head is None or self._matched:
+        if head is None:
+            return
+        if self._matched:
+            self._trusted = max(self._trusted, head.size)
             return
         if not self._whole:
             failing.fail(
@@ -250,7 +253,12 @@ class LogVerifier:
     # Beyond the checkpoint
 
     def _beyond(self) -> int:
-        """The journal behind the checkpoint; returns how many records it has there, one after the other."""
+        """The journal behind the checkpoint; returns how many records it has there, one after the other.
+
+        Without a checkpoint nothing says where to begin, and nothing is proven.
+        """
+        if self._head is None:
+            return 0
         waiting = [each for each in self._others if each.size > self._size]
         index = self._size
         for place, leaf in self._journal.beyond(self._size):
