@@ -161,6 +161,17 @@ def parts(note: str) -> tuple[str, list[tuple[str, bytes]]]:
     return text + "\n", [(each[1], unbase64(each[2])) for each in found if each is not None]
 
 
+def notes_in(text: str) -> list[str]:
+    """The notes of a file that holds one or more, one after the other; a signature line ends one."""
+    notes, signed = [""], False
+    for line in text.splitlines(keepends=True):
+        if signed and not line.startswith("— "):
+            notes.append("")
+        signed = line.startswith("— ")
+        notes[-1] += line if notes[-1] or line != "\n" else ""
+    return [note for note in notes if note] or [""]
+
+
 # (3) Files and records ----------------------------------------------------------------------------------------------
 
 
@@ -662,12 +673,9 @@ class House:
         found: dict[str, list[Head]] = {}
         for path in kept:
             try:
-                text = note_at(path) or ""
-                for note in re.findall(r"(?:(?!— )[^\n]*\n)+(?:— [^\n]*\n)+", text) or [text]:
-                    name = note.lstrip("\n").partition("\n")[0]
-                    head = self.key.checkpoint(note.lstrip("\n"), name)
-                    if not name.startswith(self.key.name + "/"):
-                        raise Fails(f"it is a checkpoint of {name!a}")
+                for note in notes_in(note_at(path) or ""):
+                    name = note.partition("\n")[0]
+                    head = self.key.checkpoint(note, name)
                     found.setdefault(name[len(self.key.name) + 1 :], []).append(head)
             except (Fails, OSError) as error:
                 raise BadInput(f"{path} cannot be compared with: {error}.") from None

@@ -14,11 +14,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from support.alone import asked, both, first_bad
-from support.audit_logs import NAME, House, Log, bundle_of, calls, change, copied, flip, leaf, signer, tile_of
+from support.audit_logs import (
+    NAME,
+    FastFiles,
+    House,
+    Log,
+    bundle_of,
+    calls,
+    change,
+    copied,
+    flip,
+    leaf,
+    signer,
+    tile_of,
+)
 from vestry.audit.canonical import encode
 from vestry.audit.tlog.merkle import leaf_hash
-from vestry.audit.tlog.notes import Checkpoint
-from vestry.audit.tlog.tiles import bundled, tile_path
+from vestry.audit.tlog.notes import Checkpoint, split
+from vestry.audit.tlog.tiles import Tiles, bundled, tile_path
 from vestry.audit.tree import Tree
 from vestry.audit.verify import house as verifier
 from vestry.audit.verify.findings import BadInput, Report
@@ -62,7 +75,7 @@ def test_a_good_copy(copy: Copy) -> None:
     assert report.passed
     cli, server = report.logs
     assert (cli.size, server.size, server.beyond, server.first_kept) == (3, SIZE, 6, 0)
-    assert server.root == copy.log.checkpoints[-1].split("\n")[2] or server.root_matches
+    assert (server.root, server.root_matches) == (Checkpoint.parse(split(copy.log.checkpoints[-1])[0]).root.hex(), True)
     assert {each.kind for each in server.findings} == {"intents-open", "not-covered"}
     assert server.open_request_ids == [f"req_{502:032x}"]
     assert server.types == {"server.start": 1, "intent": 503, "outcome": 502}
@@ -92,8 +105,8 @@ def with_its_tile(copy: Copy, *, all_above: bool = False) -> None:
     """A record, and all that would tell: its hash in the tile, and perhaps the tiles above, but no signature."""
     index = 700
     change(copy.home, index, partial(other_record, index=index))
-    tree = Tree(copy.home, __import__("support.audit_logs", fromlist=["FastFiles"]).FastFiles())
-    leaves = [each for _, each in _leaves(copy.home)]
+    tree = Tree(copy.home, FastFiles())
+    leaves = [each for _, each in Tiles(copy.home, SIZE).leaves()]
     if all_above:
         tree.add(leaves)
         tree.settle()
@@ -103,12 +116,6 @@ def with_its_tile(copy: Copy, *, all_above: bool = False) -> None:
         place = index % 256 * 32
         data[place : place + 32] = leaf_hash(leaves[index])
         path.write_bytes(data)
-
-
-def _leaves(home: Path) -> list[tuple[int, bytes]]:
-    from vestry.audit.tlog.tiles import Tiles
-
-    return list(Tiles(home, SIZE).leaves())
 
 
 def without_journal(copy: Copy) -> None:
@@ -136,7 +143,7 @@ def cut_bundles(copy: Copy) -> None:
         path.unlink()
 
 
-Damage = Callable[[Copy], None]
+Damage = Callable[[Copy], object]
 DAMAGES: dict[str, tuple[Damage, int | None, set[str]]] = {
     "one byte of a record": (one_byte, 700, {"record", "root", "journal-differs"}),
     "one bit of a bundle": (lambda c: flip(bundle_of(c.home, 0), 40), 0, {"record", "root", "not-canonical"}),
@@ -147,7 +154,7 @@ DAMAGES: dict[str, tuple[Damage, int | None, set[str]]] = {
         {"record", "root", "journal-differs"},
     ),
     "a record replaced, and its hash in the tile": (with_its_tile, 512, {"upper-tile", "root", "journal-differs"}),
-    "a record replaced, and all tiles": (partial(with_its_tile, all_above=True), 0, {"root", "journal-differs"}),
+    "a record replaced, and all tiles": (partial(with_its_tile, all_above=True), 700, {"root", "journal-differs"}),
     "two swapped": (lambda c: change(c.home, 400, swapped), 400, {"record", "root", "wrong-index"}),
     "one removed": (lambda c: change(c.home, 400, removed), 400, {"bundle", "wrong-index"}),
     "the last one removed": (lambda c: change(c.home, SIZE - 1, removed), SIZE - 1, {"bundle"}),
@@ -187,7 +194,7 @@ DAMAGES: dict[str, tuple[Damage, int | None, set[str]]] = {
         {"journal-short"},
     ),
     "a segment removed in the middle": (
-        lambda c: (c.home / f"{600:018d}.jsonl").rename(c.home / f"{300:018d}.jsonl") and None,
+        lambda c: (c.home / f"{600:018d}.jsonl").rename(c.home / f"{300:018d}.jsonl"),
         300,
         {"journal-differs", "journal-gap"},
     ),
@@ -201,7 +208,7 @@ DAMAGES: dict[str, tuple[Damage, int | None, set[str]]] = {
         {"checkpoint-signature"},
     ),
     "the checkpoint of another log": (
-        lambda c: shutil.copy(c.directory / "cli" / "checkpoint", c.home / "checkpoint") and None,
+        lambda c: shutil.copy(c.directory / "cli" / "checkpoint", c.home / "checkpoint"),
         None,
         {"checkpoint-signature"},
     ),
@@ -215,7 +222,7 @@ def test_what_was_changed_is_found(copy: Copy, what: str) -> None:
     damage(copy)
     report = copy.report()
     assert not report.passed
-    assert first_bad(report) == {"server": index} or what.startswith("a record replaced, and all")
+    assert first_bad(report) == {"server": index}
     assert expected <= kinds(report)
     assert all(each.origin == "server" for each in report.findings() if each.failure)
 
@@ -585,7 +592,7 @@ def test_what_cannot_be_verified_at_all(copy: Copy, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "empty", tmp_path / "nothing"):
-        with pytest.raises(BadInput, match="no (audit )?directory"):
+        with pytest.raises(BadInput, match=r"no (audit )?directory"):
             verifier.verify(path, copy.house.key)
         assert asked(str(path), "--public-key", str(copy.house.key))[0] == 2
     assert both(copy.directory, signer(2).public) is None
