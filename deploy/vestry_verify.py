@@ -125,6 +125,12 @@ class Key:
     def id(self, name: str) -> bytes:
         return hashlib.sha256(name.encode() + b"\n\x01" + self.raw).digest()[:4]
 
+    def origin(self, name: str) -> str:
+        """The log that signs as `name`. Raises Fails for one of another house."""
+        if not name.startswith(f"{self.name}/"):
+            raise Fails(f"{name!a} is none of {self.name}")
+        return name[len(self.name) + 1 :]
+
     def claimed(self, note: str) -> bool:
         """Whether a note has a signature line by this key, good or not."""
         name = note.partition("\n")[0]
@@ -676,7 +682,7 @@ class House:
                 for note in notes_in(note_at(path) or ""):
                     name = note.partition("\n")[0]
                     head = self.key.checkpoint(note, name)
-                    found.setdefault(name[len(self.key.name) + 1 :], []).append(head)
+                    found.setdefault(self.key.origin(name), []).append(head)
             except (Fails, OSError) as error:
                 raise BadInput(f"{path} cannot be compared with: {error}.") from None
         return found
