@@ -114,16 +114,18 @@ class LogVerifier:
                     until.push(0, each)
                 self._agree(other, until)
         if len(hashes) == WIDTH:
-            self._tree.push(HEIGHT, whole(hashes))
-            self._tiles.push(HEIGHT, whole(tile))
-            self._upper.put(1, start // WIDTH, whole(hashes), whole(tile))
+            own = whole(hashes)
+            said = own if tile == hashes else whole(tile)
+            self._tree.push(HEIGHT, own)
+            self._tiles.push(HEIGHT, said)
+            self._upper.put(1, start // WIDTH, own, said)
             for other in self._others:
                 if other.size == start + WIDTH:
                     self._agree(other, self._tree)
             return
-        for mine, said in zip(hashes, tile, strict=True):
+        for mine, theirs in zip(hashes, tile, strict=True):
             self._tree.push(0, mine)
-            self._tiles.push(0, said)
+            self._tiles.push(0, theirs)
 
     def _gap(self, group: int, until: int) -> None:
         """Bundles that are not there: whether they may be missing is judged later; the tiles give the hashes."""
