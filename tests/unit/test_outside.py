@@ -184,7 +184,7 @@ def test_the_figures() -> None:
 
 
 def test_a_command_copies_its_log_too(tmp_path: Path) -> None:
-    """A change of keys is a record of the log `cli`: its checkpoint goes out, and a log rolled back stops the change."""
+    """A change of keys is a record of the log `cli`: its checkpoint goes out; a log rolled back stops the change."""
     vault = tmp_path / "vault"
     vault.mkdir()
     copy = {"kind": "directory", "name": "vault", "path": str(vault)}
