@@ -349,9 +349,13 @@ RECORD = (
     ),
     Panel(
         "Records that failed",
-        "Records a second that could not be made durable; their calls were answered with 503 `audit_unavailable`.",
+        "Records a second, and contents, that could not be made durable; their calls were answered with 503 "
+        "`audit_unavailable`.",
         "short",
-        (Query(rate("vestry_audit_failures_total", HERE, "instance"), "{{instance}}"),),
+        (
+            Query(rate("vestry_audit_failures_total", HERE, "instance"), "{{instance}}"),
+            Query(rate("vestry_audit_content_failures_total", HERE, "instance"), "{{instance}} content"),
+        ),
         steps=((None, GREEN), (1e-9, RED)),
         width=6,
     ),

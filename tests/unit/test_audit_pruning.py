@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fakes.audit import ORIGIN, SIGNING, FaultyFiles, HandClock
+from vestry.audit import scan
 from vestry.audit.fields import RecordType
 from vestry.audit.files import Files
 from vestry.audit.opening import open_store
@@ -349,3 +350,41 @@ def test_the_first_bundle_is_found_by_its_number(tmp_path: Path, names: list[str
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
     assert first_bundle(tmp_path) == first
+
+
+def test_content_goes_with_the_records_that_name_it(log: Log) -> None:
+    """Bundles of days before that of the first record that is left, less the day before it; no other file."""
+    days = [rfc3339(log.clock.wall - ago * DAY * 1_000_000)[:10].replace("-", "") for ago in range(41)]
+    for folder in ("keys", "blobs"):
+        (log.home / "content" / folder).mkdir(parents=True)
+        for day in days:
+            (log.home / "content" / folder / f"{day}-000001").write_bytes(b"secret")
+    (log.home / "content" / "keys" / "note").write_bytes(b"x")
+    log.prune()
+    first = log.leaves()[0]["time"][:10].replace("-", "")
+    kept = sorted(day for day in days if day >= first)
+    before = max(day for day in days if day < first)
+    for folder in ("keys", "blobs"):
+        left = sorted(path.name for path in (log.home / "content" / folder).iterdir() if path.name != "note")
+        assert left == [f"{day}-000001" for day in (before, *kept)]
+    assert (log.home / "content" / "keys" / "note").exists()
+
+
+def test_a_segment_ends_after_a_day_also_across_restarts(tmp_path: Path) -> None:
+    """However small it is, so that records do not stay in the journal for years."""
+    log = Log(tmp_path)
+    log.day(records=3)
+    log.day(records=3)
+    assert len(scan.segments(log.home)) == 2
+    log.clock.both(-DAY / 2)
+    log.day(records=3)
+    assert len(scan.segments(log.home)) == 2
+    log.clock.both(-DAY / 2 - 60)
+    log.store.close()
+    log.open()
+    log.day(records=1)
+    assert len(scan.segments(log.home)) == 2
+    log.store.close()
+    log.open()
+    log.day(records=1)
+    assert scan.first_index(scan.segments(log.home)[-1]) > 9

@@ -23,11 +23,12 @@ import msgspec
 from msgspec import Struct
 
 from vestry.audit import scan
+from vestry.audit.content.bundles import Place
 from vestry.audit.fields import RecordType
 from vestry.audit.files import Files
 from vestry.audit.notary import replace_file
 from vestry.audit.reading import LogReader, journal
-from vestry.audit.records import Clock, Event, Records, rfc3339
+from vestry.audit.records import Clock, Event, Records, microseconds_of, rfc3339
 from vestry.audit.tlog.tiles import HEIGHT, WIDTH, TileMissing, Tiles, tile_path
 
 _LOG = logging.getLogger("vestry.audit")
@@ -184,6 +185,7 @@ def prune(
         replace_file(home / MARK, msgspec.json.encode({"minimum_index": found.minimum, "record": index}), files)
     if found.records:
         remove(home, found.start, found.minimum, files, halted)
+        forget(home, files)
         _LOG.info("the records below %d were pruned: %s", found.minimum, policy)
     return found
 
@@ -216,6 +218,27 @@ def remove(home: Path, start: int, minimum: int, files: Files, halted: Callable[
         _leave(folder, home / "tile", files)
         for level in (home / "tile").iterdir():
             _tidy(level, files)
+
+
+def forget(home: Path, files: Files) -> list[str]:
+    """Remove what content is kept of calls whose records have gone: bundles of days before the first record's.
+
+    A content is written before the record that names it, at most a day before. Returns the bundles' names. Raises
+    OSError, and ValueError for a record without a time.
+    """
+    first = next(LogReader(home).leaves(), None)
+    if first is None:
+        return []
+    day = rfc3339(microseconds_of(_kept(first[1]).time) - DAY_SECONDS * 1_000_000)[:10].replace("-", "")
+    place = Place(home)
+    gone = [name for name in place.names() if name[:8] < day]
+    for folder in (place.blobs, place.keys):
+        for name in gone:
+            with suppress(FileNotFoundError):
+                files.remove(folder / name)
+        if gone:
+            files.sync_directory(folder)
+    return gone
 
 
 def _ended(start: int, minimum: int) -> Iterator[str]:

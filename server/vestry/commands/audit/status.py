@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from vestry.audit.condition import Condition, as_json, condition, listed, text
+from vestry.audit.reading import origins
 from vestry.commands.audit.common import DIRECTORY, directory_of, logs_of, told
 
 
@@ -30,8 +31,10 @@ def command(config: Path | None, directory: Path | None, json_wanted: bool) -> N
     """
     with told():
         where = directory_of(config, directory)
-        conditions = [condition(home, origin) for origin, home in logs_of(where).items()]
-        missing = set(listed(where)) - {each.origin for each in conditions}
+        known = listed(where) if where.is_dir() else []
+        logs = {} if known and not origins(where) else logs_of(where)
+        conditions = [condition(home, origin) for origin, home in logs.items()]
+        missing = set(known) - set(logs)
         conditions += [Condition(name, faults=["it stands in the registry, but it is missing"]) for name in missing]
     conditions.sort(key=lambda each: each.origin)
     click.echo(as_json(conditions) if json_wanted else text(conditions))

@@ -1,0 +1,271 @@
+"""`vestry audit status`, `reconcile` and `prune` as an operator runs them: beside a server, on copies, on no log."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from fakes.audit import SIGNING as KEY
+from fakes.audit import HandClock
+from fakes.engine import FakeEngine
+from support.cli import Cli
+from support.house import PLAIN, SIGNING, House, chat, until
+from vestry.audit.fields import RecordType
+from vestry.audit.notary import Signing
+from vestry.audit.opening import open_store
+from vestry.audit.records import Records
+from vestry.audit.tlog.tiles import CHECKPOINT
+
+FAST = {"reconcile_seconds": 0.1}
+
+
+@pytest.fixture
+def engine() -> Iterator[FakeEngine]:
+    with FakeEngine() as engine:
+        yield engine
+
+
+def status(cli: Cli, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
+    result = cli("audit", "status", "--json", *arguments)
+    assert result.exit_code == code, result.output
+    found: list[dict[str, Any]] = json.loads(result.stdout)
+    return found
+
+
+def call(house: House, times: int = 1) -> None:
+    for _ in range(times):
+        assert house.post(json=chat()).status_code == 200
+
+
+def test_status_beside_a_running_server_and_after_it(tmp_path: Path, engine: FakeEngine) -> None:
+    """Sizes, the checkpoint, what waits for one, calls in progress, the engines; afterwards all of it is signed."""
+    cli = Cli(tmp_path)
+    with House(tmp_path, [engine], audit=FAST) as house:
+        call(house, 3)
+        (found,) = status(cli, code=1)
+        assert found["faults"] == ["there is no checkpoint, so nothing of it is evidence yet"]
+        house.loop.call_soon_threadsafe(house.server._recording.journal.checkpoint)
+        until((house.settings.audit_directory / "server" / CHECKPOINT).exists, what="the checkpoint")
+        call(house)
+        (found,) = status(cli)
+        assert found["records"] >= 10
+        assert found["uncovered"] >= 2
+        assert found["checkpoint"]["size"] + found["uncovered"] == found["records"]
+        engine.behave(first_seconds=1.0)
+        thread = threading.Thread(target=call, args=(house,))
+        thread.start()
+        until(lambda: status(cli)[0]["open_intents"] == 1, what="the call in progress")
+        thread.join()
+    (found,) = status(cli)
+    assert (found["uncovered"], found["open_intents"], found["minimum_index"]) == (0, 0, 0)
+    assert found["reconciled"]
+    (replica,) = found["engines"]
+    assert replica["readable"]
+    assert replica["unexplained"] == {"prompt_tokens": 0, "completion_tokens": 0, "requests": 0}
+    text = cli.ok("audit", "status")
+    assert "server:" in text
+    assert "agrees with the log" in text
+    assert text.rstrip().endswith("Nothing is wrong.")
+
+
+def test_status_says_what_is_wrong(tmp_path: Path, engine: FakeEngine) -> None:
+    """Work behind the back; on copies: tiles of another tree, records, a log or a checkpoint that is gone."""
+    cli = Cli(tmp_path)
+    with House(tmp_path, [engine], audit=FAST) as house:
+        call(house, 3)
+        httpx.post(engine.url + "/v1/chat/completions", json=chat(), verify=PLAIN)
+        until(lambda: len(house.records("log.reconciled")) > 1, what="the difference")
+    result = cli("audit", "status")
+    assert result.exit_code == 1
+    assert "24 prompt tokens, 7 completion tokens, 1 requests that no record explains." in result.stdout
+    audit = house.settings.audit_directory
+
+    def on_copy(change: Any) -> str:
+        copy = tmp_path / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(audit, copy)
+        change(copy)
+        (found,) = status(cli, "--directory", str(copy), code=1)
+        return "; ".join(found["faults"])
+
+    (tile,) = (audit / "server" / "tile" / "0").rglob("000.p/*")
+    relative = tile.relative_to(audit)
+
+    def flip(copy: Path) -> None:
+        data = bytearray((copy / relative).read_bytes())
+        data[5] ^= 1
+        (copy / relative).write_bytes(data)
+
+    assert "do not lead to the root" in on_copy(flip)
+    assert "is missing" in on_copy(lambda copy: (copy / relative).unlink())
+    assert "cannot be read from" not in on_copy(lambda copy: None)
+    assert "is damaged" in on_copy(lambda copy: (copy / "server" / CHECKPOINT).write_text("x"))
+    assert "no checkpoint" in on_copy(lambda copy: (copy / "server" / CHECKPOINT).unlink())
+    assert "missing" in on_copy(lambda copy: shutil.rmtree(copy / "server"))
+
+    def cut(copy: Path) -> None:
+        (segment,) = (copy / "server").glob("*.jsonl")
+        lines = segment.read_bytes().splitlines(keepends=True)
+        segment.write_bytes(b"".join(lines[:-2]))
+
+    assert "the journal ends before record" in on_copy(cut)
+
+    def stale(copy: Path) -> None:
+        (segment,) = (copy / "server").glob("*.jsonl")
+        last = json.loads(segment.read_bytes().splitlines()[-1])
+        line = {**last, "index": last["index"] + 1, "time": "2020-01-01T00:00:00.000000Z"}
+        with segment.open("ab") as file:
+            file.write(json.dumps(line, separators=(",", ":"), sort_keys=True).encode() + b"\n")
+
+    assert "has been under no checkpoint since 2020" in on_copy(stale)
+
+
+@pytest.mark.parametrize("command", ["status", "reconcile"])
+def test_what_is_no_log_is_told_in_a_sentence(tmp_path: Path, command: str) -> None:
+    """Exit status 2, and no traceback."""
+    cli = Cli(tmp_path)
+    empty, file = tmp_path / "empty", tmp_path / "file"
+    empty.mkdir()
+    file.write_text("x")
+    for place in (empty, tmp_path / "nowhere", file):
+        result = cli("audit", command, "--directory", str(place))
+        assert result.exit_code == 2
+        assert str(place) in result.output
+        assert "Traceback" not in result.output
+
+
+def test_servers_that_share_an_engine_are_added_up(tmp_path: Path, engine: FakeEngine) -> None:
+    """The sum over both logs explains it; one log alone does not; nor do both explain a call behind their backs."""
+    cli, copies = Cli(tmp_path), tmp_path / "copies"
+    shared = {**FAST, "engines_shared": True}
+
+    def live(*, behind: bool) -> None:
+        one = House(tmp_path / "one", [engine], audit={**shared, "origin": "one"})
+        two = House(tmp_path / "two", [engine], audit={**shared, "origin": "two"})
+        with one, two:
+            time.sleep(5.2)  # so near to an end a call counts as bounds
+            call(one, 2)
+            call(two, 3)
+            if behind:
+                httpx.post(engine.url + "/v1/chat/completions", json=chat(), verify=PLAIN)
+            time.sleep(5.2)
+
+    def copy(*names: str) -> Any:
+        shutil.rmtree(copies, ignore_errors=True)
+        for name in names:
+            shutil.copytree(tmp_path / name / "audit" / name, copies / name)
+        return cli("audit", "reconcile", "--json", "--directory", str(copies))
+
+    live(behind=False)
+    result = copy("one", "two")
+    assert result.exit_code == 0, result.output
+    (found,) = json.loads(result.stdout)
+    assert found["engine"] == found["least"] == {"prompt_tokens": 120, "completion_tokens": 35, "requests": 5}
+    result = copy("one")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)[0]["unexplained"]["requests"] == 3
+    live(behind=True)
+    result = copy("one", "two")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)[0]["unexplained"] == {
+        "prompt_tokens": 24, "completion_tokens": 7, "requests": 1,
+    }  # fmt: skip
+    assert "NO RECORD EXPLAINS" in cli("audit", "reconcile", "--directory", str(copies)).stdout
+
+
+# Pruning
+
+
+def old_log(directory: Path, origin: str, signing: Signing = KEY, *, days: int = 40) -> None:
+    """A log whose last day is today, of 300 records a day."""
+    clock = HandClock()
+    clock.wall = time.time_ns() // 1000 - days * 86_400_000_000
+    records = Records(clock=clock.clock)
+    for _ in range(days):
+        store = open_store(directory, origin, signing=signing, segment_bytes=1 << 20, clock=clock.clock)
+        given = [
+            records.event(RecordType.KEY_REVOKE, tenant="default", subject="alice", key_id="k", actor="x")
+            for _ in range(300)
+        ]
+        while given:
+            del given[: store.commit(given).taken]
+        store.close()
+        clock.both(86_400)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Cli:
+    """A command line with the key that signs the tests' logs, and forty days of log."""
+    cli = Cli(tmp_path)
+    cli.variables["VESTRY_AUDIT__RETENTION"] = "{days: 30}"
+    (tmp_path / "secrets").mkdir(mode=0o700)
+    key = tmp_path / "secrets" / "audit-key"
+    key.write_text(KEY.signer.written() + "\n")
+    key.chmod(0o600)
+    old_log(tmp_path / "audit", "cli")
+    return cli
+
+
+def test_prune_says_what_it_would_do_and_does_it(kept: Cli, tmp_path: Path) -> None:
+    """A dry run changes nothing; the real one is recorded, and says what keeps the rest."""
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    said = kept.ok("audit", "prune", "--dry-run")
+    assert "records would be pruned" in said
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == files
+    said = kept.ok("audit", "prune")
+    assert "records pruned" in said
+    assert "30 days are kept" in said
+    (found,) = status(kept)
+    assert found["minimum_index"] > 2000
+    assert found["faults"] == []
+    assert "0 records pruned" in kept.ok("audit", "prune", "--origin", "cli")
+
+
+def test_a_hold_is_named_as_what_keeps_records(kept: Cli) -> None:
+    """With its reason."""
+    kept.variables["VESTRY_AUDIT__HOLDS"] = "[{subject: alice, reason: case 2031-7}]"
+    said = kept.ok("audit", "prune")
+    assert "0 records pruned" in said
+    assert "kept by the hold on subject `alice` (case 2031-7)" in said
+
+
+def test_without_a_policy_or_with_a_wrong_name_nothing_is_pruned(kept: Cli) -> None:
+    """Exit status 2, and a sentence."""
+    assert "has no log `nobody`" in kept("audit", "prune", "--origin", "nobody").output
+    del kept.variables["VESTRY_AUDIT__RETENTION"]
+    result = kept("audit", "prune")
+    assert result.exit_code == 2
+    assert "nothing is ever pruned" in result.output
+
+
+def test_a_server_prunes_its_own_log_and_nobody_else_does(tmp_path: Path, engine: FakeEngine) -> None:
+    """At its start; the command refuses while it runs, but for a dry run; calls go on, and it opens again."""
+    audit = tmp_path / "audit"
+    old_log(audit, "server", SIGNING)
+    keep = {**FAST, "retention": {"days": 30}}
+    cli = Cli(tmp_path)
+    cli.variables["VESTRY_AUDIT__RETENTION"] = "{days: 30}"
+    (tmp_path / "secrets").mkdir(mode=0o700)
+    key = tmp_path / "secrets" / "audit-key"
+    key.write_text(SIGNING.signer.written() + "\n")
+    key.chmod(0o600)
+    with House(tmp_path, [engine], audit=keep) as house:
+        call(house, 2)
+        (record,) = until(lambda: house.records("log.prune"), what="the record of the pruning")
+        until(lambda: status(cli)[0]["minimum_index"] == record["minimum_index"], what="the removal")
+        result = cli("audit", "prune")
+        assert result.exit_code == 1
+        assert "A server prunes its own log" in result.output
+        assert "would be pruned" in cli.ok("audit", "prune", "--dry-run")
+        call(house)
+    with House(tmp_path, [engine], audit=keep) as house:
+        call(house)
+    assert status(cli)[0]["faults"] == []
