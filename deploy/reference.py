@@ -109,7 +109,7 @@ def _sections(tree: dict[str, Any], node: dict[str, Any], prefix: str) -> Iterat
         yield "\n".join(["| setting | kind | default | meaning |", "|---|---|---|---|", *rows, ""])
     for path, below in inner:
         for kind, each in _kinds(tree, below):
-            yield from _sections(tree, each, f"{path}{kind}.")
+            yield from _sections(tree, each, f"{path.removesuffix('[]')}[{kind}]." if kind else f"{path}.")
 
 
 def _below(tree: dict[str, Any], field: dict[str, Any], path: str) -> tuple[dict[str, Any] | None, str]:
@@ -131,7 +131,7 @@ def _kinds(tree: dict[str, Any], below: dict[str, Any]) -> Iterator[tuple[str, d
     if "oneOf" not in below:
         yield "", below
     for kind, reference in below.get("discriminator", {}).get("mapping", {}).items():
-        yield f"({kind})", _resolved(tree, reference)
+        yield kind, _resolved(tree, reference)
 
 
 def _resolved(tree: dict[str, Any], reference: str) -> dict[str, Any]:

@@ -665,7 +665,7 @@ class House:
                     name = note.lstrip("\n").partition("\n")[0]
                     head = self.key.checkpoint(note.lstrip("\n"), name)
                     if not name.startswith(self.key.name + "/"):
-                        raise Fails(f"it is a checkpoint of {name!a}")
+                        raise Fails(f"it is a checkpoint of {name!a}")  # noqa: TRY301 - told with the others
                     found.setdefault(name[len(self.key.name) + 1 :], []).append(head)
             except (Fails, OSError) as error:
                 raise BadInput(f"{path} cannot be compared with: {error}.") from None

@@ -349,11 +349,63 @@ RECORD = (
     ),
     Panel(
         "Records that failed",
-        "Records a second that could not be made durable; their calls were answered with 503 `audit_unavailable`.",
+        "Records a second, and contents, that could not be made durable; their calls were answered with 503 "
+        "`audit_unavailable`.",
         "short",
-        (Query(rate("vestry_audit_failures_total", HERE, "instance"), "{{instance}}"),),
+        (
+            Query(rate("vestry_audit_failures_total", HERE, "instance"), "{{instance}}"),
+            Query(rate("vestry_audit_content_failures_total", HERE, "instance"), "{{instance}} content"),
+        ),
         steps=((None, GREEN), (1e-9, RED)),
         width=6,
+    ),
+    Panel(
+        "Outside copies behind",
+        "For how long the oldest undelivered checkpoint has waited, by copy. Above 10 minutes there is an alert.",
+        "s",
+        (Query(f"max by (copy) (vestry_audit_copy_behind_seconds{{{HERE}}})", "{{copy}}"),),
+        steps=((None, GREEN), (600, RED)),
+        line=True,
+        width=6,
+        empty="no copies",
+    ),
+    Panel(
+        "Outside copies taken",
+        "Checkpoints a second that each copy took, tries that failed, and checkpoints given up.",
+        "short",
+        (
+            Query(rate("vestry_audit_copies_total", HERE, "copy"), "{{copy}}"),
+            Query(rate("vestry_audit_copy_failures_total", HERE, "copy"), "{{copy}} failed"),
+            Query(rate("vestry_audit_copies_dropped_total", HERE, "copy"), "{{copy}} given up"),
+        ),
+        width=6,
+        empty="no copies",
+    ),
+    Panel(
+        "Newest outside",
+        "Age of the newest checkpoint that each copy has taken. It grows while nothing is recorded, too.",
+        "s",
+        (
+            Query(
+                f"time() - max by (copy) (vestry_audit_copy_timestamp_seconds{{{HERE}}} > 0)",
+                "{{copy}}",
+            ),
+        ),
+        width=6,
+        empty="no copies",
+    ),
+    Panel(
+        "Records outside, and waiting",
+        "Records that the newest checkpoint of each copy covers; items in its spool; 1 if the log was compared with it "
+        "at the start.",
+        "short",
+        (
+            Query(f"vestry_audit_copy_records{{{HERE}}}", "{{copy}} records"),
+            Query(f"vestry_audit_copies_waiting{{{HERE}}}", "{{copy}} waiting"),
+            Query(f"vestry_audit_copy_compared{{{HERE}}}", "{{copy}} compared"),
+        ),
+        width=6,
+        empty="no copies",
     ),
 )
 

@@ -9,6 +9,7 @@ from typing import Any
 from vestry.administration import user_of_this_process
 from vestry.audit.content import erasing
 from vestry.audit.content.bundles import ContentDamaged
+from vestry.audit.content.erasing import Wanted
 from vestry.audit.content.opening import homes
 from vestry.audit.fields import RecordType
 from vestry.audit.opening import append_once
@@ -48,10 +49,10 @@ def erase(
     _refuse_held(settings.audit.holds, subject, [tenant] if tenant else [])
     try:
         logs = homes(directory)
-        found = erasing.find(logs, subject=subject, tenant=tenant, before=before)
-        count = sum(len(each.entries) for each in found)
-        _refuse_held(settings.audit.holds, subject, {entry.about.tenant for each in found for entry in each.entries})
-        erasing.writable(found)
+        wanted = Wanted(subject, tenant, before)
+        found = erasing.find(logs, wanted)
+        count = sum(each.count for each in found)
+        _refuse_held(settings.audit.holds, subject, {name for each in found for name in each.tenants})
     except (NoLog, ContentDamaged, OSError) as fault:
         raise Refused(f"Nothing was erased: {fault}") from fault
     if count:
@@ -66,7 +67,7 @@ def erase(
             reason=reason,
         )
     try:
-        erasing.destroy(found)
+        erasing.destroy(found, wanted)
         erasing.sweep(logs)
     except (ContentDamaged, OSError) as fault:
         raise Refused(f"The erasure is recorded, but not done to its end: {fault}. Run it again.") from fault

@@ -19,12 +19,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bench import machine, real, report, servers, works
+from bench import machine, real, record, report, servers, works
 from bench.machine import REPOSITORY, BenchError, Cores
 from bench.works import WORKS, Loader, Result, Target, Work
 
 TARGETS = ("direct", "nginx", "vestry")
-REAL = "real"
+REAL, RECORD = "real", "record"
 DOCUMENT = REPOSITORY / "docs" / "performance.md"
 BEGIN, END = "<!-- figures: make bench ARGS='--real --docs' -->", "<!-- end of figures -->"
 SETTLING = 0.7  # seconds that each run takes beyond its load
@@ -55,10 +55,11 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench ARGS='…'", description=__doc__.split("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=3, help="rounds, each of them every work and target (3)")
     parser.add_argument("--quick", action="store_true", help="one short round, to see that all works")
-    names = [*(work.name for work in WORKS), REAL]
+    names = [*(work.name for work in WORKS), REAL, RECORD]
     parser.add_argument("--only", action="append", choices=names, help="this work; repeatable")
     parser.add_argument("--target", action="append", choices=TARGETS, help="this target; repeatable")
     parser.add_argument("--seconds", type=float, help="measured seconds of each run, instead of the work's own")
+    parser.add_argument("--record", action="store_true", help="also what the record costs, with it and without")
     parser.add_argument("--real", action="store_true", help="also tokens/s on the real engine")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run and the medians there")
     parser.add_argument("--docs", action="store_true", help="put the tables into docs/performance.md")
@@ -136,6 +137,7 @@ class Measured:
     fdatasync: tuple[float, float] | None = None
     disk: str = ""
     ratio: real.Ratio | None = None
+    cost: record.Cost | None = None
 
     def verdicts(self) -> list[report.Verdict]:
         memory = self.memory["vestry"][0] if "vestry" in self.memory else None
@@ -161,6 +163,7 @@ class Measured:
             ("Calls answered in one piece", report.CALL_HEAD, report.call_rows(self.figures)),
             ("Streams", report.STREAM_HEAD, report.stream_rows(self.figures)),
             ("The record", report.RECORD_HEAD, report.record_rows(self.figures)),
+            ("What the record costs", record.HEAD, self.cost.rows() if self.cost else []),
             ("Memory (RSS), MB", ("in front", "after load", "peak"), memory),
             ("Real engine", real.HEAD, self.ratio.rows() if self.ratio else []),
             ("Against the targets", report.VERDICT_HEAD, [each.row() for each in self.verdicts()]),
@@ -176,6 +179,7 @@ class Measured:
             "memory_bytes": {name: {"after": now, "peak": peak} for name, (now, peak) in self.memory.items()},
             "rounds": [[each.json() for each in one] for one in self.figures.rounds],
             "real": self.ratio.json() if self.ratio else None,
+            "record": self.cost.json() if self.cost else None,
             "verdicts": [each.json() for each in self.verdicts()],
         }
 
@@ -202,8 +206,13 @@ def measure(options: argparse.Namespace, folder: Path) -> Measured:
     """Everything that was asked for."""
     binary, mock_binary = machine.build(folder)
     found = Measured()
-    if not options.only or set(options.only) != {REAL}:
+    if not options.only or set(options.only) - {REAL, RECORD}:
         found = measure_mock(options, folder, binary, mock_binary)
+    if options.record or RECORD in (options.only or ()):
+        median = machine.fdatasync_times(folder)[0] * 1000
+        turns = 1 if options.quick else options.rounds
+        cost = record.measure(folder, Loader(binary, Cores.choose().load), mock_binary, rounds=turns, sync_ms=median)
+        found = replace(found, cost=cost)
     if options.real or REAL in (options.only or ()):
         ratio = real.measure(folder, Loader(binary), 2 if options.quick else 2 * options.rounds)
         found = replace(found, ratio=ratio)

@@ -81,7 +81,10 @@ def bare_nginx(engine: Target, folder: Path, cores: Cores) -> Iterator[Target]:
 def environment() -> dict[str, str]:
     """The environment of the server's commands: the checkout's own code, none of the caller's settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("VESTRY_")}
-    return kept | {"PYTHONPATH": str(REPOSITORY / "server"), "PYTHONDONTWRITEBYTECODE": "1"}
+    return kept | {
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "server"), str(REPOSITORY / "tests")]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
 
 
 def configuration(folder: Path, models: dict[str, Any]) -> tuple[Path, int, int]:
@@ -110,7 +113,11 @@ def configuration(folder: Path, models: dict[str, Any]) -> tuple[Path, int, int]
 
 
 def create_key(settings: Path) -> str:
-    """A real key of the tenant `bench`, made by `vestry keys create`."""
+    """A real key of the tenant `bench`, made by `vestry keys create`, after the key that signs the record."""
+    init = [sys.executable, "-m", "vestry", "--config", str(settings), "audit", "init", "--name", "bench/vestry"]
+    made = subprocess.run(init, capture_output=True, text=True, env=environment(), check=False)
+    if made.returncode:
+        raise BenchError(f"`vestry audit init` made no key: {made.stderr.strip()}")
     command = [sys.executable, "-m", "vestry", "--config", str(settings), "keys", "create", "--owner", "bench",
                "--tenant", "bench"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
@@ -121,20 +128,24 @@ def create_key(settings: Path) -> str:
 
 
 @contextmanager
-def serving(settings: Path, port: int, ops_port: int, folder: Path, core: int | None) -> Iterator[Process]:
-    """`vestry serve`, ready when this is entered."""
-    command = [sys.executable, "-m", "vestry", "--config", str(settings), "serve"]
+def serving(
+    settings: Path, port: int, ops_port: int, folder: Path, core: int | None, *, program: str = "vestry"
+) -> Iterator[Process]:
+    """`vestry serve`, ready when this is entered. `program` is a module with the same command line."""
+    command = [sys.executable, "-m", program, "--config", str(settings), "serve"]
     with Process("Vestry", command, folder / "vestry.log", core, environment()) as process:
         process.wait_for(lambda: get(ops_port, "/readyz")[0] == 200 and get(port, "/")[0] != 0, 30)
         yield process
 
 
 @contextmanager
-def vestry(engine: Target, folder: Path, cores: Cores) -> Iterator[Target]:
-    """The server with keys, limits, metrics and the durable record all on."""
+def vestry(
+    engine: Target, folder: Path, cores: Cores, *, name: str = "vestry", program: str = "vestry"
+) -> Iterator[Target]:
+    """The server with keys, limits, metrics and the durable record all on, or what `program` makes of it."""
     replicas = [{"url": f"http://127.0.0.1:{engine.port}"}]
     model = {"catalog": CATALOG, "replicas": replicas}
     settings, port, ops_port = configuration(folder, {MODEL: model})
     key = create_key(settings)
-    with serving(settings, port, ops_port, folder, cores.server) as process:
-        yield Target("vestry", port, key, MODEL, process, ops_port)
+    with serving(settings, port, ops_port, folder, cores.server, program=program) as process:
+        yield Target(name, port, key, MODEL, process, ops_port)

@@ -85,5 +85,5 @@ ALL = (
     Tampering("line", "A line of the journal is deleted.", _a_line, f"record {RECORD}"),
     Tampering("tail", "The tail is cut off.", _tail, f"record {WIDTH}"),
     Tampering("origin", "A whole log is removed.", _origin, "cli"),
-    Tampering("rollback", "The directory is rolled back to an older copy.", _rolled_back, "smaller"),
+    Tampering("rollback", "The directory is rolled back to an older copy.", _rolled_back, "olled back"),
 )

@@ -63,7 +63,16 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
     files = _certificate(authority, folder)
     with FakeEngine() as good, FakeEngine() as failing, FakeEngine() as dead:
         failing.behave(status=500)
-        house = House(folder / "state", [good, failing, dead], server={"tls": files}, relay={"retry_budget": 1.0})
+        (folder / "vault").mkdir()
+        copies = [{"kind": "directory", "name": "vault", "path": str(folder / "vault")}]
+        audit = {"copies": copies, "checkpoint_seconds": 1}
+        house = House(
+            folder / "state",
+            [good, failing, dead],
+            server={"tls": files},
+            relay={"retry_budget": 1.0},
+            audit=audit,
+        )
         with house, _prometheus(folder, house.ops) as prometheus, _traffic(house, authority, dead):
             found = Scraped(prometheus, "")
             until(lambda: found.values("vestry_upstream_retries_total"), what="the first retry")

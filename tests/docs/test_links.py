@@ -23,7 +23,7 @@ COMMAND = re.compile(r"\bvestry(?: --config [\w./-]+)? ([a-z]+)(?: ([a-z][a-z-]*
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
 # Standards, and hosts that stand for the reader's own. Nobody's registry, and nothing that a page would have you fetch.
-HOSTS = {"127.0.0.1", "host", "www.rfc-editor.org", "jqlang.org"}
+HOSTS = {"127.0.0.1", "host", "www.rfc-editor.org", "jqlang.org", "c2sp.org"}
 RESERVED = re.compile(r"(^|\.)(example|localhost|svc|svc\.cluster\.local)$|^10(\.\d+){3}$")
 
 

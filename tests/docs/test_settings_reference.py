@@ -31,7 +31,7 @@ def every_field(section: type[Section], prefix: str = "") -> Iterator[tuple[str,
         if items is not None:
             yield from every_field(items, f"{prefix}{name}[].")
         for kind, each in kinds_of(field).items():
-            yield from every_field(each, f"{prefix}{name}[]({kind}).")
+            yield from every_field(each, f"{prefix}{name}[{kind}].")
 
 
 FIELDS = dict(every_field(Settings))

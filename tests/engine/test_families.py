@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from engine.conftest import HERE, MARKS, SMALL, Place, run_inside
+from engine.conftest import HERE, MARKS, Place, run_inside
+from support.preparation import SMALL
 from vestry.models import catalog
 from vestry.models.places import Places
 from vestry.models.prepare import INSIDE

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from engine.conftest import HERE, MARKS, SMALL, run_inside
+from engine.conftest import HERE, MARKS, run_inside
+from support.preparation import SMALL
 from vestry.models import catalog, manifest
 from vestry.models.catalog import Package
 from vestry.models.places import Places

@@ -15,7 +15,8 @@ import httpx
 import openai
 import pytest
 
-from engine.conftest import MARKS, SMALL, Place
+from engine.conftest import MARKS, Place
+from support.preparation import SMALL
 from support.processes import eventually
 from vestry.models import catalog, manifest
 from vestry.models.places import Places

@@ -57,8 +57,8 @@ def objects(folder: Path) -> Iterator[Objects]:
     options += [f"-{name}.port.grpc={next(ports)}" for name in ("master", "volume", "filer", "s3")]
     s3 = options[3].partition("=")[2]
     command = [binary, "server", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder / 'data'}",
-               f"-s3.config={folder / 's3.json'}", "-master.volumeSizeLimitMB=64", "-s3.port.iceberg=0",
-               "-s3.port.lance=0", *options]  # fmt: skip
+               f"-s3.config={folder / 's3.json'}", "-master.volumeSizeLimitMB=64", "-volume.max=500",
+               "-s3.port.iceberg=0", "-s3.port.lance=0", *options]  # fmt: skip
     with (folder / "weed.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
     try:

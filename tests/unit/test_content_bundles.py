@@ -14,10 +14,12 @@ from msgspec.structs import replace
 from fakes.audit import FaultyFiles
 from vestry.audit.content import bundles, erasing
 from vestry.audit.content.bundles import About, Bundle, ContentDamaged, Item, Place
+from vestry.audit.content.erasing import Wanted
 from vestry.audit.files import Files
 from vestry.types import ContentMode
 
 DAY = "20260131"
+ALICE = Wanted("alice")
 ABOUT = About("radiology", "alice", "req_1", "prompt", ContentMode.FULL, "2026-01-31T00:00:00.000000Z")
 
 
@@ -162,9 +164,9 @@ def test_erasing_destroys_one_subject(place: Place) -> None:
     """Secrets are zeros, plain texts too; a ciphertext may stay; others are untouched, and all entries are in place."""
     sealed = item("alice", b"ciphertext", ContentMode.SEALED)
     name = bundle_of(place, item("alice", b"A" * 10), item("bob", b"B" * 10), sealed).name
-    found = erasing.find([place.log], subject="alice", tenant=None, before=None)
-    assert [len(each.entries) for each in found] == [2]
-    erasing.destroy(found)
+    found = erasing.find([place.log], ALICE)
+    assert [each.count for each in found] == [2]
+    erasing.destroy(found, ALICE)
     entries = list(bundles.entries(place.keys / name))
     assert [(each.lives, each.secret) for each in entries] == [
         (False, bytes(32)),
@@ -172,7 +174,7 @@ def test_erasing_destroys_one_subject(place: Place) -> None:
         (False, bytes(32)),
     ]
     assert (place.blobs / name).read_bytes() == bytes(10) + b"B" * 10 + b"ciphertext"
-    assert erasing.find([place.log], subject="alice", tenant=None, before=None) == []
+    assert erasing.find([place.log], ALICE) == []
 
 
 @pytest.mark.parametrize(
@@ -190,9 +192,9 @@ def test_what_is_found(place: Place, asked: dict[str, str], count: int) -> None:
     """By subject, and where asked by tenant and time."""
     later = replace(ABOUT, tenant="research", time="2026-02-01T00:00:00.000000Z")
     bundle_of(place, item(), Item(later, b"s" * 32, b""), item("bob"))
-    wanted: dict[str, str | None] = {"tenant": None, "before": None, **asked}
-    found = erasing.find([place.log], subject=str(wanted["subject"]), tenant=wanted["tenant"], before=wanted["before"])
-    assert sum(len(each.entries) for each in found) == count
+    found = erasing.find([place.log], Wanted(**asked))
+    assert sum(each.count for each in found) == count
+    assert {name for each in found for name in each.tenants} <= {"radiology", "research"}
 
 
 class Dying(Files):
@@ -223,7 +225,7 @@ def test_an_erasure_that_was_killed_is_ended_by_the_next(place: Place, steps: in
     bundle_of(place, item("alice", b"a canary text")).close()
     try:
         files = Dying(steps)
-        erasing.destroy(erasing.find([place.log], subject="alice", tenant=None, before=None), files)
+        erasing.destroy(erasing.find([place.log], ALICE), ALICE, files)
         erasing.sweep([place.log], files)
         died = False
     except KeyboardInterrupt:
@@ -234,7 +236,7 @@ def test_an_erasure_that_was_killed_is_ended_by_the_next(place: Place, steps: in
             if not entry.lives:
                 assert entry.secret == bytes(32)
                 assert (place.blobs / name).read_bytes()[entry.about.offset :][: entry.about.length] == bytes(13)
-    erasing.destroy(erasing.find([place.log], subject="alice", tenant=None, before=None))
+    erasing.destroy(erasing.find([place.log], ALICE), ALICE)
     erasing.sweep([place.log])
     for name in place.names():
         assert b"canary" not in (place.blobs / name).read_bytes()
@@ -246,7 +248,7 @@ def test_blobs_go_when_nothing_lives_in_them(place: Place) -> None:
     """The file is removed, but not the newest one: the server may write to it."""
     for _ in range(2):
         bundle_of(place, item("alice")).close()
-    erasing.destroy(erasing.find([place.log], subject="alice", tenant=None, before=None))
+    erasing.destroy(erasing.find([place.log], ALICE), ALICE)
     assert erasing.sweep([place.log]) == 1
     assert [path.name for path in place.blobs.iterdir()] == ["20260131-000002"]
     assert place.names() == ["20260131-000001", "20260131-000002"]
@@ -260,3 +262,12 @@ def test_an_entry_cannot_make_erasing_write_beyond_its_file(place: Place) -> Non
     hostile = replace(entry, about=replace(entry.about, offset=1 << 40, length=1 << 40))
     bundles.erase(place, name, [hostile], Files())
     assert (place.blobs / name).read_bytes() == b"plain text"
+
+
+def test_what_came_after_the_count_is_not_destroyed(place: Place) -> None:
+    """The server appends between finding, recording and destroying: the record's count stays true."""
+    bundle = bundle_of(place, item("alice"))
+    found = erasing.find([place.log], ALICE)
+    bundle.append([item("alice")])
+    erasing.destroy(found, ALICE)
+    assert [entry.lives for entry in bundles.entries(place.keys / bundle.name)] == [False, True]

@@ -131,7 +131,7 @@ def test_a_long_stream_takes_no_more_memory_than_its_text() -> None:
     transcript = Transcript(1000)
     for _ in range(20_000):
         transcript.hear(event(choices=[{"index": 0, "delta": {"content": "word "}}]))
-        assert transcript._size < 65_536 + 200
+        assert transcript._size < 16_384 + 200
     kept = transcript.kept()
     assert len(kept.content) < 1100
     assert kept.left_out == 20_000 * 5 - 1000

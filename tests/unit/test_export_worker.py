@@ -21,7 +21,7 @@ from vestry.audit.export.cursor import Cursor
 from vestry.audit.export.worker import Worker
 from vestry.audit.finding.walk import Walker
 from vestry.exporting import worker_of
-from vestry.settings import Export
+from vestry.settings_record import Export
 
 
 class Counts:

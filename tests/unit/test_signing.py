@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from vestry import signing as module
 from vestry.audit.tlog.notes import Signer
 from vestry.secret_files import SecretFault
 from vestry.settings import Settings
@@ -88,7 +89,7 @@ def test_names_that_are_not(settings: Settings, name: str) -> None:
 @pytest.mark.parametrize("host", ["mini", "Ward-7.Hospital.Example", "a_b", "", "-", "é", "h" * 300])
 def test_a_name_of_its_own(settings: Settings, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     """Without a name the machine's is taken, with what no name may hold replaced."""
-    monkeypatch.setattr(module.socket, "gethostname", lambda: host)
+    monkeypatch.setattr(socket, "gethostname", lambda: host)
     made, _ = make_signer(settings, None)
     assert made.public.name.endswith("/vestry")
     assert str(signer(settings)) == str(made), "a name that was made can be read"
@@ -119,7 +120,8 @@ def test_a_file_that_is_no_key_is_refused_without_showing_it(settings: Settings,
     path.parent.mkdir(parents=True, mode=0o700)
     path.write_bytes(content.encode("utf-8", "surrogateescape"))
     path.chmod(0o600)
-    for attempt in (lambda: signer(settings), lambda: make_signer(settings, None)[0]):
+    attempts: list[Callable[[], object]] = [lambda: signer(settings), lambda: make_signer(settings, None)]
+    for attempt in attempts:
         with pytest.raises(SecretFault) as fault:
             attempt()
         assert fault.value.fault.place == str(path)
@@ -136,7 +138,8 @@ def test_a_key_that_others_may_read_is_refused(settings: Settings, mode: int) ->
     if settings.signing_key.stat().st_uid == 0 and mode == 0o640:
         assert signer(settings).public.name == HOUSE, "root's own, for its group: as Kubernetes mounts a Secret"
         return
-    for attempt in (lambda: signer(settings), lambda: make_signer(settings, None)[0]):
+    attempts: list[Callable[[], object]] = [lambda: signer(settings), lambda: make_signer(settings, None)]
+    for attempt in attempts:
         with pytest.raises(SecretFault, match=r"others may read or write it .* chmod 600"):
             attempt()
 

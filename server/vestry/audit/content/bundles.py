@@ -24,9 +24,10 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from vestry.audit.files import Files
 from vestry.types import ContentMode
@@ -45,6 +46,9 @@ _ZEROS = bytes(1 << 20)
 _PAGE = 4096
 
 
+_Size = Annotated[int, Meta(ge=0, le=1 << 48)]
+
+
 class About(Struct, frozen=True, omit_defaults=True):
     """An entry's head. `offset` and `length` are the place of its blob; a length of 0 is no blob."""
 
@@ -54,8 +58,8 @@ class About(Struct, frozen=True, omit_defaults=True):
     kind: str
     mode: ContentMode
     time: str
-    offset: int = 0
-    length: int = 0
+    offset: _Size = 0
+    length: _Size = 0
 
 
 class Entry(Struct, frozen=True):

@@ -2,13 +2,13 @@
 
 It goes by the entries themselves and not by the records, so that content is found whose record could not be written.
 The two halves are apart, because the erasure is recorded in between. Both may be done again after a crash. The server
-may write meanwhile: it appends, and what is erased lies before.
+may write meanwhile: it appends, and what is erased lies before. One bundle's entries are in memory at a time.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from msgspec import Struct
@@ -18,38 +18,72 @@ from vestry.audit.content.bundles import ContentDamaged, Entry, Place
 from vestry.audit.files import Files
 
 
+class Wanted(Struct, frozen=True):
+    """What is to be erased. `before` is a time as records have it; None is no bound."""
+
+    subject: str
+    tenant: str | None = None
+    before: str | None = None
+
+    def covers(self, entry: Entry) -> bool:
+        """Whether this entry lives, and is to be erased."""
+        about = entry.about
+        return (
+            entry.lives
+            and about.subject == self.subject
+            and self.tenant in {None, about.tenant}
+            and (self.before is None or about.time < self.before)
+        )
+
+
 class Found(Struct, frozen=True):
-    """The living entries of a subject in one bundle."""
+    """How many entries of a bundle are to be erased, and of which tenants; the last one begins before `end`."""
 
     place: Place
     name: str
-    entries: list[Entry]
+    count: int
+    tenants: frozenset[str]
+    end: int
 
 
-def find(homes: Iterable[Path], *, subject: str, tenant: str | None, before: str | None) -> list[Found]:
-    """What is to be erased. `before` is a time as records have it. Raises ContentDamaged, and OSError."""
-    found: list[Found] = []
-    for home in homes:
-        place = Place(home)
-        for name in place.names():
-            doomed = [
-                entry
-                for entry in bundles.entries(place.keys / name)
-                if entry.lives
-                and entry.about.subject == subject
-                and tenant in {None, entry.about.tenant}
-                and (before is None or entry.about.time < before)
-            ]
-            if doomed:
-                found.append(Found(place, name, doomed))
-    return found
+def find(homes: Iterable[Path], wanted: Wanted) -> list[Found]:
+    """The bundles in which something is to be erased. Changes nothing.
+
+    Raises ContentDamaged where a file is not what it should be, or could not be overwritten; and OSError.
+    """
+    return [
+        found
+        for home in homes
+        for name in Place(home).names()
+        if (found := _look(Place(home), name, wanted)) is not None
+    ]
 
 
-def destroy(found: Iterable[Found], files: Files | None = None) -> None:
+def _look(place: Place, name: str, wanted: Wanted) -> Found | None:
+    count, end, tenants = 0, 0, set()
+    for entry in bundles.entries(place.keys / name):
+        if wanted.covers(entry):
+            count, end = count + 1, entry.place + 1
+            tenants.add(entry.about.tenant)
+    if not count:
+        return None
+    for path in (place.keys / name, place.blobs / name):
+        if path.exists() and not os.access(path, os.W_OK):
+            raise ContentDamaged(f"{path} cannot be written to by this user")
+    return Found(place, name, count, frozenset(tenants), end)
+
+
+def destroy(found: Iterable[Found], wanted: Wanted, files: Files | None = None) -> None:
     """Overwrite their secrets, and what is plain text. Raises OSError; then it must be done again."""
     files = files or Files()
     for each in found:
-        bundles.erase(each.place, each.name, each.entries, files)
+        bundles.erase(each.place, each.name, list(_doomed(each, wanted)), files)
+
+
+def _doomed(found: Found, wanted: Wanted) -> Iterator[Entry]:
+    for entry in bundles.entries(found.place.keys / found.name):
+        if entry.place < found.end and wanted.covers(entry):
+            yield entry
 
 
 def sweep(homes: Iterable[Path], files: Files | None = None) -> int:
@@ -62,11 +96,3 @@ def sweep(homes: Iterable[Path], files: Files | None = None) -> int:
             bundles.tidy(place, name, files)
             dropped += bundles.drop_blobs(place, name, files)
     return dropped
-
-
-def writable(found: Iterable[Found]) -> None:
-    """Raises ContentDamaged where a file that is to be overwritten cannot be: before anything is recorded."""
-    for each in found:
-        for path in (each.place.keys / each.name, each.place.blobs / each.name):
-            if path.exists() and not os.access(path, os.W_OK):
-                raise ContentDamaged(f"{path} cannot be written to by this user")

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from vestry.audit.calls import Content
-from vestry.audit.content.bundles import NAME, ContentDamaged, Entry, Place, blob_at, entry_at
+from vestry.audit.content.bundles import LARGEST_KEYS, NAME, ContentDamaged, Entry, Place, blob_at, entry_at
 from vestry.audit.content.sealing import Context, NotOpened, Sealed, commitment, unseal
 from vestry.audit.fields import RecordType
 from vestry.audit.reading import LogReader, NoLog, is_log, origins
@@ -155,7 +155,7 @@ def fits(home: Path, leaf: Leaf, candidate: bytes) -> bool:
 def entry_of(home: Path, leaf: Leaf) -> Entry:
     """The entry that a record names, living. Raises Nothing for an erased one, or ContentDamaged."""
     content, place = _kept(leaf), Place(home)
-    if not NAME.fullmatch(content.bundle) or content.entry is None or content.entry < 0:
+    if not NAME.fullmatch(content.bundle) or content.entry is None or not 0 <= content.entry <= LARGEST_KEYS:
         raise ContentDamaged("the record does not say where it is")
     path = place.keys / content.bundle
     try:
@@ -165,11 +165,12 @@ def entry_of(home: Path, leaf: Leaf) -> Entry:
     except OSError as error:
         raise ContentDamaged(f"it cannot be read: {error}") from None
     about = entry.about
-    if (about.tenant, about.subject, about.request_id, about.kind) != (
+    if (about.tenant, about.subject, about.request_id, about.kind, about.mode) != (
         leaf.tenant,
         leaf.subject,
         leaf.request_id,
         leaf.kind,
+        leaf.content_mode,
     ):
         raise ContentDamaged(f"{path} was altered: the entry at byte {content.entry} is another call's")
     if not entry.lives:

@@ -21,7 +21,7 @@ _DATA = b"data: "
 _IDLE = frozenset({b"[DONE]", b""})
 TEXTS = 32
 """Texts that one record has keyed hashes of, at most: the last ones."""
-_COMPACT_BYTES = 65_536
+_COMPACT_BYTES = 16_384
 
 
 class Function(Struct, omit_defaults=True):
@@ -146,7 +146,7 @@ class _GrowingCall(Struct):
 
 
 class Transcript:
-    """Gathers an answer. A stream's bytes are put aside as they come, and read 64 KiB at a time, or at the end."""
+    """Gathers an answer. A stream's bytes are put aside as they come, and read 16 KiB at a time, or at the end."""
 
     def __init__(self, limit: int) -> None:
         self._room = limit
@@ -208,15 +208,15 @@ class Transcript:
             self._say(grown, words)
 
     def _say(self, grown: _Growing, words: Words) -> None:
-        for pieces, said in (
-            (grown.text, words.content),
-            (grown.reasoning, words.reasoning or words.reasoning_content),
-            (grown.refusal, words.refusal),
-        ):
-            if said:
-                self._note(pieces, said)
-        for place, call in enumerate(words.tool_calls or ()):
-            self._call(grown, place if call.index is None else call.index, call)
+        if words.content:
+            self._note(grown.text, words.content)
+        if thought := words.reasoning or words.reasoning_content:
+            self._note(grown.reasoning, thought)
+        if words.refusal:
+            self._note(grown.refusal, words.refusal)
+        if words.tool_calls:
+            for place, call in enumerate(words.tool_calls):
+                self._call(grown, place if call.index is None else call.index, call)
 
     def _call(self, grown: _Growing, index: int, call: ToolCall) -> None:
         known = grown.calls.setdefault(index, _GrowingCall())

@@ -26,6 +26,7 @@ from vestry.types import ContentMode
 
 _CONTROLS = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _LARGEST_CANDIDATE = 256 << 20
+_UNREADABLE = (NoLog, LogUnusable, TileMissing, ValueError, OSError)
 
 
 @click.command("open", short_help="Show what was asked in a call, and what was answered.")
@@ -125,7 +126,7 @@ def _found(directory: Path, which: str, origin: str | None, settings: Settings |
         if not which.isdecimal():
             return opening.call_of(directory, which)
         return opening.call_at(_home(directory, origin, settings), int(which[:18]))
-    except (NoLog, LookupError, LogUnusable, TileMissing, ValueError, OSError) as fault:
+    except (LookupError, *_UNREADABLE) as fault:
         raise click.UsageError(str(fault)) from None
 
 
@@ -157,7 +158,7 @@ def _parts(found: Found, private: bytes | None, candidate: bytes | None) -> Iter
             part["said"] = str(reason)
         except WrongKey as fault:
             part |= {"said": str(fault), "status": 2}
-        except ContentDamaged as fault:
+        except (ContentDamaged, *_UNREADABLE) as fault:
             part |= {"said": str(fault), "status": 1}
         yield part
     if len(found.leaves) == 1 and found.leaves[0].kind == "prompt":

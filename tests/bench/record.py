@@ -1,0 +1,93 @@
+"""What the record costs: the same server with and without it, in turn; and how fast the log alone takes records."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import servers, works
+from bench.machine import BenchError, Cores
+from bench.works import WORKS, Loader, Result, Target
+
+HEAD = ("figure", "with the record", "without", "difference", "bound")
+WITH, WITHOUT = "vestry", "unrecorded"
+SATURATION_SECONDS = 8.0
+PUBLISHED = "Tessera, POSIX: about 10,000 on NVMe, 2,900 on SAS"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """All runs, and what the saturated log reported. `sync_ms` is the median time of one fdatasync."""
+
+    results: list[Result]
+    saturation: dict[str, float]
+    sync_ms: float
+
+    def rows(self) -> list[list[str]]:
+        def cpu(result: Result) -> float:
+            return result.cpu_request or 0.0
+
+        def late(name: str) -> Callable[[Result], float]:
+            return lambda result: float(result.load[name]) / 1000
+
+        return [
+            self._row("CPU a call, c64, µs", "c64", cpu, "25"),
+            self._row("p50 at r50, ms", "r50", late("lat_p50"), "-"),
+            self._row("p99 at r50, ms", "r50", late("lat_p99"), f"{1 + self.sync_ms:.2f} (1 and one fdatasync)"),
+            [
+                "records a second, the log alone",
+                f"{self.saturation['records_per_second']:,.0f}",
+                "-",
+                f"{self.saturation['records_per_commit']:,.0f} a commit",
+                PUBLISHED,
+            ],
+        ]
+
+    def _row(self, name: str, work: str, read: Callable[[Result], float], bound: str) -> list[str]:
+        both = [
+            statistics.median(read(each) for each in self.results if (each.work, each.target) == (work, target))
+            for target in (WITH, WITHOUT)
+        ]
+        return [name, *(f"{each:,.2f}" for each in both), f"{both[0] - both[1]:,.2f}", bound]
+
+    def json(self) -> dict[str, Any]:
+        return {
+            "runs": [each.json() for each in self.results],
+            "saturation": self.saturation,
+            "fdatasync_ms": self.sync_ms,
+        }
+
+
+def measure(folder: Path, loader: Loader, mock_binary: Path, *, rounds: int, sync_ms: float) -> Cost:
+    """Measure both, round after round, each first in turn; then the log alone. Raises BenchError."""
+    cores = Cores.choose()
+    results: list[Result] = []
+    with ExitStack() as stack:
+        mock = stack.enter_context(servers.mock(mock_binary, folder, cores))
+        targets: list[Target] = []
+        for name, program in ((WITH, "vestry"), (WITHOUT, "bench.unrecorded")):
+            home = folder / name
+            home.mkdir()
+            targets.append(stack.enter_context(servers.vestry(mock, home, cores, name=name, program=program)))
+        for number in range(rounds):
+            for work in (each for each in WORKS if each.name in {"c64", "r50"}):
+                turned = targets if number % 2 else targets[::-1]
+                line = work.arguments(None, False)
+                results += [works.measure(work, target, mock, loader, line) for target in turned]
+    return Cost(results, _saturated(folder / "saturated"), sync_ms)
+
+
+def _saturated(folder: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "bench.saturation", str(folder), str(SATURATION_SECONDS)]
+    done = subprocess.run(command, capture_output=True, text=True, env=servers.environment(), check=False, timeout=120)
+    if done.returncode:
+        raise BenchError(f"The log alone could not be measured: {done.stderr.strip()[-500:]}")
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
