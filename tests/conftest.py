@@ -7,16 +7,10 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-# What comes first begins first; a file that is not named comes after those that are. The image and the whole servers
-# leave the time in which the engine is installed (`run.py`). Then the engines, the longest first: both workers have
-# one. Last come many short files, so that no worker waits long for the other.
-ORDER = (
-    "deploy/test_image.py",
-    "flow",
-    "engine/test_small.py",
-    "engine/test_families.py",
-    "engine",
-)
+# What is named first begins first, and a file that is not named comes last. The image begins with minutes of its own;
+# it, the whole servers and the rooms leave the time in which the engine is prepared (`run.py`). Then the engines, the
+# longest first, so that both workers have one. The rest is many short files: no worker waits long for the other.
+ORDER = ("deploy/test_image.py", "flow", "unit", "engine/test_small.py", "engine/test_families.py", "engine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -62,8 +62,10 @@ class Exports:
             try:
                 yield
             finally:
-                loop = asyncio.get_running_loop()
-                await asyncio.gather(*(loop.run_in_executor(None, each.stop, FLUSH_SECONDS) for each in workers))
+                for worker in workers:
+                    worker.halt(FLUSH_SECONDS)
+                for worker in workers:
+                    await asyncio.to_thread(worker.stop, FLUSH_SECONDS)
 
     def _chosen(self, held: contextlib.ExitStack) -> bool:
         """Whether this server is the one that sends the commands' log on."""

@@ -1,4 +1,4 @@
-"""`vestry audit keygen`, `open`, `erase`, `tenant-key`: beside a real server that runs, and on a copy."""
+"""`vestry audit keygen`, `open`, `tenant-key`: beside a real server that runs, and on a copy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import json
 import shutil
-import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,72 +14,12 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from click.testing import Result
 
 from fakes.audit import read
 from fakes.engine import FakeEngine
 from support.cli import Cli
-from support.house import chat, read_records
-from support.server import ServerProcess
-from vestry.audit.content.bundles import Place, entries
-
-CANARY = "canary-7f3a9"
-WORDS = ("It", " is", f" {CANARY}", ".")
-
-
-class Office:
-    """A server process whose content is sealed (chat) and in full (completions), and the auditor beside it."""
-
-    def __init__(self, folder: Path, engine: FakeEngine, **audit: Any) -> None:
-        self.folder = folder
-        self.key = folder / "auditor.key"
-        self.cli = Cli(folder / "state")
-        public = self.cli.ok("audit", "keygen", str(self.key)).strip()
-        content = {"default": "sealed", "routes": {"completions": "full"}}
-        hashed = {"content": {"default": "hashed"}}
-        self.server = ServerProcess(
-            folder,
-            [engine],
-            audit={"auditor": public, **audit},
-            tenants={"default": {"content": content}, "research": hashed},
-        )
-        self.cli.variables = {"VESTRY_CONFIG": str(self.server.config)}
-
-    @property
-    def audit(self) -> Path:
-        return self.server.settings.audit_directory
-
-    @property
-    def place(self) -> Place:
-        return Place(self.audit / "server")
-
-    def ask(self, text: str = f"Say {CANARY}", *, stream: bool = False) -> str:
-        """One chat; its request id."""
-        with self.server.client() as client:
-            answer = client.post("/v1/chat/completions", json=chat(text, stream=stream))
-        assert answer.status_code == 200, answer.text
-        return answer.headers["x-request-id"]
-
-    def complete(self, prompt: str = f"Say {CANARY}") -> str:
-        """One completion; its request id."""
-        with self.server.client() as client:
-            answer = client.post("/v1/completions", json={"model": "small", "prompt": prompt})
-        assert answer.status_code == 200, answer.text
-        return answer.headers["x-request-id"]
-
-    def open(self, which: str, *options: str, key: Path | None = None) -> Result:
-        return self.cli("audit", "open", which, "--private-key", str(key or self.key), *options)
-
-    def erase(self, *options: str) -> Result:
-        return self.cli("audit", "erase", "--reason", "request", *options)
-
-    def recorded(self, kind: str) -> list[dict[str, Any]]:
-        """What the commands have recorded."""
-        return read_records(self.audit / "cli", kind) if (self.audit / "cli").is_dir() else []
-
-    def raw(self) -> bytes:
-        """Every byte under the record."""
-        return b"\n".join(path.read_bytes() for path in self.audit.rglob("*") if path.is_file())
+from support.house import chat
+from support.office import CANARY, WORDS, Office
 
 
 @pytest.fixture(scope="module")
@@ -257,104 +196,6 @@ def test_wrong_directories_and_keys_are_said(office: Office, tmp_path: Path) -> 
         assert shown.exit_code == 2, shown.output
         assert "Error" in shown.output
         assert "Traceback" not in shown.output
-
-
-def test_erasing_destroys_content_and_nothing_else(office: Office) -> None:
-    """While the server runs: what was kept cannot be opened, says so, and the log is as it was; others' stays."""
-    sealed, plain = office.ask(), office.complete()
-    assert CANARY.encode() in office.raw()
-    secrets = [entry.secret for name in office.place.names() for entry in entries(office.place.keys / name)]
-    log = b"".join(path.read_bytes() for path in sorted((office.audit / "server").glob("*.jsonl")))
-    done = office.erase("--subject", "tester")
-    assert done.exit_code == 0, done.output
-    assert "4 contents of `tester` erased" in done.output
-    raw = office.raw()
-    assert CANARY.encode() not in raw
-    assert not any(secret in raw for secret in secrets)
-    [record] = office.recorded("content.erase")
-    assert (record["subject"], record["count"], record["reason"]) == ("tester", 4, "request")
-    for request_id in (sealed, plain):
-        shown = office.open(request_id)
-        assert shown.exit_code == 0
-        assert (
-            shown.output.count(f"it was erased at {record['time']}, as record {record['index']} of the log `cli`") == 2
-        )
-    after = b"".join(path.read_bytes() for path in sorted((office.audit / "server").glob("*.jsonl")))
-    assert after == log
-    later = office.ask()
-    assert CANARY in office.open(later).output
-    assert "Nothing is kept" not in office.erase("--subject", "tester").output
-    assert "Nothing is kept" in office.erase("--subject", "tester").output
-    assert len(office.recorded("content.erase")) == 2
-    office.server.signal(signal.SIGTERM)
-    assert office.server.wait() == 0
-    read(office.audit)
-    read(office.audit, "cli")
-
-
-def test_what_is_erased_can_be_bounded(office: Office) -> None:
-    """By tenant and by time; what is beyond is not touched."""
-    office.ask()
-    for options in (
-        ("--subject", "nobody"),
-        ("--subject", "tester", "--tenant", "research"),
-        ("--subject", "tester", "--before", "2020-01-31"),
-        ("--subject", "tester", "--before", "2020-01-31T10:00:00+02:00"),
-    ):
-        done = office.erase(*options)
-        assert (done.exit_code, "Nothing is kept" in done.output) == (0, True), done.output
-    assert office.recorded("content.erase") == []
-    assert "2 contents" in office.erase("--subject", "tester", "--before", "2999-01-01", "--tenant", "default").output
-    [record] = office.recorded("content.erase")
-    assert (record["tenant"], record["before"]) == ("default", "2999-01-01T00:00:00.000000Z")
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        ("--subject", " "),
-        ("--subject", "tester", "--reason", ""),
-        ("--subject", "tester", "--before", "yesterday"),
-        ("--subject", "tester", "--before", "2027-01-31T10:00:00"),
-        (),
-    ],
-)
-def test_what_makes_no_sense_is_refused(office: Office, options: tuple[str, ...]) -> None:
-    """Exit status 2, and nothing is erased."""
-    assert office.erase(*options).exit_code == 2
-    assert office.recorded("content.erase") == []
-
-
-@pytest.mark.parametrize(
-    "hold",
-    [{"subject": "tester"}, {"tenant": "default"}, {"tenant": "default", "subject": "tester"}],
-    ids=["subject", "tenant", "both"],
-)
-def test_a_legal_hold_stops_it(tmp_path: Path, engine: FakeEngine, hold: dict[str, str]) -> None:
-    """Refused with the hold's reason, whether or not the tenant is named; nothing is recorded, nothing erased."""
-    office = Office(tmp_path, engine, holds=[{**hold, "reason": "lawsuit 117"}])
-    with office.server:
-        office.server.start()
-        request_id = office.ask()
-        for options in (("--subject", "tester"), ("--subject", "tester", "--tenant", "default")):
-            done = office.erase(*options)
-            assert done.exit_code == 1
-            assert "legal hold" in done.output
-            assert "lawsuit 117" in done.output
-        assert office.recorded("content.erase") == []
-        assert CANARY in office.open(request_id).output
-        assert office.erase("--subject", "somebody else").exit_code == 0
-
-
-def test_an_erasure_that_cannot_be_recorded_is_not_done(office: Office) -> None:
-    """The log of the command line is in the way: refused, and everything is still there."""
-    request_id = office.ask()
-    (office.audit / "cli").write_text("in the way")
-    done = office.erase("--subject", "tester")
-    assert done.exit_code == 1
-    assert "could not be recorded" in done.output
-    (office.audit / "cli").unlink()
-    assert CANARY in office.open(request_id).output
 
 
 def test_a_reading_that_cannot_be_recorded_shows_nothing(office: Office) -> None:

@@ -18,7 +18,7 @@ from vestry.models.progress import Progress
 
 KEPT = Path(os.environ.get("VESTRY_TEST_STATE", Path(__file__).resolve().parents[2] / ".vestry"))
 SMALL = "smollm2-135m-instruct"
-NICENESS = 10  # the tests that run meanwhile have clocks, this has none
+NICENESS = 5  # the tests that run meanwhile have clocks, this has none; but it must be ready before they are through
 
 
 def prepared() -> Places:

@@ -192,8 +192,10 @@ def test_a_hole_is_damage(log: LogMaker) -> None:
     log.add_calls(800)
     log.checkpoint()
     (log.home / "tile/entries/003").unlink()
-    with pytest.raises(LogDamaged, match="entries/003 is missing"):
-        list(Walker(log.home).records(0))
+    assert Walker(log.home).first() == 0
+    for index in (None, log.home / "index.sqlite"):
+        with pytest.raises(LogDamaged, match="entries/003 is missing"):
+            found(log.home, wanted(tenant="surgery"), index)
 
 
 def test_no_log(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fakes.audit import HandClock
@@ -32,6 +32,8 @@ VALIDATORS = {
     for uid, shape in SCHEMA["classes"].items()
 }
 TEXT = st.text(max_size=300)
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""A machine that does much else is no fault of what is tested."""
 HOSTILE = 'a|b\\c=d\r\ne"]f\x1b[31m\u2028\u202e\x00\x85 cs1=admin CEF:0|x'
 
 
@@ -84,6 +86,7 @@ def records_of(kind: RecordType) -> st.SearchStrategy[dict[str, Any]]:
 def test_every_type_of_record_maps_to_ocsf(kind: RecordType) -> None:
     """Whatever the table allows in a record, the OCSF event of it is valid by the real schema."""
 
+    @unhurried
     @given(records_of(kind))
     def check(record: dict[str, Any]) -> None:
         raw = bytes_of(record)
@@ -109,6 +112,7 @@ def test_nothing_is_lost_in_ocsf(kind: RecordType) -> None:
     assert lost == set()
 
 
+@unhurried
 @given(TEXT, TEXT, st.sampled_from(list(Operation)), st.sampled_from(list(Ending)), st.integers(0, 599))
 def test_what_the_builders_make_maps(text: str, short: str, operation: Operation, ending: Ending, status: int) -> None:
     """Calls with whatever a stranger sends become valid events."""
@@ -187,6 +191,7 @@ def test_what_is_no_record_is_said(line: bytes, form: str) -> None:
         formats.FORMATS[form](line)
 
 
+@unhurried
 @given(st.dictionaries(st.sampled_from([each.name for each in FIELDS]), st.one_of(
     st.none(), st.booleans(), st.integers(-(2**53), 2**53), TEXT, st.lists(TEXT, max_size=2),
     st.dictionaries(st.text("ab", max_size=3), TEXT, max_size=2),
@@ -225,6 +230,7 @@ def parse_cef(line: str) -> tuple[list[str], dict[str, str]]:
     return [re.sub(r"\\(.)", r"\1", each) for each in header], found
 
 
+@unhurried
 @given(st.text(max_size=200))
 def test_no_text_leaves_its_field(text: str) -> None:
     """A hostile text stays one value: no second line, no second field, no other header."""
@@ -243,6 +249,7 @@ def test_no_text_leaves_its_field(text: str) -> None:
     assert extension["externalId"] == "7"
 
 
+@unhurried
 @given(st.text(max_size=100))
 def test_escapes_of_cef(text: str) -> None:
     """What is escaped reads back, but for control characters, which become spaces."""
@@ -268,6 +275,7 @@ def test_addresses_in_cef(source: str, key: str) -> None:
 # Syslog
 
 
+@unhurried
 @given(st.text(max_size=200), st.text(max_size=300), st.sampled_from([each.value for each in RecordType]))
 def test_messages_of_rfc_5424(text: str, host: str, kind: str) -> None:
     """Any text and any host name make one message that a strict reader takes, and reads back."""

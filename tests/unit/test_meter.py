@@ -197,6 +197,23 @@ def test_what_other_rooms_report_is_counted() -> None:
     assert value("vestry_replica_outstanding", model="small", replica="a:1") == 3
 
 
+def test_exports_are_counted_by_name() -> None:
+    """An export of the settings has its series from the start, and its lag is what it says at the scrape."""
+    meter = Meter()
+    meter.exports = lambda: [("siem", 3, 2.5), ("lake", 0, 0.0)]
+    meter.exported("siem", 10)
+    meter.exported("siem", 5)
+    meter.export_failed("siem", 4)
+    value = Samples(meter)
+    for name, siem, lake in (
+        ("vestry_audit_exported_records_total", 15, 0),
+        ("vestry_audit_export_failed_records_total", 4, 0),
+        ("vestry_audit_export_lag_records", 3, 0),
+        ("vestry_audit_export_lag_seconds", 2.5, 0),
+    ):
+        assert (value(name, export="siem"), value(name, export="lake")) == (siem, lake)
+
+
 def test_both_sides_of_completeness_are_counted_by_replica() -> None:
     """What the engine says, what the log says at least, what it leaves open, and how the two differ."""
     value = Samples(busy_meter())

@@ -51,17 +51,17 @@ def resume(home: Path, origin: str, head: Checkpoint | None, signing: Signing, f
     tiles = Tiles(home, size)
     taken: list[bytes] = []
     for index, leaf in journal(home, begin):
-        record = parse(leaf + b"\n")
-        if record is None or (record.index, record.origin) != (index, origin):
-            raise LogDamaged(
-                f"{home} is damaged: what stands in the place of record {index} is not that record. {MEND}"
-            )
         if index < size:
             if _signed_leaf(tiles, index) != leaf_hash(leaf):
                 raise LogDamaged(
                     f"{home} is damaged: record {index} in the journal is not the one that was signed. {MEND}"
                 )
             continue
+        record = parse(leaf + b"\n")
+        if record is None or (record.index, record.origin) != (index, origin):
+            raise LogDamaged(
+                f"{home} is damaged: what stands in the place of record {index} is not that record. {MEND}"
+            )
         taken.append(leaf)
         if len(taken) == _TAKEN:
             notary.take(taken)

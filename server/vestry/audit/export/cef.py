@@ -31,10 +31,13 @@ _NAMES = {
     "log.recovered": "log can be written again",
     "log.read": "log was read",
     "clock.jump": "wall clock jumped",
+    "log.prune": "old records removed",
+    "log.reconciled": "log compared with the engines' counters",
+    "content.erase": "content erased",
 }
 _SEVERITIES = {
     "refusal": 4, "refusals.summary": 4, "intent.closed": 4, "key.create": 3, "key.revoke": 3, "log.read": 3,
-    "log.trim": 6, "log.recovered": 7, "clock.jump": 6,
+    "log.prune": 5, "content.erase": 5, "log.trim": 6, "log.recovered": 7, "clock.jump": 6,
 }  # fmt: skip
 _PLAIN = {
     "suid": "key_id", "spriv": "role", "requestMethod": "method", "request": "route", "outcome": "ending",

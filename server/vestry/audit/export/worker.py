@@ -77,7 +77,7 @@ class Worker:
         self._sender, self._pack, self._observer = sender, pack, observer
         self._most = self._batch_records = batch_records
         self._cursor = Cursor(home, name)
-        self._durable = 0
+        self._grown = self._signed = 0  # the first is the event loop's to write, the second the thread's
         self._wake = threading.Event()
         self._idle = False
         self._stop_at: float | None = None
@@ -91,7 +91,7 @@ class Worker:
 
     def grown(self, size: int) -> None:
         """So many records are durable in the log. Cheap, and never blocks."""
-        self._durable = size
+        self._grown = size
         if self._idle:
             self._idle = False
             self._wake.set()
@@ -99,11 +99,17 @@ class Worker:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self, seconds: float) -> None:
-        """Send what is there, for so long at most, and end. Blocks."""
+    def halt(self, seconds: float) -> None:
+        """Begin to end: send what is there, for so long at most. Does not block."""
         self._stop_at = time.monotonic() + seconds
         self._wake.set()
-        self._thread.join(seconds)
+
+    def stop(self, seconds: float) -> None:
+        """End as `halt` says, where it has not been said yet, and wait for it. Blocks."""
+        if self._stop_at is None:
+            self.halt(seconds)
+        until = self._stop_at or 0.0
+        self._thread.join(max(0.0, until - time.monotonic()))
         if self._thread.is_alive():
             self._sender.abort()
             self._thread.join(1.0)
@@ -115,6 +121,10 @@ class Worker:
         if not waiting or oldest is None:
             return waiting, 0.0
         return waiting, max(0.0, time.time() - oldest / 1_000_000)
+
+    @property
+    def _durable(self) -> int:
+        return max(self._grown, self._signed)
 
     @property
     def _stopping(self) -> bool:
@@ -154,9 +164,11 @@ class Worker:
 
     def _once(self, walker: Walker) -> bool:
         """Send one batch; False if there was nothing to send."""
-        self._durable = max(self._durable, walker.signed())
+        self._signed = walker.signed()
         if (first := walker.first()) > self._at:
-            _LOG.warning("the export %s lost records %d to %d: they were pruned", self.name, self._at, first - 1)
+            _LOG.warning(
+                "the export %s lost records %d to %d: they were pruned, or are missing", self.name, self._at, first - 1
+            )
             self._at = self._confirmed = first
         if self._at >= self._durable:
             self._oldest = None

@@ -37,15 +37,24 @@ class Walker:
         return 0 if head is None else head.size
 
     def first(self) -> int:
-        """Index of the first record that is kept: 0, but where records were pruned."""
+        """Index of the first record that is kept: 0, but where records were pruned.
+
+        A log that lacks its first bundle and others further up is damaged; what is found in it then may be any
+        beginning of a stretch that is there, which only verifying tells.
+        """
         low, high = 0, self.signed() // WIDTH
+        if high == 0 or self._has(0):
+            return 0
         while low < high:
             middle = (low + high) // 2
-            if (self.home / tile_path("entries", middle)).exists():
+            if self._has(middle):
                 high = middle
             else:
                 low = middle + 1
         return low * WIDTH
+
+    def _has(self, bundle: int) -> bool:
+        return (self.home / tile_path("entries", bundle)).exists()
 
     def end(self) -> int:
         """How many whole records there are at this moment, those included that are not durable yet."""

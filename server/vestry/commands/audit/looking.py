@@ -55,10 +55,17 @@ class Place(Struct, frozen=True):
         home = self.logs[origin]
         if self.settings is not None:
             return home / INDEX
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vestry"
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or _own_cache()) / "vestry"
         with contextlib.suppress(OSError):  # opening the index says what is wrong
             cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         return cache / f"index-{hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:32]}.sqlite"
+
+
+def _own_cache() -> Path:
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:  # a user without a home, as in some containers: then there is no place
+        return Path(os.devnull)
 
 
 def _moment(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
@@ -196,7 +203,10 @@ class Reading:
             ]
         for search in self.searches:
             if search.first:
-                progress.say(f"Records before {search.first} of `{search.origin}` are not there: they were pruned.")
+                progress.say(
+                    f"Records before {search.first} of `{search.origin}` are not there: they were pruned, or are "
+                    "missing; `vestry audit verify` tells."
+                )
 
     def _bar(self, what: str, records: int) -> Callable[[int], None]:
         return self._bars.enter_context(self._progress.bar(what, records)).advance

@@ -1,0 +1,129 @@
+"""`vestry audit erase`, beside a real server that runs: what is gone, what stays, and what stops it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fakes.audit import read
+from fakes.engine import FakeEngine
+from support.office import CANARY, WORDS, Office
+from vestry.audit.content.bundles import entries
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[FakeEngine]:
+    """An engine whose answer holds a word that is nowhere else."""
+    with FakeEngine() as engine:
+        engine.behave(words=WORDS)
+        yield engine
+
+
+@pytest.fixture
+def office(tmp_path: Path, engine: FakeEngine) -> Iterator[Office]:
+    """It runs."""
+    office = Office(tmp_path, engine)
+    with office.server:
+        office.server.start()
+        yield office
+
+
+def test_erasing_destroys_content_and_nothing_else(office: Office) -> None:
+    """While the server runs: what was kept cannot be opened, says so, and the log is as it was; others' stays."""
+    sealed, plain = office.ask(), office.complete()
+    assert CANARY.encode() in office.raw()
+    secrets = [entry.secret for name in office.place.names() for entry in entries(office.place.keys / name)]
+    log = b"".join(path.read_bytes() for path in sorted((office.audit / "server").glob("*.jsonl")))
+    done = office.erase("--subject", "tester")
+    assert done.exit_code == 0, done.output
+    assert "4 contents of `tester` erased" in done.output
+    raw = office.raw()
+    assert CANARY.encode() not in raw
+    assert not any(secret in raw for secret in secrets)
+    [record] = office.recorded("content.erase")
+    assert (record["subject"], record["count"], record["reason"]) == ("tester", 4, "request")
+    for request_id in (sealed, plain):
+        shown = office.open(request_id)
+        assert shown.exit_code == 0
+        assert (
+            shown.output.count(f"it was erased at {record['time']}, as record {record['index']} of the log `cli`") == 2
+        )
+    after = b"".join(path.read_bytes() for path in sorted((office.audit / "server").glob("*.jsonl")))
+    assert after == log
+    later = office.ask()
+    assert CANARY in office.open(later).output
+    assert "Nothing is kept" not in office.erase("--subject", "tester").output
+    assert "Nothing is kept" in office.erase("--subject", "tester").output
+    assert len(office.recorded("content.erase")) == 2
+    office.server.signal(signal.SIGTERM)
+    assert office.server.wait() == 0
+    read(office.audit)
+    read(office.audit, "cli")
+
+
+def test_what_is_erased_can_be_bounded(office: Office) -> None:
+    """By tenant and by time; what is beyond is not touched."""
+    office.ask()
+    for options in (
+        ("--subject", "nobody"),
+        ("--subject", "tester", "--tenant", "research"),
+        ("--subject", "tester", "--before", "2020-01-31"),
+        ("--subject", "tester", "--before", "2020-01-31T10:00:00+02:00"),
+    ):
+        done = office.erase(*options)
+        assert (done.exit_code, "Nothing is kept" in done.output) == (0, True), done.output
+    assert office.recorded("content.erase") == []
+    assert "2 contents" in office.erase("--subject", "tester", "--before", "2999-01-01", "--tenant", "default").output
+    [record] = office.recorded("content.erase")
+    assert (record["tenant"], record["before"]) == ("default", "2999-01-01T00:00:00.000000Z")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--subject", " "),
+        ("--subject", "tester", "--reason", ""),
+        ("--subject", "tester", "--before", "yesterday"),
+        ("--subject", "tester", "--before", "2027-01-31T10:00:00"),
+        (),
+    ],
+)
+def test_what_makes_no_sense_is_refused(office: Office, options: tuple[str, ...]) -> None:
+    """Exit status 2, and nothing is erased."""
+    assert office.erase(*options).exit_code == 2
+    assert office.recorded("content.erase") == []
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [{"subject": "tester"}, {"tenant": "default"}, {"tenant": "default", "subject": "tester"}],
+    ids=["subject", "tenant", "both"],
+)
+def test_a_legal_hold_stops_it(tmp_path: Path, engine: FakeEngine, hold: dict[str, str]) -> None:
+    """Refused with the hold's reason, whether or not the tenant is named; nothing is recorded, nothing erased."""
+    office = Office(tmp_path, engine, holds=[{**hold, "reason": "lawsuit 117"}])
+    with office.server:
+        office.server.start()
+        request_id = office.ask()
+        for options in (("--subject", "tester"), ("--subject", "tester", "--tenant", "default")):
+            done = office.erase(*options)
+            assert done.exit_code == 1
+            assert "legal hold" in done.output
+            assert "lawsuit 117" in done.output
+        assert office.recorded("content.erase") == []
+        assert CANARY in office.open(request_id).output
+        assert office.erase("--subject", "somebody else").exit_code == 0
+
+
+def test_an_erasure_that_cannot_be_recorded_is_not_done(office: Office) -> None:
+    """The log of the command line is in the way: refused, and everything is still there."""
+    request_id = office.ask()
+    (office.audit / "cli").write_text("in the way")
+    done = office.erase("--subject", "tester")
+    assert done.exit_code == 1
+    assert "could not be recorded" in done.output
+    (office.audit / "cli").unlink()
+    assert CANARY in office.open(request_id).output
