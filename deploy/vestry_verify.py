@@ -125,6 +125,12 @@ class Key:
     def id(self, name: str) -> bytes:
         return hashlib.sha256(name.encode() + b"\n\x01" + self.raw).digest()[:4]
 
+    def origin(self, name: str) -> str:
+        """The log that signs as `name`. Raises Fails for one of another house."""
+        if not name.startswith(f"{self.name}/"):
+            raise Fails(f"{name!a} is none of {self.name}")
+        return name[len(self.name) + 1 :]
+
     def claimed(self, note: str) -> bool:
         """Whether a note has a signature line by this key, good or not."""
         name = note.partition("\n")[0]
@@ -161,6 +167,17 @@ def parts(note: str) -> tuple[str, list[tuple[str, bytes]]]:
     return text + "\n", [(each[1], unbase64(each[2])) for each in found if each is not None]
 
 
+def notes_in(text: str) -> list[str]:
+    """The notes of a file that holds one or more, one after the other; a signature line ends one."""
+    notes, signed = [""], False
+    for line in text.splitlines(keepends=True):
+        if signed and not line.startswith("— "):
+            notes.append("")
+        signed = line.startswith("— ")
+        notes[-1] += line if notes[-1] or line != "\n" else ""
+    return [note for note in notes if note] or [""]
+
+
 # (3) Files and records ----------------------------------------------------------------------------------------------
 
 
@@ -170,9 +187,10 @@ def read(path: str, most: int) -> bytes | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Fails(f"{path} is no file")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise Fails(f"{path} is no file")
         data = file.read(most + 1)
     if len(data) > most:
         raise Fails(f"{path} has more than {most} bytes")
@@ -265,7 +283,8 @@ class Log:
         for start, end in self.holes:
             if end > pruned:
                 self.fail("A tile of records that were not pruned is missing.", start)
-        self.after()
+        if head is not None:
+            self.after()
         there = self.size + self.beyond
         for size, other in sorted(others):
             if size > there:
@@ -547,7 +566,7 @@ class Log:
         size = 0
         for _, leaf in self.journal:
             size += len(leaf) + 1
-            own = (record_of(leaf) or {}).get("index")
+            own = (record_of(leaf) or {}).get("index") if leaf[:1] == b"{" else None
             if size > TORN or (type(own) is int and own >= index):
                 return True
         return False
@@ -660,13 +679,10 @@ class House:
         found: dict[str, list[Head]] = {}
         for path in kept:
             try:
-                text = note_at(path) or ""
-                for note in re.findall(r"(?:(?!— )[^\n]*\n)+(?:— [^\n]*\n)+", text) or [text]:
-                    name = note.lstrip("\n").partition("\n")[0]
-                    head = self.key.checkpoint(note.lstrip("\n"), name)
-                    if not name.startswith(self.key.name + "/"):
-                        raise Fails(f"it is a checkpoint of {name!a}")  # noqa: TRY301 - told with the others
-                    found.setdefault(name[len(self.key.name) + 1 :], []).append(head)
+                for note in notes_in(note_at(path) or ""):
+                    name = note.partition("\n")[0]
+                    head = self.key.checkpoint(note, name)
+                    found.setdefault(self.key.origin(name), []).append(head)
             except (Fails, OSError) as error:
                 raise BadInput(f"{path} cannot be compared with: {error}.") from None
         return found

@@ -18,6 +18,8 @@ from vestry.audit.fields import RecordType
 from vestry.audit.opening import append_once
 from vestry.audit.records import Records, rfc3339
 from vestry.audit.scan import LogUnusable
+from vestry.faults import ConfigurationError
+from vestry.outside import record_once
 from vestry.secret_files import SecretFault, key_hash
 from vestry.settings import Settings
 from vestry.signing import signing
@@ -161,9 +163,10 @@ def _record(settings: Settings, kind: RecordType, key: Key, actor: str | None, *
         **details,
     )
     try:
-        append_once(settings.audit_directory, event, signing=signing(settings))
-    except SecretFault as fault:
-        raise ChangeRefused(f"Nothing was changed, because the change could not be recorded. {fault.fault}") from None
+        record_once(settings, event)
+    except ConfigurationError as fault:
+        why = "; ".join(map(str, fault.faults))
+        raise ChangeRefused(f"Nothing was changed, because the change could not be recorded. {why}") from None
     except (LogUnusable, OSError) as fault:
         raise ChangeRefused(f"Nothing was changed, because the change could not be recorded. {fault}") from fault
 

@@ -12,14 +12,13 @@ from vestry.audit.content.bundles import ContentDamaged
 from vestry.audit.content.erasing import Wanted
 from vestry.audit.content.opening import homes
 from vestry.audit.fields import RecordType
-from vestry.audit.opening import append_once
 from vestry.audit.reading import NoLog
 from vestry.audit.records import Records
 from vestry.audit.scan import LogUnusable
-from vestry.secret_files import SecretFault
+from vestry.faults import ConfigurationError
+from vestry.outside import record_once
 from vestry.settings import Settings
 from vestry.settings_record import Hold
-from vestry.signing import signing
 
 
 class Refused(Exception):  # noqa: N818 - an answer to the operator
@@ -95,8 +94,9 @@ def _matching(holds: Iterable[Hold], subject: str, tenants: list[str]) -> Iterat
 def _record(settings: Settings, kind: RecordType, actor: str | None, **details: Any) -> None:
     event = Records().event(kind, actor=actor or user_of_this_process(), **details)
     try:
-        append_once(settings.audit_directory, event, signing=signing(settings))
-    except SecretFault as fault:
-        raise Refused(f"Nothing was done, because it could not be recorded. {fault.fault}") from None
+        record_once(settings, event)
+    except ConfigurationError as fault:
+        why = "; ".join(map(str, fault.faults))
+        raise Refused(f"Nothing was done, because it could not be recorded. {why}") from None
     except (LogUnusable, OSError) as fault:
         raise Refused(f"Nothing was done, because it could not be recorded. {fault}") from fault

@@ -26,23 +26,33 @@ from vestry.audit.copies.sink import NOTE_LIMIT, Observer, Sink, Undelivered
 from vestry.audit.copies.syslog import SyslogSink
 from vestry.audit.copies.wires import Peer, Web
 from vestry.audit.copies.witness import WitnessSink
+from vestry.audit.opening import append_once
 from vestry.audit.registry import REGISTRY
 from vestry.audit.tlog.cosignatures import Cosigner
 from vestry.audit.tlog.merkle import EMPTY_ROOT
 from vestry.audit.tlog.notes import Checkpoint, NoteRefused, PublicKey
 from vestry.faults import ConfigurationError, Fault
+from vestry.seams import Record
 from vestry.section import is_private
 from vestry.settings import Settings
 from vestry.settings_copies import Copy, DirectoryCopy, S3Copy, SyslogCopy, WitnessCopy
+from vestry.signing import signing
 
 
 class OutsideCopies:
     """All outside copies of one log: compared before it is opened, delivered to while it is."""
 
     def __init__(
-        self, settings: Settings, house: PublicKey, observer: Observer | None = None, *, origin: str | None = None
+        self,
+        settings: Settings,
+        house: PublicKey,
+        observer: Observer | None = None,
+        *,
+        origin: str | None = None,
+        seconds: float = 30.0,
     ) -> None:
-        """For the log `origin`, the server's own if left out; `house` is the house's public key.
+        """For the log `origin`, the server's own if left out; `house` is the house's public key; the comparison takes
+        `seconds` at most.
 
         Raises ConfigurationError, as `sinks_of`.
         """
@@ -50,14 +60,14 @@ class OutsideCopies:
         self._directory = settings.audit_directory
         self._home = self._directory / origin
         self._public = house.of(origin)
-        self._observer = observer
+        self._observer, self._seconds = observer, seconds
         self._sinks = sinks_of(settings, self._home, self._public, origin)
         self.couriers = Couriers(self._home, self._sinks, observer=observer)
 
     def confirm(self, home: Path, head: Checkpoint | None) -> None:
         """opening.Confirm: compare the log with the copies. Raises LogDamaged, CopyMissing."""
         size, root = (0, EMPTY_ROOT) if head is None else (head.size, head.root)
-        compare_with_copies(home, size, root, self._public, self._sinks, observer=self._observer)
+        compare_with_copies(home, size, root, self._public, self._sinks, observer=self._observer, seconds=self._seconds)
 
     def start(self) -> None:
         """Begin to deliver; the registry of origins, too."""
@@ -68,6 +78,18 @@ class OutsideCopies:
     def close(self) -> None:
         """Let the last checkpoint go out, for a few seconds at most."""
         self.couriers.close()
+
+
+def record_once(settings: Settings, event: Record) -> None:
+    """Write one record from a command, in the log `cli`; its checkpoint goes to the copies, a few seconds tried.
+
+    Raises ConfigurationError, LogUnusable, OSError; then what the record announces must not be done.
+    """
+    signs = signing(settings)
+    copies = OutsideCopies(settings, signs.signer.public, origin="cli", seconds=5)
+    append_once(settings.audit_directory, event, signing=signs, confirm=copies.confirm)
+    copies.start()
+    copies.close()
 
 
 def sinks_of(settings: Settings, home: Path, public: PublicKey, origin: str) -> list[Sink]:

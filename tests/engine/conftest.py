@@ -58,6 +58,7 @@ class Place:
             "state": str(self.state),
             "server": {"port": api, "ops_port": ops, "drain_seconds": 60},
             "models": models,
+            "audit": {"reconcile_seconds": 1},
         }
         config = folder / "vestry.yaml"
         config.write_text(json.dumps(settings))

@@ -303,7 +303,7 @@ def test_the_engines_own_counters_agree_with_the_log(small: Place) -> None:
     What vLLM calls its counters, and how it counts, is what `adapters/counters.py` and `completeness.py` believe.
     """
     client = small.client()
-    time.sleep(16)  # two looks at an idle engine: nothing of the tests before is open
+    time.sleep(4)  # two looks at an idle engine: nothing of the tests before is open
     before = _completeness(small)
     for options in ({}, {"n": 3, "temperature": 1}, {"stop": ["."]}, {"stream": True, "n": 2, "temperature": 1}):
         answer: Any = client.chat.completions.create(
@@ -316,7 +316,7 @@ def test_the_engines_own_counters_agree_with_the_log(small: Place) -> None:
     next(iter(stream))
     stream.close()
     eventually(lambda: small.gauge(SMALL, "vllm:num_requests_running") == 0)
-    time.sleep(32)
+    time.sleep(4)
     after = _completeness(small)
     grown = {name: after[name] - before[name] for name in after}
     for unit in ("tokens", "requests"):
@@ -324,7 +324,7 @@ def test_the_engines_own_counters_agree_with_the_log(small: Place) -> None:
         assert grown[f"vestry_audit_uncounted_{unit}_total"] == 0
     assert grown["vestry_engine_reported_requests_total"] == grown["vestry_audit_engine_requests_total"] == 11
     beyond = grown["vestry_engine_reported_tokens_total"] - grown["vestry_audit_engine_tokens_total"]
-    assert 0 < beyond < 400
+    assert 0 < beyond < 500
     key = (small.state / "secrets" / "engine-key").read_text().strip()
     body = {"model": SMALL, "prompt": "Behind", "max_tokens": 3}
     headers = {"authorization": f"Bearer {key}"}

@@ -269,3 +269,17 @@ def test_a_server_prunes_its_own_log_and_nobody_else_does(tmp_path: Path, engine
     with House(tmp_path, [engine], audit=keep) as house:
         call(house)
     assert status(cli)[0]["faults"] == []
+
+
+def test_a_pruned_log_verifies(kept: Cli, tmp_path: Path) -> None:
+    """`vestry audit verify` names the minimum; a bundle that is missing above it is found all the same."""
+    kept.ok("audit", "prune")
+    audit, key = tmp_path / "audit", str(KEY.signer.public)
+    (found,) = status(kept)
+    minimum = found["minimum_index"]
+    result = kept("audit", "verify", str(audit), "--public-key", key)
+    assert result.exit_code == 0, result.output
+    assert f"Records below {minimum} were pruned" in result.output
+    (audit / "cli" / "tile" / "entries" / f"{minimum // 256:03d}").unlink()
+    result = kept("audit", "verify", str(audit), "--public-key", key)
+    assert result.exit_code == 1

@@ -92,12 +92,12 @@ def test_a_call_behind_the_servers_back_is_noticed(tmp_path: Path, engine: FakeE
         look_again(engine)
         silent(house)
         behind(engine)
-        found = until(lambda: [row for row in rows(house) if row["cause"] == "difference"], seconds=2)
+        found = until(lambda: [row for row in rows(house) if row["cause"] == "difference"], seconds=10)
         assert found[0]["unexplained"] == [24, 7, 1]
         assert samples(house, "vestry_audit_unexplained_tokens_total") == {"input": 24, "output": 7}
         assert "work that no record explains" in caplog.text
         behind(engine, n=2)
-        until(lambda: samples(house, "vestry_audit_unexplained_requests_total") == {"all": 3}, seconds=2)
+        until(lambda: samples(house, "vestry_audit_unexplained_requests_total") == {"all": 3}, seconds=10)
         look_again(engine)
     assert sum(row["unexplained"][0] for row in rows(house)) == 24 * 3
 
@@ -114,9 +114,9 @@ def test_work_behind_the_back_shows_while_the_server_is_busy(tmp_path: Path, eng
         look_again(engine)
         silent(house)  # as far as anybody can tell, it was the call in progress
         behind(engine, n=8)
-        until(lambda: samples(house, "vestry_audit_unexplained_requests_total") == {"all": 8}, seconds=2)
+        until(lambda: samples(house, "vestry_audit_unexplained_requests_total") == {"all": 8}, seconds=10)
         thread.join()
-        until(lambda: samples(house, "vestry_audit_unexplained_requests_total") == {"all": 9}, seconds=2)
+        until(lambda: samples(house, "vestry_audit_unexplained_requests_total") == {"all": 9}, seconds=10)
 
 
 def test_a_stream_cancelled_midway_is_no_alarm(tmp_path: Path, engine: FakeEngine) -> None:
@@ -139,7 +139,7 @@ def test_a_stream_cancelled_midway_is_no_alarm(tmp_path: Path, engine: FakeEngin
         look_again(engine, 5)
         silent(house)
         behind(engine)
-        until(lambda: samples(house, "vestry_audit_unexplained_requests_total") == {"all": 1}, seconds=2)
+        until(lambda: samples(house, "vestry_audit_unexplained_requests_total") == {"all": 1}, seconds=10)
 
 
 def test_a_restart_of_the_engine_is_no_alarm(tmp_path: Path, engine: FakeEngine) -> None:
@@ -154,7 +154,7 @@ def test_a_restart_of_the_engine_is_no_alarm(tmp_path: Path, engine: FakeEngine)
             assert samples(house, "vestry_engine_restarts_total") == {"all": 1}
             silent(house)
             behind(again)
-            until(lambda: samples(house, "vestry_audit_unexplained_requests_total") == {"all": 1}, seconds=3)
+            until(lambda: samples(house, "vestry_audit_unexplained_requests_total") == {"all": 1}, seconds=10)
 
 
 def test_work_while_the_server_was_down_is_noticed(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_an_engine_that_hides_its_counters_shows(tmp_path: Path, engine: FakeEng
         assert samples(house, "vestry_engine_counters_readable") == {"all": 0}
         silent(house)
         engine.behave(metrics=None)
-        until(lambda: samples(house, "vestry_engine_counters_readable") == {"all": 1}, seconds=3)
+        until(lambda: samples(house, "vestry_engine_counters_readable") == {"all": 1}, seconds=10)
     assert [row["readable"] for row in rows(house)] == [False, True]
 
 
@@ -218,7 +218,7 @@ def test_an_engine_whose_counters_hang_does_not_hang_the_server(tmp_path: Path, 
     with House(tmp_path, [engine], audit=FAST) as house:
         assert house.post(json=chat()).status_code == 200
         began = time.monotonic()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
     (last,) = [row for row in rows(house) if row["cause"] == "stop"]
     assert not last["readable"]
 

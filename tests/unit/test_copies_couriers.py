@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from support.copies import Counted, GrownLog, ListSink
+from support.copies import HOUSE, Counted, GrownLog, ListSink
 from support.house import until
 from vestry.audit.copies import spool as spools
 from vestry.audit.copies.couriers import Couriers
 from vestry.audit.copies.sink import Item
 from vestry.audit.copies.spool import Spool
+from vestry.audit.tlog.notes import Checkpoint
 
 
 def started(home: Path, *sinks: ListSink, counted: Counted | None = None, limit: int = 100) -> Couriers:
@@ -105,9 +107,12 @@ def test_a_restart_delivers_what_waited(tmp_path: Path) -> None:
     sink.wait_for(1, 2, 3, 4)
     couriers.close()
     assert counted.known == [1], "the size that it has is known from before"
-    couriers = started(log.home, sink)
-    couriers.close()
+    for _ in range(2):
+        couriers = started(log.home, sink)
+        couriers.registered("the registry\n")
+        couriers.close()
     assert sink.sizes == [1, 2, 3, 4]
+    assert [each.kind for each in sink.items].count("registry") == 1
 
 
 def test_a_checkpoint_that_a_crash_kept_from_the_spool_is_delivered(tmp_path: Path) -> None:
@@ -192,25 +197,47 @@ def test_without_sinks_nothing_happens(tmp_path: Path) -> None:
 # The spool by itself.
 
 
+def note_of(size: int) -> Item:
+    return Item("checkpoint", HOUSE.sign(Checkpoint("house.test/vestry", size, b"r" * 32).text()))
+
+
 def test_a_damaged_item_is_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A file of the spool that is no text, too large, or gone does not block those behind it."""
+    """A file of the spool that is no checkpoint, too large, or gone does not block those behind it."""
     spool = Spool(tmp_path / "spool")
-    for text in ("one\n", "two\n", "three\n", "four\n"):
-        spool.put(Item("checkpoint", text))
-    one, two, three, _ = sorted(tmp_path.glob("spool/*.checkpoint"))
+    items = [note_of(size) for size in range(1, 6)]
+    for each in items:
+        spool.put(each)
+    one, two, three, four, _ = sorted(tmp_path.glob("spool/*.checkpoint"))
     one.write_bytes(b"\xff")
     two.unlink()
     three.write_bytes(b"x" * 70_000)
-    (tmp_path / "spool" / ".draft").touch()
+    four.write_text(items[3].note[:40])
+    for name, age in ((".old", 7200), (".young", 0)):
+        (tmp_path / "spool" / name).touch()
+        os.utime(tmp_path / "spool" / name, (time.time() - age,) * 2)
     again = Spool(tmp_path / "spool")
     found = again.first()
     assert found is not None
-    assert found[1].note == "four\n"
-    assert again.dropped == 2
-    assert spool.first() is not None
-    assert spool.dropped == 3
-    assert not (tmp_path / "spool" / ".draft").exists()
+    assert found[1] == items[4]
+    assert again.dropped == 3
+    mine = spool.first()
+    assert mine is not None
+    assert mine[1] == items[4]
+    assert [each.name for each in (tmp_path / "spool").glob(".*")] == [".young"]
     assert "cannot be read" in caplog.text
+
+
+def test_two_processes_share_a_spool(tmp_path: Path) -> None:
+    """Commands that run at once put into one folder; nothing is overwritten, and what one delivered the other skips."""
+    one, two = Spool(tmp_path / "spool"), Spool(tmp_path / "spool")
+    one.put(note_of(1))
+    two.put(note_of(2))
+    third = Spool(tmp_path / "spool")
+    assert third.waiting[0] == 2
+    while (found := third.first()) is not None:
+        third.done(*found)
+    assert (one.first(), two.first()) == (None, None)
+    assert one.dropped == two.dropped == 0
 
 
 def test_where_the_disk_is_full_items_wait_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,13 +248,14 @@ def test_where_the_disk_is_full_items_wait_in_memory(tmp_path: Path, monkeypatch
 
     spool = Spool(tmp_path / "spool", limit=2)
     monkeypatch.setattr(spools, "write_whole", full)
-    for text in ("one\n", "two\n", "three\n"):
-        spool.put(Item("checkpoint", text))
-    assert spool.holds("three\n")
+    for size in (1, 2, 3):
+        spool.put(note_of(size))
+    assert spool.holds(note_of(3))
+    assert not spool.holds(note_of(2))
     assert spool.waiting[0] == 2
     found = spool.first()
     assert found is not None
-    assert found[1].note == "two\n"
+    assert found[1] == note_of(2)
     spool.done(*found)
     assert (spool.waiting[0], spool.dropped) == (1, 1)
 
@@ -236,10 +264,10 @@ def test_a_spool_that_is_no_folder_is_empty(tmp_path: Path) -> None:
     """Somebody put a file in its place: items wait in memory."""
     (tmp_path / "spool").write_text("no folder")
     spool = Spool(tmp_path / "spool")
-    spool.put(Item("checkpoint", "one\n"))
+    spool.put(note_of(1))
     found = spool.first()
     assert found is not None
-    assert found[1].note == "one\n"
+    assert found[1] == note_of(1)
     spool.done(*found)
     assert spool.waiting == (0, None)
     assert spool.delivered() is None

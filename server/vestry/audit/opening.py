@@ -98,6 +98,7 @@ def append_once(
     signing: Signing,
     origin: str = "cli",
     wait_seconds: float = 5.0,
+    confirm: Confirm | None = None,
     files: Files | None = None,
     clock: Clock | None = None,
 ) -> None:
@@ -109,7 +110,15 @@ def append_once(
     until = time.monotonic() + wait_seconds
     while True:
         try:
-            store = open_store(directory, origin, signing=signing, segment_bytes=1 << 26, files=files, clock=clock)
+            store = open_store(
+                directory,
+                origin,
+                signing=signing,
+                segment_bytes=1 << 26,
+                confirm=confirm,
+                files=files,
+                clock=clock,
+            )
             break
         except LogLocked:
             if time.monotonic() >= until:

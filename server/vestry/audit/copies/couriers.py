@@ -130,7 +130,7 @@ class _Courier:
         if item.kind == "registry" and not self.sink.keeps_registry:
             return
         try:
-            if item.kind == "registry" or not self.spool.holds(item.note):
+            if not self.spool.holds(item):
                 self.spool.put(item)
         except Exception:  # noqa: BLE001 - the clerk serves the other sinks, too
             _LOG.exception("a copy for `%s` could not be put into its spool", self.sink.name)

@@ -1,9 +1,11 @@
 """What waits for one sink, on the disk: `spool/NAME/` below the log, one file an item, named by its turn.
 
-    000000000000000007.checkpoint     a signed note
-    000000000000000009.registry       the registry of origins; only the newest waits
-    delivered                         the newest checkpoint that the sink has taken; its time is the file's
+    000000000000000007-1f0a93c2.checkpoint    a signed note
+    000000000000000009-77d3e60b.registry      the registry of origins; only the newest waits
+    delivered.checkpoint                      the last one that the sink has taken; its time is the file's
+    delivered.registry
 
+The hexadecimal digits are random: two commands may put into one spool at once.
 Bounded: when `limit` checkpoints wait, the oldest makes room, so of a long outage the newest always stay. A checkpoint
 covers everything that those before it did, so what is lost with one is only how finely times are pinned down.
 An item that cannot be written to the disk (it is full) waits in memory, under the same bound.
@@ -14,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import secrets
 import threading
 import time
 from collections import OrderedDict
@@ -27,8 +30,8 @@ from vestry.audit.copies.durable import make_folder, read_bounded, write_whole
 from vestry.audit.copies.sink import NOTE_LIMIT, Item
 
 _LOG = logging.getLogger("vestry.audit")
-_NAME = re.compile(r"([0-9]{18})\.(checkpoint|registry)")
-_DELIVERED = "delivered"
+_NAME = re.compile(r"([0-9]{18})-[0-9a-f]{8}\.(checkpoint|registry)")
+_DRAFT_SECONDS = 3600.0
 LIMIT = 10_000
 """A week of checkpoints, at one a minute."""
 
@@ -36,14 +39,10 @@ LIMIT = 10_000
 class Waiting(Struct):
     """One item's place in the queue; its note only where the disk did not take it."""
 
-    turn: int
+    name: str
     kind: Literal["checkpoint", "registry"]
     since: float
     note: str | None = None
-
-    @property
-    def name(self) -> str:
-        return f"{self.turn:018d}.{self.kind}"
 
 
 class Spool:
@@ -55,7 +54,7 @@ class Spool:
         self.dropped = 0
         self._limit = max(1, limit)
         self._lock = threading.Lock()
-        self._queue: OrderedDict[int, Waiting] = OrderedDict()
+        self._queue: OrderedDict[str, Waiting] = OrderedDict()
         self._next = 0
         try:
             self._find()
@@ -69,19 +68,25 @@ class Spool:
         for name in names:
             match = _NAME.fullmatch(name)
             if match is None:
-                if name.startswith("."):  # a draft that a crash left
-                    (self.folder / name).unlink(missing_ok=True)
+                self._clean(name)
                 continue
             turn, kind = int(match[1]), cast('Literal["checkpoint", "registry"]', match[2])
             with suppress(FileNotFoundError):
                 since = (self.folder / match[0]).stat().st_mtime
-                self._queue[turn] = Waiting(turn, kind, since)
-        self._next = max(self._queue, default=-1) + 1
+                self._queue[name] = Waiting(name, kind, since)
+            self._next = turn + 1
+
+    def _clean(self, name: str) -> None:
+        """Remove a draft that a crash left; one of another command that runs just now is younger."""
+        with suppress(FileNotFoundError):
+            if name.startswith(".") and time.time() - (self.folder / name).stat().st_mtime > _DRAFT_SECONDS:
+                (self.folder / name).unlink()
 
     def put(self, item: Item) -> None:
         """Take an item, durably where the disk allows it. Makes room, and counts what went (`dropped`)."""
         with self._lock:
-            entry = Waiting(self._next, item.kind, time.time())
+            name = f"{self._next:018d}-{secrets.token_hex(4)}.{item.kind}"
+            entry = Waiting(name, item.kind, time.time())
             self._next += 1
         try:
             make_folder(self.folder)
@@ -91,7 +96,7 @@ class Spool:
             entry.note = item.note
         with self._lock:
             surplus = self._surplus(item)
-            self._queue[entry.turn] = entry
+            self._queue[entry.name] = entry
         for each in surplus:
             self._remove(each)
             if each.kind == "checkpoint":
@@ -102,7 +107,7 @@ class Spool:
         alike = [each for each in self._queue.values() if each.kind == item.kind]
         surplus = alike if item.kind == "registry" else alike[: max(0, len(alike) + 1 - self._limit)]
         for each in surplus:
-            del self._queue[each.turn]
+            del self._queue[each.name]
         return surplus
 
     def first(self) -> tuple[Waiting, Item] | None:
@@ -115,36 +120,40 @@ class Spool:
             if entry.note is not None:
                 return entry, Item(entry.kind, entry.note)
             try:
-                return entry, Item(entry.kind, read_bounded(self.folder / entry.name, NOTE_LIMIT))
+                item = Item(entry.kind, read_bounded(self.folder / entry.name, NOTE_LIMIT))
+                _readable(item)
+            except FileNotFoundError:  # another command has delivered it
+                self._forget(entry)
             except (OSError, ValueError) as error:
                 if self._forget(entry):
                     self._drop(f"{self.folder / entry.name} cannot be read, so it is not delivered: {error}")
+            else:
+                return entry, item
 
     def done(self, entry: Waiting, item: Item) -> None:
         """The sink has it."""
-        if item.kind == "checkpoint":
-            with suppress(OSError):
-                make_folder(self.folder)
-                write_whole(self.folder / _DELIVERED, item.note)
+        with suppress(OSError):
+            make_folder(self.folder)
+            write_whole(self.folder / f"delivered.{item.kind}", item.note)
         self._forget(entry)
 
-    def delivered(self) -> tuple[str, float] | None:
-        """The newest checkpoint that the sink has taken, and when (seconds since the epoch)."""
-        path = self.folder / _DELIVERED
+    def delivered(self, kind: str = "checkpoint") -> tuple[str, float] | None:
+        """The last of this kind that the sink has taken, and when (seconds since the epoch)."""
+        path = self.folder / f"delivered.{kind}"
         try:
             return read_bounded(path, NOTE_LIMIT), path.stat().st_mtime
         except (OSError, ValueError):
             return None
 
-    def holds(self, note: str) -> bool:
-        """Whether this note is the last that waits or, where none does, the last that was delivered."""
+    def holds(self, item: Item) -> bool:
+        """Whether this is the last of its kind that waits or, where none does, the last that was delivered."""
         with self._lock:
-            last = next((each for each in reversed(self._queue.values()) if each.kind == "checkpoint"), None)
+            last = next((each for each in reversed(self._queue.values()) if each.kind == item.kind), None)
         if last is None:
-            delivered = self.delivered()
-            return delivered is not None and delivered[0] == note
+            delivered = self.delivered(item.kind)
+            return delivered is not None and delivered[0] == item.note
         with suppress(OSError, ValueError):
-            return note == (last.note or read_bounded(self.folder / last.name, NOTE_LIMIT))
+            return item.note == (last.note or read_bounded(self.folder / last.name, NOTE_LIMIT))
         return False
 
     @property
@@ -157,7 +166,7 @@ class Spool:
     def _forget(self, entry: Waiting) -> bool:
         """Take an entry out; False where it was out already, because it made room."""
         with self._lock:
-            mine = self._queue.pop(entry.turn, None) is not None
+            mine = self._queue.pop(entry.name, None) is not None
         self._remove(entry)
         return mine
 
@@ -171,3 +180,9 @@ class Spool:
         self.dropped += 1
         if self.dropped & (self.dropped - 1) == 0:  # at 1, 2, 4, 8 ... : a long outage does not flood the log
             _LOG.warning("%s (%d given up since the start)", sentence, self.dropped)
+
+
+def _readable(item: Item) -> None:
+    """Raises NoteRefused (a ValueError) for what is no checkpoint: no sink could take it, and it would block all."""
+    if item.kind == "checkpoint":
+        item.head()

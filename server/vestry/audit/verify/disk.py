@@ -30,9 +30,10 @@ def read(path: Path, limit: int) -> bytes | None:
         return None
     except OSError as error:
         raise Unreadable(f"{path} cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Unreadable(f"{path} is no file")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise Unreadable(f"{path} is no file")
         try:
             data = file.read(limit + 1)
         except OSError as error:

@@ -141,7 +141,7 @@ def _followed(lines: Iterator[tuple[int, bytes]], index: int) -> bool:
     size = 0
     for _, leaf in lines:
         size += len(leaf) + 1
-        record = record_of(leaf)
+        record = record_of(leaf) if leaf.startswith(b"{") else None
         own = record.get("index") if isinstance(record, dict) else None
         if size > scan.TAIL_BYTES or (own.__class__ is int and own is not None and own >= index):
             return True

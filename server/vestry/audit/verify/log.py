@@ -114,16 +114,18 @@ class LogVerifier:
                     until.push(0, each)
                 self._agree(other, until)
         if len(hashes) == WIDTH:
-            self._tree.push(HEIGHT, whole(hashes))
-            self._tiles.push(HEIGHT, whole(tile))
-            self._upper.put(1, start // WIDTH, whole(hashes), whole(tile))
+            own = whole(hashes)
+            said = own if tile == hashes else whole(tile)
+            self._tree.push(HEIGHT, own)
+            self._tiles.push(HEIGHT, said)
+            self._upper.put(1, start // WIDTH, own, said)
             for other in self._others:
                 if other.size == start + WIDTH:
                     self._agree(other, self._tree)
             return
-        for mine, said in zip(hashes, tile, strict=True):
+        for mine, theirs in zip(hashes, tile, strict=True):
             self._tree.push(0, mine)
-            self._tiles.push(0, said)
+            self._tiles.push(0, theirs)
 
     def _gap(self, group: int, until: int) -> None:
         """Bundles that are not there: whether they may be missing is judged later; the tiles give the hashes."""
@@ -196,7 +198,10 @@ class LogVerifier:
     def _compare_root(self) -> None:
         """The recomputed root against the signed one; says which side is wrong, and where at the earliest."""
         head, failing = self._head, self._findings
-        if head is None or self._matched:
+        if head is None:
+            return
+        if self._matched:
+            self._trusted = max(self._trusted, head.size)
             return
         if not self._whole:
             failing.fail(
@@ -250,7 +255,12 @@ class LogVerifier:
     # Beyond the checkpoint
 
     def _beyond(self) -> int:
-        """The journal behind the checkpoint; returns how many records it has there, one after the other."""
+        """The journal behind the checkpoint; returns how many records it has there, one after the other.
+
+        Without a checkpoint nothing says where to begin, and nothing is proven.
+        """
+        if self._head is None:
+            return 0
         waiting = [each for each in self._others if each.size > self._size]
         index = self._size
         for place, leaf in self._journal.beyond(self._size):

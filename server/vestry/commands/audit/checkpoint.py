@@ -13,7 +13,9 @@ from vestry.audit.opening import open_store
 from vestry.audit.reading import LogReader, NoLog, journal
 from vestry.audit.scan import LogLocked, LogUnusable
 from vestry.commands.common import BadSettings, settings_of
-from vestry.secret_files import SecretFault
+from vestry.faults import ConfigurationError
+from vestry.outside import OutsideCopies
+from vestry.settings import Settings
 from vestry.signing import signing
 
 PATIENCE_SECONDS = 15.0
@@ -35,20 +37,33 @@ def command(config: Path | None, origin: str | None) -> None:
         reader = LogReader(home)
         wanted = max((index + 1 for index, _ in journal(home)), default=0)
         try:
-            open_store(
-                settings.audit_directory, origin, signing=signing(settings), segment_bytes=settings.audit.segment_bytes
-            ).close()
+            _sign(settings, origin)
         except LogLocked:
             _ask(home, reader, wanted)
         if not _covers(reader, wanted):
             raise click.ClickException(f"No checkpoint could be written to {home}.")
         click.echo(reader.note() or "", nl=False)
-    except SecretFault as fault:
+    except ConfigurationError as fault:
         raise BadSettings(fault.faults) from None
     except NoLog as fault:
         raise click.UsageError(str(fault)) from None
     except LogUnusable as fault:
         raise click.ClickException(str(fault)) from None
+
+
+def _sign(settings: Settings, origin: str) -> None:
+    """Sign it here, of a log that the outside copies do not speak against, and let them have it."""
+    signs = signing(settings)
+    copies = OutsideCopies(settings, signs.signer.public, origin=origin, seconds=10)
+    open_store(
+        settings.audit_directory,
+        origin,
+        signing=signs,
+        segment_bytes=settings.audit.segment_bytes,
+        confirm=copies.confirm,
+    ).close()
+    copies.start()
+    copies.close()
 
 
 def _ask(home: Path, reader: LogReader, wanted: int) -> None:

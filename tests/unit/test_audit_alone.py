@@ -1,0 +1,95 @@
+"""The one-file verifier for itself: Ed25519 by RFC 8032, its own imports, its proofs and its exit statuses."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support.alone import ALONE, FILE, asked
+from support.audit_logs import House
+
+# RFC 8032 section 7.1: public key, message, signature.
+VECTORS = [
+    (
+        "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a",
+        "",
+        "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46b"
+        "d25bf5f0595bbe24655141438e7a100b",
+    ),
+    (
+        "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c",
+        "72",
+        "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f11d8c"
+        "387b2eaeb4302aeeb00d291612bb0c00",
+    ),
+    (
+        "fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025",
+        "af82",
+        "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290ae67f760984dc659"
+        "4a7c15e9716ed28dc027beceea1ec40a",
+    ),
+]
+
+
+@pytest.mark.parametrize(("public", "message", "signature"), VECTORS)
+def test_the_vectors_of_rfc_8032(public: str, message: str, signature: str) -> None:
+    """Accepted as they are; refused with any byte of the signature, the key or the message changed."""
+    key, text, value = (bytes.fromhex(each) for each in (public, message, signature))
+    assert ALONE.ed25519(key, text, value)
+    assert not ALONE.ed25519(key, text + b"x", value)
+    for at in range(64):
+        assert not ALONE.ed25519(key, text, value[:at] + bytes([value[at] ^ 1]) + value[at + 1 :])
+    assert not ALONE.ed25519(key[:-1] + bytes([key[-1] ^ 0x80]), text, value)
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(max_size=300))
+@settings(deadline=None, max_examples=25)
+def test_signatures_of_another_implementation(seed: bytes, message: bytes) -> None:
+    """What OpenSSL signs is accepted; the same signature with the group's order added to it is not (malleability)."""
+    private = Ed25519PrivateKey.from_private_bytes(seed)
+    public, value = private.public_key().public_bytes_raw(), private.sign(message)
+    assert ALONE.ed25519(public, message, value)
+    again = int.from_bytes(value[32:], "little") + ALONE.ORDER
+    assert not ALONE.ed25519(public, message, value[:32] + again.to_bytes(32, "little"))
+    assert not ALONE.ed25519(public, message, value[:63])
+    assert not ALONE.ed25519(b"\xff" * 32, message, value)
+
+
+def test_it_needs_the_standard_library_alone() -> None:
+    """It imports nothing else, and nothing of ours: it runs by itself, without site-packages."""
+    tree = ast.parse(FILE.read_text(encoding="utf-8"))
+    names = {each.name for node in ast.walk(tree) if isinstance(node, ast.Import) for each in node.names}
+    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(FILE), "--help"], capture_output=True, text=True, check=False, cwd="/"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_its_words_and_statuses(tmp_path: Path) -> None:
+    """0 and Verified, 1 and what is wrong, 2 and a sentence; the key may stand in a file."""
+    house = House(tmp_path / "audit")
+    log = house.log("server", 300)
+    key = tmp_path / "house.pub"
+    key.write_text(f"{house.key}\n")
+    status, out, err = asked(str(house.directory), "--public-key", str(key))
+    assert (status, err) == (0, "")
+    assert out.endswith("Verified.\n")
+    assert "no outcome yet: 'req_" in out
+    (log.home / "checkpoint").unlink()
+    status, out, err = asked(str(house.directory), "--public-key", str(key))
+    assert status == 1
+    assert out.endswith("NOT verified.\n")
+    assert "FAILED server" in out
+    for words in ([str(tmp_path / "none"), str(house.key)], [str(house.directory), "x+00000000+AAAA"]):
+        status, out, err = asked(words[0], "--public-key", words[1])
+        assert (status, out) == (2, "")
+        assert err.startswith("error: ")
