@@ -78,6 +78,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
             house.loop.call_soon_threadsafe(house.server._recording.journal.checkpoint)
             until(lambda: found.values("vestry_audit_copy_records > 0"), what="a checkpoint outside")
             until(lambda: found.values("vestry_upstream_retries_total"), what="the first retry")
+            until(lambda: found.values("vestry_audit_copy_timestamp_seconds > 0"), what="the first checkpoint outside")
             until(lambda: min(found.values("count_over_time(vestry_upstream_retries_total[1m])")) >= 3, what="scrapes")
             yield Scraped(prometheus, house.metrics())
 

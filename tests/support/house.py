@@ -103,7 +103,9 @@ class House:
 
     async def _main(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.server = Server(self.settings, self.models, Secrets(PEPPER, ENGINE_KEY, SIGNING))
+        audit = self.settings.audit
+        signing = Signing(SIGNING.signer, records=audit.checkpoint_records, seconds=audit.checkpoint_seconds)
+        self.server = Server(self.settings, self.models, Secrets(PEPPER, ENGINE_KEY, signing))
         async with self.server:
             self.url, self.ops = self.server.addresses["api"], self.server.addresses["ops"]
             self.port = int(self.url.rsplit(":", 1)[1])
