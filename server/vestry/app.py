@@ -71,7 +71,7 @@ class Server:
         self._stop_asked = 0.0
         self._ready = False
         self._stack = contextlib.AsyncExitStack()
-        self._recording = Recording(settings, secrets.signing, self.meter)
+        self._recording = Recording(settings, secrets.signing, self.meter.record)
         self.addresses: dict[str, str] = {}
 
     async def __aenter__(self) -> Server:

@@ -20,7 +20,7 @@ from vestry.audit.export import syslog
 from vestry.audit.export.formats import FORMATS, Render
 from vestry.audit.export.worker import Observer, Pack, Sender, Worker
 from vestry.export_files import context_of, token_of
-from vestry.meter import Meter
+from vestry.meter_record import RecordMeter
 from vestry.settings import Settings
 from vestry.settings_record import Export
 
@@ -31,7 +31,7 @@ COMMANDS = "cli"
 class Exports:
     """All exports of one server. `grown` is cheap and for the event loop."""
 
-    def __init__(self, settings: Settings, meter: Meter) -> None:
+    def __init__(self, settings: Settings, meter: RecordMeter) -> None:
         self._settings = settings
         directory, exports = settings.audit_directory, settings.audit.exports
         self._own = [worker_of(each, directory / settings.audit.origin, meter) for each in exports]

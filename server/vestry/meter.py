@@ -1,4 +1,5 @@
-"""Every metric that the server has, in one file. Names and labels are in `docs/reference/metrics.md`.
+"""Every metric that the server has; those of the record are in `meter_record.py`. Names and labels are in
+`docs/reference/metrics.md`.
 
 Counting a call is one dictionary look-up and a few additions: the numbers live in plain objects and become
 Prometheus samples only when they are scraped. Labels are bounded: tenants and models come from the settings, routes
@@ -7,21 +8,16 @@ from the route table, replicas from the settings, codes from `errors`.
 
 from __future__ import annotations
 
-import threading
-import time
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from vestry import __version__
-from vestry.audit.completeness import Standing, Work
-from vestry.audit.tlog.notes import Checkpoint
+from vestry.histogram import Histogram
+from vestry.meter_record import Families, RecordMeter
 from vestry.types import Grant, Head, Outcome
 
-Families = Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
-Kind = type[CounterMetricFamily] | type[GaugeMetricFamily]
 OTHER = "other"
 NONE = "none"
 
@@ -33,33 +29,6 @@ FIRST_TOKEN = (
 PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 TOKENS = tuple(float(4**step) for step in range(14))
 OVERHEAD = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-COMMIT = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
-
-
-class Histogram:
-    """Counts by bucket; bounds are upper and inclusive."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def add(self, value: float) -> None:
-        """Count one value; a negative one, which only a clock's rounding makes, is none."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        if value > 0.0:
-            self.total += value
-
-    def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative, as Prometheus wants them."""
-        found: list[tuple[str, float]] = []
-        seen = 0
-        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
-            seen += count
-            found.append(("+Inf" if bound == float("inf") else repr(bound), float(seen)))
-        return found
 
 
 class _Timings:
@@ -86,25 +55,11 @@ class _Use:
         self.input = self.output = self.cached = 0
 
 
-class _Copy:
-    """What is known of one outside copy."""
-
-    __slots__ = ("agrees", "delivered", "dropped", "failures", "size", "waiting", "waiting_since", "when")
-
-    def __init__(self) -> None:
-        self.delivered = self.failures = self.dropped = self.size = self.waiting = 0
-        self.when = 0.0
-        self.waiting_since: float | None = None
-        self.agrees: bool | None = None
-
-    def behind(self, now: float) -> float:
-        return 0.0 if self.waiting_since is None else max(0.0, now - self.waiting_since)
-
-
 class Meter(Collector):
     """Counts everything, and is what Prometheus collects from."""
 
     def __init__(self) -> None:
+        self.record = RecordMeter()
         self._uses: dict[tuple[str, str, str], _Use] = {}
         self._timings: dict[tuple[str, str], _Timings] = {}
         self._sizes: dict[str, tuple[Histogram, Histogram]] = {}
@@ -114,21 +69,8 @@ class Meter(Collector):
         self._retries: dict[str, int] = {}
         self._ejections: dict[tuple[str, str, str], int] = {}
         self._connections = 0
-        self._commits = Histogram(COMMIT)
-        self._records = self._record_bytes = self._record_failures = 0
-        self._checkpoint: tuple[int, float] | None = None
-        self._checkpoint_failures = 0
-        self._journal_healthy = True
-        self._copies: dict[str, _Copy] = {}
-        self._content_failures = 0
-        self.standing: Callable[[], Sequence[Standing]] = list
         self.replicas: Callable[[], list[tuple[str, str, bool, int]]] = list
         self.certificate_expiry: Callable[[], float | None] = _never
-        self._export_lock = threading.Lock()
-        self._exported: dict[str, int] = {}
-        self._export_failed: dict[str, int] = {}
-        self.exports: Callable[[], list[tuple[str, int, float]]] = list
-        """Of each export its name, how many records wait for it, and for how many seconds the first has."""
 
     # Calls ----------------------------------------------------------------------------------------------------
 
@@ -197,75 +139,6 @@ class Meter(Collector):
         series = (model, replica, cause)
         self._ejections[series] = self._ejections.get(series, 0) + 1
 
-    def committed(self, seconds: float, records: int, size: int) -> None:
-        """Records were made durable."""
-        self._commits.add(seconds)
-        self._records += records
-        self._record_bytes += size
-
-    def failed(self, records: int) -> None:
-        """Records could not be made durable."""
-        self._record_failures += records
-
-    def checkpointed(self, _note: str, head: Checkpoint) -> None:
-        """A checkpoint of the record was signed. Called in the notary's thread."""
-        self._checkpoint = (head.size, time.time())
-
-    def checkpoint_failed(self) -> None:
-        """One could not be made. Called in the notary's thread."""
-        self._checkpoint_failures += 1
-
-    def exported(self, export: str, records: int) -> None:
-        """Records were sent on. Called in the export's threads."""
-        with self._export_lock:
-            self._exported[export] = self._exported.get(export, 0) + records
-
-    def export_failed(self, export: str, records: int) -> None:
-        """Records could not be sent on, and will be sent again. Called in the export's threads."""
-        with self._export_lock:
-            self._export_failed[export] = self._export_failed.get(export, 0) + records
-
-    def content_failed(self) -> None:
-        """A prompt or an answer could not be kept; its call was not served."""
-        self._content_failures += 1
-
-    def health(self, healthy: bool) -> None:
-        """The record can, or cannot, be written."""
-        self._journal_healthy = healthy
-
-    # Outside copies; called from their threads. Each has a single one.
-
-    def copy_declared(self, sink: str) -> None:
-        """There is such a copy."""
-        self._copies.setdefault(sink, _Copy())
-
-    def copy_known(self, sink: str, size: int, when: float) -> None:
-        """An earlier process delivered a checkpoint of this size."""
-        copy = self._copies.setdefault(sink, _Copy())
-        copy.size, copy.when = size, when
-
-    def copy_delivered(self, sink: str, size: int, when: float) -> None:
-        """A checkpoint of this size in records is there."""
-        self.copy_known(sink, size, when)
-        self._copies[sink].delivered += 1
-
-    def copy_failed(self, sink: str) -> None:
-        """One try to deliver failed."""
-        self._copies[sink].failures += 1
-
-    def copies_waiting(self, sink: str, waiting: int, since: float | None) -> None:
-        """So many items wait, the oldest since then."""
-        copy = self._copies[sink]
-        copy.waiting, copy.waiting_since = waiting, since
-
-    def copies_dropped(self, sink: str, dropped: int) -> None:
-        """So many were given up."""
-        self._copies[sink].dropped += dropped
-
-    def copy_compared(self, sink: str, agrees: bool) -> None:
-        """The log was compared with the copy at the start, or could not be."""
-        self._copies.setdefault(sink, _Copy()).agrees = agrees
-
     # Prometheus -----------------------------------------------------------------------------------------------
 
     def collect(self) -> Families:
@@ -276,11 +149,8 @@ class Meter(Collector):
         yield from self._collect_calls()
         yield from self._collect_timings()
         yield from self._collect_replicas()
-        yield from self._collect_record()
-        yield from self._collect_copies()
+        yield from self.record.collect()
         yield from self._collect_door()
-        yield from self._collect_exports()
-        yield from self._collect_completeness()
 
     def _collect_calls(self) -> Families:
         requests = CounterMetricFamily(
@@ -361,69 +231,6 @@ class Meter(Collector):
             retries.add_metric([model], count)
         yield from (healthy, outstanding, ejections, retries)
 
-    def _collect_record(self) -> Families:
-        commits = HistogramMetricFamily("vestry_audit_commit_seconds", "Time to make a group of records durable.")
-        commits.add_metric([], self._commits.buckets(), self._commits.total)
-        yield commits
-        for name, text, value in (
-            ("vestry_audit_records", "Records made durable.", self._records),
-            ("vestry_audit_bytes", "Bytes of records made durable.", self._record_bytes),
-            ("vestry_audit_failures", "Records that could not be made durable.", self._record_failures),
-            ("vestry_audit_checkpoint_failures", "Checkpoints that could not be made.", self._checkpoint_failures),
-            ("vestry_audit_content_failures", "Contents that could not be kept.", self._content_failures),
-        ):
-            yield CounterMetricFamily(name, text, value=value)
-        if self._checkpoint is not None:
-            for name, text, last in zip(
-                ("vestry_audit_checkpoint_size", "vestry_audit_checkpoint_timestamp_seconds"),
-                ("Records that the last checkpoint covers.", "When the last checkpoint was signed."),
-                self._checkpoint,
-                strict=True,
-            ):
-                yield GaugeMetricFamily(name, text, value=last)
-        yield GaugeMetricFamily(
-            "vestry_audit_healthy", "1 if the record can be written.", value=int(self._journal_healthy)
-        )
-
-    def _collect_copies(self) -> Families:
-        now = time.time()
-        rows: tuple[tuple[Kind, str, str, Callable[[_Copy], float | None]], ...] = (
-            (CounterMetricFamily, "copies", "Checkpoints delivered.", lambda each: each.delivered),
-            (CounterMetricFamily, "copy_failures", "Tries to deliver that failed.", lambda each: each.failures),
-            (CounterMetricFamily, "copies_dropped", "Checkpoints given up.", lambda each: each.dropped),
-            (GaugeMetricFamily, "copy_records", "Size of the newest checkpoint there.", lambda each: each.size),
-            (GaugeMetricFamily, "copy_timestamp_seconds", "When that came.", lambda each: each.when),
-            (GaugeMetricFamily, "copies_waiting", "Items in the spool.", lambda each: each.waiting),
-            (GaugeMetricFamily, "copy_behind_seconds", "Age of the oldest of these.", lambda each: each.behind(now)),
-            (GaugeMetricFamily, "copy_compared", "1 if compared at the start.", lambda each: each.agrees),
-        )
-        for kind, name, text, value in rows:
-            family = kind(f"vestry_audit_{name}", text, labels=["copy"])
-            for sink, copy in list(self._copies.items()):
-                if (figure := value(copy)) is not None:
-                    family.add_metric([sink], figure)
-            yield family
-
-    def _collect_completeness(self) -> Families:
-        standing = self.standing()
-        for name, meaning, amount in COMPLETENESS:
-            tokens = CounterMetricFamily(f"{name}_tokens", f"Tokens {meaning}.", labels=["replica", "kind"])
-            requests = CounterMetricFamily(f"{name}_requests", f"Requests {meaning}.", labels=["replica"])
-            for each in standing:
-                prompt, completion, count = amount(each)
-                tokens.add_metric([each.replica, "input"], prompt)
-                tokens.add_metric([each.replica, "output"], completion)
-                requests.add_metric([each.replica], count)
-            yield from (tokens, requests)
-        readable = GaugeMetricFamily(
-            "vestry_engine_counters_readable", "1 if the engine's counters can be read.", labels=["replica"]
-        )
-        restarts = CounterMetricFamily("vestry_engine_restarts", "Times that counters began anew.", labels=["replica"])
-        for each in standing:
-            readable.add_metric([each.replica], each.readable)
-            restarts.add_metric([each.replica], each.restarts)
-        yield from (readable, restarts)
-
     def _collect_door(self) -> Families:
         yield GaugeMetricFamily("vestry_connections", "Open client connections.", value=self._connections)
         refusals = CounterMetricFamily("vestry_door_refusals", "Refused before a call was read.", labels=["code"])
@@ -435,34 +242,6 @@ class Meter(Collector):
             yield GaugeMetricFamily(
                 "vestry_tls_certificate_expiry_timestamp_seconds", "When the certificate expires.", value=expiry
             )
-
-    def _collect_exports(self) -> Families:
-        sent = CounterMetricFamily("vestry_audit_exported_records", "Records sent on.", labels=["export"])
-        failed = CounterMetricFamily(
-            "vestry_audit_export_failed_records", "Records that could not be sent on at a try.", labels=["export"]
-        )
-        lag = GaugeMetricFamily(
-            "vestry_audit_export_lag_records", "Records that wait to be sent on.", labels=["export"]
-        )
-        age = GaugeMetricFamily(
-            "vestry_audit_export_lag_seconds", "Age of the first record that waits to be sent on.", labels=["export"]
-        )
-        for name, records, seconds in self.exports():
-            sent.add_metric([name], self._exported.get(name, 0))
-            failed.add_metric([name], self._export_failed.get(name, 0))
-            lag.add_metric([name], records)
-            age.add_metric([name], seconds)
-        yield from (sent, failed, lag, age)
-
-
-# What the reconciler says of a replica: metric, meaning, and which amount of it. The first two kinds are tokens.
-COMPLETENESS: tuple[tuple[str, str, Callable[[Standing], Work]], ...] = (
-    ("vestry_engine_reported", "by the engine's own counters", lambda each: each.reported),
-    ("vestry_audit_engine", "of an engine's work in outcomes, at least", lambda each: each.least),
-    ("vestry_audit_uncertain", "that outcomes leave open beyond that", lambda each: each.most.less(each.least)),
-    ("vestry_audit_unexplained", "of an engine's work that no record explains", lambda each: each.unexplained),
-    ("vestry_audit_uncounted", "recorded, and not counted by the engine", lambda each: each.uncounted),
-)
 
 
 def _never() -> float | None:

@@ -25,7 +25,7 @@ from vestry.auditor import AuditorKey
 from vestry.configuration import digest
 from vestry.exporting import Exports
 from vestry.keeping import Keep, Modes
-from vestry.meter import Meter
+from vestry.meter_record import RecordMeter
 from vestry.outside import OutsideCopies
 from vestry.reconcile import Reconciler
 from vestry.record import Recorder
@@ -43,7 +43,7 @@ class Recording:
     recorder: Recorder
     keep: Keep | None = None
 
-    def __init__(self, settings: Settings, signing: Signing, meter: Meter) -> None:
+    def __init__(self, settings: Settings, signing: Signing, meter: RecordMeter) -> None:
         self._settings, self._signing, self._meter = settings, signing, meter
         self._home = settings.audit_directory / settings.audit.origin
         self._exports = Exports(settings, meter)

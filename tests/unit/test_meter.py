@@ -12,7 +12,8 @@ from fakes.calls import GRANT, head
 from vestry import __version__
 from vestry.audit.completeness import Standing, Work
 from vestry.audit.tlog.notes import Checkpoint
-from vestry.meter import DURATION, Histogram, Meter
+from vestry.histogram import Histogram
+from vestry.meter import DURATION, Meter
 from vestry.types import Ending, Outcome, Usage
 
 NAMES = {
@@ -90,7 +91,7 @@ def busy_meter() -> Meter:
     meter.refused(HEAD, "default", "rate_limit_exceeded")
     meter.replicas = lambda: [("small", "a:1", True, 3)]
     meter.certificate_expiry = lambda: 1.0
-    meter.standing = lambda: [
+    meter.record.standing = lambda: [
         Standing("a:1", True, Work(9, 8, 7), Work(6, 5, 4), Work(7, 7, 7), Work(2, 1, 0), Work(0, 0, 1), 3)
     ]
     meter.ejected("small", "a:1", "slow")
@@ -179,9 +180,9 @@ def test_what_other_rooms_report_is_counted() -> None:
     meter.connections(+1)
     meter.connections(+1)
     meter.connections(-1)
-    meter.committed(0.01, 3, 500)
-    meter.failed(2)
-    meter.health(False)
+    meter.record.committed(0.01, 3, 500)
+    meter.record.failed(2)
+    meter.record.health(False)
     value = Samples(meter)
     assert value("vestry_upstream_retries_total", model="small") == 2
     assert value("vestry_replica_ejections_total", model="small", replica="a:1", cause="slow") == 2
@@ -200,10 +201,10 @@ def test_what_other_rooms_report_is_counted() -> None:
 def test_exports_are_counted_by_name() -> None:
     """An export of the settings has its series from the start, and its lag is what it says at the scrape."""
     meter = Meter()
-    meter.exports = lambda: [("siem", 3, 2.5), ("lake", 0, 0.0)]
-    meter.exported("siem", 10)
-    meter.exported("siem", 5)
-    meter.export_failed("siem", 4)
+    meter.record.exports = lambda: [("siem", 3, 2.5), ("lake", 0, 0.0)]
+    meter.record.exported("siem", 10)
+    meter.record.exported("siem", 5)
+    meter.record.export_failed("siem", 4)
     value = Samples(meter)
     for name, siem, lake in (
         ("vestry_audit_exported_records_total", 15, 0),
@@ -240,8 +241,8 @@ def test_checkpoints_are_told() -> None:
     assert value("vestry_audit_checkpoint_failures_total") == 0
     began = time.time()
     for size in (5, 7):
-        meter.checkpointed("", Checkpoint("house.test/vestry/server", size, bytes(32)))
-    meter.checkpoint_failed()
+        meter.record.checkpointed("", Checkpoint("house.test/vestry/server", size, bytes(32)))
+    meter.record.checkpoint_failed()
     assert value("vestry_audit_checkpoint_size") == 7
     assert began <= (value("vestry_audit_checkpoint_timestamp_seconds") or 0) <= time.time()
     assert value("vestry_audit_checkpoint_failures_total") == 1

@@ -44,6 +44,7 @@ class Visitor(MemoryClient):
         self.answer: bytes | None = None
         self.refusal: Refusal | None = None
         self.blocked: asyncio.Event | None = None
+        self.finishing = False
 
     async def call(self) -> Call:
         if isinstance(self._body, Exception):
@@ -51,6 +52,7 @@ class Visitor(MemoryClient):
         return self._body
 
     async def finish(self, last: bytes, *, streamed: bool) -> None:
+        self.finishing = True
         if self.blocked is not None:
             await self.blocked.wait()
         self.answer = last
@@ -291,6 +293,6 @@ def test_an_answer_that_is_being_sent_is_not_answered_a_second_time() -> None:
     """Cut off behind its outcome, while a slow client reads: no second record, no second answer."""
     bench, visitor = Bench(), Visitor()
     visitor.blocked = asyncio.Event()
-    cut_off(bench, visitor, lambda: bench.kinds == ["intent", "outcome"])
+    cut_off(bench, visitor, lambda: visitor.finishing)
     assert visitor.refusal is None
     assert bench.kinds == ["intent", "outcome"]

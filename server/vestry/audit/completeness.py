@@ -131,12 +131,13 @@ class Ledger:
     """What this process has recorded, by replica, and what is in progress. Belongs to one event loop."""
 
     def __init__(self) -> None:
-        self.replicas: dict[str, Bounds] = {}
-        self._flying: dict[str, tuple[ServedModel, Work]] = {}
+        self._whole: dict[str, list[int]] = {}
+        self._bounded: dict[str, Bounds] = {}
+        self._flying: dict[str, tuple[Call, ServedModel]] = {}
 
     def began(self, request_id: str, call: Call, grant: Grant) -> None:
         """An intent is about to be written: from here on an engine may work on the call."""
-        self._flying[request_id] = (grant.model, most_of(call, grant.model))
+        self._flying[request_id] = (call, grant.model)
 
     def refused(self, request_id: str) -> None:
         """A call ended without an engine."""
@@ -147,13 +148,19 @@ class Ledger:
         self._flying.pop(record.request_id, None)
         if record.engine_work is not None:
             for row in record.engine_work:
-                self.of(row["replica"]).add(Work(*row["least"]), Work(*row["most"]))
+                bounds = self._bounded.setdefault(row["replica"], Bounds())
+                bounds.add(Work(*row["least"]), Work(*row["most"]))
         elif record.replica:
-            exact = Work(record.prompt_tokens, record.completion_tokens, 1)
-            self.of(record.replica).add(exact, exact)
+            whole = self._whole.get(record.replica) or self._whole.setdefault(record.replica, [0, 0, 0])
+            whole[0] += record.prompt_tokens
+            whole[1] += record.completion_tokens
+            whole[2] += 1
 
     def of(self, replica: str) -> Bounds:
-        return self.replicas.get(replica) or self.replicas.setdefault(replica, Bounds())
+        """All that was recorded of a replica's work up to now."""
+        whole = Work(*self._whole.get(replica, NOTHING))
+        bounds = self._bounded.get(replica, Bounds())
+        return Bounds(bounds.least.plus(whole), bounds.most.plus(whole))
 
     @property
     def in_progress(self) -> int:
@@ -163,9 +170,9 @@ class Ledger:
     def flying(self, replica: str) -> tuple[int, Work]:
         """Calls in progress that this replica may have a part in, and the most that they can come to."""
         count, most = 0, NOTHING
-        for model, work in self._flying.values():
+        for call, model in self._flying.values():
             if any(each.name == replica for each in model.replicas):
-                count, most = count + 1, most.plus(work)
+                count, most = count + 1, most.plus(most_of(call, model))
         return count, most
 
 

@@ -149,12 +149,11 @@ class Spool:
         """Whether this is the last of its kind that waits or, where none does, the last that was delivered."""
         with self._lock:
             last = next((each for each in reversed(self._queue.values()) if each.kind == item.kind), None)
-        if last is None:
-            delivered = self.delivered(item.kind)
-            return delivered is not None and delivered[0] == item.note
-        with suppress(OSError, ValueError):
-            return item.note == (last.note or read_bounded(self.folder / last.name, NOTE_LIMIT))
-        return False
+        if last is not None:
+            with suppress(OSError, ValueError):  # gone: it has been delivered this very moment
+                return item.note == (last.note or read_bounded(self.folder / last.name, NOTE_LIMIT))
+        delivered = self.delivered(item.kind)
+        return delivered is not None and delivered[0] == item.note
 
     @property
     def waiting(self) -> tuple[int, float | None]:
