@@ -369,6 +369,41 @@ RECORD = (
         width=4,
     ),
     Panel(
+        "Records under a checkpoint",
+        "Records that the last checkpoint covers; tries to write one that failed, a second.",
+        "short",
+        (
+            Query(f"vestry_audit_checkpoint_size{{{HERE}}}", "{{instance}}"),
+            Query(rate("vestry_audit_checkpoint_failures_total", HERE, "instance"), "{{instance}} failed"),
+        ),
+        width=6,
+    ),
+    Panel(
+        "Records sent on",
+        "Records a second that each export has taken, and that it refused.",
+        "short",
+        (
+            Query(rate("vestry_audit_exported_records_total", HERE, "export"), "{{export}}"),
+            Query(rate("vestry_audit_export_failed_records_total", HERE, "export"), "{{export}} refused"),
+        ),
+        width=6,
+    ),
+    Panel(
+        "Exports behind",
+        "Age of the oldest record that an export has not taken.",
+        "s",
+        (Query(f"vestry_audit_export_lag_seconds{{{HERE}}}", "{{export}}"),),
+        steps=((None, GREEN), (600, ORANGE)),
+        width=6,
+    ),
+    Panel(
+        "Records to send on",
+        "Records that wait for each export.",
+        "short",
+        (Query(f"vestry_audit_export_lag_records{{{HERE}}}", "{{export}}"),),
+        width=6,
+    ),
+    Panel(
         "Outside copies behind",
         "For how long the oldest undelivered checkpoint has waited, by copy. Above 10 minutes there is an alert.",
         "s",
@@ -482,6 +517,53 @@ PROCESS = (
     ),
 )
 
+
+def _both(what: str) -> tuple[Query, ...]:
+    """Tokens and answers of one side of completeness, by replica, over the last hour."""
+    return tuple(
+        Query(f"sum by (replica) (increase(vestry_{what}_{unit}_total{{{HERE}}}[1h]))", f"{{{{replica}}}} {unit}")
+        for unit in ("tokens", "requests")
+    )
+
+
+COMPLETENESS = (
+    Panel(
+        "Engine work without a record",
+        "Tokens and answers of the last hour that an engine counted and no record explains. Anything but 0 is a call "
+        "that did not come through the server.",
+        "short",
+        _both("audit_unexplained"),
+        steps=((None, GREEN), (1e-9, RED)),
+        width=6,
+    ),
+    Panel(
+        "Recorded work that no engine counted",
+        "Tokens and answers of the last hour that are recorded, though an idle engine had not counted them, or forgot "
+        "them at a restart.",
+        "short",
+        _both("audit_uncounted"),
+        width=6,
+    ),
+    Panel(
+        "Work as the engines count it",
+        "Tokens and answers of the last hour by the engines' own counters; how often these began anew; 1 while readable.",
+        "short",
+        (
+            *_both("engine_reported"),
+            Query(f"vestry_engine_restarts_total{{{HERE}}}", "{{replica}} restarts"),
+            Query(f"vestry_engine_counters_readable{{{HERE}}}", "{{replica}} readable"),
+        ),
+        width=6,
+    ),
+    Panel(
+        "Work as the record has it",
+        "Tokens and answers of the last hour in outcomes; and what cancelled and failed calls may add at most.",
+        "short",
+        (*_both("audit_engine"), *_both("audit_uncertain")),
+        width=6,
+    ),
+)
+
 ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
     ("Overview", OVERVIEW),
     ("Calls", CALLS),
@@ -489,5 +571,6 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
     ("Tokens", TOKENS),
     ("Engines", ENGINES),
     ("Record", RECORD),
+    ("Completeness", COMPLETENESS),
     ("Server", PROCESS),
 )

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fakes.engine import FakeEngine
 from support.house import House, until
+from support.receivers import Collector
 
 ROOT = Path(__file__).resolve().parents[2]
 DASHBOARD = ROOT / "deploy" / "grafana" / "vestry.json"
@@ -61,11 +62,13 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
     folder = tmp_path_factory.mktemp("dashboard")
     authority = trustme.CA()
     files = _certificate(authority, folder)
-    with FakeEngine() as good, FakeEngine() as failing, FakeEngine() as dead:
+    with ExitStack() as stack, FakeEngine() as good, FakeEngine() as failing, FakeEngine() as dead:
         failing.behave(status=500)
         (folder / "vault").mkdir()
         copies = [{"kind": "directory", "name": "vault", "path": str(folder / "vault")}]
-        audit = {"copies": copies, "checkpoint_seconds": 1}
+        collector = stack.enter_context(Collector())
+        exports = [{"name": "siem", "url": collector.url}]
+        audit = {"copies": copies, "exports": exports, "checkpoint_seconds": 1}
         house = House(
             folder / "state",
             [good, failing, dead],
