@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from deploy.grafana.panels import ROWS, Panel
+from deploy.grafana.panel import Panel
+from deploy.grafana.panels import ROWS
 
 TARGET = Path(__file__).with_name("vestry.json")
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}

@@ -6,70 +6,27 @@ of `docs/reference/metrics.md`; a test runs every query against a real Prometheu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
-
-HERE = 'instance=~"$instance"'
-MODEL = f'{HERE}, model=~"$model"'
-TENANT = f'{HERE}, tenant=~"$tenant"'
-BOTH = f'{TENANT}, model=~"$model"'
-INPUT, OUTPUT, CACHED = (f'{BOTH}, kind="{kind}"' for kind in ("input", "output", "cached"))
-
-GREEN, ORANGE, RED, BLUE = "green", "orange", "red", "blue"
-Steps = Sequence[tuple[float | None, str]]
-"""Colours from a value on; the first value is None, for "from the lowest"."""
-
-PLAIN: Steps = ((None, GREEN),)
-NONE_IS_WELL: Steps = ((None, GREEN), (1e-9, ORANGE))
-ONE_IS_WELL: Steps = ((None, RED), (1, GREEN))
-
-
-@dataclass(frozen=True)
-class Query:
-    expression: str
-    legend: str = ""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One panel. `unit` is Grafana's name of it; `empty` is shown where no series exists (yet)."""
-
-    title: str
-    tells: str
-    unit: str
-    queries: tuple[Query, ...]
-    kind: Literal["timeseries", "stat"] = "timeseries"
-    width: int = 8
-    steps: Steps = PLAIN
-    line: bool = False
-    """Draw the threshold as a line."""
-    stacked: bool = False
-    empty: str = "0"
-    lowest: float | None = 0
-    highest: float | None = None
-    decimals: int | None = None
-    words: tuple[tuple[str, str, str], ...] = ()
-    """Value, text and colour, for figures that mean a word."""
-
-
-def rate(metric: str, labels: str, by: str = "") -> str:
-    """Sum of the rates of a counter, by labels."""
-    grouped = f" by ({by})" if by else ""
-    return f"sum{grouped} (rate({metric}{{{labels}}}[$__rate_interval]))"
-
-
-def quantile(share: float, metric: str, labels: str, by: str = "") -> str:
-    """A quantile of a histogram over the time of one step."""
-    return f"histogram_quantile({share}, {rate(metric + '_bucket', labels, 'le' + (', ' + by if by else ''))})"
-
-
-def percentiles(metric: str, labels: str, by: str, name: str) -> tuple[Query, ...]:
-    """Median, 95th and 99th percentile."""
-    return tuple(
-        Query(quantile(share, metric, labels, by), f"p{share * 100:.0f} {{{{{name}}}}}") for share in (0.5, 0.95, 0.99)
-    )
-
+from deploy.grafana.panel import (
+    BLUE,
+    BOTH,
+    CACHED,
+    GREEN,
+    HERE,
+    INPUT,
+    MODEL,
+    NONE_IS_WELL,
+    ONE_IS_WELL,
+    ORANGE,
+    OUTPUT,
+    RED,
+    TENANT,
+    Panel,
+    Query,
+    percentiles,
+    quantile,
+    rate,
+)
+from deploy.grafana.panels_record import COMPLETENESS, RECORD
 
 REQUESTS = "vestry_requests_total"
 
@@ -320,139 +277,6 @@ ENGINES = (
     ),
 )
 
-RECORD = (
-    Panel(
-        "Time to make records durable",
-        "From a group of records to the end of its fdatasync. A call waits for two of them, and fails at the deadline "
-        "of the settings (2 s unless changed).",
-        "s",
-        tuple(
-            Query(quantile(share, "vestry_audit_commit_seconds", HERE), f"p{share * 100:.0f}")
-            for share in (0.5, 0.95, 0.99)
-        ),
-        steps=((None, GREEN), (2, RED)),
-        width=6,
-    ),
-    Panel(
-        "Records",
-        "Records a second that became durable: two for a served call, one for a refused one.",
-        "short",
-        (Query(rate("vestry_audit_records_total", HERE, "instance"), "{{instance}}"),),
-        width=6,
-    ),
-    Panel(
-        "Growth of the log",
-        "Bytes a second. Plan the disk with it.",
-        "Bps",
-        (Query(rate("vestry_audit_bytes_total", HERE, "instance"), "{{instance}}"),),
-        width=4,
-    ),
-    Panel(
-        "Records that failed",
-        "Records a second, and contents, that could not be made durable; their calls were answered with 503 "
-        "`audit_unavailable`.",
-        "short",
-        (
-            Query(rate("vestry_audit_failures_total", HERE, "instance"), "{{instance}}"),
-            Query(rate("vestry_audit_content_failures_total", HERE, "instance"), "{{instance}} content"),
-        ),
-        steps=((None, GREEN), (1e-9, RED)),
-        width=4,
-    ),
-    Panel(
-        "Age of the last checkpoint",
-        "Since the log was last signed. With traffic it stays near `audit.checkpoint_seconds` (60 s unless changed); "
-        "without any it grows, since there is nothing new to sign.",
-        "s",
-        (Query(f"time() - vestry_audit_checkpoint_timestamp_seconds{{{HERE}}}", "{{instance}}"),),
-        steps=((None, GREEN), (300, ORANGE)),
-        width=4,
-    ),
-    Panel(
-        "Records under a checkpoint",
-        "Records that the last checkpoint covers; tries to write one that failed, a second.",
-        "short",
-        (
-            Query(f"vestry_audit_checkpoint_size{{{HERE}}}", "{{instance}}"),
-            Query(rate("vestry_audit_checkpoint_failures_total", HERE, "instance"), "{{instance}} failed"),
-        ),
-        width=6,
-    ),
-    Panel(
-        "Records sent on",
-        "Records a second that each export has taken, and that it refused.",
-        "short",
-        (
-            Query(rate("vestry_audit_exported_records_total", HERE, "export"), "{{export}}"),
-            Query(rate("vestry_audit_export_failed_records_total", HERE, "export"), "{{export}} refused"),
-        ),
-        width=6,
-    ),
-    Panel(
-        "Exports behind",
-        "Age of the oldest record that an export has not taken.",
-        "s",
-        (Query(f"vestry_audit_export_lag_seconds{{{HERE}}}", "{{export}}"),),
-        steps=((None, GREEN), (600, ORANGE)),
-        width=6,
-    ),
-    Panel(
-        "Records to send on",
-        "Records that wait for each export.",
-        "short",
-        (Query(f"vestry_audit_export_lag_records{{{HERE}}}", "{{export}}"),),
-        width=6,
-    ),
-    Panel(
-        "Outside copies behind",
-        "For how long the oldest undelivered checkpoint has waited, by copy. Above 10 minutes there is an alert.",
-        "s",
-        (Query(f"max by (copy) (vestry_audit_copy_behind_seconds{{{HERE}}})", "{{copy}}"),),
-        steps=((None, GREEN), (600, RED)),
-        line=True,
-        width=6,
-        empty="no copies",
-    ),
-    Panel(
-        "Outside copies taken",
-        "Checkpoints a second that each copy took, tries that failed, and checkpoints given up.",
-        "short",
-        (
-            Query(rate("vestry_audit_copies_total", HERE, "copy"), "{{copy}}"),
-            Query(rate("vestry_audit_copy_failures_total", HERE, "copy"), "{{copy}} failed"),
-            Query(rate("vestry_audit_copies_dropped_total", HERE, "copy"), "{{copy}} given up"),
-        ),
-        width=6,
-        empty="no copies",
-    ),
-    Panel(
-        "Newest outside",
-        "Age of the newest checkpoint that each copy has taken. It grows while nothing is recorded, too.",
-        "s",
-        (
-            Query(
-                f"time() - max by (copy) (vestry_audit_copy_timestamp_seconds{{{HERE}}} > 0)",
-                "{{copy}}",
-            ),
-        ),
-        width=6,
-        empty="no copies",
-    ),
-    Panel(
-        "Records outside, and waiting",
-        "Records that the newest checkpoint of each copy covers; items in its spool; 1 if the log was compared with it "
-        "at the start.",
-        "short",
-        (
-            Query(f"vestry_audit_copy_records{{{HERE}}}", "{{copy}} records"),
-            Query(f"vestry_audit_copies_waiting{{{HERE}}}", "{{copy}} waiting"),
-            Query(f"vestry_audit_copy_compared{{{HERE}}}", "{{copy}} compared"),
-        ),
-        width=6,
-        empty="no copies",
-    ),
-)
-
 PROCESS = (
     Panel(
         "Connections",
@@ -517,52 +341,6 @@ PROCESS = (
     ),
 )
 
-
-def _both(what: str) -> tuple[Query, ...]:
-    """Tokens and answers of one side of completeness, by replica, over the last hour."""
-    return tuple(
-        Query(f"sum by (replica) (increase(vestry_{what}_{unit}_total{{{HERE}}}[1h]))", f"{{{{replica}}}} {unit}")
-        for unit in ("tokens", "requests")
-    )
-
-
-COMPLETENESS = (
-    Panel(
-        "Engine work without a record",
-        "Tokens and answers of the last hour that an engine counted and no record explains. Anything but 0 is a call "
-        "that did not come through the server.",
-        "short",
-        _both("audit_unexplained"),
-        steps=((None, GREEN), (1e-9, RED)),
-        width=6,
-    ),
-    Panel(
-        "Recorded work that no engine counted",
-        "Tokens and answers of the last hour that are recorded, though an idle engine had not counted them, or forgot "
-        "them at a restart.",
-        "short",
-        _both("audit_uncounted"),
-        width=6,
-    ),
-    Panel(
-        "Work as the engines count it",
-        "Tokens and answers of the last hour by the engines' own counters; how often these began anew; 1 while readable.",
-        "short",
-        (
-            *_both("engine_reported"),
-            Query(f"vestry_engine_restarts_total{{{HERE}}}", "{{replica}} restarts"),
-            Query(f"vestry_engine_counters_readable{{{HERE}}}", "{{replica}} readable"),
-        ),
-        width=6,
-    ),
-    Panel(
-        "Work as the record has it",
-        "Tokens and answers of the last hour in outcomes; and what cancelled and failed calls may add at most.",
-        "short",
-        (*_both("audit_engine"), *_both("audit_uncertain")),
-        width=6,
-    ),
-)
 
 ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
     ("Overview", OVERVIEW),
