@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vestry.configuration import LARGEST_FILE, ConfigurationError, Fault, digest, load, read, schema
 from vestry.settings import Model, Settings, Tenant
 
-KNOWN = "sha256:843aae0d56ad651fafc79f58efdbb5269185d02c9929f8a1b755daade78c1abb"
+KNOWN = "sha256:85a03be23eb3275d06c47874a61f910b1fbc1f2a0bd646ad88202fd88384a460"
 
 Write = Callable[[str | bytes], Path]
 
