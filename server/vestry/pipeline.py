@@ -74,7 +74,7 @@ class Corridor:
         """One call that the server answers by itself."""
 
         async def serve(visitor: Visitor, trail: Trail) -> None:
-            principal = trail.principal = authenticate(trail.head.credential, self.keys, self.tenants)
+            principal = trail.principal = authenticate(trail.head, self.keys, self.tenants)
             tenant = self.tenants[principal.tenant]
             with self.admission.place(bounded(principal, tenant), limits_of(tenant), time.monotonic()):
                 found = answer(principal, tenant)
@@ -89,7 +89,7 @@ class Corridor:
 
     async def _serve(self, visitor: Visitor, trail: Trail) -> None:
         head = trail.head
-        trail.principal = authenticate(head.credential, self.keys, self.tenants)
+        trail.principal = authenticate(head, self.keys, self.tenants)
         trail.call = call = await visitor.call()
         trail.grant = grant = authorize(trail.principal, call, self.models, self.tenants)
         with self.admission.place(grant.principal, grant.tenant_limits, time.monotonic()):

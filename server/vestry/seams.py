@@ -6,6 +6,7 @@ open or closed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -18,8 +19,10 @@ from vestry.types import Call, Head, Principal
 class KeyStore(Protocol):
     """Finds who holds an API key. Fails closed."""
 
-    def find(self, presented: str) -> Principal | None:
-        """The key's holder; None for a key that is unknown, revoked or expired, at this very moment.
+    def find(self, presented: str, arrived: float = math.inf) -> Principal | None:
+        """The key's holder; None for a key that was unknown or revoked when the call arrived, or is expired.
+
+        `arrived` is by the monotonic clock; where it is not given, whatever has been changed until now counts.
 
         Raises KeysUnavailable where the store cannot be read.
         """

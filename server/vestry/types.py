@@ -74,7 +74,7 @@ class ServedModel(Struct, frozen=True):
 
 
 class Head(Struct, frozen=True):
-    """What is known of a request before its body is read."""
+    """What is known of a request before its body is read. It began when its last header had arrived."""
 
     request_id: str
     route: str

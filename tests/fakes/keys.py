@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from vestry.adapters.key_format import mint, well_formed
@@ -19,7 +20,7 @@ class FakeKeys:
         self._clock = clock
         self._held: dict[str, tuple[Principal, int | None]] = {}
 
-    def find(self, presented: str) -> Principal | None:
+    def find(self, presented: str, arrived: float = math.inf) -> Principal | None:
         self.asked += 1
         if not well_formed(presented):
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fakes.calls import head
 from fakes.keys import FakeKeys
 from vestry.adapters.key_format import mint
 from vestry.authenticate import authenticate
@@ -17,7 +18,7 @@ TENANTS = {"radiology"}
 def test_a_key_makes_its_holder() -> None:
     """The holder of a key of a known tenant is who calls."""
     keys = FakeKeys()
-    assert authenticate(keys.add(ALICE), keys, TENANTS) == ALICE
+    assert authenticate(head(credential=keys.add(ALICE)), keys, TENANTS) == ALICE
 
 
 @pytest.mark.parametrize("case", ["none", "empty", "unknown", "revoked", "expired", "other tenant", "two keys"])
@@ -37,7 +38,7 @@ def test_every_failure_is_the_same(case: str) -> None:
         "two keys": f"{key},{key}",
     }
     with pytest.raises(InvalidKey) as refused:
-        authenticate(credentials[case], keys, TENANTS)
+        authenticate(head(credential=credentials[case]), keys, TENANTS)
     assert refused.value.body() == InvalidKey().body()
     assert refused.value.headers() == InvalidKey().headers()
 
@@ -48,12 +49,12 @@ def test_an_unreadable_store_is_no_wrong_key() -> None:
     key = keys.add(ALICE)
     keys.broken = True
     with pytest.raises(KeysUnavailable):
-        authenticate(key, keys, TENANTS)
+        authenticate(head(credential=key), keys, TENANTS)
 
 
 def test_no_credential_asks_no_store() -> None:
     """A request without a key costs no look-up."""
     keys = FakeKeys()
     with pytest.raises(InvalidKey):
-        authenticate(None, keys, TENANTS)
+        authenticate(head(), keys, TENANTS)
     assert keys.asked == 0

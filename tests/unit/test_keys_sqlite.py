@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,36 @@ def spoil(path: Path, statement: str, *, wal: bool = True) -> None:
         connection.execute(statement)
         if wal:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+# What is in memory.
+
+
+def test_calls_that_arrived_together_share_one_look(keys: SqliteKeys, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mark is read for the first of the calls that had arrived, and again for one that arrives afterwards."""
+    key = made(keys)
+    keys.find(key)
+    reads: list[tuple[int, ...]] = []
+    pread = os.pread
+
+    def counted(*wanted: int) -> bytes:
+        reads.append(wanted)
+        return pread(wanted[0], wanted[1], wanted[2])
+
+    monkeypatch.setattr(os, "pread", counted)
+    arrived = time.monotonic()
+    assert all(keys.find(key, arrived) is not None for _ in range(5))
+    assert len(reads) == 1
+    assert keys.find(key, time.monotonic()) is not None
+    assert len(reads) == 2
+
+
+def test_a_revocation_acts_on_the_call_that_arrives_next(keys: SqliteKeys, path: Path) -> None:
+    """Another process's revocation that is done when a call arrives acts on it, whatever was looked at before."""
+    key, key_id = keys.create(owner="alice", tenant="default")
+    assert keys.find(key, time.monotonic()) is not None
+    SqliteKeys(path, PEPPER).revoke(key_id)
+    assert keys.find(key, time.monotonic()) is None
 
 
 # What is kept.

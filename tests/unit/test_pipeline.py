@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -65,7 +66,7 @@ class Visitor(MemoryClient):
 class Keys:
     """seams.KeyStore with one key."""
 
-    def find(self, presented: str) -> Principal | None:
+    def find(self, presented: str, arrived: float = math.inf) -> Principal | None:
         return Principal("key_1", "default", "alice") if presented == KEY else None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import time
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -89,8 +88,8 @@ class Arrival:
             _text(client_id) if client_id else "",
             _traceparent(parent) if parent else "",
             self._credential(),
-            time.monotonic(),
-            time.time_ns() // 1000,
+            self._door.began,
+            self._door.began_wall,
         )
 
     def _credential(self) -> str | None:

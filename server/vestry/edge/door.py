@@ -122,6 +122,8 @@ class Door(HttpToolsProtocol):
         self._on_pause: Callable[[bool], None] | None = None
         self._target = (b"", b"")
         self.fields: dict[bytes, bytes] = {}
+        self.began = 0.0
+        self.began_wall = 0
         self._extensions = {"vestry.door": {"door": self}}
         self.message_event = asyncio.Event()
         self.fault: Refusal | None = None
@@ -216,6 +218,7 @@ class Door(HttpToolsProtocol):
 
     def _begin(self, version: str) -> None:
         """Hand the request to the application, in a task of its own; its body follows."""
+        self.began, self.began_wall = time.monotonic(), time.time_ns() // 1000
         path, _, query = self.url.partition(b"?")
         readable = path.decode("ascii")
         self.message_event.clear()
