@@ -67,8 +67,8 @@ def test_the_auditor_opens_what_was_sealed(office: Office) -> None:
     assert office.open(str(index)).output == shown.output
     reads = office.recorded("log.read")
     assert len(reads) == 3
-    assert reads[-1]["what"] == f"open {request_id}"
-    assert reads[-1]["count"] == 2
+    assert (reads[-1]["command"], reads[-1]["filter"]) == ("audit open", request_id)
+    assert reads[-1]["records"] == 2
     assert reads[-1]["actor"]
     assert CANARY.encode() not in office.raw()
     read(office.audit, "cli")
@@ -233,7 +233,8 @@ def test_a_text_can_be_tested_with_the_tenants_key_only(office: Office, tmp_path
     wanted = [hmac.new(key, b"was this asked?", "sha256").hexdigest() for key in keys]
     assert wanted[0] in intent["content"]["texts"]
     assert wanted[1] not in intent["content"]["texts"]
-    assert [each["what"] for each in office.recorded("log.read")] == ["tenant-key research", "tenant-key default"]
+    read = [(each["command"], each["filter"]) for each in office.recorded("log.read")]
+    assert read == [("audit tenant-key", "research"), ("audit tenant-key", "default")]
     assert office.cli("audit", "tenant-key", "nobody").exit_code == 2
     candidate = tmp_path / "candidate"
     candidate.write_text(

@@ -82,7 +82,9 @@ def test_plain_tcp_where_it_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_client_certificate(tmp_path: Path, ca: Path) -> None:
-    """A receiver that asks for one takes ours, and one without is not counted as delivered."""
+    """A receiver that asks for one takes ours, and nothing from a sender without. Syslog has no acknowledgement: where
+    the receiver closes in order before it has read, the sender does not hear of it.
+    """
     log = GrownLog(tmp_path / "server")
     issued = AUTHORITY.issue_cert("vestry.hospital.example")
     certificate, key = tmp_path / "client.pem", tmp_path / "client.key"
@@ -92,7 +94,7 @@ def test_a_client_certificate(tmp_path: Path, ca: Path) -> None:
         peer = Peer("localhost", running.port, 5, ca=ca, certificate=certificate, key=key)
         SyslogSink("siem", peer).deliver(item(log, 3))
         running.wait_for(1)
-        with pytest.raises(Undelivered):
+        with suppress(Undelivered):
             SyslogSink("siem", Peer("localhost", running.port, 5, ca=ca)).deliver(item(log, 4))
         assert len(running.messages()) == 1
     key.unlink()
