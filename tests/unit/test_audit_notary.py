@@ -350,6 +350,28 @@ def test_full_is_more_than_so_many_bytes(tmp_path: Path, monkeypatch: pytest.Mon
     store.abandon()
 
 
+def test_a_tree_that_is_only_slower_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood does not make the journal refuse: it waits for the tree, as long as it may; but not for one that fails."""
+    monkeypatch.setattr(module, "BACKLOG_BYTES", 1000)
+    slow, _ = notary(tmp_path / "slow")
+    slow.take(leaves(200))
+    assert not slow.has_room(0.05)
+    slow.start()
+    assert slow.has_room(10)
+    slow.close(10)
+
+    files = FaultyFiles()
+    failing, watching = notary(tmp_path / "failing", files, records=1)
+    failing.take(leaves(1))
+    files.fail("sync")
+    failing.work()
+    failing.take(leaves(200))
+    began = time.monotonic()
+    assert not failing.has_room(10)
+    assert time.monotonic() - began < 5
+    assert watching.failures == 1
+
+
 def test_the_event_loop_is_not_kept_waiting(tmp_path: Path) -> None:
     """Records are acknowledged while the tree's disk hangs."""
     files = TreeFails()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -49,21 +51,29 @@ class Files:
     def rename(self, old: Path, new: Path) -> None:
         old.rename(new)
 
-    def put(self, path: Path, data: bytes) -> None:
-        """A whole new file in the place of another, whose content stands until then; its entry is not synced.
+    def put(self, wanted: Mapping[Path, bytes]) -> None:
+        """Whole new files in the places of others, whose content stands until then; their entries are not synced.
 
-        Never the old file itself: after a failed sync nobody can say what the kernel holds of it.
+        Never the old files themselves: after a failed sync nobody can say what the kernel holds of them. All are
+        written before the first is synced, so that one commit of the file system's own journal serves them.
         """
-        draft = path.with_name(f"{path.name}.new")
-        draft.unlink(missing_ok=True)
-        descriptor = self.create(draft)
+        opened: list[int] = []
         try:
-            while data:
-                data = data[self.write(descriptor, data) :]
-            self.sync(descriptor)
+            for path, data in wanted.items():
+                draft = _draft(path)
+                draft.unlink(missing_ok=True)
+                opened.append(self.create(draft))
+                left = data
+                while left:
+                    left = left[self.write(opened[-1], left) :]
+            for descriptor in opened:
+                self.sync(descriptor)
         finally:
-            self.close(descriptor)
-        self.rename(draft, path)
+            for descriptor in opened:
+                with suppress(OSError):  # what is synced is there, whatever close says
+                    self.close(descriptor)
+        for path in wanted:
+            self.rename(_draft(path), path)
 
     def close(self, descriptor: int) -> None:
         os.close(descriptor)
@@ -80,6 +90,10 @@ class Files:
             os.close(descriptor)
             raise
         return descriptor
+
+
+def _draft(path: Path) -> Path:
+    return path.with_name(f"{path.name}.new")
 
 
 def cause_of(error: BaseException) -> str:

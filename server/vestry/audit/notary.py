@@ -34,7 +34,9 @@ BACKLOG_BYTES = 32 << 20
 _FLUSH_BYTES = 8 << 20
 _SLICE_RECORDS = 32
 _WAKE_RECORDS = 1024
+_BEHIND_RECORDS = 4096
 _LOOK_SECONDS = 1.0
+_ROOM_LOOK_SECONDS = 0.005
 _KEPT_SEGMENTS = 2
 
 
@@ -81,6 +83,16 @@ class Notary:
     def full(self) -> bool:
         """Whether so much waits for the tree that nothing more may be written."""
         return self._backlog_bytes > BACKLOG_BYTES
+
+    def has_room(self, seconds: float) -> bool:
+        """Whether more may be written. Where the tree is only slower than the journal, waits so long for it."""
+        until = time.monotonic() + seconds
+        while self.full:
+            if self._failing or time.monotonic() >= until:
+                return False
+            self._wake.set()
+            time.sleep(_ROOM_LOOK_SECONDS)
+        return True
 
     def take(self, leaves: Sequence[bytes]) -> None:
         """These records are durable, and follow those taken before. They belong to the notary now."""
@@ -140,7 +152,9 @@ class Notary:
                 time.sleep(_LOOK_SECONDS)
 
     def grow(self) -> None:
-        """Take what waits, in slices, so that the event loop's thread is not kept from working."""
+        """Take what waits: in slices, so that the event loop's thread is not kept from working; whole batches where it
+        has fallen behind, since to give the interpreter's lock away costs up to 5 ms each time.
+        """
         while self._backlog:
             if self._tree.waiting_bytes >= _FLUSH_BYTES:
                 self._tree.flush()
@@ -148,6 +162,9 @@ class Notary:
                 leaves = self._backlog.popleft()
                 self._backlog_bytes -= sum(map(len, leaves))
                 self._backlog_records -= len(leaves)
+            if self._backlog_records > _BEHIND_RECORDS:
+                self._tree.add(leaves)
+                continue
             for at in range(0, len(leaves), _SLICE_RECORDS):
                 self._tree.add(leaves[at : at + _SLICE_RECORDS])
                 time.sleep(0)
@@ -180,5 +197,5 @@ class Notary:
 
 def replace_file(path: Path, data: bytes, files: Files) -> None:
     """Put a whole new file in the place of another, durably. Raises OSError; then one of the two stands."""
-    files.put(path, data)
+    files.put({path: data})
     files.sync_directory(path.parent)

@@ -33,6 +33,8 @@ SEGMENT_SECONDS = 86_400
 """A segment that is older ends, however small: retention waits for a record to be in bundles alone."""
 SIGNING_SECONDS = 10.0
 """How long closing waits for the notary to finish what it does."""
+ROOM_SECONDS = 1.0
+"""How long a commit waits for the tree to take what was written before: less than a call waits for its record."""
 _TAIL = 512
 
 
@@ -93,7 +95,7 @@ class Store:
         """Append records until the batch is full; those taken are durable when this returns, unfit ones left out."""
         if self.broken:
             raise WriteFailed(self.broken, "an earlier write failed, and the log has not recovered yet")
-        if self.notary.full:
+        if not self.notary.has_room(ROOM_SECONDS):
             raise self._broke("tree_behind", "the tree of the log cannot be written, and too many records wait for it")
         if self._path is None or self._size >= self._segment_bytes or self._records.wall() >= self._turn_at:
             self._begin_segment()

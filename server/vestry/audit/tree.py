@@ -17,6 +17,9 @@ from vestry.audit.files import Files
 from vestry.audit.tlog.merkle import HASH_BYTES, fold, leaf_hash, whole
 from vestry.audit.tlog.tiles import HEIGHT, TILE_BYTES, WIDTH, Tiles, bundled, edges, hashes_of, tile_path
 
+_AT_ONCE = 64
+"""Files that are open at once: a server needs its descriptors for connections."""
+
 
 class Tree:
     """The tree of the log in `home`. Not for two threads."""
@@ -108,14 +111,16 @@ class Tree:
 
     def _write(self, wanted: dict[str, bytes]) -> None:
         """Whole files, each in one piece: a checkpoint may stand on one that is written again."""
-        folders: dict[Path, None] = {}
-        for name, data in wanted.items():
-            path = self._home / name
+        files = {self._home / name: data for name, data in wanted.items()}
+        folders = {self._home: None}  # all, each time: an earlier attempt may have made one, and then failed
+        for path in files:
             above = [each for each in path.parents if self._home in each.parents]
-            for folder in [self._home, *reversed(above)]:
-                folder.mkdir(mode=0o700, exist_ok=True)
-                folders[folder] = None  # each time anew: an earlier attempt may have made it, and then failed
-            self._files.put(path, data)
+            folders |= dict.fromkeys(reversed(above))
+        for folder in folders:
+            folder.mkdir(mode=0o700, exist_ok=True)
+        paths = list(files)
+        for at in range(0, len(paths), _AT_ONCE):
+            self._files.put({path: files[path] for path in paths[at : at + _AT_ONCE]})
         for folder in folders:
             self._files.sync_directory(folder)
 
