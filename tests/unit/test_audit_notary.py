@@ -351,7 +351,7 @@ def test_full_is_more_than_so_many_bytes(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_tree_that_is_only_slower_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flood does not make the journal refuse: it waits for the tree, as long as it may; but not for one that fails."""
+    """A flood does not make the journal refuse: it waits for the tree as long as it may, but not for one that fails."""
     monkeypatch.setattr(module, "BACKLOG_BYTES", 1000)
     slow, _ = notary(tmp_path / "slow")
     slow.take(leaves(200))
