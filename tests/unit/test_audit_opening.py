@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -89,7 +90,13 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
         f"store = open_store(Path({str(tmp_path)!r}), 'server', signing=SIGNING, segment_bytes=65536)\n"
         "print('locked', flush=True); sys.stdin.read()"
     )
-    holder = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "locked\n"
