@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from vestry.audit.files import Files
 from vestry.audit.notary import replace_file
-from vestry.audit.reading import origins
+from vestry.audit.reading import ORIGIN, origins
 from vestry.audit.records import Clock, rfc3339
 from vestry.audit.scan import LogUnusable
 from vestry.audit.tlog.notes import NoteRefused, PublicKey, Signer
@@ -22,6 +23,7 @@ from vestry.audit.tlog.tiles import CHECKPOINT
 
 REGISTRY = "origins"
 HEAD = "vestry origins v1"
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?Z")
 
 
 def parse(text: str, house: str) -> dict[str, str]:
@@ -31,9 +33,9 @@ def parse(text: str, house: str) -> dict[str, str]:
         raise NoteRefused(f"it is no registry of the house {house}")
     found: dict[str, str] = {}
     for line in lines[2:-1]:
-        origin, space, seen = line.partition(" ")
-        if not space or not origin or not seen or origin in found:
-            raise NoteRefused(f"`{line[:80]}` is no line of a registry")
+        origin, _, seen = line.partition(" ")
+        if not ORIGIN.fullmatch(origin) or not _TIME.fullmatch(seen) or origin <= next(reversed(found), ""):
+            raise NoteRefused(f"`{line[:80]}` is no line of a registry, or not in its place")
         found[origin] = seen
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from msgspec import Struct
 
 from vestry.audit.canonical import clean
 from vestry.audit.reading import ORIGIN, is_log
+from vestry.audit.registry import REGISTRY, parse
 from vestry.audit.tlog.notes import Checkpoint, NoteRefused, PublicKey, split
 from vestry.audit.tlog.tiles import CHECKPOINT
 from vestry.audit.verify import disk
@@ -17,9 +17,6 @@ from vestry.audit.verify.disk import Unreadable
 from vestry.audit.verify.findings import BadInput, Finding, Findings, LogReport, Progress, Report
 from vestry.audit.verify.log import LogVerifier
 
-REGISTRY = "origins"
-REGISTRY_HEAD = "vestry origins v1"
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?Z")
 _DEPTH = 32
 
 
@@ -185,17 +182,15 @@ def _listed(registry: str | None, key: PublicKey, house: Findings) -> set[str]:
     if registry is None:
         return set()
     try:
-        lines = key.verify(registry).split("\n")[:-1]
+        text = key.verify(registry)
     except NoteRefused as error:
         house.fail("registry-signature", f"The registry of logs (`{REGISTRY}`) counts for nothing: {error}.")
         return set()
-    rows = [line.split(" ") for line in lines[2:]]
-    names = [row[0] for row in rows]
-    sound = all(len(row) == 2 and ORIGIN.fullmatch(row[0]) and _TIME.fullmatch(row[1]) for row in rows)
-    if lines[:2] != [REGISTRY_HEAD, key.name] or not sound or names != sorted(set(names)):
+    try:
+        return set(parse(text, key.name))
+    except NoteRefused:
         house.fail("registry-damaged", f"The registry of logs (`{REGISTRY}`) is signed, but malformed.")
         return set()
-    return set(names)
 
 
 def _open(log: _Log, key: PublicKey) -> None:

@@ -53,3 +53,14 @@ def public_key(_context: click.Context, option: click.Parameter, value: str) -> 
         return PublicKey.parse(text)
     except NoteRefused as error:
         raise click.BadParameter(f"{error}.", param=option) from None
+
+
+key_option = click.option(
+    "--public-key",
+    "key",
+    metavar="KEY",
+    required=True,
+    callback=public_key,
+    help="Public key, or a file that holds it.",
+)
+"""`--public-key KEY`, as a PublicKey called `key`."""

@@ -11,20 +11,13 @@ from vestry.audit.tlog.notes import PublicKey
 from vestry.audit.verify import disk, house
 from vestry.audit.verify.findings import BadInput, Finding, LogReport, Report
 from vestry.audit.verify.house import Outside
-from vestry.commands.audit.telling import public_key, told
+from vestry.commands.audit.telling import key_option, told
 from vestry.models.progress import Progress
 
 
 @click.command("verify", short_help="Verify a copy of the record, offline.")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.option(
-    "--public-key",
-    "key",
-    metavar="KEY",
-    required=True,
-    callback=public_key,
-    help="Public key, or a file that holds it.",
-)
+@key_option
 @click.option(
     "--checkpoint",
     "checkpoints",

@@ -13,19 +13,12 @@ from vestry.audit.tlog.merkle import ProofRefused
 from vestry.audit.tlog.notes import PublicKey
 from vestry.audit.verify import disk
 from vestry.audit.verify.findings import BadInput
-from vestry.commands.audit.telling import public_key, told
+from vestry.commands.audit.telling import key_option, told
 
 
 @click.command("verify-proof", short_help="Verify a proof that a record stands in the log.")
 @click.argument("proof", metavar="FILE", type=click.Path(path_type=Path))
-@click.option(
-    "--public-key",
-    "key",
-    metavar="KEY",
-    required=True,
-    callback=public_key,
-    help="Public key, or a file that holds it.",
-)
+@key_option
 @click.option(
     "--record",
     type=click.Path(path_type=Path),
