@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from fakes.engine import Behaviour, FakeEngine
 from support.house import House
+from support.office import WORDS, Office
 
 RATES = {
     "concurrency": 256,
@@ -37,3 +39,13 @@ def engine(shared_engine: FakeEngine) -> Iterator[FakeEngine]:
     shared_engine.asked.clear()
     yield shared_engine
     shared_engine.behaviour = Behaviour()
+
+
+@pytest.fixture
+def office(tmp_path: Path, engine: FakeEngine) -> Iterator[Office]:
+    """A server that keeps content, and runs; its engine's answer holds a word that is nowhere else."""
+    engine.behave(words=WORDS)
+    office = Office(tmp_path, engine)
+    with office.server:
+        office.server.start()
+        yield office

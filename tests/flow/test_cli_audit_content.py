@@ -7,7 +7,6 @@ import hmac
 import json
 import shutil
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +15,9 @@ import pytest
 import yaml
 
 from fakes.audit import read
-from fakes.engine import FakeEngine
 from support.cli import Cli
 from support.house import chat
 from support.office import CANARY, WORDS, Office
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[FakeEngine]:
-    """An engine whose answer holds a word that is nowhere else."""
-    with FakeEngine() as engine:
-        engine.behave(words=WORDS)
-        yield engine
-
-
-@pytest.fixture
-def office(tmp_path: Path, engine: FakeEngine) -> Iterator[Office]:
-    """It runs."""
-    office = Office(tmp_path, engine)
-    with office.server:
-        office.server.start()
-        yield office
 
 
 def test_a_key_pair_is_made(tmp_path: Path) -> None:

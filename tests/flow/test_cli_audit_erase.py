@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,23 +11,6 @@ from fakes.audit import read
 from fakes.engine import FakeEngine
 from support.office import CANARY, WORDS, Office
 from vestry.audit.content.bundles import entries
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[FakeEngine]:
-    """An engine whose answer holds a word that is nowhere else."""
-    with FakeEngine() as engine:
-        engine.behave(words=WORDS)
-        yield engine
-
-
-@pytest.fixture
-def office(tmp_path: Path, engine: FakeEngine) -> Iterator[Office]:
-    """It runs."""
-    office = Office(tmp_path, engine)
-    with office.server:
-        office.server.start()
-        yield office
 
 
 def test_erasing_destroys_content_and_nothing_else(office: Office) -> None:
@@ -104,6 +86,7 @@ def test_what_makes_no_sense_is_refused(office: Office, options: tuple[str, ...]
 )
 def test_a_legal_hold_stops_it(tmp_path: Path, engine: FakeEngine, hold: dict[str, str]) -> None:
     """Refused with the hold's reason, whether or not the tenant is named; nothing is recorded, nothing erased."""
+    engine.behave(words=WORDS)
     office = Office(tmp_path, engine, holds=[{**hold, "reason": "lawsuit 117"}])
     with office.server:
         office.server.start()
