@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import math
 
+from vestry.adapters.asking import ask
 from vestry.audit.completeness import KINDS, Reading, Work
 from vestry.errors import EngineFailed
-from vestry.seams import Engine, Wire
+from vestry.seams import Engine
 
 READ_SECONDS = 5.0
 READ_BYTES = 8 << 20
@@ -32,8 +33,6 @@ class NoReading(Exception):  # noqa: N818 - what there is
 
 class _Page:
     """Implements seams.Exchange: gathers one answer, up to its bound."""
-
-    wire: Wire | None = None
 
     def __init__(self) -> None:
         self.over: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
@@ -59,31 +58,17 @@ async def read_counters(engine: Engine, seconds: float = READ_SECONDS) -> Readin
     """What the engine's counters say now. Raises NoReading."""
     try:
         async with asyncio.timeout(seconds):
-            page, stale = await _asked(engine, fresh=False)
-            if stale:
-                page, _ = await _asked(engine, fresh=True)
+            page, wire = await ask(engine, "/metrics", _Page)
     except EngineFailed:
         raise NoReading("it cannot be connected to") from None
     except TimeoutError:
         raise NoReading(f"it did not answer within {seconds:g} s") from None
     if (error := page.over.result()) is not None:
+        wire.close()
         raise NoReading(error)
     if page.status != 200:
         raise NoReading(f"it answered with {page.status}")
     return parse(b"".join(page.pieces))
-
-
-async def _asked(engine: Engine, *, fresh: bool) -> tuple[_Page, bool]:
-    page = _Page()
-    wire = await engine.send("GET", "/metrics", b"", page, fresh=fresh)
-    try:
-        error = await page.over
-    except asyncio.CancelledError:
-        wire.close()
-        raise
-    if error is not None:
-        wire.close()
-    return page, wire.stale
 
 
 def parse(text: bytes) -> Reading:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
+from vestry.adapters.asking import ask
 from vestry.errors import EngineFailed
 from vestry.seams import Engine
 
@@ -26,7 +27,7 @@ class _Check:
     """Implements seams.Exchange for one health check."""
 
     def __init__(self) -> None:
-        self.answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.over: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._status = 0
 
     def on_head(self, status: int, content_type: bytes) -> None:  # noqa: ARG002 - the seam's shape
@@ -36,32 +37,18 @@ class _Check:
         """What a health check says beyond its status is not read."""
 
     def on_end(self, error: str | None) -> None:
-        if not self.answer.done():
-            self.answer.set_result(error is None and self._status == 200)
+        if not self.over.done():
+            self.over.set_result(error is None and self._status == 200)
 
 
 async def check(engine: Engine, seconds: float) -> bool:
     """True if the engine says within `seconds` that it is well."""
     try:
         async with asyncio.timeout(seconds):
-            healthy, stale = await _asked(engine, fresh=False)
-            if stale:  # an idle connection that was closed meanwhile says nothing of the engine
-                healthy, _ = await _asked(engine, fresh=True)
-            return healthy
+            answer, _ = await ask(engine, "/health", _Check)
+            return answer.over.result()
     except (EngineFailed, TimeoutError):
         return False
-
-
-async def _asked(engine: Engine, *, fresh: bool) -> tuple[bool, bool]:
-    """Whether the engine said that it is well, and whether the connection was stale. Raises EngineFailed."""
-    exchange = _Check()
-    wire = await engine.send("GET", "/health", b"", exchange, fresh=fresh)
-    try:
-        healthy = await exchange.answer
-    except asyncio.CancelledError:
-        wire.close()
-        raise
-    return healthy, wire.stale
 
 
 class HealthChecks:

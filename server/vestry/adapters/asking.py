@@ -1,0 +1,37 @@
+"""One question to an engine that is not a call: its health, its counters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from vestry.seams import Engine, Exchange, Wire
+
+
+class Answer(Exchange, Protocol):
+    """Receives the answer; `over` is done once there is nothing more to wait for."""
+
+    over: asyncio.Future[Any]
+
+
+A = TypeVar("A", bound=Answer)
+
+
+async def ask(engine: Engine, path: str, make: Callable[[], A]) -> tuple[A, Wire]:
+    """GET `path`; what `make` made to receive the answer, and the wire it came on. Raises EngineFailed.
+
+    An idle connection that was closed meanwhile says nothing of the engine: it is asked again, on a fresh one.
+    """
+    answer, wire = await _once(engine, path, make(), fresh=False)
+    return await _once(engine, path, make(), fresh=True) if wire.stale else (answer, wire)
+
+
+async def _once(engine: Engine, path: str, answer: A, *, fresh: bool) -> tuple[A, Wire]:
+    wire = await engine.send("GET", path, b"", answer, fresh=fresh)
+    try:
+        await answer.over
+    except asyncio.CancelledError:
+        wire.close()
+        raise
+    return answer, wire
