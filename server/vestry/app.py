@@ -24,6 +24,7 @@ from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
 from vestry import __version__
+from vestry.adapters.credentials import EveryCredential
 from vestry.adapters.health import HealthChecks
 from vestry.adapters.key_format import PROBE
 from vestry.adapters.keys_sqlite import SqliteKeys
@@ -38,6 +39,7 @@ from vestry.edge.serving import Manner, bind, serving, url_of
 from vestry.edge.tls import Certificates
 from vestry.errors import KeysUnavailable, Refusal
 from vestry.forward import Forward
+from vestry.house import House
 from vestry.meter import Meter
 from vestry.pipeline import Corridor
 from vestry.record import Recorder
@@ -122,8 +124,8 @@ class Server:
         await stack.enter_async_context(running(self._health(engines)))
         await stack.enter_async_context(recording.held_against(engines))
         corridor = Corridor(
-            keys=self._keys,
-            tenants=settings.tenants,
+            credentials=EveryCredential(self._keys),
+            house=House.of(settings),
             models=self._models,
             admission=Admission(server_concurrency=settings.server.concurrency),
             recorder=recording.recorder,
@@ -220,7 +222,7 @@ class Server:
             missing["server"] = "stopping" if self._stopping.is_set() else "starting"
         missing |= self._recording.missing()
         try:
-            self._keys.find(PROBE)
+            self._keys.look_up(PROBE)
         except KeysUnavailable:
             missing["keys"] = "the key store cannot be read"
         now = asyncio.get_running_loop().time()

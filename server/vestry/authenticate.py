@@ -1,24 +1,37 @@
 """Authentication: a credential becomes a principal, or nothing does.
 
-Every failure is the same refusal: what was wrong with a key is nobody's business but its owner's.
+Every failure is the same refusal: what was wrong with a credential is nobody's business but its owner's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container
+from ipaddress import ip_address
 
 from vestry.errors import InvalidKey
-from vestry.seams import KeyStore
+from vestry.seams import Credentials
 from vestry.types import Head, Principal
 
 
-def authenticate(head: Head, keys: KeyStore, tenants: Container[str]) -> Principal:
-    """The holder of the API key. The credential is None where a request had none, or more than one.
+async def authenticate(head: Head, credentials: Credentials, tenants: Container[str]) -> Principal:
+    """Who calls. What memory knows costs no wait.
 
-    Raises InvalidKey for a key that is missing, unknown, expired or revoked, and for one whose tenant is not in the
-    settings; KeysUnavailable where keys cannot be checked.
+    Raises InvalidKey for a credential that is missing, unknown, expired or revoked, for one that may not be used from
+    the caller's address, and for one whose tenant there is not; KeysUnavailable where it cannot be checked.
     """
-    principal = keys.find(head.credential, head.began) if head.credential is not None else None
+    principal = credentials.known(head) or await credentials.find(head)
     if principal is None or principal.tenant not in tenants:
         raise InvalidKey
+    if principal.sources and not _from_there(head.source, principal):
+        raise InvalidKey
     return principal
+
+
+def _from_there(source: str, principal: Principal) -> bool:
+    """Whether the address is in one of the networks that the credential may be used from."""
+    try:
+        address = ip_address(source)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return any((mapped or address) in network for network in principal.sources)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vestry.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
+from msgspec.structs import replace
+
+from vestry.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound, PermissionDenied
+from vestry.house import House
+from vestry.roles import Permission
 from vestry.settings import Tenant
-from vestry.types import Call, Grant, Limits, Principal, ServedModel
+from vestry.types import Call, Grant, Head, Limits, Principal, ServedModel
 
 ANY = "*"
 
 
-def authorize(
-    principal: Principal, call: Call, models: Mapping[str, ServedModel], tenants: Mapping[str, Tenant]
-) -> Grant:
+def authorize(principal: Principal, head: Head, call: Call, models: Mapping[str, ServedModel], house: House) -> Grant:
     """The grant. Raises ModelNotFound for a model that is not served, or not for them: nobody can tell which.
 
-    Raises InvalidRequest where the call asks for more than the model has.
+    Raises InvalidRequest where the call asks for more than the model has; PermissionDenied for a caller whose roles
+    do not let them call at all, or whose credential is for other routes.
     """
-    tenant = tenants[principal.tenant]
+    tenant = house.tenants[principal.tenant]
+    permitted(principal, Permission.CALL, head.route)
     model = models.get(call.model)
     if model is None or not may_use(principal, tenant, model.name):
         raise ModelNotFound(param="model")
@@ -31,6 +35,14 @@ def authorize(
         raise InvalidRequest("A token id is outside the model's vocabulary.", param=call.highest_in)
     rule = "tenant-model" if principal.models is None else "tenant-and-key-model"
     return Grant(bounded(principal, tenant), model, rule, limits_of(tenant))
+
+
+def permitted(principal: Principal, permission: Permission, route: str) -> None:
+    """Raises PermissionDenied where no role of theirs allows this, or their credential is for other routes."""
+    if permission not in principal.permissions:
+        raise PermissionDenied
+    if principal.routes is not None and route not in principal.routes:
+        raise PermissionDenied("This credential may not be used for this route.")
 
 
 def may_use(principal: Principal, tenant: Tenant, model: str) -> bool:
@@ -52,4 +64,4 @@ def bounded(principal: Principal, tenant: Tenant) -> Principal:
     limits = Limits(
         own.concurrency or tenant.key_concurrency, own.requests_per_minute or tenant.key_requests_per_minute
     )
-    return Principal(principal.key_id, principal.tenant, principal.subject, principal.role, principal.models, limits)
+    return replace(principal, limits=limits)

@@ -110,6 +110,17 @@ class InvalidKey(Refusal):
         return [(b"www-authenticate", b"Bearer"), *super().headers()]
 
 
+class PermissionDenied(Refusal):
+    """The caller is known, but none of their roles, or no rule of the policy, allows this; or it is wider than what
+    they may do themselves.
+
+    Mend: Ask an administrator. `vestry policy explain` says which rule decided, `docs/roles.md` which role may do what.
+    """
+
+    status, kind, code = 403, "permission_error", "permission_denied"
+    message = "You may not do this."
+
+
 class NotFound(Refusal):
     """No route of this server has this path.
 
@@ -145,6 +156,36 @@ class MethodNotAllowed(Refusal):
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         return [(b"allow", self.allow.encode()), *super().headers()]
+
+
+class Conflict(Refusal):
+    """What is to be made exists already, or cannot be removed while something depends on it.
+
+    Mend: Read what is there, and do what the message says.
+    """
+
+    status, kind, code, retry = 409, "invalid_request_error", "conflict", False
+    message = "It exists already."
+
+
+class PreconditionFailed(Refusal):
+    """`If-Match` names another version than there is, or `If-None-Match: *` something that exists: somebody was faster.
+
+    Mend: Read it again, and change what is there now.
+    """
+
+    status, kind, code = 412, "invalid_request_error", "precondition_failed"
+    message = "It has been changed meanwhile."
+
+
+class PreconditionRequired(Refusal):
+    """An update names no version of what it changes.
+
+    Mend: Send `If-Match` with the `ETag` that was read, or `If-None-Match: *` for what is new.
+    """
+
+    status, kind, code = 428, "invalid_request_error", "precondition_required"
+    message = "Say in `If-Match` which version this changes, or with `If-None-Match: *` that it is new."
 
 
 class RequestTimeout(Refusal):

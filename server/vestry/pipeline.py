@@ -20,13 +20,15 @@ from msgspec.structs import replace
 from vestry.admit import Admission
 from vestry.audit.calls import Content
 from vestry.authenticate import authenticate
-from vestry.authorize import authorize, bounded, limits_of
+from vestry.authorize import authorize, bounded, limits_of, permitted
 from vestry.errors import AuditUnavailable, ClientLeft, InternalError, Refusal, Stopping
 from vestry.forward import Forward
+from vestry.house import House
 from vestry.keeping import Keep, Keeping
 from vestry.meter import Meter
 from vestry.record import Recorder
-from vestry.seams import KeyStore, Visitor
+from vestry.roles import Permission
+from vestry.seams import Credentials, Visitor
 from vestry.settings import Tenant
 from vestry.types import Call, Ending, Grant, Head, Outcome, Principal, ServedModel
 
@@ -53,8 +55,8 @@ class Corridor:
     def __init__(
         self,
         *,
-        keys: KeyStore,
-        tenants: Mapping[str, Tenant],
+        credentials: Credentials,
+        house: House,
         models: Mapping[str, ServedModel],
         admission: Admission,
         recorder: Recorder,
@@ -62,7 +64,7 @@ class Corridor:
         meter: Meter,
         keep: Keep | None = None,
     ) -> None:
-        self.keys, self.tenants, self.models = keys, tenants, models
+        self.credentials, self.house, self.models = credentials, house, models
         self.admission, self.recorder, self.forward, self.meter = admission, recorder, forward, meter
         self.keep = keep
 
@@ -74,8 +76,10 @@ class Corridor:
         """One call that the server answers by itself."""
 
         async def serve(visitor: Visitor, trail: Trail) -> None:
-            principal = trail.principal = authenticate(trail.head, self.keys, self.tenants)
-            tenant = self.tenants[principal.tenant]
+            house = self.house
+            principal = trail.principal = await authenticate(trail.head, self.credentials, house.tenants)
+            permitted(principal, Permission.MODELS_READ, trail.head.route)
+            tenant = house.tenants[principal.tenant]
             with self.admission.place(bounded(principal, tenant), limits_of(tenant), time.monotonic()):
                 found = answer(principal, tenant)
                 await self._conclude(trail, Outcome(Ending.COMPLETE, 200))
@@ -89,9 +93,9 @@ class Corridor:
 
     async def _serve(self, visitor: Visitor, trail: Trail) -> None:
         head = trail.head
-        trail.principal = authenticate(head, self.keys, self.tenants)
+        trail.principal = await authenticate(head, self.credentials, self.house.tenants)
         trail.call = call = await visitor.call()
-        trail.grant = grant = authorize(trail.principal, call, self.models, self.tenants)
+        trail.grant = grant = authorize(trail.principal, head, call, self.models, self.house)
         with self.admission.place(grant.principal, grant.tenant_limits, time.monotonic()):
             self.meter.began(grant)
             try:

@@ -6,26 +6,97 @@ open or closed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from msgspec import Struct
 
 from vestry.errors import Refusal
-from vestry.types import Call, Head, Principal
+from vestry.types import Call, Document, Head, Key, Kind, Principal
 
 
-class KeyStore(Protocol):
-    """Finds who holds an API key. Fails closed."""
+class Credentials(Protocol):
+    """Finds who shows a credential: a key, a token, a client certificate, or all of them. Fails closed.
 
-    def find(self, presented: str, arrived: float = math.inf) -> Principal | None:
-        """The key's holder; None for a key that was unknown or revoked when the call arrived, or is expired.
+    Both raise KeysUnavailable (or a subclass) where it cannot be told who holds it.
+    """
 
-        `arrived` is by the monotonic clock; where it is not given, whatever has been changed until now counts.
+    def known(self, head: Head) -> Principal | None:
+        """The holder, if memory has an answer that holds for a request that arrived at `head.began`; never waits.
 
-        Raises KeysUnavailable where the store cannot be read.
+        None is no answer: ask `find`. What was revoked before the request arrived is not in memory any more, within
+        the bounds that the store states.
         """
+
+    async def find(self, head: Head) -> Principal | None:
+        """The holder; None for a credential that was unknown, revoked, frozen or expired when the request arrived,
+        or is used from where it may not be."""
+
+
+class Freshness(Protocol):
+    """Tells whether what is remembered of the directory still holds. Fails closed."""
+
+    def epoch(self, arrived: float) -> int:
+        """A number that is another one as soon as anything was changed before `arrived` (monotonic seconds).
+
+        Never waits. What another process has changed shows within two seconds. Raises KeysUnavailable where changes
+        could have been missed for longer than the settings allow.
+        """
+
+
+class Directory(Protocol):
+    """Tenants, projects, users, keys and policy. Fails closed: every method raises KeysUnavailable (`DirectoryFault`)
+    where it cannot be read or written within its deadline.
+    """
+
+    async def standing(self) -> list[Document]:
+        """All documents but users: what the whole server must know at any time."""
+
+    async def read(self, kind: Kind, tenant: str, name: str) -> Document | None:
+        """One document."""
+
+    async def page(self, kind: Kind, tenant: str | None, after: str, limit: int) -> list[Document]:
+        """Documents of a tenant (None: of every one), by `tenant/name`, which comes after `after` in byte order."""
+
+    async def key(self, key_id: str) -> Key | None:
+        """One key, by its public id."""
+
+    async def keys(self, tenant: str | None, after: str, limit: int) -> list[Key]:
+        """Keys of a tenant (None: of every one), by id, in byte order."""
+
+    async def identify(self, presented: str) -> Key | None:
+        """The key with this text, whatever its state."""
+
+    def changing(self) -> AbstractAsyncContextManager[Change]:
+        """One transaction. Durable when its block ends, and then known to every replica within two seconds; undone by
+        whatever is raised in it, which passes on. Transactions do not overlap.
+        """
+
+
+class Change(Protocol):
+    """What one transaction on the directory may do. Reads see what was written before in the same one."""
+
+    async def read(self, kind: Kind, tenant: str, name: str) -> Document | None: ...
+
+    async def names(self, kind: Kind, tenant: str, limit: int) -> list[str]:
+        """Names of a tenant's documents, at most `limit`."""
+
+    async def put(self, kind: Kind, tenant: str, name: str, body: dict[str, Any]) -> Document:
+        """Write a document, new or changed; its version is one more than before."""
+
+    async def remove(self, kind: Kind, tenant: str, name: str) -> None: ...
+
+    async def key(self, key_id: str) -> Key | None: ...
+
+    async def keys(self, tenant: str, limit: int) -> list[Key]:
+        """Keys of a tenant that are not revoked, at most `limit`."""
+
+    async def add_key(self, key: Key, secret: str) -> Key:
+        """Keep a new key; of `secret` only a keyed hash is kept."""
+
+    async def put_key(self, key: Key) -> Key:
+        """Write a changed key, found by its id; its version is one more than before."""
 
 
 class Structure(Struct, omit_defaults=True, kw_only=True):

@@ -1,16 +1,22 @@
 """The nouns of the corridor: what a call is, who makes it, where it goes, how it ended.
 
 Rules: everything here is frozen and has no behaviour beyond reading itself; nothing here imports
-another room. Times are seconds unless a name says otherwise; `monotonic` times come from
+another room but `roles`. Times are seconds unless a name says otherwise; `monotonic` times come from
 `time.monotonic()`, wall times are integer microseconds since the epoch (UTC).
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from msgspec import Struct
+
+from vestry.roles import Permission, Role, named, permissions, reaches
+
+Network = IPv4Network | IPv6Network
+USER = frozenset({Role.USER})
 
 
 class Operation(StrEnum):
@@ -40,15 +46,138 @@ class Limits(Struct, frozen=True):
     requests_per_minute: int | None = None
 
 
+class Via(StrEnum):
+    """How a caller has shown who they are."""
+
+    KEY = "key"
+    TOKEN = "token"  # noqa: S105 - a word
+    CERTIFICATE = "certificate"
+
+
+class Certificate(Struct, frozen=True):
+    """A client certificate whose chain has been verified: by the door, or by a trusted proxy.
+
+    `names` are its subject alternative names as `DNS:host`, `URI:spiffe://...`, `email:a@b` or `IP:10.0.0.1`;
+    `thumbprint` is the unpadded base64url SHA-256 of its DER form (RFC 8705, section 3.1). Times are microseconds since
+    the epoch.
+    """
+
+    thumbprint: str
+    names: tuple[str, ...]
+    not_before: int
+    not_after: int
+
+
 class Principal(Struct, frozen=True):
-    """Who calls. `models` is None for "every model that the tenant may use"."""
+    """Who calls, and what their credential is good for. `None` means that the credential sets no bound of its own.
+
+    `key_id` is the public id of the credential: of a key (`key_...`), of what an identity provider calls them
+    (`usr_...`, the same for all tokens of one user), or of a certificate (`crt_...`); limits count by it. `sources` are
+    the networks that it may be used from, empty for any. `issuer` names the issuer in the settings, for a token.
+    """
 
     key_id: str
     tenant: str
     subject: str
-    role: str = "user"
+    roles: frozenset[Role] = USER
     models: frozenset[str] | None = None
     limits: Limits = Limits()
+    project: str = ""
+    routes: frozenset[str] | None = None
+    sources: tuple[Network, ...] = ()
+    via: Via = Via.KEY
+    issuer: str = ""
+    broken_glass: str = ""
+    """Id of the break-glass grant that gives a role at the moment; empty as a rule."""
+
+    @property
+    def role(self) -> str:
+        """The roles, as records name them."""
+        return named(self.roles)
+
+    @property
+    def permissions(self) -> frozenset[Permission]:
+        """All that they may do somewhere."""
+        return permissions(self.roles)
+
+    def may(self, permission: Permission, tenant: str) -> bool:
+        """Whether they may do this in a tenant. A call is always the caller's own tenant's."""
+        return reaches(self.roles, permission, own=tenant == self.tenant)
+
+
+class Key(Struct, frozen=True):
+    """An API key as those see it who may look after it: all but the key itself.
+
+    Times are integer microseconds since the epoch. `version` grows with every change. `replaces` is the id of the key
+    that this one takes over from; `made_by` says who made it.
+    """
+
+    id: str
+    tenant: str
+    owner: str
+    created: int
+    roles: frozenset[Role] = USER
+    project: str = ""
+    models: frozenset[str] | None = None
+    routes: frozenset[str] | None = None
+    sources: tuple[Network, ...] = ()
+    limits: Limits = Limits()
+    expires: int | None = None
+    revoked: int | None = None
+    frozen: int | None = None
+    last_used: int | None = None
+    replaces: str = ""
+    made_by: str = ""
+    version: int = 1
+
+    def state(self, now: int) -> str:
+        """`revoked`, `expired`, `frozen` or `active`, at this time (microseconds since the epoch)."""
+        if self.revoked is not None:
+            return "revoked"
+        if self.expires is not None and self.expires <= now:
+            return "expired"
+        return "active" if self.frozen is None else "frozen"
+
+    def holder(self) -> Principal:
+        """Who calls with it."""
+        return Principal(
+            self.id,
+            self.tenant,
+            self.owner,
+            self.roles,
+            self.models,
+            self.limits,
+            self.project,
+            self.routes,
+            self.sources,
+        )
+
+
+class Kind(StrEnum):
+    """Kinds of documents in the directory."""
+
+    TENANT = "tenant"
+    PROJECT = "project"
+    USER = "user"
+    POLICY = "policy"
+    BREAK_GLASS = "break-glass"
+
+
+class Document(Struct, frozen=True):
+    """One thing that the directory keeps: a tenant, a project, a user, the policy, a break-glass grant.
+
+    `tenant` is empty for what belongs to the house (a tenant itself among them). `body` is JSON, and what it holds is
+    judged before it gets here. `version` begins with 1 and grows with every change. Times are microseconds since the
+    epoch.
+    """
+
+    kind: Kind
+    tenant: str
+    name: str
+    body: dict[str, Any]
+    version: int = 0
+    created: int = 0
+    updated: int = 0
 
 
 class Replica(Struct, frozen=True):
@@ -87,6 +216,9 @@ class Head(Struct, frozen=True):
     credential: str | None
     began: float
     began_wall: int
+    certificate: Certificate | None = None
+    ambiguous: bool = False
+    """Two headers compete, or one has no form that is known: nothing was shown that counts."""
 
 
 class Call(Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""The laws of seams.KeyStore, for every store."""
+"""The laws of seams.Credentials, for every store."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from support.house import until
 from vestry.adapters.key_format import PROBE, checksum, mint
 from vestry.adapters.keys_sqlite import SqliteKeys, now
 from vestry.errors import KeysUnavailable
-from vestry.seams import KeyStore
+from vestry.roles import Role
 from vestry.types import Limits, Principal
 
 SECOND = 1_000_000
-ALICE = Principal("", "radiology", "alice", "user", frozenset({"small", "large"}), Limits(3, 60))
+ALICE = Principal("", "radiology", "alice", frozenset({Role.USER}), frozenset({"small", "large"}), Limits(3, 60))
 
 
 class Stand(Protocol):
     """A store, and what the laws do to it from outside."""
 
-    store: KeyStore
+    store: FakeKeys | SqliteKeys
 
     def add(self, principal: Principal, expires: int | None = None) -> str: ...
 
@@ -88,18 +88,18 @@ def stand(request: pytest.FixtureRequest, tmp_path: Path) -> Stand:
     return made
 
 
-def answers(store: KeyStore, key: str) -> bool:
+def answers(store: FakeKeys | SqliteKeys, key: str) -> bool:
     """Whether the store can be read, and knows the key."""
     try:
-        return store.find(key) is not None
+        return store.look_up(key) is not None
     except KeysUnavailable:
         return False
 
 
-def refuses(store: KeyStore, key: str) -> bool:
+def refuses(store: FakeKeys | SqliteKeys, key: str) -> bool:
     """Whether the store says that it cannot be read."""
     try:
-        store.find(key)
+        store.look_up(key)
     except KeysUnavailable:
         return True
     return False
@@ -107,7 +107,7 @@ def refuses(store: KeyStore, key: str) -> bool:
 
 def test_a_key_is_found_with_all_that_it_was_made_with(stand: Stand) -> None:
     """The holder of a key has its tenant, subject, role, models and limits."""
-    found = stand.store.find(stand.add(ALICE))
+    found = stand.store.look_up(stand.add(ALICE))
     assert found is not None
     assert (found.tenant, found.subject, found.role, found.models, found.limits) == (
         ALICE.tenant,
@@ -120,7 +120,7 @@ def test_a_key_is_found_with_all_that_it_was_made_with(stand: Stand) -> None:
 
 def test_a_key_without_models_is_for_all_of_them(stand: Stand) -> None:
     """No list of models is not an empty list."""
-    found = stand.store.find(stand.add(Principal("", "radiology", "bot")))
+    found = stand.store.look_up(stand.add(Principal("", "radiology", "bot")))
     assert found is not None
     assert found.models is None
     assert found.limits == Limits()
@@ -129,44 +129,44 @@ def test_a_key_without_models_is_for_all_of_them(stand: Stand) -> None:
 def test_every_key_is_its_own(stand: Stand) -> None:
     """Two keys of one owner are two keys, and each finds its own holder."""
     first, second = stand.add(ALICE), stand.add(Principal("", "research", "bob"))
-    found = [stand.store.find(key) for key in (first, second, first)]
+    found = [stand.store.look_up(key) for key in (first, second, first)]
     assert [each.subject for each in found if each] == ["alice", "bob", "alice"]
 
 
 def test_an_unknown_key_is_nobody(stand: Stand) -> None:
     """A well-formed key that was never made has no holder, asked once or again."""
     stand.add(ALICE)
-    assert stand.store.find(mint()) is None
-    assert stand.store.find(PROBE) is None
-    assert stand.store.find(PROBE) is None
+    assert stand.store.look_up(mint()) is None
+    assert stand.store.look_up(PROBE) is None
+    assert stand.store.look_up(PROBE) is None
 
 
 def test_a_revoked_key_is_nobody_at_once(stand: Stand) -> None:
     """The call right after a revocation finds no holder, though the key was in use."""
     key, other = stand.add(ALICE), stand.add(ALICE)
-    assert stand.store.find(key) is not None
+    assert stand.store.look_up(key) is not None
     stand.revoke(key)
-    assert stand.store.find(key) is None
-    assert stand.store.find(other) is not None
+    assert stand.store.look_up(key) is None
+    assert stand.store.look_up(other) is not None
 
 
 def test_an_expired_key_is_nobody(stand: Stand) -> None:
     """A key that is in use stops at its time, with no change to the store."""
     key = stand.add(ALICE, expires=now() + SECOND)
-    assert stand.store.find(key) is not None
-    until(lambda: stand.store.find(key) is None, what="the key's expiry")
+    assert stand.store.look_up(key) is not None
+    until(lambda: stand.store.look_up(key) is None, what="the key's expiry")
 
 
 def test_a_store_that_cannot_be_read_refuses_and_recovers(stand: Stand) -> None:
     """While the store is unreadable every well-formed key is refused, known or not; then all is as before."""
     key = stand.add(ALICE)
-    assert stand.store.find(key) is not None
+    assert stand.store.look_up(key) is not None
     stand.break_()
     until(lambda: refuses(stand.store, key), what="the store to be found unreadable")
     assert refuses(stand.store, mint())
     stand.mend()
     until(lambda: answers(stand.store, key), what="recovery")
-    assert stand.store.find(mint()) is None
+    assert stand.store.look_up(mint()) is None
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -184,6 +184,6 @@ def test_what_is_no_key_is_nobody(stand: Stand, text: str) -> None:
     try:
         if len(text) == 53 and text.isascii() and checksum(text[:47]) == text[47:]:
             return
-        assert stand.store.find(text) is None
+        assert stand.store.look_up(text) is None
     finally:
         stand.mend()

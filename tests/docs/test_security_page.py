@@ -61,8 +61,8 @@ def test_a_new_key_hash_ends_every_key(settings: Settings) -> None:
     new, _ = create_key(settings, owner="alice")
     store = key_store(settings)
     assert key_hash(settings) != before
-    assert store.find(old) is None
-    assert store.find(new) is not None
+    assert store.look_up(old) is None
+    assert store.look_up(new) is not None
     store.close()
 
 

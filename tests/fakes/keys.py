@@ -8,11 +8,11 @@ from collections.abc import Callable
 from vestry.adapters.key_format import mint, well_formed
 from vestry.adapters.keys_sqlite import now
 from vestry.errors import KeysUnavailable
-from vestry.types import Principal
+from vestry.types import Head, Principal
 
 
 class FakeKeys:
-    """seams.KeyStore. `clock` gives microseconds since the epoch."""
+    """seams.Credentials, for keys. `clock` gives microseconds since the epoch."""
 
     def __init__(self, clock: Callable[[], int] = now) -> None:
         self.broken = False
@@ -20,7 +20,13 @@ class FakeKeys:
         self._clock = clock
         self._held: dict[str, tuple[Principal, int | None]] = {}
 
-    def find(self, presented: str, arrived: float = math.inf) -> Principal | None:
+    def known(self, head: Head) -> Principal | None:
+        return None if head.credential is None else self.look_up(head.credential, head.began)
+
+    async def find(self, head: Head) -> Principal | None:
+        return None
+
+    def look_up(self, presented: str, arrived: float = math.inf) -> Principal | None:
         self.asked += 1
         if not well_formed(presented):
             return None

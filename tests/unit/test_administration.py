@@ -55,7 +55,7 @@ def test_revoking_tells_whether_it_did(settings: Settings) -> None:
     assert revoke_key(settings, key.id)
     assert not revoke_key(settings, key.id)
     assert not revoke_key(settings, "key_none")
-    assert key_store(settings).find(secret) is None
+    assert key_store(settings).look_up(secret) is None
 
 
 def test_the_record_is_durable_before_the_key_exists(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

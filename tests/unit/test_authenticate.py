@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from fakes.calls import head
@@ -18,7 +20,7 @@ TENANTS = {"radiology"}
 def test_a_key_makes_its_holder() -> None:
     """The holder of a key of a known tenant is who calls."""
     keys = FakeKeys()
-    assert authenticate(head(credential=keys.add(ALICE)), keys, TENANTS) == ALICE
+    assert asyncio.run(authenticate(head(credential=keys.add(ALICE)), keys, TENANTS)) == ALICE
 
 
 @pytest.mark.parametrize("case", ["none", "empty", "unknown", "revoked", "expired", "other tenant", "two keys"])
@@ -38,7 +40,7 @@ def test_every_failure_is_the_same(case: str) -> None:
         "two keys": f"{key},{key}",
     }
     with pytest.raises(InvalidKey) as refused:
-        authenticate(head(credential=credentials[case]), keys, TENANTS)
+        asyncio.run(authenticate(head(credential=credentials[case]), keys, TENANTS))
     assert refused.value.body() == InvalidKey().body()
     assert refused.value.headers() == InvalidKey().headers()
 
@@ -49,12 +51,12 @@ def test_an_unreadable_store_is_no_wrong_key() -> None:
     key = keys.add(ALICE)
     keys.broken = True
     with pytest.raises(KeysUnavailable):
-        authenticate(head(credential=key), keys, TENANTS)
+        asyncio.run(authenticate(head(credential=key), keys, TENANTS))
 
 
 def test_no_credential_asks_no_store() -> None:
     """A request without a key costs no look-up."""
     keys = FakeKeys()
     with pytest.raises(InvalidKey):
-        authenticate(head(), keys, TENANTS)
+        asyncio.run(authenticate(head(), keys, TENANTS))
     assert keys.asked == 0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from fakes.calls import call
+from fakes.calls import call, head
 from support.house import served_model
 from vestry.authorize import authorize, bounded, limits_of, may_use
 from vestry.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
+from vestry.house import House
 from vestry.settings import Tenant
 from vestry.types import Limits, Principal
 
@@ -16,6 +17,7 @@ TENANTS = {
     "open": Tenant(),
     "narrow": Tenant(models=("large",), concurrency=3, requests_per_minute=7, key_concurrency=2),
 }
+HOUSE = House(TENANTS)
 
 
 def principal(tenant: str = "open", models: frozenset[str] | None = None, **limits: int) -> Principal:
@@ -25,12 +27,14 @@ def principal(tenant: str = "open", models: frozenset[str] | None = None, **limi
 
 def test_a_grant_says_who_what_and_by_which_rule() -> None:
     """The grant holds the model, the bounds of both holders, and the rule for the record."""
-    grant = authorize(principal(), call(), MODELS, TENANTS)
+    grant = authorize(principal(), head(), call(), MODELS, HOUSE)
     assert grant.model is MODELS["small"]
     assert grant.rule == "tenant-model"
     assert grant.tenant_limits == Limits(64, 6000)
     assert grant.principal.limits == Limits(32, 3000)
-    assert authorize(principal(models=frozenset({"small"})), call(), MODELS, TENANTS).rule == "tenant-and-key-model"
+    assert (
+        authorize(principal(models=frozenset({"small"})), head(), call(), MODELS, HOUSE).rule == "tenant-and-key-model"
+    )
 
 
 @pytest.mark.parametrize(
@@ -46,23 +50,23 @@ def test_a_grant_says_who_what_and_by_which_rule() -> None:
 def test_a_model_that_is_not_theirs_does_not_exist_for_them(who: Principal, model: str) -> None:
     """Not served, not the tenant's, not the key's: the refusal is the same, byte for byte."""
     with pytest.raises(ModelNotFound) as refused:
-        authorize(who, call(model=model), MODELS, TENANTS)
+        authorize(who, head(), call(model=model), MODELS, HOUSE)
     assert refused.value.body() == ModelNotFound(param="model").body()
 
 
 def test_more_tokens_than_the_context_are_refused_here() -> None:
     """A completion that the context cannot hold is refused before it is queued; one that just fits is not."""
-    authorize(principal(), call(completion_tokens=2048), MODELS, TENANTS)
+    authorize(principal(), head(), call(completion_tokens=2048), MODELS, HOUSE)
     with pytest.raises(ContextLengthExceeded, match="2048") as refused:
-        authorize(principal(), call(completion_tokens=2049), MODELS, TENANTS)
+        authorize(principal(), head(), call(completion_tokens=2049), MODELS, HOUSE)
     assert refused.value.param == "max_tokens"
 
 
 def test_token_ids_beyond_the_vocabulary_are_refused_here() -> None:
     """The greatest token id that the client named is below the vocabulary's size."""
-    authorize(principal(), call(highest_token=49151), MODELS, TENANTS)
+    authorize(principal(), head(), call(highest_token=49151), MODELS, HOUSE)
     with pytest.raises(InvalidRequest, match="vocabulary"):
-        authorize(principal(), call(highest_token=49152), MODELS, TENANTS)
+        authorize(principal(), head(), call(highest_token=49152), MODELS, HOUSE)
 
 
 def test_tenant_and_key_must_both_allow_a_model() -> None:

@@ -54,7 +54,7 @@ def made(keys: SqliteKeys, **rights: Any) -> str:
 def refused(keys: SqliteKeys, key: str) -> str:
     """Why the store cannot be read; empty if it can."""
     try:
-        keys.find(key)
+        keys.look_up(key)
     except StoreFault as fault:
         return fault.why
     return ""
@@ -71,7 +71,7 @@ def because(word: str) -> Iterator[None]:
 def found(keys: SqliteKeys, key: str) -> bool:
     """Whether the store can be read and knows the key."""
     try:
-        return keys.find(key) is not None
+        return keys.look_up(key) is not None
     except KeysUnavailable:
         return False
 
@@ -90,7 +90,7 @@ def spoil(path: Path, statement: str, *, wal: bool = True) -> None:
 def test_calls_that_arrived_together_share_one_look(keys: SqliteKeys, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mark is read for the first of the calls that had arrived, and again for one that arrives afterwards."""
     key = made(keys)
-    keys.find(key)
+    keys.look_up(key)
     reads: list[tuple[int, ...]] = []
     pread = os.pread
 
@@ -100,18 +100,18 @@ def test_calls_that_arrived_together_share_one_look(keys: SqliteKeys, monkeypatc
 
     monkeypatch.setattr(os, "pread", counted)
     arrived = time.monotonic()
-    assert all(keys.find(key, arrived) is not None for _ in range(5))
+    assert all(keys.look_up(key, arrived) is not None for _ in range(5))
     assert len(reads) == 1
-    assert keys.find(key, time.monotonic()) is not None
+    assert keys.look_up(key, time.monotonic()) is not None
     assert len(reads) == 2
 
 
 def test_a_revocation_acts_on_the_call_that_arrives_next(keys: SqliteKeys, path: Path) -> None:
     """Another process's revocation that is done when a call arrives acts on it, whatever was looked at before."""
     key, key_id = keys.create(owner="alice", tenant="default")
-    assert keys.find(key, time.monotonic()) is not None
+    assert keys.look_up(key, time.monotonic()) is not None
     SqliteKeys(path, PEPPER).revoke(key_id)
-    assert keys.find(key, time.monotonic()) is None
+    assert keys.look_up(key, time.monotonic()) is None
 
 
 # What is kept.
@@ -120,7 +120,7 @@ def test_a_revocation_acts_on_the_call_that_arrives_next(keys: SqliteKeys, path:
 def test_the_key_itself_is_nowhere(keys: SqliteKeys, path: Path) -> None:
     """Neither the key, nor its random part, nor a plain hash of it stands in any file of the store."""
     key = made(keys)
-    assert keys.find(key) is not None
+    assert keys.look_up(key) is not None
     content = b"".join(each.read_bytes() for each in path.parent.iterdir() if each.is_file())
     assert len(content) > 4096
     for trace in (key.encode(), key[4:47].encode(), hashlib.sha256(key.encode()).digest()):
@@ -132,7 +132,7 @@ def test_the_key_itself_is_nowhere(keys: SqliteKeys, path: Path) -> None:
 def test_files_are_the_users_alone(keys: SqliteKeys, path: Path) -> None:
     """The database and its companions have mode 0600, whatever the umask."""
     made(keys)
-    assert keys.find(PROBE) is None
+    assert keys.look_up(PROBE) is None
     modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
     assert modes["keys.sqlite"] == 0o600
     assert set(modes.values()) == {0o600}
@@ -314,7 +314,7 @@ def elsewhere(script: str, path: Path, *arguments: str) -> str:
 
 def test_changes_of_another_process_act_on_the_next_call(keys: SqliteKeys, path: Path) -> None:
     """A key made elsewhere works at once; revoked elsewhere, it stops at once, though it was in memory."""
-    assert keys.find(PROBE) is None
+    assert keys.look_up(PROBE) is None
     secret, key_id = elsewhere("print(*keys.create(owner='bob', tenant='default'))", path).split()
     assert found(keys, secret)
     assert found(keys, secret)
@@ -485,7 +485,7 @@ def test_what_a_client_is_told_names_no_path(keys: SqliteKeys, path: Path) -> No
     deleted(path)
     assert str(path) in refused(keys, mint())
     with pytest.raises(StoreFault) as fault:
-        keys.find(mint())
+        keys.look_up(mint())
     assert str(path.parent).encode() not in fault.value.body()
     assert fault.value.status == 503
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -25,6 +24,7 @@ from vestry.errors import (
     NotFound,
     Refusal,
 )
+from vestry.house import House
 from vestry.meter import Meter
 from vestry.pipeline import Corridor
 from vestry.record import Recorder
@@ -64,10 +64,13 @@ class Visitor(MemoryClient):
 
 
 class Keys:
-    """seams.KeyStore with one key."""
+    """seams.Credentials with one key."""
 
-    def find(self, presented: str, arrived: float = math.inf) -> Principal | None:
-        return Principal("key_1", "default", "alice") if presented == KEY else None
+    def known(self, head: Head) -> Principal | None:
+        return Principal("key_1", "default", "alice") if head.credential == KEY else None
+
+    async def find(self, head: Head) -> Principal | None:
+        return None
 
 
 class Bench:
@@ -86,8 +89,8 @@ class Bench:
             return LEFT if self._engine is None else await self._engine()
 
         self.corridor = Corridor(
-            keys=Keys(),
-            tenants={"default": Tenant()},
+            credentials=Keys(),
+            house=House({"default": Tenant()}),
             models={"small": served_model("small")},
             admission=self.admission,
             recorder=Recorder(self.journal, Records()),

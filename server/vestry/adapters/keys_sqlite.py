@@ -32,7 +32,8 @@ from msgspec import Struct
 from vestry.adapters.key_format import LENGTH, mint, mint_id, well_formed
 from vestry.adapters.key_rows import APPLICATION_ID, INSERT, ROWS, SCHEMA_VERSION, Key, build, key_of, row_of, validate
 from vestry.errors import KeysUnavailable
-from vestry.types import Limits, Principal
+from vestry.roles import read_roles
+from vestry.types import Head, Limits, Principal
 
 CACHED = 16_384
 READ_WAIT_SECONDS = 0.02
@@ -95,8 +96,18 @@ class SqliteKeys:
 
     # The hot path.
 
-    def find(self, presented: str, arrived: float = math.inf) -> Principal | None:
-        """As seams.KeyStore.find. Raises StoreFault (a KeysUnavailable) where the store cannot be read."""
+    def known(self, head: Head) -> Principal | None:
+        """As seams.Credentials."""
+        return None if head.credential is None else self.look_up(head.credential, head.began)
+
+    async def find(self, head: Head) -> Principal | None:
+        """As seams.Credentials: `known` has looked already."""
+
+    def look_up(self, presented: str, arrived: float = math.inf) -> Principal | None:
+        """Who holds a key, if it was good when the call arrived (monotonic).
+
+        Raises StoreFault (a KeysUnavailable) where the store cannot be read.
+        """
         if len(presented) != LENGTH or not presented.isascii():
             return None
         masked = self._masked(presented)
@@ -118,7 +129,9 @@ class SqliteKeys:
         if row is None:
             return None
         key = key_of(row)
-        held = _Held(Principal(key.id, key.tenant, key.owner, key.role, key.models, key.limits), key.expires)
+        held = _Held(
+            Principal(key.id, key.tenant, key.owner, read_roles(key.role), key.models, key.limits), key.expires
+        )
         if len(self._cache) >= CACHED:
             del self._cache[next(iter(self._cache))]
         self._cache[masked] = held

@@ -130,7 +130,7 @@ def _key(settings: Settings, progress: Progress) -> str:
     path = settings.state / "up-key"
     with contextlib.suppress(SecretFault, KeysUnavailable, UnicodeDecodeError):
         kept = read(path, least=16).decode("ascii").strip()
-        holder = key_store(settings).find(kept)
+        holder = key_store(settings).look_up(kept)
         if holder is not None and holder.tenant in settings.tenants:
             return kept
     tenant = "default" if "default" in settings.tenants else next(iter(settings.tenants))

@@ -78,6 +78,7 @@ class Arrival:
         get = self._headers.get
         agent, parent = get(b"user-agent"), get(b"traceparent")
         client_id = get(b"x-client-request-id") or get(b"x-request-id")
+        credential, ambiguous = self._credential()
         return Head(
             new_request_id(),
             route.name,
@@ -87,20 +88,26 @@ class Arrival:
             _text(agent) if agent else "",
             _text(client_id) if client_id else "",
             _traceparent(parent) if parent else "",
-            self._credential(),
+            credential,
             self._door.began,
             self._door.began_wall,
+            None,
+            ambiguous,
         )
 
-    def _credential(self) -> str | None:
-        """The key from `Authorization: Bearer` (RFC 6750) or `x-api-key`; None where two headers compete."""
+    def _credential(self) -> tuple[str | None, bool]:
+        """The credential from `Authorization: Bearer` (RFC 6750) or `x-api-key`, and whether headers compete or have
+        no form that is known here.
+        """
         value, other = self._headers.get(b"authorization"), self._headers.get(b"x-api-key")
+        if value is None and other is None:
+            return None, False
         if self._door.repeated and sum(name in CREDENTIALS for name, _ in self._scope["headers"]) > 1:
-            return None
+            return None, True
         if value is None or other is not None:
-            return other.decode("latin-1").strip() if value is None and other is not None else None
+            return (other.decode("latin-1").strip(), False) if value is None and other is not None else (None, True)
         scheme, _, token = value.partition(b" ")
-        return token.decode("latin-1").strip() if scheme.lower() == b"bearer" else None
+        return (token.decode("latin-1").strip(), False) if scheme.lower() == b"bearer" else (None, True)
 
     def _source(self) -> str:
         """The caller's address: the last hop that is not a trusted proxy."""
