@@ -26,6 +26,7 @@ from vestry.audit.canonical import LEAF_BYTES, leaf, placed
 from vestry.audit.fields import FIELDS, RecordType
 from vestry.audit.records import Records, microseconds_of, rfc3339, sampling
 from vestry.errors import InvalidKey, InvalidRequest, Overloaded
+from vestry.roles import Role
 from vestry.seams import Record
 from vestry.types import Ending, Outcome, Usage
 
@@ -193,7 +194,11 @@ def test_one_calls_record_is_not_anothers(records: Records) -> None:
     assert "source" not in first
     assert not {"user_agent", "end_user"} & second.keys()
     assert (second["request_id"], second["source"], second["stream"]) == ("b", "10.1.2.3", True)
-    other = stored(records.intent(head("c"), replace(PRINCIPAL, role="admin"), call(), replace(GRANT, rule="another")))
+    other = stored(
+        records.intent(
+            head("c"), replace(PRINCIPAL, roles=frozenset({Role.ADMIN})), call(), replace(GRANT, rule="another")
+        )
+    )
     assert (other["role"], other["rule"]) == ("admin", "another")
 
 
@@ -300,7 +305,7 @@ def test_the_reference_is_up_to_date(form: str, file: str) -> None:
 def test_every_type_is_documented() -> None:
     """docs/audit.md names every type of record, and no type that there is not."""
     page = (ROOT / "docs/audit.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"^\| `([a-z.]+)` \|", page, re.MULTILINE))
+    named = set(re.findall(r"^\| `([a-z.-]+)` \|", page, re.MULTILINE))
     assert named == set(RecordType)
 
 

@@ -30,6 +30,14 @@ class RecordType(StrEnum):
     SERVER_STOP = "server.stop"
     KEY_CREATE = "key.create"
     KEY_REVOKE = "key.revoke"
+    KEY_CHANGE = "key.change"
+    TENANT_CHANGE = "tenant.change"
+    PROJECT_CHANGE = "project.change"
+    USER_CHANGE = "user.change"
+    POLICY_CHANGE = "policy.change"
+    BREAK_GLASS_ASK = "break-glass.ask"
+    BREAK_GLASS_APPROVE = "break-glass.approve"
+    BREAK_GLASS_END = "break-glass.end"
     SEGMENT_BEGIN = "segment.begin"
     LOG_TRIM = "log.trim"
     LOG_RECOVERED = "log.recovered"
@@ -42,7 +50,17 @@ class RecordType(StrEnum):
 
 I, O, R = RecordType.INTENT, RecordType.OUTCOME, RecordType.REFUSAL  # noqa: E741 - columns of the table
 CALL = frozenset({I, O, R})
-KEY = frozenset({RecordType.KEY_CREATE, RecordType.KEY_REVOKE})
+KEY = frozenset({RecordType.KEY_CREATE, RecordType.KEY_REVOKE, RecordType.KEY_CHANGE})
+DIRECTORY = frozenset(
+    {
+        RecordType.TENANT_CHANGE,
+        RecordType.PROJECT_CHANGE,
+        RecordType.USER_CHANGE,
+        RecordType.POLICY_CHANGE,
+    }
+)
+GLASS = frozenset({RecordType.BREAK_GLASS_ASK, RecordType.BREAK_GLASS_APPROVE, RecordType.BREAK_GLASS_END})
+ADMINISTRATION = KEY | DIRECTORY | GLASS
 SERVER = frozenset({RecordType.SERVER_START, RecordType.SERVER_STOP})
 ALL = frozenset(RecordType)
 SUMMARY, CLOSED = RecordType.REFUSALS_SUMMARY, RecordType.INTENT_CLOSED
@@ -157,23 +175,45 @@ FIELDS: tuple[Field, ...] = (
         text(64),
         "This server's id of the call; also in the answer's `x-request-id`.",
         always={*CALL, CLOSED},
+        maybe={*ADMINISTRATION, RecordType.LOG_READ},
     ),
     _row("client_request_id", text(128), "The client's own `x-request-id`, escaped.", maybe={I, R}),
     _row("traceparent", text(64), "The client's W3C trace context.", maybe={I, R}),
     # Who
-    _row("tenant", text(63), "Tenant of the caller, or of the key.", always={I, *KEY}, maybe={O, R, ERASE}),
+    _row(
+        "tenant",
+        text(63),
+        "Tenant of the caller, or of what is changed.",
+        always={I, *KEY, *GLASS},
+        maybe={O, R, ERASE, *DIRECTORY},
+    ),
     _row(
         "subject",
         text(128),
-        "Person or program that the key belongs to; whose content is erased.",
-        always={I, *KEY, ERASE},
+        "Person or program that the key belongs to; whose content is erased; who is given a role.",
+        always={I, *KEY, *GLASS, ERASE},
         maybe={O, R},
     ),
     _row("key_id", text(64), "Public id of the key. Never the key.", always={I, *KEY}, maybe={O, R}),
-    _row("role", text(64), "Role of the key.", always={I}, maybe={O, R, *KEY}),
+    _row(
+        "role", text(64), "Roles of the caller or key; the role that is given.", always={I, *GLASS}, maybe={O, R, *KEY}
+    ),
     _row("end_user", text(128), "The client's `user` field, escaped: whom it says it acts for.", maybe={I}),
-    _row("actor", text(128), "Who changed the key, read the log, or erased content.", always={*KEY, READ, ERASE}),
-    _row("source", text(64), "Address of the caller; through trusted proxies only, the one they name.", maybe={I, R}),
+    _row(
+        "actor",
+        text(128),
+        "Who made the change, read the log, or erased content.",
+        always={*ADMINISTRATION, READ, ERASE},
+    ),
+    _row("actor_tenant", text(63), "Tenant of the actor. Left out: the command line.", maybe={*ADMINISTRATION, READ}),
+    _row("actor_role", text(64), "Roles of the actor.", maybe={*ADMINISTRATION, READ}),
+    _row("actor_key_id", text(64), "Public id of the actor's credential.", maybe={*ADMINISTRATION, READ}),
+    _row(
+        "source",
+        text(64),
+        "Address of the caller; through trusted proxies only, the one they name.",
+        maybe={I, R, *ADMINISTRATION, READ},
+    ),
     _row("user_agent", text(256), "The client's `User-Agent`, escaped.", maybe={I, R}),
     # What
     _row("route", text(128), "Route of the API.", always=CALL),
@@ -193,8 +233,8 @@ FIELDS: tuple[Field, ...] = (
         "reason",
         text(256),
         "The sentence that the client or the operator was given.",
-        always={R, ERASE},
-        maybe={RecordType.KEY_REVOKE, READ},
+        always={R, ERASE, RecordType.BREAK_GLASS_ASK},
+        maybe={*KEY, RecordType.BREAK_GLASS_APPROVE, RecordType.BREAK_GLASS_END, READ},
     ),
     # Which model
     _row(
@@ -256,6 +296,34 @@ FIELDS: tuple[Field, ...] = (
         maybe={RecordType.KEY_CREATE},
     ),
     _row("expires", TIME, "When the key expires. Left out: never.", maybe={RecordType.KEY_CREATE}),
+    # Changes that an administrator makes
+    _row(
+        "change",
+        choice("create", "update", "remove", "freeze", "thaw", "replace"),
+        "What was done.",
+        always={*DIRECTORY, RecordType.KEY_CHANGE},
+    ),
+    _row("name", text(128), "Name of what is changed; id of a break-glass grant.", always={*DIRECTORY, *GLASS}),
+    _row(
+        "old",
+        {"type": "object"},
+        "What it was. Left out: it is new.",
+        always={RecordType.KEY_CHANGE},
+        maybe={*DIRECTORY},
+    ),
+    _row(
+        "new",
+        {"type": "object"},
+        "What it is from now on. Left out: it is removed.",
+        always={RecordType.KEY_CHANGE},
+        maybe={*DIRECTORY, RecordType.KEY_CREATE},
+    ),
+    _row(
+        "until",
+        TIME,
+        "When the role that is given ends by itself.",
+        always={RecordType.BREAK_GLASS_APPROVE},
+    ),
     # The server and the log itself
     _row("version", text(64), "Version of this program.", always=SERVER),
     _row(

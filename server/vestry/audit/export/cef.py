@@ -26,6 +26,14 @@ _NAMES = {
     "server.stop": "server stopped",
     "key.create": "key made",
     "key.revoke": "key revoked",
+    "key.change": "key changed",
+    "tenant.change": "tenant changed",
+    "project.change": "project changed",
+    "user.change": "user changed",
+    "policy.change": "policy changed",
+    "break-glass.ask": "emergency role asked for",
+    "break-glass.approve": "emergency role given",
+    "break-glass.end": "emergency role ended",
     "segment.begin": "log goes on in a new file",
     "log.trim": "unacknowledged tail of the log cut off",
     "log.recovered": "log can be written again",
@@ -37,6 +45,8 @@ _NAMES = {
 }
 _SEVERITIES = {
     "refusal": 4, "refusals.summary": 4, "intent.closed": 4, "key.create": 3, "key.revoke": 3, "log.read": 3,
+    "key.change": 3, "tenant.change": 4, "project.change": 3, "user.change": 4, "policy.change": 5,
+    "break-glass.ask": 7, "break-glass.approve": 9, "break-glass.end": 5,
     "log.prune": 5, "content.erase": 5, "log.trim": 6, "log.recovered": 7, "clock.jump": 6,
 }  # fmt: skip
 _PLAIN = {

@@ -4,7 +4,7 @@
 |---|---|
 | a call (`intent`, `outcome`, `refusal`, `refusals.summary`, `intent.closed`) | API Activity (6003), profiles `ai_operation` and `trace` |
 | `server.*` | Application Lifecycle (6002) |
-| `key.*` | Entity Management (3004) |
+| `key.*`, `tenant.*`, `project.*`, `user.*`, `policy.*`, `break-glass.*` | Entity Management (3004) |
 | `log.*`, `segment.begin` | Event Log Activity (1008) |
 | any other | Base Event (0) |
 
@@ -183,7 +183,7 @@ def _activity(operation: str) -> tuple[int, str]:
 def _who(source: Source, made: Event, metadata: Event) -> None:
     subject, key, tenant, role = (source.text(name) for name in ("subject", "key_id", "tenant", "role"))
     if subject or key:
-        user: Event = {"type_id": {"user": 1, "admin": 2}.get(role, 99 if role else 0), "type": role or "unknown"}
+        user: Event = {"type_id": _user_type(role), "type": role or "unknown"}
         user |= {"name": subject} if subject else {}
         user |= {"programmatic_credentials": [{"uid": key, "type": "API key"}]} if key else {}
         user |= {"org": {"name": tenant, "uid": tenant}} if tenant else {}
@@ -194,6 +194,14 @@ def _who(source: Source, made: Event, metadata: Event) -> None:
     if tenant:
         metadata["tenant_uid"] = tenant
     made["src_endpoint"] = _endpoint(source.text("source"))
+
+
+def _user_type(roles: str) -> int:
+    """OCSF's type of a user: Admin for whoever administers anything, User, Unknown or Other."""
+    named = set(roles.split(","))
+    if named & {"admin", "tenant-admin", "operator"}:
+        return 2
+    return 1 if named == {"user"} else 99 if roles else 0
 
 
 def _endpoint(address: str) -> Event:
@@ -297,6 +305,25 @@ def _key(source: Source, kind: str) -> Event:
     return made
 
 
+_CHANGES = {"create": (1, "Create"), "update": (3, "Update"), "remove": (4, "Delete")}
+
+
+def _change(source: Source, kind: str) -> Event:
+    """A change to the directory, or a role that is given in an emergency."""
+    family, _, what = kind.partition(".")
+    change = source.text("change")
+    severity = MEDIUM if family in {"policy", "break-glass"} else LOW
+    made = _base(3004, _CHANGES.get(change, (99, change or what or kind)), 1, severity)
+    name, tenant = source.text("name"), source.text("tenant")
+    made["entity"] = {"name": name or "unknown", "type": family.replace("-", " ")}
+    if reason := source.text("reason"):
+        made["comment"] = reason
+    _actor(source, made)
+    if tenant:
+        made["metadata"] = {"tenant_uid": tenant}
+    return made
+
+
 _LOG_ACTIVITIES = {
     "segment.begin": ((5, "Rotate"), INFORMATIONAL),
     "log.prune": ((2, "Delete"), MEDIUM),
@@ -332,3 +359,4 @@ _BUILDERS: dict[str, Builder] = dict.fromkeys(
     ("intent", "outcome", "refusal", "refusals.summary", "intent.closed"), _call
 )
 _FAMILIES: dict[str, Builder] = {"server": _server, "key": _key, "log": _log, "segment": _log}
+_FAMILIES |= dict.fromkeys(("tenant", "project", "user", "policy", "break-glass"), _change)

@@ -1,0 +1,137 @@
+"""Who makes a change, and what they may do: the rights of a principal, or all of them for whoever runs the command
+line on the server's own machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from msgspec import Struct
+
+from vestry.errors import InvalidRequest, NotFound, PermissionDenied
+from vestry.roles import HOUSE, Permission, Role, permissions
+from vestry.types import Key, Limits, Network, Principal
+
+
+class Actor(Struct, frozen=True):
+    """Who acts. `principal` is None for the command line, whose `name` is the operating system's.
+
+    `source` and `request_id` are those of the call that asked for the change.
+    """
+
+    name: str
+    principal: Principal | None = None
+    source: str = ""
+    request_id: str = ""
+
+    @classmethod
+    def of(cls, principal: Principal, *, source: str = "", request_id: str = "") -> Actor:
+        return cls(principal.subject, principal, source, request_id)
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Tenant and subject: two actors with the same are one person."""
+        return (self.principal.tenant, self.principal.subject) if self.principal is not None else ("", self.name)
+
+    def described(self) -> dict[str, Any]:
+        """The fields of a record that say who it was."""
+        if self.principal is None:
+            return {"actor": self.name}
+        return {
+            "actor": self.name,
+            "actor_tenant": self.principal.tenant,
+            "actor_role": self.principal.role,
+            "actor_key_id": self.principal.key_id,
+            "source": self.source,
+            "request_id": self.request_id,
+        }
+
+    def permit(self, permission: Permission) -> None:
+        """Raises PermissionDenied where they may do this nowhere."""
+        if self.principal is not None and permission not in self.principal.permissions:
+            raise PermissionDenied(f"Your roles do not include the permission `{permission}`.")
+
+    def require(self, permission: Permission, tenant: str) -> None:
+        """Raises PermissionDenied, or NotFound for what is another tenant's: nobody can tell whether it exists."""
+        self.permit(permission)
+        if self.principal is not None and not self.principal.may(permission, tenant):
+            raise NotFound
+
+    def reach(self, permission: Permission) -> str | None:
+        """The one tenant in which they may do this; None for every one. Raises PermissionDenied."""
+        self.permit(permission)
+        if self.principal is None or self.principal.may(permission, ""):
+            return None
+        return self.principal.tenant
+
+    def whole_house(self, permission: Permission) -> None:
+        """Raises PermissionDenied where they may not do this for the whole house."""
+        if self.reach(permission) is not None:
+            raise PermissionDenied("This is the house's, and your role reaches one tenant.")
+
+
+def within(actor: Actor, roles: Iterable[Role]) -> None:
+    """Nobody gives rights that they do not have. Raises PermissionDenied, with `param`."""
+    own = actor.principal
+    if own is None:
+        return
+    wanted = frozenset(roles)
+    if not permissions(wanted) <= own.permissions or (wanted & HOUSE and not own.roles & HOUSE):
+        raise PermissionDenied("A role that you give has permissions that you do not have.", param="roles")
+
+
+def within_bounds(actor: Actor, key: Key) -> None:
+    """A key is never wider than the credential of whoever makes it. Raises PermissionDenied, with `param`."""
+    own = actor.principal
+    if own is None:
+        return
+    within(actor, key.roles)
+    if own.models is not None and (key.models is None or not key.models <= own.models):
+        raise PermissionDenied("Your own credential may use fewer models.", param="models")
+    if own.routes is not None and (key.routes is None or not key.routes <= own.routes):
+        raise PermissionDenied("Your own credential may use fewer routes.", param="routes")
+    if own.project and key.project != own.project:
+        raise PermissionDenied("Your own credential belongs to one project.", param="project")
+    if own.sources and not (key.sources and all(_inside(each, own.sources) for each in key.sources)):
+        raise PermissionDenied("Your own credential may be used from fewer addresses.", param="sources")
+    _within_limits(own.limits, key.limits)
+
+
+def _within_limits(own: Limits, given: Limits) -> None:
+    for name in ("concurrency", "requests_per_minute"):
+        bound, wanted = getattr(own, name), getattr(given, name)
+        if bound is not None and (wanted is None or wanted > bound):
+            raise PermissionDenied("Your own credential has a lower limit.", param=name)
+
+
+def _inside(network: Network, others: tuple[Network, ...]) -> bool:
+    return any(network.version == other.version and network.subnet_of(other) for other in others)  # type: ignore[arg-type]
+
+
+class Match(Struct, frozen=True):
+    """Which version a change is for (RFC 9110, `If-Match` and `If-None-Match: *`).
+
+    `any_version` is for those who state the whole as it shall be, whatever was there.
+    """
+
+    versions: tuple[int, ...] = ()
+    new: bool = False
+    any_version: bool = False
+
+    @classmethod
+    def read(cls, if_match: str | None, if_none_match: str | None) -> Match:
+        """From the headers. Raises InvalidRequest for what is no entity tag of this server."""
+        if if_none_match is not None and if_none_match.strip() != "*":
+            raise InvalidRequest("`If-None-Match` is `*` here, or left out.", param="If-None-Match")
+        if if_match is None:
+            return cls(new=if_none_match is not None)
+        if if_match.strip() == "*":
+            return cls(any_version=True, new=if_none_match is not None)
+        tags = [each.strip() for each in if_match.split(",")]
+        numbers = [each[1:-1] for each in tags if len(each) > 2 and each[0] == each[-1] == '"']
+        if len(numbers) != len(tags) or not all(
+            each.isascii() and each.isdigit() and len(each) < 16 for each in numbers
+        ):
+            raise InvalidRequest("`If-Match` is an ETag that this server has given.", param="If-Match")
+        return cls(tuple(map(int, numbers)), new=if_none_match is not None)

@@ -1,0 +1,210 @@
+"""Tenants, projects, users and the policy: read, written and removed, each change judged, recorded, then done."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from vestry.admin.actor import Actor, Match, within
+from vestry.admin.bodies import Project, User, judge, plain
+from vestry.admin.events import Events
+from vestry.errors import Conflict, InvalidRequest, NotFound, PreconditionFailed, PreconditionRequired
+from vestry.roles import Permission
+from vestry.seams import Change, Directory
+from vestry.section import LABEL, Section
+from vestry.settings import Settings, Tenant
+from vestry.types import Document, Kind
+
+FORMS: Mapping[Kind, type[Section]] = {
+    Kind.TENANT: Tenant,
+    Kind.PROJECT: Project,
+    Kind.USER: User,
+}
+READ = {
+    Kind.TENANT: Permission.TENANTS_READ,
+    Kind.PROJECT: Permission.PROJECTS_READ,
+    Kind.USER: Permission.USERS_READ,
+    Kind.POLICY: Permission.POLICY_READ,
+}
+WRITE = {
+    Kind.TENANT: Permission.TENANTS_WRITE,
+    Kind.PROJECT: Permission.PROJECTS_WRITE,
+    Kind.USER: Permission.USERS_WRITE,
+    Kind.POLICY: Permission.POLICY_WRITE,
+}
+NAMES = {Kind.TENANT: LABEL, Kind.PROJECT: LABEL, Kind.POLICY: "^policy$"}
+SUBJECT = r"(?!\s)[^\x00-\x1f\x7f]{1,128}(?<!\s)"
+IN_USE = 10_000
+DECLARED = "It is declared in the settings, and changed only there."
+
+
+class Where(Struct, frozen=True):
+    """Which document is meant. `tenant` is empty for a tenant itself, and for the policy."""
+
+    kind: Kind
+    tenant: str
+    name: str
+
+    @property
+    def of(self) -> str:
+        """The tenant whose it is."""
+        return self.name if self.kind == Kind.TENANT else self.tenant
+
+
+class Kept(Struct, frozen=True):
+    """A document, and what came of it. `declared` says that it stands in the settings."""
+
+    document: Document
+    declared: bool = False
+    changed: bool = False
+
+
+class Documents:
+    """What the administration does with documents. `models` are the names of those that are served."""
+
+    def __init__(self, directory: Directory, events: Events, settings: Settings) -> None:
+        self._directory, self._events, self._settings = directory, events, settings
+
+    # Reading.
+
+    async def read(self, actor: Actor, where: Where) -> Kept:
+        """One of them. Raises NotFound for what there is not, and for what is another tenant's."""
+        self._may(actor, READ, where)
+        if (declared := self._declared(where.kind, where.name)) is not None:
+            return Kept(declared, declared=True)
+        found = await self._directory.read(where.kind, where.tenant, where.name)
+        if found is None:
+            raise NotFound
+        return Kept(found)
+
+    async def page(self, actor: Actor, kind: Kind, tenant: str | None, after: str, limit: int) -> list[Kept]:
+        """At most `limit` of them, in byte order of `tenant/name`, which come after `after`.
+
+        `tenant` None is every one that the actor may read.
+        """
+        if kind == Kind.TENANT:
+            return await self._tenants(actor, after, limit)
+        own = actor.reach(READ[kind]) if kind != Kind.POLICY else None
+        if own is not None and tenant is not None and tenant != own:
+            raise NotFound
+        return [Kept(each) for each in await self._directory.page(kind, tenant or own, after, limit)]
+
+    async def _tenants(self, actor: Actor, after: str, limit: int) -> list[Kept]:
+        own = actor.reach(Permission.TENANTS_READ)
+        if own is not None:
+            return [await self.read(actor, Where(Kind.TENANT, "", own))] if f"/{own}" > after else []
+        kept = [Kept(each) for each in await self._directory.page(Kind.TENANT, None, after, limit)]
+        declared = [self._declared(Kind.TENANT, name) for name in self._settings.tenants if f"/{name}" > after]
+        named = {each.name: Kept(each, declared=True) for each in declared if each is not None}
+        merged = {**{each.document.name: each for each in kept}, **named}
+        return [merged[name] for name in sorted(merged)][:limit]
+
+    # Writing.
+
+    async def put(self, actor: Actor, where: Where, body: Mapping[str, Any], match: Match) -> Kept:
+        """Write one whole. What is there already as it shall be is left alone, and not recorded again.
+
+        Raises Refusals: for a body that has not its form, for rights that the actor lacks, for a version that is not
+        the one that `match` names, and where it cannot be recorded.
+        """
+        self._may(actor, WRITE, where)
+        if self._declared(where.kind, where.name) is not None:
+            raise Conflict(DECLARED)
+        judged = self._judged(actor, where, body)
+        async with self._directory.changing() as change:
+            found = await change.read(where.kind, where.tenant, where.name)
+            if found is not None and found.body == judged and not match.new:
+                return Kept(found)
+            matches(match, None if found is None else found.version)
+            if found is not None and where.kind == Kind.USER:
+                within(actor, judge(User, found.body).roles)
+            if where.kind in {Kind.PROJECT, Kind.USER}:
+                await self._tenant_is_there(change, where.tenant)
+                await self._project_is_there(change, where.tenant, judged.get("project"))
+            kept = await change.put(where.kind, where.tenant, where.name, judged)
+            await self._events.document(
+                actor, where.kind, where.tenant, where.name, bodies=(None if found is None else found.body, judged)
+            )
+        return Kept(kept, changed=True)
+
+    async def remove(self, actor: Actor, where: Where, match: Match) -> None:
+        """Remove one. Raises NotFound, or Conflict while something depends on it."""
+        self._may(actor, WRITE, where)
+        if self._declared(where.kind, where.name) is not None:
+            raise Conflict(DECLARED)
+        async with self._directory.changing() as change:
+            found = await change.read(where.kind, where.tenant, where.name)
+            if found is None:
+                raise NotFound
+            matches(match, found.version)
+            if where.kind == Kind.USER:
+                within(actor, judge(User, found.body).roles)
+            await self._unused(change, where)
+            await change.remove(where.kind, where.tenant, where.name)
+            await self._events.document(actor, where.kind, where.tenant, where.name, bodies=(found.body, None))
+
+    @staticmethod
+    def _may(actor: Actor, table: Mapping[Kind, Permission], where: Where) -> None:
+        if table is WRITE and where.kind in {Kind.TENANT, Kind.POLICY}:
+            actor.whole_house(table[where.kind])
+        elif where.kind == Kind.POLICY:
+            actor.permit(table[where.kind])
+        else:
+            actor.require(table[where.kind], where.of)
+
+    def _judged(self, actor: Actor, where: Where, body: Mapping[str, Any]) -> dict[str, Any]:
+        if not re.fullmatch(NAMES.get(where.kind, SUBJECT), where.name):
+            raise InvalidRequest(f"The name of a {where.kind} does not have the right form.", param="name")
+        judged = judge(FORMS[where.kind], body)
+        for model in getattr(judged, "models", None) or ():
+            if model != "*" and model not in self._settings.models:
+                raise InvalidRequest("One of the models is not among those that are served.", param="models")
+        if isinstance(judged, User):
+            within(actor, judged.roles)
+        return plain(judged)
+
+    def _declared(self, kind: Kind, name: str) -> Document | None:
+        if kind != Kind.TENANT or name not in self._settings.tenants:
+            return None
+        return Document(Kind.TENANT, "", name, plain(self._settings.tenants[name]))
+
+    async def _tenant_is_there(self, change: Change, tenant: str) -> None:
+        if tenant not in self._settings.tenants and await change.read(Kind.TENANT, "", tenant) is None:
+            raise NotFound("There is no such tenant.")
+
+    @staticmethod
+    async def _project_is_there(change: Change, tenant: str, project: str | None) -> None:
+        if project and await change.read(Kind.PROJECT, tenant, project) is None:
+            raise InvalidRequest("The tenant has no such project.", param="project")
+
+    @staticmethod
+    async def _unused(change: Change, where: Where) -> None:
+        if where.kind == Kind.TENANT:
+            if await change.keys(where.name, 1):
+                raise Conflict("The tenant has keys: revoke them first.")
+            for each in (Kind.PROJECT, Kind.USER):
+                if await change.names(each, where.name, 1):
+                    raise Conflict(f"The tenant has a {each}: remove it first.")
+        if where.kind == Kind.PROJECT and any(
+            key.project == where.name for key in await change.keys(where.tenant, IN_USE)
+        ):
+            raise Conflict("The project has keys: revoke them, or move them to another, first.")
+
+
+def matches(match: Match, version: int | None) -> None:
+    """Judge a precondition by the version that there is. Raises PreconditionFailed, PreconditionRequired, Conflict."""
+    if version is None:
+        if match.versions:
+            raise PreconditionFailed("There is nothing of this name any more.")
+        return
+    if match.new:
+        raise PreconditionFailed("It exists already.")
+    if match.any_version:
+        return
+    if not match.versions:
+        raise PreconditionRequired
+    if version not in match.versions:
+        raise PreconditionFailed
