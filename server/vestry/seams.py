@@ -6,7 +6,7 @@ open or closed.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -67,6 +67,9 @@ class Directory(Protocol):
 
     async def identify(self, presented: str) -> Key | None:
         """The key with this text, whatever its state."""
+
+    async def note_used(self, key_ids: Collection[str], moment: int) -> None:
+        """Note when keys were last used (microseconds since the epoch). No change: no memory is emptied by it."""
 
     def changing(self) -> AbstractAsyncContextManager[Change]:
         """One transaction. Durable when its block ends, and then known to every replica within two seconds; undone by
