@@ -79,7 +79,7 @@ def described(key: Key) -> dict[str, Any]:
     """What a key may do, as JSON: for records, and for whoever compares two states of it."""
     found: dict[str, Any] = {
         "owner": key.owner,
-        "roles": sorted(key.roles),
+        "roles": sorted(map(str, key.roles)),
         "project": key.project,
         "models": None if key.models is None else sorted(key.models),
         "routes": None if key.routes is None else sorted(key.routes),
