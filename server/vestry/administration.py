@@ -6,24 +6,32 @@ itself then fail, the record stands for what was about to be done.
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import os
 import pwd
+import time
 from collections.abc import Collection
 from pathlib import Path
 
-from vestry.adapters.key_rows import Key
-from vestry.adapters.keys_sqlite import UNLIMITED, SqliteKeys, StoreFault
+from msgspec.structs import replace
+
+from vestry.adapters.directory.faults import DirectoryFault
+from vestry.adapters.key_format import mint, mint_id
 from vestry.audit.fields import RecordType
 from vestry.audit.opening import append_once
 from vestry.audit.records import Records, rfc3339
 from vestry.audit.scan import LogUnusable
 from vestry.faults import ConfigurationError
 from vestry.outside import record_once
-from vestry.secret_files import SecretFault, key_hash
+from vestry.roles import named, read_roles
+from vestry.secret_files import SecretFault
 from vestry.settings import Settings
 from vestry.signing import signing
-from vestry.types import Limits
+from vestry.store import every_key, opened
+from vestry.types import Key, Limits
+
+UNLIMITED = Limits()
 
 
 class ChangeRefused(Exception):  # noqa: N818 - an answer to the operator
@@ -34,21 +42,59 @@ class ReadingRefused(Exception):  # noqa: N818 - an answer to the operator
     """The log is not shown. `str()` is a sentence that says why."""
 
 
-def key_store(settings: Settings) -> SqliteKeys:
-    """The key store that the settings name. Raises SecretFault, a ConfigurationError."""
-    return SqliteKeys(settings.keys_database, key_hash(settings))
+def prepare_store(settings: Settings) -> None:
+    """Make the directory where there is none, and bring one that an older version made up to date.
+
+    Raises SecretFault, DirectoryFault.
+    """
+
+    async def prepare() -> None:
+        async with opened(settings, upgrade=True):
+            pass
+
+    asyncio.run(prepare())
 
 
-def existing_store(settings: Settings) -> SqliteKeys | None:
-    """The key store if there is one; looking makes none. Raises SecretFault, or StoreFault."""
+def existing_keys(settings: Settings) -> list[Key]:
+    """All keys, oldest first; looking makes no store. Raises SecretFault, DirectoryFault."""
+
+    async def look() -> list[Key]:
+        async with opened(settings) as directory:
+            return await every_key(directory)
+
+    return asyncio.run(look()) if _exists(settings) else []
+
+
+def whole_keys(settings: Settings) -> list[Key]:
+    """All keys, once the whole store was read and found sound. Raises SecretFault, DirectoryFault."""
+
+    async def look() -> list[Key]:
+        async with opened(settings) as directory:
+            await directory.integrity()
+            return await every_key(directory)
+
+    return asyncio.run(look())
+
+
+def identified(settings: Settings, presented: str) -> Key | None:
+    """The key with this text, be it revoked or expired. Raises SecretFault, DirectoryFault."""
+
+    async def look() -> Key | None:
+        async with opened(settings) as directory:
+            return await directory.identify(presented)
+
+    return asyncio.run(look()) if _exists(settings) else None
+
+
+def _exists(settings: Settings) -> bool:
     path = settings.keys_database
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return False
     except OSError as error:
-        raise StoreFault(f"the key store {path} cannot be looked at ({error.strerror})") from error
-    return key_store(settings)
+        raise DirectoryFault(f"the key store {path} cannot be looked at ({error.strerror})") from error
+    return True
 
 
 def create_key(
@@ -69,24 +115,33 @@ def create_key(
     """
     tenant = _tenant(settings, tenant)
     _models(settings, tenant, models)
-    made: list[Key] = []
+    secret = mint()
 
-    def record(key: Key) -> None:
-        _record(settings, RecordType.KEY_CREATE, key, actor)
-        made.append(key)
+    async def make() -> Key:
+        key = Key(
+            mint_id(),
+            tenant,
+            owner,
+            _now(),
+            roles=read_roles(role),
+            models=None if models is None else frozenset(models),
+            limits=limits,
+            expires=expires,
+        )
+        async with opened(settings) as directory, directory.changing() as change:
+            made = await change.add_key(key, secret)
+            _record(settings, RecordType.KEY_CREATE, made, actor)
+            return made
 
     try:
         settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        secret, _ = key_store(settings).create(
-            owner=owner, tenant=tenant, role=role, models=models, limits=limits, expires=expires, record=record
-        )
-    except StoreFault as fault:
+        return secret, asyncio.run(make())
+    except DirectoryFault as fault:
         raise ChangeRefused(f"No key was made: {fault.why}.") from fault
     except OSError as fault:
         raise ChangeRefused(f"No key was made: {settings.state} cannot be made ({fault.strerror}).") from fault
     except ValueError as fault:
         raise ChangeRefused(f"No key was made: {fault}.") from fault
-    return secret, made[0]
 
 
 def revoke_key(settings: Settings, key_id: str, *, reason: str = "", actor: str | None = None) -> bool:
@@ -94,12 +149,25 @@ def revoke_key(settings: Settings, key_id: str, *, reason: str = "", actor: str 
 
     Raises ChangeRefused, or SecretFault.
     """
+
+    async def revoke() -> bool:
+        async with opened(settings) as directory, directory.changing() as change:
+            key = await change.key(key_id)
+            if key is None or key.revoked is not None:
+                return False
+            await change.put_key(replace(key, revoked=_now()))
+            _record(settings, RecordType.KEY_REVOKE, key, actor, reason=reason)
+            return True
+
     try:
-        return key_store(settings).revoke(
-            key_id, lambda key: _record(settings, RecordType.KEY_REVOKE, key, actor, reason=reason)
-        )
-    except StoreFault as fault:
+        return asyncio.run(revoke())
+    except DirectoryFault as fault:
         raise ChangeRefused(f"{key_id} was not revoked: {fault.why}.") from fault
+
+
+def _now() -> int:
+    """Microseconds since the epoch."""
+    return time.time_ns() // 1000
 
 
 def record_reading(settings: Settings, directory: Path, *, command: str, asked: str, records: int | None) -> None:
@@ -157,7 +225,7 @@ def _record(settings: Settings, kind: RecordType, key: Key, actor: str | None, *
         tenant=key.tenant,
         subject=key.owner,
         key_id=key.id,
-        role=key.role,
+        role=named(key.roles),
         actor=actor or user_of_this_process(),
         **limits,
         **details,

@@ -15,7 +15,7 @@ import os
 import signal
 import ssl
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ from starlette.types import Receive, Scope, Send
 
 from vestry import __version__
 from vestry.adapters.credentials import EveryCredential
+from vestry.adapters.directory.faults import DirectoryFault, SchemaFault
 from vestry.adapters.health import HealthChecks
-from vestry.adapters.key_format import PROBE
-from vestry.adapters.keys_sqlite import SqliteKeys
+from vestry.adapters.keys import KeyCredentials
 from vestry.adapters.upstream import Upstream
 from vestry.admit import Admission
 from vestry.alongside import running
@@ -47,10 +47,13 @@ from vestry.recording import Recording
 from vestry.relay import Relay
 from vestry.route import Router
 from vestry.settings import Settings, is_private
+from vestry.standing import Standing
+from vestry.store import directory_of
 from vestry.types import ServedModel
 
 log = logging.getLogger("vestry")
 AGAIN_SECONDS = 1.0
+NOTE_SECONDS = 60.0
 
 
 class Secrets:
@@ -114,17 +117,14 @@ class Server:
         settings = self.settings
         recording = self._recording
         await stack.enter_async_context(recording.begun())
-        self._keys = SqliteKeys(settings.keys_database, self._secrets.key_hash)
-        stack.callback(self._keys.close)
-        with contextlib.suppress(KeysUnavailable):  # where no store can be made, readiness says so
-            self._keys.prepare()
+        keys = await self._directory_opened(stack)
         self._router = Router(self._models.values(), retry_budget=settings.relay.retry_budget, observer=self.meter)
         self.meter.replicas = self._replicas
         engines = self._engines(stack)
         await stack.enter_async_context(running(self._health(engines)))
         await stack.enter_async_context(recording.held_against(engines))
         corridor = Corridor(
-            credentials=EveryCredential(self._keys),
+            credentials=EveryCredential(keys),
             house=House.of(settings),
             models=self._models,
             admission=Admission(server_concurrency=settings.server.concurrency),
@@ -133,7 +133,37 @@ class Server:
             meter=self.meter,
             keep=recording.keep,
         )
+        await stack.enter_async_context(self._house_kept(corridor))
         await self._open_ports(stack, corridor, recording.recorder)
+
+    async def _directory_opened(self, stack: contextlib.AsyncExitStack) -> KeyCredentials:
+        """Open the directory; the keys in it. One that cannot be read yet is not ready; one of another version is no
+        directory of this server's. Raises SchemaFault.
+        """
+        self._directory = directory_of(self.settings, self._secrets.key_hash)
+        stack.push_async_callback(self._directory.close)
+        try:
+            await self._directory.prepare()
+        except SchemaFault:
+            raise
+        except DirectoryFault as fault:
+            log.warning("%s", fault.why)
+        keys = KeyCredentials(self._directory, self._directory.backend.freshness)
+        await stack.enter_async_context(_uses_noted(keys))
+        return keys
+
+    @contextlib.asynccontextmanager
+    async def _house_kept(self, corridor: Corridor) -> AsyncIterator[None]:
+        """Keep what the corridor knows of tenants and rules as the directory has it."""
+
+        def place(house: House) -> None:
+            corridor.house = house
+
+        standing = Standing(self.settings, self._directory, self._directory.backend.freshness, place)
+        with contextlib.suppress(KeysUnavailable):
+            await standing.refresh()
+        async with running(standing.run()):
+            yield
 
     def _engines(self, stack: contextlib.AsyncExitStack) -> dict[str, Upstream]:
         """One connection pool a replica; replicas of the same name are the same engine."""
@@ -221,9 +251,7 @@ class Server:
         if not self._ready:
             missing["server"] = "stopping" if self._stopping.is_set() else "starting"
         missing |= self._recording.missing()
-        try:
-            self._keys.look_up(PROBE)
-        except KeysUnavailable:
+        if self._directory.backend.missing:
             missing["keys"] = "the key store cannot be read"
         now = asyncio.get_running_loop().time()
         if not any(self._router.available(model, now) for model in self._models):
@@ -263,6 +291,26 @@ class _Keeper:
     def refused(self, refusal: Refusal, request_id: str, source: str) -> None:
         self._meter.door_refused(refusal.status)
         self._recorder.at_the_door(refusal, request_id, source)
+
+
+@contextlib.asynccontextmanager
+async def _uses_noted(keys: KeyCredentials) -> AsyncIterator[None]:
+    """Note now and then, and at the end, when keys were last used."""
+
+    async def note() -> None:
+        while True:
+            await asyncio.sleep(NOTE_SECONDS)
+            try:
+                await keys.note_use()
+            except KeysUnavailable:  # the next time
+                continue
+
+    try:
+        async with running(note()):
+            yield
+    finally:
+        with contextlib.suppress(KeysUnavailable):
+            await keys.note_use()
 
 
 def state_directory(path: Path) -> None:

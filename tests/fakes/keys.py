@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from vestry.adapters.key_format import mint, well_formed
-from vestry.adapters.keys_sqlite import now
+from vestry.adapters.memory import wall
 from vestry.errors import KeysUnavailable
 from vestry.types import Head, Principal
 
@@ -14,7 +14,7 @@ from vestry.types import Head, Principal
 class FakeKeys:
     """seams.Credentials, for keys. `clock` gives microseconds since the epoch."""
 
-    def __init__(self, clock: Callable[[], int] = now) -> None:
+    def __init__(self, clock: Callable[[], int] = wall) -> None:
         self.broken = False
         self.asked = 0
         self._clock = clock

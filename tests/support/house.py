@@ -16,7 +16,7 @@ import openai
 import uvloop
 
 from fakes.engine import FakeEngine
-from vestry.adapters.keys_sqlite import SqliteKeys
+from support.keys import Keys
 from vestry.app import Secrets, Server
 from vestry.audit.notary import Signing
 from vestry.audit.tlog.notes import Signer
@@ -67,7 +67,7 @@ class House:
         self.models = [served_model(name, *(engine.url for engine in engines)) for name in self.settings.models]
         self._wait = wait
         state.mkdir(parents=True, exist_ok=True)
-        self.keys = SqliteKeys(self.settings.keys_database, PEPPER)
+        self.keys = Keys.of(self.settings.keys_database, PEPPER)
         self.keys.prepare()
         self.fault: BaseException | None = None
         self._up = threading.Event()
@@ -85,7 +85,6 @@ class House:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
-        self.keys.close()
 
     def stop(self) -> None:
         """Stop as SIGTERM does, and wait for the end."""
@@ -123,8 +122,7 @@ class House:
 
     def new_key(self, **rights: Any) -> str:
         """Another key."""
-        plaintext, _ = self.keys.create(**{"owner": "tester", "tenant": "default", **rights})
-        return str(plaintext)
+        return self.keys.create(**rights)[0]
 
     def get_ops(self, path: str) -> httpx.Response:
         """GET from the operations port."""

@@ -15,7 +15,7 @@ import yaml
 
 from fakes.engine import FakeEngine
 from support.house import PLAIN, read_records, until
-from vestry.adapters.keys_sqlite import SqliteKeys
+from support.keys import Keys
 from vestry.configuration import load
 from vestry.secret_files import key_hash
 from vestry.signing import make_signer
@@ -45,9 +45,8 @@ class ServerProcess:
         self.settings = load(self.config, {})
         self.state.mkdir(mode=0o700)
         self.public = make_signer(self.settings, "house.test/vestry")[0].public
-        keys = SqliteKeys(self.settings.keys_database, key_hash(self.settings))
-        self.key, _ = keys.create(owner="tester", tenant="default")
-        keys.close()
+        self.keys = Keys.of(self.settings.keys_database, key_hash(self.settings))
+        self.key, _ = self.keys.create()
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> ServerProcess:

@@ -12,17 +12,19 @@ from typing import Any
 
 import click
 
-from vestry.adapters.key_rows import ROLES, Key
-from vestry.adapters.keys_sqlite import SqliteKeys, StoreFault, now
-from vestry.administration import ChangeRefused, create_key, existing_store, revoke_key
+from vestry.adapters.directory.faults import DirectoryFault
+from vestry.adapters.memory import wall
+from vestry.administration import ChangeRefused, create_key, existing_keys, identified, revoke_key
 from vestry.audit.records import rfc3339
 from vestry.commands.common import BadSettings, settings_of
 from vestry.faults import ConfigurationError
+from vestry.roles import named
 from vestry.settings import Settings
-from vestry.types import Limits
+from vestry.types import Key, Limits
 
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 _LONGEST = timedelta(days=36_525)
+ROLES = ("user", "admin")
 
 
 def _expiry(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
@@ -148,8 +150,7 @@ def show(config: Path | None, everything: bool, as_json: bool) -> None:
     """
     settings = settings_of(config)
     with told():
-        store = existing_store(settings)
-        rows = [_described(key, settings) for key in (() if store is None else store.list())]
+        rows = [_described(key, settings) for key in existing_keys(settings)]
     shown = [row for row in rows if everything or row["state"] not in {"revoked", "expired"}]
     if as_json:
         click.echo(json.dumps(shown, indent=2))
@@ -178,9 +179,8 @@ def revoke(config: Path | None, keys: tuple[str, ...], reason: str, as_json: boo
     """
     settings = settings_of(config)
     with told():
-        store = existing_store(settings)
-        known = {} if store is None else {key.id: key for key in store.list()}
-        ids = dict.fromkeys(_id_of(store, given) for given in keys)
+        known = {key.id: key for key in existing_keys(settings)}
+        ids = dict.fromkeys(_id_of(settings, given) for given in keys)
         done = [_revoked(settings, key_id, known, reason) for key_id in ids]
     if as_json:
         click.echo(json.dumps(done, indent=2))
@@ -203,7 +203,7 @@ def told() -> Iterator[None]:
         raise BadSettings(error.faults) from None
     except ChangeRefused as error:
         raise click.ClickException(str(error)) from None
-    except StoreFault as error:
+    except DirectoryFault as error:
         raise click.ClickException(f"{error.why}.") from None
 
 
@@ -217,21 +217,21 @@ def _revoked(settings: Settings, key_id: str, known: dict[str, Key], reason: str
         return {"id": key_id, "result": "refused", "why": str(error)}
 
 
-def _id_of(store: SqliteKeys | None, given: str) -> str:
+def _id_of(settings: Settings, given: str) -> str:
     """The id of what may be a key itself, which is never printed."""
     if given.startswith("vst_"):
-        key = None if store is None else store.identify(given)
+        key = identified(settings, given)
         return "(an unknown key)" if key is None else key.id
     return given if len(given) <= 64 and given.isprintable() else "(not an id)"
 
 
 def _described(key: Key, settings: Settings) -> dict[str, Any]:
-    state = key.state(now())
+    state = key.state(wall())
     return {
         "id": key.id,
         "owner": key.owner,
         "tenant": key.tenant,
-        "role": key.role,
+        "role": named(key.roles),
         "models": None if key.models is None else sorted(key.models),
         "concurrency": key.limits.concurrency,
         "requests_per_minute": key.limits.requests_per_minute,

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import uvloop
 
+from vestry.adapters.directory.faults import DirectoryFault
 from vestry.app import Secrets, Server, state_directory
 from vestry.audit.scan import LogUnusable
 from vestry.commands.common import BadSettings, reading_of
@@ -51,6 +52,8 @@ def command(config: Path | None) -> None:
         uvloop.run(_serve(Server(settings, models, secrets)))
     except (OSError, LogUnusable) as fault:
         raise click.ClickException(str(fault)) from None
+    except DirectoryFault as fault:
+        raise click.ClickException(f"{fault.why}.") from None
 
 
 async def _serve(server: Server) -> None:

@@ -15,7 +15,9 @@ from pathlib import Path
 import click
 from msgspec import Struct
 
-from vestry.administration import ChangeRefused, create_key, key_store
+from vestry.adapters.directory.faults import DirectoryFault
+from vestry.adapters.memory import wall
+from vestry.administration import ChangeRefused, create_key, identified, prepare_store
 from vestry.commands.common import BadSettings, settings_of
 from vestry.commands.running import announcer, engine_program, keep, terminated_as_interrupted
 from vestry.configuration import inspect
@@ -113,6 +115,8 @@ def _set_up(settings: Settings, chosen: list[Chosen], progress: Progress) -> _Pr
         if made:
             progress.say(f"  made the key that signs the record, kept in {settings.signing_key}; its public half:")
             progress.say(f"  {house}")
+        with contextlib.suppress(DirectoryFault):  # what is wrong is said when a key is asked for
+            prepare_store(settings)
         key = _key(settings, progress)
     return _Prepared(launches, key, began)
 
@@ -130,8 +134,8 @@ def _key(settings: Settings, progress: Progress) -> str:
     path = settings.state / "up-key"
     with contextlib.suppress(SecretFault, KeysUnavailable, UnicodeDecodeError):
         kept = read(path, least=16).decode("ascii").strip()
-        holder = key_store(settings).look_up(kept)
-        if holder is not None and holder.tenant in settings.tenants:
+        key = identified(settings, kept)
+        if key is not None and key.state(wall()) == "active" and key.tenant in settings.tenants:
             return kept
     tenant = "default" if "default" in settings.tenants else next(iter(settings.tenants))
     secret, made = create_key(settings, owner=OWNER, tenant=tenant)

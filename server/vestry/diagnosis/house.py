@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from vestry.adapters.keys_sqlite import SqliteKeys, StoreFault, now
+from vestry.adapters.directory.faults import DirectoryFault
+from vestry.adapters.memory import wall
+from vestry.administration import whole_keys
 from vestry.audit.records import rfc3339
 from vestry.audit.scan import parse, segments
 from vestry.diagnosis.findings import Finding, standing
@@ -82,16 +84,14 @@ def keys(settings: Settings) -> Iterator[Finding]:
         yield Finding("keys", "warn", "there are no keys yet", "Make one: vestry keys create --owner NAME")
         return
     try:
-        store = SqliteKeys(path, read(settings.secrets_directory / KEY_HASH, 32))
-        store.integrity()
-        held = store.list()
+        held = whole_keys(settings)
     except SecretFault as error:
         yield Finding("keys", "fail", f"{error.fault.place}: {error.fault.what}", error.fault.mend)
         return
-    except StoreFault as error:
+    except DirectoryFault as error:
         yield Finding("keys", "fail", error.why, "A server refuses every call until this is mended")
         return
-    moment = now()
+    moment = wall()
     counts = Counter(key.state(moment) for key in held)
     said = ", ".join(f"{counts[each]} {each}" for each in ("active", "expired", "revoked"))
     homeless = sorted({key.tenant for key in held if key.state(moment) == "active"} - settings.tenants.keys())
@@ -126,7 +126,7 @@ def record(settings: Settings) -> Iterator[Finding]:
         if last is None:
             mend = "The next start trims what a crash left; if it does not, restore the log from a copy"
             yield Finding("record", "warn", f"the log {name} has no whole record at its end", mend)
-        elif last > rfc3339(now() + 60_000_000):
+        elif last > rfc3339(wall() + 60_000_000):
             yield Finding("record", "warn", f"the last record of {name} is from the future: {last}", "Set the clock")
         else:
             yield Finding("record", "ok", f"the last record of {name} is of {last}")

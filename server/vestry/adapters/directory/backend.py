@@ -1,0 +1,47 @@
+"""What the directory asks of the database that it is in."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from vestry.adapters.directory.faults import DirectoryFault
+from vestry.seams import Freshness
+
+
+class Backend(Protocol):
+    """One database. `read_seconds` bounds a look-up, `write_seconds` a step of a transaction.
+
+    What its methods raise, `fault` explains.
+    """
+
+    read_seconds: float
+    write_seconds: float
+
+    @property
+    def freshness(self) -> Freshness: ...
+
+    @property
+    def missing(self) -> str:
+        """Why it cannot be read, as far as is known without waiting; empty where nothing is known to be wrong."""
+
+    async def engine(self) -> AsyncEngine:
+        """Where connections come from: one that is not in a transaction of ours commits each statement by itself."""
+
+    async def prepare(self, *, upgrade: bool) -> None:
+        """Make what the program may make by itself, bring it up to date if told so, and look at the rest."""
+
+    async def begin(self, connection: AsyncConnection) -> None:
+        """Begin a transaction that has the database to itself as far as changes go."""
+
+    async def commit(self, connection: AsyncConnection) -> None:
+        """Make a transaction durable. What was remembered of the directory holds no more, here or elsewhere."""
+
+    async def integrity(self) -> None:
+        """Read the whole database, if that is for the program to do."""
+
+    def fault(self, error: Exception) -> DirectoryFault:
+        """What went wrong, as the operator should be told."""
+
+    async def close(self) -> None: ...

@@ -1,0 +1,27 @@
+"""How the directory fails, and what is said of it."""
+
+from __future__ import annotations
+
+from vestry.errors import KeysUnavailable
+
+
+class DirectoryFault(KeysUnavailable):
+    """The directory cannot be used. `why` is a sentence for the operator, without a full stop and without a secret; the
+    message, for the client, does not hold it.
+    """
+
+    def __init__(self, why: str):
+        super().__init__()
+        self.why = why
+
+
+class SchemaFault(DirectoryFault):
+    """The tables are older or newer than this program's. It does not heal by itself."""
+
+
+class Unfit(Exception):  # noqa: N818 - caught where it becomes a DirectoryFault
+    """There is a database, but not one that can be used. `str()` says why, with the database as its subject."""
+
+
+class WrongSchema(Unfit):
+    """The tables are older or newer than this program's."""

@@ -1,0 +1,91 @@
+"""The schema of the directory's tables: which one there is, and how it becomes another one.
+
+The steps are in `migrations/versions`. A change of schema is one transaction, on SQLite as well.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, inspect
+
+from vestry.adapters.directory.faults import WrongSchema
+
+FOLDER = Path(__file__).parent / "migrations"
+FIRST = "v1"
+REVISIONS = tuple(
+    each.revision
+    for each in reversed(
+        list(ScriptDirectory(str(FOLDER), version_locations=[str(FOLDER / "versions")]).walk_revisions())
+    )
+)
+"""Every schema that this program knows, oldest first."""
+HEAD = REVISIONS[-1]
+
+
+def schema(connection: Connection) -> str | None:
+    """The schema that the tables have: a revision, or None where there are no tables of ours."""
+    noted = MigrationContext.configure(connection).get_current_revision()
+    if noted is None and inspect(connection).has_table("keys") and inspect(connection).has_table("store"):
+        return FIRST  # which noted nothing
+    return noted
+
+
+def require_head(found: str | None) -> None:
+    """Raises WrongSchema unless this is the schema that this program works with."""
+    if found is None:
+        raise WrongSchema("has no tables yet: make them with `vestry store migrate`")
+    if found not in REVISIONS:
+        raise WrongSchema(
+            f"has the schema {found} of a newer version, and this one works with {HEAD}: use the newer version, or "
+            f"undo its change with its own `vestry store downgrade {HEAD}`"
+        )
+    if found != HEAD:
+        raise WrongSchema(
+            f"has the schema {found} of an older version, and this one works with {HEAD}: bring it up to date with "
+            "`vestry store migrate`"
+        )
+
+
+def upgrade(connection: Connection) -> tuple[str | None, str]:
+    """Bring the tables to this program's schema, in the transaction that is there. The schema before and after.
+
+    Raises WrongSchema for one that this program does not know.
+    """
+    before = schema(connection)
+    if before is not None and before not in REVISIONS:
+        require_head(before)
+    config = _config(connection)
+    if before == FIRST:
+        command.stamp(config, FIRST)
+    command.upgrade(config, "head")
+    return before, HEAD
+
+
+def downgrade(connection: Connection, revision: str) -> tuple[str | None, str]:
+    """Undo what came after a schema. The schema before and after. Raises WrongSchema for one that is not before it."""
+    before = schema(connection)
+    if before is not None and before not in REVISIONS:
+        require_head(before)
+    older = REVISIONS[: REVISIONS.index(before)] if before is not None else ()
+    if revision not in older:
+        known = ", ".join(older) or "none"
+        raise WrongSchema(
+            f"has the schema {before or 'of no version'}, and {revision} is none before it (known: {known})"
+        )
+    command.downgrade(_config(connection), revision)
+    return before, revision
+
+
+def _config(connection: Connection) -> Config:
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
+    return config
+
+
+__all__ = ["FIRST", "HEAD", "REVISIONS", "CommandError", "downgrade", "require_head", "schema", "upgrade"]

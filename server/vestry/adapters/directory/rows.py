@@ -1,0 +1,142 @@
+"""Keys and documents as rows, and back; and what no key can have."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from ipaddress import ip_network
+from typing import Any
+
+from vestry.adapters.directory.faults import Unfit
+from vestry.roles import Role, named, read_roles
+from vestry.types import Document, Key, Kind, Limits, Network
+
+_ID = re.compile(r"key_[0-9A-Za-z]{1,64}")
+_LABEL = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+_ROUTE = re.compile(r"/[A-Za-z0-9._/{}-]{0,127}")
+
+
+def validate(key: Key) -> None:
+    """Raises ValueError, with a sentence, for what no key can have."""
+    if not _plain(key.owner):
+        raise ValueError("an owner is 1 to 128 printable characters, with no space at either end")
+    if not _LABEL.fullmatch(key.tenant):
+        raise ValueError("a tenant's name is 1 to 63 of a-z, 0-9 and `-`, and does not begin with `-`")
+    if key.project and not _LABEL.fullmatch(key.project):
+        raise ValueError("a project's name is 1 to 63 of a-z, 0-9 and `-`, and does not begin with `-`")
+    if not key.roles or not all(isinstance(each, Role) for each in key.roles):
+        raise ValueError(f"a role is one of {', '.join(Role)}")
+    if not _names(key.models, _MODEL):
+        raise ValueError("models are 1 to 256 names of 1 to 128 of A-Z, a-z, 0-9, `.`, `_`, `/` and `-`")
+    if not _names(key.routes, _ROUTE):
+        raise ValueError("routes are 1 to 256 paths such as /v1/chat/completions")
+    _bounded(key)
+
+
+def _bounded(key: Key) -> None:
+    if len(key.sources) > 256:
+        raise ValueError("sources are at most 256 networks")
+    for bound, most in ((key.limits.concurrency, 100_000), (key.limits.requests_per_minute, 10_000_000)):
+        if bound is not None and not 0 < bound <= most:
+            raise ValueError("a limit is a positive number: at most 100000 calls at once, 10000000 a minute")
+    if key.expires is not None and key.expires <= key.created:
+        raise ValueError("the time of expiry has passed")
+    if (key.made_by and not _plain(key.made_by, 256)) or not _ID.fullmatch(key.id):
+        raise ValueError("a key's id begins with key_, and who made it is 1 to 256 printable characters")
+    if key.replaces and not _ID.fullmatch(key.replaces):
+        raise ValueError("what a key replaces is the id of a key")
+
+
+def _plain(text: str, most: int = 128) -> bool:
+    return 0 < len(text) <= most and text.isprintable() and text == text.strip()
+
+
+def _names(names: Collection[str] | None, form: re.Pattern[str]) -> bool:
+    return names is None or (0 < len(names) <= 256 and all(map(form.fullmatch, names)))
+
+
+def row_of(key: Key) -> dict[str, Any]:
+    """A key as its row, but for its hash."""
+    return {
+        "id": key.id,
+        "owner": key.owner,
+        "tenant": key.tenant,
+        "project": key.project,
+        "roles": named(key.roles),
+        "models": _list(key.models),
+        "routes": _list(key.routes),
+        "sources": _list([str(each) for each in key.sources] or None),
+        "concurrency": key.limits.concurrency,
+        "requests_per_minute": key.limits.requests_per_minute,
+        "created": key.created,
+        "expires": key.expires,
+        "revoked": key.revoked,
+        "frozen": key.frozen,
+        "last_used": key.last_used,
+        "replaces": key.replaces,
+        "made_by": key.made_by,
+        "version": key.version,
+    }
+
+
+def key_of(row: Mapping[Any, Any]) -> Key:
+    """The key of a row. Raises Unfit for one that no program has written: it never becomes one with more rights."""
+    try:
+        models, routes = _set(row["models"]), _set(row["routes"])
+        return Key(
+            id=row["id"],
+            tenant=row["tenant"],
+            owner=row["owner"],
+            created=row["created"],
+            roles=read_roles(row["roles"]),
+            project=row["project"],
+            models=models,
+            routes=routes,
+            sources=_networks(row["sources"]),
+            limits=Limits(row["concurrency"], row["requests_per_minute"]),
+            expires=row["expires"],
+            revoked=row["revoked"],
+            frozen=row["frozen"],
+            last_used=row["last_used"],
+            replaces=row["replaces"],
+            made_by=row["made_by"],
+            version=row["version"],
+        )
+    except ValueError as error:
+        raise Unfit(f"is damaged (the key {row['id']}: {error}): restore it from a copy") from None
+
+
+def document_of(row: Mapping[Any, Any]) -> Document:
+    """The document of a row. Raises Unfit."""
+    try:
+        kind = Kind(row["kind"])
+    except ValueError:
+        raise Unfit(f"is damaged (a document's kind is `{row['kind']}`): restore it from a copy") from None
+    if not isinstance(row["body"], dict):
+        raise Unfit(f"is damaged (the {kind} {row['name']} is no object): restore it from a copy")
+    return Document(kind, row["tenant"], row["name"], row["body"], row["version"], row["created"], row["updated"])
+
+
+def _list(names: Collection[str] | None) -> str | None:
+    return None if names is None else json.dumps(sorted(names))
+
+
+def _set(text: str | None) -> frozenset[str] | None:
+    """Raises ValueError for what is no list of names."""
+    if text is None:
+        return None
+    names = json.loads(text)
+    if not (isinstance(names, list) and all(isinstance(each, str) for each in names)):
+        raise ValueError("a list of names is something else")
+    return frozenset(names)
+
+
+def _networks(text: str | None) -> tuple[Network, ...]:
+    names = _set(text)
+    if names is None:
+        return ()
+    if not names:
+        raise ValueError("a list of networks is empty")
+    return tuple(ip_network(each) for each in sorted(names))

@@ -1,0 +1,127 @@
+"""The directory in one SQLite file, shared by one server and the command line.
+
+A change is durable (`synchronous = FULL`) before anybody is told of it, and then known to every process that reads the
+file: `mark.py` says how.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import aiosqlite
+from sqlalchemy import AsyncAdaptedQueuePool
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from vestry.adapters.directory import sqlite_file
+from vestry.adapters.directory.faults import DirectoryFault, SchemaFault, Unfit, WrongSchema
+from vestry.adapters.directory.mark import FileFreshness
+from vestry.adapters.directory.pepper import Pepper
+
+CONNECTIONS = 4
+
+
+class Sqlite:
+    """A Backend: the file at a path."""
+
+    def __init__(self, path: Path, pepper: Pepper, *, lock_seconds: float = sqlite_file.LOCK_SECONDS):
+        self.path, self._check = path.absolute(), pepper.check
+        self._lock_seconds = lock_seconds
+        self.read_seconds, self.write_seconds = lock_seconds + 1, lock_seconds + 5
+        self.freshness = FileFreshness(self.path, self._verify, self.fault)
+        self._identity: tuple[int, int] = (-1, -1)
+        self._engine: AsyncEngine | None = None
+
+    async def engine(self) -> AsyncEngine:
+        """Connections to the file that has the name now. Raises OSError."""
+        status = self.path.stat()
+        if self._engine is None:
+            self._engine = create_async_engine(
+                "sqlite+aiosqlite://",
+                async_creator=self._connect,
+                poolclass=AsyncAdaptedQueuePool,
+                pool_size=CONNECTIONS,
+                max_overflow=0,
+                pool_timeout=self.read_seconds,
+            )
+        if (status.st_dev, status.st_ino) != self._identity:
+            await self._engine.dispose()
+            self._identity = (status.st_dev, status.st_ino)
+        return self._engine
+
+    async def _connect(self) -> aiosqlite.Connection:
+        uri = sqlite_file.uri_of(self.path)
+        opening = aiosqlite.connect(uri, uri=True, timeout=self._lock_seconds, isolation_level=None)
+        opening._thread.daemon = True  # as SQLAlchemy does: a disk that hangs must not keep the program from ending
+        connection = await opening
+        try:
+            await connection._execute(self._verify, connection._conn)  # type: ignore[no-untyped-call]
+            await connection.execute("PRAGMA synchronous = FULL")
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    def _verify(self, connection: sqlite3.Connection) -> None:
+        sqlite_file.verify(connection, self._check)
+
+    async def prepare(self, *, upgrade: bool) -> None:
+        """As Backend."""
+        await asyncio.to_thread(sqlite_file.prepare, self.path, self._check, upgrade=upgrade)
+
+    async def integrity(self) -> None:
+        """As Backend."""
+        await asyncio.to_thread(sqlite_file.integrity, self.path, self._check)
+
+    async def begin(self, connection: AsyncConnection) -> None:
+        """As Backend."""
+        await connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    async def commit(self, connection: AsyncConnection) -> None:
+        """As Backend."""
+        await connection.commit()
+        self.freshness.changed()
+        with contextlib.suppress(SQLAlchemyError):  # so that a plain copy of the file has the change
+            await connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
+
+    @property
+    def missing(self) -> str:
+        """As Backend."""
+        return self.freshness.missing()
+
+    async def close(self) -> None:
+        """As Backend."""
+        self.freshness.close()
+        engine, self._engine = self._engine, None
+        self._identity = (-1, -1)
+        if engine is not None:
+            await engine.dispose()
+
+    def fault(self, error: Exception) -> DirectoryFault:
+        """As Backend."""
+        kind = SchemaFault if isinstance(error, WrongSchema) else DirectoryFault
+        return kind(f"the key store {self.path} {_said(error)}")
+
+
+def _said(error: Exception) -> str:
+    """What is wrong with the file, without its name."""
+    fault = error.orig if isinstance(error, DBAPIError) else error
+    match fault:
+        case Unfit():
+            said = str(fault)
+        case FileNotFoundError():
+            said = "does not exist: restore it, or make a key with `vestry keys create`"
+        case TimeoutError():
+            said = "did not answer in time: look at its disk, and at what else has it open"
+        case OSError():
+            said = f"cannot be used ({fault.strerror}): look at its folder and permissions"
+        case sqlite3.OperationalError():
+            said = f"cannot be used at the moment ({fault})"
+        case sqlite3.Error():
+            said = f"is damaged ({fault}): restore it from a copy"
+        case _:
+            said = f"cannot be used at the moment ({type(fault).__name__})"
+    return said

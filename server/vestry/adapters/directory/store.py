@@ -1,0 +1,309 @@
+"""The directory over SQLAlchemy, whichever database it is in.
+
+Nothing that waits for the database waits without a deadline: every step runs as a task of its own, and who asked is
+answered when its time is up, whatever the driver still does to give the connection back. Those tasks are as many as the
+pool has connections, and one for the transaction in progress.
+
+Of a key HMAC-SHA256(pepper, key) is kept, never the key; the pepper is a secret kept elsewhere, so a stolen database
+alone yields nothing that could be guessed against. Looking a key up by its HMAC compares no secret byte by byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from typing import Any, TypeVar
+
+from msgspec import structs
+from msgspec.structs import replace
+from sqlalchemy import ColumnElement, Executable, Select, case, delete, insert, select, update
+from sqlalchemy.engine import RowMapping
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from vestry.adapters.directory.backend import Backend
+from vestry.adapters.directory.faults import DirectoryFault, Unfit
+from vestry.adapters.directory.pepper import Pepper
+from vestry.adapters.directory.rows import document_of, key_of, row_of, validate
+from vestry.adapters.directory.tables import DOCUMENTS, KEYS
+from vestry.adapters.key_format import well_formed
+from vestry.types import Document, Key, Kind
+
+NOTED_AT_ONCE = 500
+FAULTS = (SQLAlchemyError, sqlite3.Error, OSError, Unfit)  # TimeoutError is an OSError
+T = TypeVar("T")
+
+_KEY = [each for each in KEYS.c if each.name != "hash"]
+_PATH = DOCUMENTS.c.tenant + "/" + DOCUMENTS.c.name
+
+
+def now() -> int:
+    """Microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+class SqlDirectory:
+    """seams.Directory. One event loop's; opens nothing before it is used."""
+
+    def __init__(self, backend: Backend, pepper: Pepper) -> None:
+        self.backend, self._pepper = backend, pepper
+        self._turn = asyncio.Lock()
+        self._left: set[asyncio.Task[Any]] = set()
+
+    async def prepare(self, *, upgrade: bool = True) -> None:
+        """Make the directory where that is for the program to do, and bring an older one up to date if told so.
+
+        Raises SchemaFault for one that stays unfit for this program, and other DirectoryFaults.
+        """
+        try:
+            await self.backend.prepare(upgrade=upgrade)
+        except FAULTS as error:
+            raise self.backend.fault(error) from error
+
+    async def integrity(self) -> None:
+        """Read all that there is, as far as the database has a way to do so. Raises DirectoryFault."""
+        try:
+            await self.backend.integrity()
+        except FAULTS as error:
+            raise self.backend.fault(error) from error
+
+    async def close(self) -> None:
+        """Give everything back."""
+        for task in self._left:
+            task.cancel()
+        await self.backend.close()
+
+    # Reading.
+
+    async def standing(self) -> list[Document]:
+        """As seams.Directory."""
+        return await self._found(document_of, select(DOCUMENTS).where(DOCUMENTS.c.kind != Kind.USER.value))
+
+    async def read(self, kind: Kind, tenant: str, name: str) -> Document | None:
+        """As seams.Directory."""
+        return _one(await self._found(document_of, _document(kind, tenant, name)))
+
+    async def page(self, kind: Kind, tenant: str | None, after: str, limit: int) -> list[Document]:
+        """As seams.Directory."""
+        asked = select(DOCUMENTS).where(DOCUMENTS.c.kind == kind.value, after < _PATH).order_by(_PATH).limit(limit)
+        if tenant is not None:
+            asked = asked.where(DOCUMENTS.c.tenant == tenant)
+        return await self._found(document_of, asked)
+
+    async def key(self, key_id: str) -> Key | None:
+        """As seams.Directory."""
+        return _one(await self._found(key_of, select(*_KEY).where(KEYS.c.id == key_id)))
+
+    async def keys(self, tenant: str | None, after: str, limit: int) -> list[Key]:
+        """As seams.Directory."""
+        asked = select(*_KEY).where(KEYS.c.id > after).order_by(KEYS.c.id).limit(limit)
+        if tenant is not None:
+            asked = asked.where(KEYS.c.tenant == tenant)
+        return await self._found(key_of, asked)
+
+    async def identify(self, presented: str) -> Key | None:
+        """As seams.Directory."""
+        if not well_formed(presented):
+            return None
+        asked = select(*_KEY).where(KEYS.c.hash == self._pepper.hashed(presented))
+        return _one(await self._found(key_of, asked))
+
+    async def _found(self, made: Callable[[RowMapping], T], asked: Select[Any]) -> list[T]:
+        """Raises DirectoryFault."""
+
+        async def look() -> list[T]:
+            engine = await self.backend.engine()
+            async with engine.connect() as connection:
+                return [made(row) for row in (await connection.execute(asked)).mappings()]
+
+        return await self._within(self.backend.read_seconds, look())
+
+    # Writing.
+
+    async def note_used(self, key_ids: Collection[str], moment: int) -> None:
+        """As seams.Directory. Raises DirectoryFault."""
+        ids = sorted(key_ids)
+        for start in range(0, len(ids), NOTED_AT_ONCE):
+            await self._note(ids[start : start + NOTED_AT_ONCE], moment)
+
+    async def _note(self, key_ids: list[str], moment: int) -> None:
+        latest = case((KEYS.c.last_used > moment, KEYS.c.last_used), else_=moment)
+        noted = update(KEYS).where(KEYS.c.id.in_(key_ids)).values(last_used=latest)
+
+        async def note() -> None:
+            engine = await self.backend.engine()
+            async with engine.connect() as connection:
+                await connection.execute(noted)
+                await connection.commit()
+
+        await self._within(self.backend.write_seconds, note())
+
+    @contextlib.asynccontextmanager
+    async def changing(self) -> AsyncIterator[SqlChange]:
+        """As seams.Directory. Raises DirectoryFault."""
+        async with self._alone():
+            connection = await self._within(self.backend.write_seconds, self._begin())
+            try:
+                yield SqlChange(self, connection, self._pepper)
+            except BaseException:
+                with contextlib.suppress(DirectoryFault):
+                    await self._within(self.backend.write_seconds, _undo(connection))
+                raise
+            await self._within(self.backend.write_seconds, self._end(connection), lasting=True)
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """One transaction of this process at a time, so that they do not keep connections from who reads."""
+        try:
+            async with asyncio.timeout(self.backend.write_seconds):
+                await self._turn.acquire()
+        except TimeoutError as error:
+            raise self.backend.fault(error) from None
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    async def _begin(self) -> AsyncConnection:
+        engine = await self.backend.engine()
+        connection = await engine.connect()
+        try:
+            await self.backend.begin(connection)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    async def _end(self, connection: AsyncConnection) -> None:
+        try:
+            await self.backend.commit(connection)
+        finally:
+            await connection.close()
+
+    async def step(self, work: Coroutine[Any, Any, T]) -> T:
+        """One statement of a transaction. Raises DirectoryFault."""
+        return await self._within(self.backend.write_seconds, work)
+
+    async def _within(self, seconds: float, work: Coroutine[Any, Any, T], *, lasting: bool = False) -> T:
+        """What this comes to, within its time. Work that is `lasting` goes on when who asked has gone."""
+        task = asyncio.create_task(work)
+        self._left.add(task)
+        task.add_done_callback(self._ended)
+        try:
+            await asyncio.wait({task}, timeout=seconds)
+        except asyncio.CancelledError:
+            if not lasting:
+                task.cancel()
+            raise
+        if not task.done():
+            task.cancel()
+            raise self.backend.fault(TimeoutError())
+        try:
+            return task.result()
+        except FAULTS as error:
+            raise self.backend.fault(error) from error
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._left.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited has it, or has gone
+
+
+class SqlChange:
+    """seams.Change."""
+
+    def __init__(self, directory: SqlDirectory, connection: AsyncConnection, pepper: Pepper) -> None:
+        self._directory, self._connection, self._pepper = directory, connection, pepper
+
+    async def read(self, kind: Kind, tenant: str, name: str) -> Document | None:
+        """As seams.Change."""
+        return _one(await self._found(document_of, _document(kind, tenant, name)))
+
+    async def names(self, kind: Kind, tenant: str, limit: int) -> list[str]:
+        """As seams.Change."""
+        asked = select(DOCUMENTS.c.name).where(DOCUMENTS.c.kind == kind.value, DOCUMENTS.c.tenant == tenant)
+        return await self._found(lambda row: str(row["name"]), asked.order_by(DOCUMENTS.c.name).limit(limit))
+
+    async def put(self, kind: Kind, tenant: str, name: str, body: dict[str, Any]) -> Document:
+        """As seams.Change."""
+        moment = now()
+        before = await self.read(kind, tenant, name)
+        if before is None:
+            made = Document(kind, tenant, name, body, 1, moment, moment)
+            await self._run(insert(DOCUMENTS).values(**_values(made)))
+        else:
+            made = Document(kind, tenant, name, body, before.version + 1, before.created, moment)
+            await self._run(update(DOCUMENTS).where(*_place(kind, tenant, name)).values(**_values(made)))
+        return made
+
+    async def remove(self, kind: Kind, tenant: str, name: str) -> None:
+        """As seams.Change."""
+        await self._run(delete(DOCUMENTS).where(*_place(kind, tenant, name)))
+
+    async def key(self, key_id: str) -> Key | None:
+        """As seams.Change."""
+        return _one(await self._found(key_of, select(*_KEY).where(KEYS.c.id == key_id)))
+
+    async def keys(self, tenant: str, limit: int) -> list[Key]:
+        """As seams.Change."""
+        asked = select(*_KEY).where(KEYS.c.tenant == tenant, KEYS.c.revoked.is_(None))
+        return await self._found(key_of, asked.order_by(KEYS.c.id).limit(limit))
+
+    async def add_key(self, key: Key, secret: str) -> Key:
+        """As seams.Change. Raises ValueError for what no key can have, or one that is there already."""
+        validate(key)
+        made = replace(key, version=1)
+        values = {**row_of(made), "hash": self._pepper.hashed(secret)}
+        try:
+            await self._directory.step(self._connection.execute(insert(KEYS).values(**values)))
+        except DirectoryFault as fault:
+            if isinstance(fault.__cause__, IntegrityError):
+                raise ValueError("there is such a key already") from None  # noqa: TRY004
+            raise
+        return made
+
+    async def put_key(self, key: Key) -> Key:
+        """As seams.Change. Raises ValueError for what no key can have, or where there is none with this id."""
+        before = await self.key(key.id)
+        if before is None:
+            raise ValueError("there is no such key")
+        made = replace(key, version=before.version + 1)
+        validate(made)
+        values = {name: value for name, value in row_of(made).items() if name != "last_used"}
+        await self._run(update(KEYS).where(KEYS.c.id == key.id).values(**values))
+        return made
+
+    async def _found(self, made: Callable[[RowMapping], T], asked: Select[Any]) -> list[T]:
+        async def look() -> list[T]:
+            return [made(row) for row in (await self._connection.execute(asked)).mappings()]
+
+        return await self._directory.step(look())
+
+    async def _run(self, statement: Executable) -> None:
+        await self._directory.step(self._connection.execute(statement))
+
+
+async def _undo(connection: AsyncConnection) -> None:
+    try:
+        await connection.rollback()
+    finally:
+        await connection.close()
+
+
+def _document(kind: Kind, tenant: str, name: str) -> Select[Any]:
+    return select(DOCUMENTS).where(*_place(kind, tenant, name))
+
+
+def _place(kind: Kind, tenant: str, name: str) -> tuple[ColumnElement[bool], ...]:
+    return DOCUMENTS.c.kind == kind.value, DOCUMENTS.c.tenant == tenant, DOCUMENTS.c.name == name
+
+
+def _values(document: Document) -> dict[str, Any]:
+    return {**structs.asdict(document), "kind": document.kind.value}
+
+
+def _one(found: list[T]) -> T | None:
+    return found[0] if found else None
