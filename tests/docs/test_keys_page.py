@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vestry.adapters.directory.mark import LOOK_SECONDS
 from vestry.adapters.key_format import mint
-from vestry.adapters.keys_sqlite import LOOK_SECONDS
 from vestry.errors import KeysUnavailable
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "keys.md").read_text(encoding="utf-8")

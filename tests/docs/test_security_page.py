@@ -12,7 +12,7 @@ import pytest
 from fakes.engine import FakeEngine
 from support.engines import SMALL, install_engine, put_model
 from support.house import House, chat
-from vestry.administration import create_key, key_store
+from vestry.administration import create_key, identified
 from vestry.models.chosen import choose
 from vestry.models.launch import plan
 from vestry.secret_files import SecretFault, engine_key, key_hash
@@ -59,11 +59,9 @@ def test_a_new_key_hash_ends_every_key(settings: Settings) -> None:
             path.rename(f"{path}.old")
     (settings.secrets_directory / "key-hash").unlink()
     new, _ = create_key(settings, owner="alice")
-    store = key_store(settings)
     assert key_hash(settings) != before
-    assert store.look_up(old) is None
-    assert store.look_up(new) is not None
-    store.close()
+    assert identified(settings, old) is None
+    assert identified(settings, new) is not None
 
 
 @pytest.mark.parametrize(("length", "good"), [(15, False), (16, True), (512, True), (513, False)])

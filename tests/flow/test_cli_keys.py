@@ -14,9 +14,9 @@ import pytest
 
 from support.cli import Cli
 from support.house import read_records
+from support.keys import Keys, OpenKeys, sqlite_directory
 from vestry.adapters.key_format import mint, well_formed
-from vestry.adapters.keys_sqlite import SqliteKeys
-from vestry.administration import key_store
+from vestry.secret_files import key_hash
 from vestry.settings import Settings
 
 SETTINGS = """
@@ -52,9 +52,9 @@ def hospital(tmp_path: Path, cli: Cli) -> Cli:
     return cli
 
 
-def store(cli: Cli) -> SqliteKeys:
+def store(cli: Cli) -> Keys:
     """The store that the commands changed, as a server opens it."""
-    return key_store(Settings(state=cli.state))
+    return Keys.of(cli.state / "keys.sqlite", key_hash(Settings(state=cli.state)))
 
 
 def listed(cli: Cli, *options: str) -> list[dict[str, Any]]:
@@ -78,7 +78,7 @@ def test_create_prints_the_key_alone(cli: Cli) -> None:
     assert key not in done.stderr
     assert "alice" in done.stderr
     assert "vestry keys revoke key_" in done.stderr
-    found = store(cli).look_up(key)
+    found = store(cli).holder(key)
     assert found is not None
     assert (found.subject, found.tenant, found.role, found.models) == ("alice", "default", "user", None)
 
@@ -91,7 +91,7 @@ def test_create_takes_everything(hospital: Cli) -> None:
             *("--expires", "90d", "--concurrency", "3", "--requests-per-minute", "60", "--role", "admin", "--json"),
         )
     )
-    found = store(hospital).look_up(said["key"])
+    found = store(hospital).holder(said["key"])
     assert found is not None
     assert (found.key_id, found.subject, found.tenant, found.role) == (said["id"], "triage bot", "research", "admin")
     assert found.models == frozenset({"scan", "notes"})
@@ -232,11 +232,12 @@ def test_list_without_keys_says_how_to_make_one(cli: Cli) -> None:
 def test_revoke_acts_at_once(cli: Cli) -> None:
     """A store that is open elsewhere refuses the key with its next look-up."""
     key = cli.ok("keys", "create", "--owner", "a").strip()
-    running = store(cli)
+    running = OpenKeys(sqlite_directory(cli.state / "keys.sqlite", key_hash(Settings(state=cli.state))))
     assert running.look_up(key) is not None
     [row] = listed(cli)
     assert cli.apart("keys", "revoke", row["id"]).stdout == f"{row['id']}: revoked\n"
     assert running.look_up(key) is None
+    running.close()
     assert cli.ok("keys", "revoke", row["id"]) == f"{row['id']}: was revoked before\n"
 
 
@@ -262,7 +263,7 @@ def test_a_leaked_key_can_be_revoked_by_itself(cli: Cli) -> None:
     assert result.exit_code == 0
     assert result.stdout.startswith("key_")
     assert key not in result.output
-    assert store(cli).look_up(key) is None
+    assert store(cli).holder(key) is None
     other = mint()
     unknown = cli("keys", "revoke", other, "x" * 100, "a\nb")
     assert unknown.exit_code == 1
@@ -313,11 +314,11 @@ def test_what_cannot_be_recorded_is_not_done(cli: Cli) -> None:
         assert "could not be recorded" in result.stderr
         assert result.stdout == ""
     assert [each["owner"] for each in listed(cli)] == ["a"]
-    assert store(cli).look_up(key) is not None
+    assert store(cli).holder(key) is not None
     log.unlink()
     log.with_name("kept").rename(log)
     cli.ok("keys", "revoke", row["id"])
-    assert store(cli).look_up(key) is None
+    assert store(cli).holder(key) is None
 
 
 def test_commands_at_the_same_time(cli: Cli) -> None:
@@ -334,7 +335,7 @@ def test_commands_at_the_same_time(cli: Cli) -> None:
         each.start()
     for each in threads:
         each.join()
-    assert all(store(cli).look_up(key.strip()) for key in done)
+    assert all(store(cli).holder(key.strip()) for key in done)
     assert len(recorded(cli, "key.create")) == len(listed(cli)) == 5
 
 

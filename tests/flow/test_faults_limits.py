@@ -22,8 +22,8 @@ from vestry.types import Limits
 REVOKE = """
 import sys
 from pathlib import Path
-from vestry.adapters.keys_sqlite import SqliteKeys
-assert SqliteKeys(Path(sys.argv[1]), bytes.fromhex(sys.argv[2])).revoke(sys.argv[3])
+from support.keys import Keys
+Keys.of(Path(sys.argv[1]), bytes.fromhex(sys.argv[2])).revoke(sys.argv[3])
 """
 
 

@@ -15,9 +15,11 @@ from vestry.adapters.directory.pepper import Pepper
 from vestry.adapters.directory.sqlite import Sqlite
 from vestry.adapters.directory.store import SqlDirectory
 from vestry.adapters.key_format import mint, mint_id
+from vestry.adapters.keys import KeyCredentials
+from vestry.adapters.memory import wall
 from vestry.roles import Role
 from vestry.store import every_key
-from vestry.types import Key, Limits
+from vestry.types import Head, Key, Limits, Operation, Principal
 
 T = TypeVar("T")
 
@@ -99,6 +101,15 @@ class Keys:
         """Revoke a key."""
         self.change(key_id, revoked=time.time_ns() // 1000)
 
+    def holder(self, secret: str) -> Principal | None:
+        """Who holds a key that works."""
+
+        async def look(directory: SqlDirectory) -> Principal | None:
+            key = await directory.identify(secret)
+            return None if key is None or key.state(wall()) != "active" else key.holder()
+
+        return self._with(look)
+
     def list(self) -> list[Key]:
         """Every key, oldest first."""
         return self._with(every_key)
@@ -117,3 +128,39 @@ class Keys:
 
 async def _nothing() -> None:
     pass
+
+
+class OpenKeys:
+    """Keys as a server has them: one directory that stays open, with its memory. Use from one thread, and close."""
+
+    def __init__(self, directory: SqlDirectory, **options: Any) -> None:
+        self.directory = directory
+        self._runner = asyncio.Runner()
+        self.credentials = self.run(self._made(options))
+
+    async def _made(self, options: dict[str, Any]) -> KeyCredentials:
+        return KeyCredentials(self.directory, self.directory.backend.freshness, **options)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run this in the loop that the directory belongs to."""
+        return self._runner.run(work)
+
+    def look_up(self, presented: str, arrived: float | None = None) -> Principal | None:
+        """Who holds a key. Raises KeysUnavailable."""
+        head = head_with(presented, arrived)
+        return self.credentials.known(head) or self.run(self.credentials.find(head))
+
+    def known(self, presented: str, arrived: float | None = None) -> Principal | None:
+        """The same, from memory alone."""
+        return self.credentials.known(head_with(presented, arrived))
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.run(self.directory.close())
+        self._runner.close()
+
+
+def head_with(presented: str, arrived: float | None = None) -> Head:
+    """A request that shows this key, and arrived now unless it is said when (monotonic seconds)."""
+    began = time.monotonic() if arrived is None else arrived
+    return Head("r", "/v1/chat/completions", Operation.CHAT, "POST", "127.0.0.1", "", "", "", presented, began, 0)

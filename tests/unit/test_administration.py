@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from support.keys import Keys
 from vestry import administration
-from vestry.adapters.keys_sqlite import SqliteKeys, StoreFault
-from vestry.administration import ChangeRefused, create_key, existing_store, key_store, revoke_key, user_of_this_process
+from vestry.adapters.directory.faults import DirectoryFault
+from vestry.administration import ChangeRefused, create_key, existing_keys, revoke_key, user_of_this_process
 from vestry.settings import Settings
 from vestry.signing import make_signer
 
@@ -25,19 +26,17 @@ def settings(tmp_path: Path) -> Settings:
 
 def test_looking_makes_nothing(settings: Settings) -> None:
     """Where there is no store, asking for it leaves no file; where there is one, it opens."""
-    assert existing_store(settings) is None
+    assert existing_keys(settings) == []
     assert not settings.state.exists()
     _, key = create_key(settings, owner="a")
-    store = existing_store(settings)
-    assert store is not None
-    assert [each.id for each in store.list()] == [key.id]
+    assert [each.id for each in existing_keys(settings)] == [key.id]
 
 
 def test_a_store_that_cannot_be_looked_at_is_not_a_missing_one(settings: Settings) -> None:
     """A state directory in a loop of links is a fault, not a house without keys."""
     settings.state.symlink_to(settings.state)
-    with pytest.raises(StoreFault) as fault:
-        existing_store(settings)
+    with pytest.raises(DirectoryFault) as fault:
+        existing_keys(settings)
     assert "cannot be looked at" in fault.value.why
 
 
@@ -55,7 +54,7 @@ def test_revoking_tells_whether_it_did(settings: Settings) -> None:
     assert revoke_key(settings, key.id)
     assert not revoke_key(settings, key.id)
     assert not revoke_key(settings, "key_none")
-    assert key_store(settings).look_up(secret) is None
+    assert store(settings).holder(secret) is None
 
 
 def test_the_record_is_durable_before_the_key_exists(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,16 +64,16 @@ def test_the_record_is_durable_before_the_key_exists(settings: Settings, monkeyp
     monkeypatch.setattr(
         administration,
         "record_once",
-        lambda *_, **__: held.append(len(SqliteKeys(settings.keys_database, key_store_pepper(settings)).list())),
+        lambda *_, **__: held.append(len(store(settings).list())),
     )
     create_key(settings, owner="second")
     assert held == [1]
-    assert len(key_store(settings).list()) == 2
+    assert len(store(settings).list()) == 2
 
 
-def key_store_pepper(settings: Settings) -> bytes:
-    """The pepper's bytes."""
-    return (settings.secrets_directory / "key-hash").read_bytes()
+def store(settings: Settings) -> Keys:
+    """The store, as another process opens it."""
+    return Keys.of(settings.keys_database, (settings.secrets_directory / "key-hash").read_bytes())
 
 
 def test_the_actor_can_be_given(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,4 +109,4 @@ def test_without_the_signing_key_nothing_is_changed(settings: Settings) -> None:
         create_key(settings, owner="second")
     with pytest.raises(ChangeRefused, match="Nothing was changed"):
         revoke_key(settings, key.id)
-    assert [(each.owner, each.revoked) for each in key_store(settings).list()] == [("first", None)]
+    assert [(each.owner, each.revoked) for each in store(settings).list()] == [("first", None)]
