@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -26,8 +27,8 @@ class Backend(Protocol):
     def missing(self) -> str:
         """Why it cannot be read, as far as is known without waiting; empty where nothing is known to be wrong."""
 
-    async def engine(self) -> AsyncEngine:
-        """Where connections come from: one that is not in a transaction of ours commits each statement by itself."""
+    async def engine(self, *, reading: bool) -> AsyncEngine:
+        """Where connections come from: for single questions, or for changes."""
 
     async def prepare(self, *, upgrade: bool) -> None:
         """Make what the program may make by itself, bring it up to date if told so, and look at the rest."""
@@ -37,6 +38,18 @@ class Backend(Protocol):
 
     async def commit(self, connection: AsyncConnection) -> None:
         """Make a transaction durable. What was remembered of the directory holds no more, here or elsewhere."""
+
+    async def schema(self) -> str | None:
+        """Which schema the tables have; None where there are none."""
+
+    async def migrate(self) -> tuple[str | None, str]:
+        """Bring the tables to this program's schema, made where there are none. The schema before and after."""
+
+    async def downgrade(self, revision: str) -> tuple[str | None, str]:
+        """Bring the tables to an older schema. The schema before and after."""
+
+    def attending(self) -> AbstractAsyncContextManager[None]:
+        """Hear of the changes of others in here, as a server must; the first try has been made when it begins."""
 
     async def integrity(self) -> None:
         """Read the whole database, if that is for the program to do."""

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import os
 import sqlite3
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiosqlite
@@ -16,7 +19,7 @@ from sqlalchemy import AsyncAdaptedQueuePool
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from vestry.adapters.directory import sqlite_file
+from vestry.adapters.directory import migrate, sqlite_file
 from vestry.adapters.directory.faults import DirectoryFault, SchemaFault, Unfit, WrongSchema
 from vestry.adapters.directory.mark import FileFreshness
 from vestry.adapters.directory.pepper import Pepper
@@ -35,7 +38,7 @@ class Sqlite:
         self._identity: tuple[int, int] = (-1, -1)
         self._engine: AsyncEngine | None = None
 
-    async def engine(self) -> AsyncEngine:
+    async def engine(self, *, reading: bool) -> AsyncEngine:  # noqa: ARG002 - `begin` makes the difference
         """Connections to the file that has the name now. Raises OSError."""
         status = self.path.stat()
         if self._engine is None:
@@ -46,6 +49,7 @@ class Sqlite:
                 pool_size=CONNECTIONS,
                 max_overflow=0,
                 pool_timeout=self.read_seconds,
+                hide_parameters=True,
             )
         if (status.st_dev, status.st_ino) != self._identity:
             await self._engine.dispose()
@@ -71,6 +75,27 @@ class Sqlite:
     async def prepare(self, *, upgrade: bool) -> None:
         """As Backend."""
         await asyncio.to_thread(sqlite_file.prepare, self.path, self._check, upgrade=upgrade)
+
+    async def schema(self) -> str | None:
+        """As Backend."""
+        return await asyncio.to_thread(sqlite_file.changed, self.path, self._check, migrate.schema)
+
+    async def migrate(self) -> tuple[str | None, str]:
+        """As Backend."""
+        if not await asyncio.to_thread(os.path.lexists, self.path):
+            await self.prepare(upgrade=True)
+            return None, migrate.HEAD
+        return await asyncio.to_thread(sqlite_file.changed, self.path, self._check, migrate.upgrade)
+
+    async def downgrade(self, revision: str) -> tuple[str | None, str]:
+        """As Backend."""
+        work = functools.partial(migrate.downgrade, revision=revision)
+        return await asyncio.to_thread(sqlite_file.changed, self.path, self._check, work)
+
+    @contextlib.asynccontextmanager
+    async def attending(self) -> AsyncIterator[None]:
+        """As Backend: the file is looked at for every call."""
+        yield
 
     async def integrity(self) -> None:
         """As Backend."""

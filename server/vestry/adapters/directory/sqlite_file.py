@@ -99,11 +99,6 @@ def changed(path: Path, pepper_check: bytes, change: Callable[[Connection], T]) 
     return _in_one(path, change)
 
 
-def look(path: Path, pepper_check: bytes) -> str | None:
-    """The schema of a directory of ours."""
-    return changed(path, pepper_check, migrate.schema)
-
-
 def integrity(path: Path, pepper_check: bytes) -> None:
     """Read the whole file. Raises Unfit if it is damaged."""
     with contextlib.closing(_opened(path)) as connection:

@@ -17,11 +17,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
+import asyncpg
 from msgspec import structs
 from msgspec.structs import replace
 from sqlalchemy import ColumnElement, Executable, Select, case, delete, insert, select, update
 from sqlalchemy.engine import RowMapping
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vestry.adapters.directory.backend import Backend
@@ -33,7 +34,8 @@ from vestry.adapters.key_format import well_formed
 from vestry.types import Document, Key, Kind
 
 NOTED_AT_ONCE = 500
-FAULTS = (SQLAlchemyError, sqlite3.Error, OSError, Unfit)  # TimeoutError is an OSError
+FAULTS = (SQLAlchemyError, sqlite3.Error, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, Unfit)
+"""What a database's failure looks like. A TimeoutError is an OSError."""
 T = TypeVar("T")
 
 _KEY = [each for each in KEYS.c if each.name != "hash"]
@@ -115,11 +117,11 @@ class SqlDirectory:
         """Raises DirectoryFault."""
 
         async def look() -> list[T]:
-            engine = await self.backend.engine()
+            engine = await self.backend.engine(reading=True)
             async with engine.connect() as connection:
                 return [made(row) for row in (await connection.execute(asked)).mappings()]
 
-        return await self._within(self.backend.read_seconds, look())
+        return await self._within(self.backend.read_seconds, _again(look))
 
     # Writing.
 
@@ -134,18 +136,18 @@ class SqlDirectory:
         noted = update(KEYS).where(KEYS.c.id.in_(key_ids)).values(last_used=latest)
 
         async def note() -> None:
-            engine = await self.backend.engine()
+            engine = await self.backend.engine(reading=False)
             async with engine.connect() as connection:
                 await connection.execute(noted)
                 await connection.commit()
 
-        await self._within(self.backend.write_seconds, note())
+        await self._within(self.backend.write_seconds, _again(note))
 
     @contextlib.asynccontextmanager
     async def changing(self) -> AsyncIterator[SqlChange]:
         """As seams.Directory. Raises DirectoryFault."""
         async with self._alone():
-            connection = await self._within(self.backend.write_seconds, self._begin())
+            connection = await self._within(self.backend.write_seconds, _again(self._begin))
             try:
                 yield SqlChange(self, connection, self._pepper)
             except BaseException:
@@ -168,7 +170,7 @@ class SqlDirectory:
             self._turn.release()
 
     async def _begin(self) -> AsyncConnection:
-        engine = await self.backend.engine()
+        engine = await self.backend.engine(reading=False)
         connection = await engine.connect()
         try:
             await self.backend.begin(connection)
@@ -284,6 +286,16 @@ class SqlChange:
 
     async def _run(self, statement: Executable) -> None:
         await self._directory.step(self._connection.execute(statement))
+
+
+async def _again(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """What this comes to; tried once more if a connection turned out to be closed: the next one may be good."""
+    try:
+        return await work()
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+    return await work()
 
 
 async def _undo(connection: AsyncConnection) -> None:
