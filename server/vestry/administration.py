@@ -88,6 +88,8 @@ def identified(settings: Settings, presented: str) -> Key | None:
 
 def _exists(settings: Settings) -> bool:
     path = settings.keys_database
+    if settings.store.url is not None:
+        return True
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):

@@ -141,6 +141,7 @@ class Server:
         directory of this server's. Raises SchemaFault.
         """
         self._directory = directory_of(self.settings, self._secrets.key_hash)
+        backend = self._directory.backend
         stack.push_async_callback(self._directory.close)
         try:
             await self._directory.prepare()
@@ -148,7 +149,8 @@ class Server:
             raise
         except DirectoryFault as fault:
             log.warning("%s", fault.why)
-        keys = KeyCredentials(self._directory, self._directory.backend.freshness)
+        await stack.enter_async_context(backend.attending())
+        keys = KeyCredentials(self._directory, backend.freshness)
         await stack.enter_async_context(_uses_noted(keys))
         return keys
 

@@ -67,6 +67,8 @@ def content_hash(settings: Settings) -> bytes:
 def lost_pepper(settings: Settings) -> SecretFault | None:
     """The fault that there are keys, but not the pepper of their hashes. A new one would make them all worthless."""
     path, keys = settings.secrets_directory / KEY_HASH, settings.keys_database
+    if settings.store.url is not None:
+        return None  # whether a new one fits is seen when the database is asked
     if not os.path.lexists(keys) or os.path.lexists(path):  # in this order: the store is made after the pepper
         return None
     mend = f"Restore it from a copy; or, to begin anew without any of the old keys, move {keys} away"

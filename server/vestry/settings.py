@@ -32,6 +32,7 @@ from vestry.section import (
     is_private,
 )
 from vestry.settings_record import Audit, Contents
+from vestry.settings_store import Store
 
 __all__ = ["LABEL", "NAME", "ORIGIN", "Address", "Section", "address_of", "is_host_name", "is_private"]
 
@@ -241,6 +242,7 @@ class Settings(Section):
     bounds: Bounds = Bounds()
     relay: Relay = Relay()
     audit: Audit = Audit()
+    store: Store = Store()
     tenants: dict[Label, Tenant] = Field(default_factory=lambda: {"default": Tenant()})
     """Tenants by name. A key belongs to one of these; a key of a tenant that is not here does not work."""
     models: dict[Name, Model] = Field(default_factory=lambda: {"smollm2-135m-instruct": Model()})

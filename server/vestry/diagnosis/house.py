@@ -80,7 +80,7 @@ def keys(settings: Settings) -> Iterator[Finding]:
     path = settings.keys_database
     if lost_pepper(settings):
         return  # said among the secrets
-    if not os.path.lexists(path):
+    if settings.store.url is None and not os.path.lexists(path):
         yield Finding("keys", "warn", "there are no keys yet", "Make one: vestry keys create --owner NAME")
         return
     try:
@@ -88,6 +88,8 @@ def keys(settings: Settings) -> Iterator[Finding]:
     except SecretFault as error:
         yield Finding("keys", "fail", f"{error.fault.place}: {error.fault.what}", error.fault.mend)
         return
+    except (OSError, ValueError):
+        return  # a certificate's file, which is among the settings' faults
     except DirectoryFault as error:
         yield Finding("keys", "fail", error.why, "A server refuses every call until this is mended")
         return

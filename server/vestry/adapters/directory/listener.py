@@ -23,7 +23,7 @@ from vestry.adapters.directory.faults import DirectoryFault, Unfit
 
 CHANNEL = "vestry_directory"
 ASK_SECONDS = 0.5
-ANSWER_SECONDS = 1.0
+ANSWER_SECONDS = 1.5
 log = logging.getLogger("vestry")
 
 Connect = Callable[[], Awaitable[Any]]

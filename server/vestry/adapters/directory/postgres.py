@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import hmac
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import asyncpg
@@ -27,6 +28,20 @@ from vestry.adapters.directory.tables import STORE
 ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(6217983745330713)")
 STANDS = "SELECT (SELECT version_num FROM alembic_version), (SELECT pepper_check FROM store)"
 MIGRATION_SECONDS = 300.0
+SENTENCES: Mapping[type[Exception], str] = MappingProxyType(
+    {
+        asyncpg.UndefinedTableError: "has no tables yet: make them with `vestry store migrate`",
+        asyncpg.InvalidAuthorizationSpecificationError: "does not let this user in ({line}): look at `store.user` and "
+        "`store.password`",
+        asyncpg.InvalidCatalogNameError: "is not there ({line}): make it, or name another in `store.url`",
+        asyncpg.InsufficientPrivilegeError: "does not let this user do that ({line}): grant what docs/directory.md names",
+        asyncpg.LockNotAvailableError: "is being changed by somebody else for longer than this waits: try again",
+        asyncpg.InterfaceError: "has closed the connection: look whether PostgreSQL runs",
+        asyncpg.PostgresError: "cannot be used at the moment ({line})",
+        TimeoutError: "does not answer in time: look whether PostgreSQL runs, and how busy it is",
+    }
+)
+"""What the operator is told; the first that fits."""
 T = TypeVar("T")
 Connected = Any  # asyncpg.Connection, which has no types
 
@@ -212,30 +227,16 @@ def _said(fault: BaseException) -> str:
     values.
     """
     line = str(fault).partition("\n")[0]
-    match fault:
-        case Unfit():
-            said = str(fault)
-        case asyncpg.UndefinedTableError():
-            said = "has no tables yet: make them with `vestry store migrate`"
-        case asyncpg.InvalidAuthorizationSpecificationError() | asyncpg.InvalidCatalogNameError():
-            said = f"does not let this user in ({line}): look at `store.user` and `store.password`"
-        case asyncpg.InsufficientPrivilegeError():
-            said = f"does not let this user do that ({line}): grant what docs/directory.md names"
-        case asyncpg.LockNotAvailableError():
-            said = "is being changed by somebody else for longer than this waits: try again"
-        case asyncpg.PostgresError():
-            said = f"cannot be used at the moment ({line})"
-        case asyncpg.InterfaceError():
-            said = "has closed the connection: look whether PostgreSQL runs"
-        case TimeoutError():
-            said = "does not answer in time: look whether PostgreSQL runs, and how busy it is"
-        case ssl.SSLError():
-            said = f"is not trusted ({fault.reason or type(fault).__name__}): look at `store.ca` and its certificate"
-        case OSError():
-            said = f"cannot be reached ({fault.strerror or type(fault).__name__}): look whether PostgreSQL runs"
-        case _:
-            said = f"cannot be used at the moment ({type(fault).__name__})"
-    return said
+    for kind, said in SENTENCES.items():
+        if isinstance(fault, kind):
+            return said.format(line=line)
+    if isinstance(fault, Unfit):
+        return str(fault)
+    if isinstance(fault, ssl.SSLError):
+        return f"is not trusted ({fault.reason or line}): look at `store.ca`, and at PostgreSQL's certificate"
+    if isinstance(fault, OSError):
+        return f"cannot be reached ({fault.strerror or type(fault).__name__}): look whether PostgreSQL runs"
+    return f"cannot be used at the moment ({type(fault).__name__})"
 
 
 def _milliseconds(seconds: float) -> str:

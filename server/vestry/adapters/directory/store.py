@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
 import asyncpg
@@ -60,15 +60,16 @@ class SqlDirectory:
 
         Raises SchemaFault for one that stays unfit for this program, and other DirectoryFaults.
         """
-        try:
-            await self.backend.prepare(upgrade=upgrade)
-        except FAULTS as error:
-            raise self.backend.fault(error) from error
+        await self.asked(lambda backend: backend.prepare(upgrade=upgrade))
 
     async def integrity(self) -> None:
         """Read all that there is, as far as the database has a way to do so. Raises DirectoryFault."""
+        await self.asked(lambda backend: backend.integrity())
+
+    async def asked(self, work: Callable[[Backend], Awaitable[T]]) -> T:
+        """What something of the database itself comes to. Raises DirectoryFault."""
         try:
-            await self.backend.integrity()
+            return await work(self.backend)
         except FAULTS as error:
             raise self.backend.fault(error) from error
 
