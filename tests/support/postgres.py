@@ -120,6 +120,17 @@ class Postgres:
         self.execute(f"CREATE DATABASE {name}", database="postgres")
         return name
 
+    def shut(self, database: str) -> None:
+        """Let nobody into a database, and put those out who are in it."""
+        self.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false", database="postgres")
+        self.execute(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'", database="postgres"
+        )
+
+    def admit(self, database: str) -> None:
+        """Let everybody in again."""
+        self.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS true", database="postgres")
+
     def url(self, database: str) -> str:
         """The database as the settings name it."""
         return f"postgresql://127.0.0.1:{self.port}/{database}"

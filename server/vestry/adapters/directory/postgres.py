@@ -34,7 +34,7 @@ SENTENCES: Mapping[type[Exception], str] = MappingProxyType(
         asyncpg.InvalidAuthorizationSpecificationError: "does not let this user in ({line}): look at `store.user` and "
         "`store.password`",
         asyncpg.InvalidCatalogNameError: "is not there ({line}): make it, or name another in `store.url`",
-        asyncpg.InsufficientPrivilegeError: "does not let this user do that ({line}): grant what docs/directory.md names",
+        asyncpg.InsufficientPrivilegeError: "does not let this user do that ({line}): see docs/directory.md",
         asyncpg.LockNotAvailableError: "is being changed by somebody else for longer than this waits: try again",
         asyncpg.InterfaceError: "has closed the connection: look whether PostgreSQL runs",
         asyncpg.PostgresError: "cannot be used at the moment ({line})",
