@@ -40,6 +40,7 @@ from vestry.edge.tls import Certificates
 from vestry.errors import KeysUnavailable, Refusal
 from vestry.forward import Forward
 from vestry.house import House
+from vestry.identity import providers_of, tokens
 from vestry.meter import Meter
 from vestry.pipeline import Corridor
 from vestry.record import Recorder
@@ -118,13 +119,19 @@ class Server:
         recording = self._recording
         await stack.enter_async_context(recording.begun())
         keys = await self._directory_opened(stack)
+        issuers = providers_of(settings.identity.issuers)
+        self.meter.identity.issuers = [provider for _, provider in issuers.values()]
+        freshness = self._directory.backend.freshness
+        believed = await stack.enter_async_context(
+            tokens(issuers, self._directory, freshness, self.meter.identity.token)
+        )
         self._router = Router(self._models.values(), retry_budget=settings.relay.retry_budget, observer=self.meter)
         self.meter.replicas = self._replicas
         engines = self._engines(stack)
         await stack.enter_async_context(running(self._health(engines)))
         await stack.enter_async_context(recording.held_against(engines))
         corridor = Corridor(
-            credentials=EveryCredential(keys),
+            credentials=EveryCredential(keys, believed),
             house=House.of(settings),
             models=self._models,
             admission=Admission(server_concurrency=settings.server.concurrency),

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from vestry import __version__
 from vestry.histogram import Histogram
+from vestry.meter_identity import IdentityMeter
 from vestry.meter_record import Families, RecordMeter
 from vestry.types import Grant, Head, Outcome
 
@@ -60,6 +61,7 @@ class Meter(Collector):
 
     def __init__(self) -> None:
         self.record = RecordMeter()
+        self.identity = IdentityMeter()
         self._uses: dict[tuple[str, str, str], _Use] = {}
         self._timings: dict[tuple[str, str], _Timings] = {}
         self._sizes: dict[str, tuple[Histogram, Histogram]] = {}
@@ -150,6 +152,7 @@ class Meter(Collector):
         yield from self._collect_timings()
         yield from self._collect_replicas()
         yield from self.record.collect()
+        yield from self.identity.collect()
         yield from self._collect_door()
 
     def _collect_calls(self) -> Families:

@@ -31,6 +31,7 @@ from vestry.section import (
     is_host_name,
     is_private,
 )
+from vestry.settings_identity import Identity
 from vestry.settings_record import Audit, Contents
 from vestry.settings_store import Store
 
@@ -243,6 +244,7 @@ class Settings(Section):
     relay: Relay = Relay()
     audit: Audit = Audit()
     store: Store = Store()
+    identity: Identity = Identity()
     tenants: dict[Label, Tenant] = Field(default_factory=lambda: {"default": Tenant()})
     """Tenants by name. A key belongs to one of these; a key of a tenant that is not here does not work."""
     models: dict[Name, Model] = Field(default_factory=lambda: {"smollm2-135m-instruct": Model()})

@@ -55,6 +55,7 @@ class DecidedRecord(CallRecord, kw_only=True):
     user_agent: str = ""
     decision: str
     configuration_digest: str = ""
+    issuer: str = ""
 
 
 class IntentRecord(DecidedRecord, kw_only=True):

@@ -198,6 +198,7 @@ FIELDS: tuple[Field, ...] = (
     _row(
         "role", text(64), "Roles of the caller or key; the role that is given.", always={I, *GLASS}, maybe={O, R, *KEY}
     ),
+    _row("issuer", text(63), "Issuer in the settings whose token it was.", maybe={I, R}),
     _row("end_user", text(128), "The client's `user` field, escaped: whom it says it acts for.", maybe={I}),
     _row(
         "actor",

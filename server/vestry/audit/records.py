@@ -197,6 +197,7 @@ class Records:
             stream=False,
             sampling={},
             decision="allow",
+            issuer=principal.issuer,
             rule=clean(rule, LIMITS["rule"]),
             configuration_digest=self._configuration,
             **weights,
@@ -245,6 +246,7 @@ class Records:
         if principal is not None:
             record.tenant, record.key_id, record.role = principal.tenant, principal.key_id, principal.role
             record.subject = clean(principal.subject, LIMITS["subject"]) or "?"
+            record.issuer = principal.issuer
         return record
 
     def event(self, kind: RecordType, **details: Any) -> Event:

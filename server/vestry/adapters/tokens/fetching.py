@@ -1,0 +1,89 @@
+"""Where an issuer's keys come from: discovery (OpenID Connect Discovery 1.0), an address, or a file.
+
+Blocking; called in a thread.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from authlib.oidc.discovery import OpenIDProviderMetadata, get_well_known_url
+
+from vestry.adapters.tokens.keysets import DOCUMENT_BYTES, BadKeys, KeySet
+from vestry.audit.copies.sink import Undelivered
+from vestry.audit.copies.wires import Web
+
+Fetch = Callable[[], KeySet]
+"""Gets an issuer's keys. Raises BadKeys, which says in a sentence what is wrong."""
+
+
+def from_file(path: Path) -> Fetch:
+    """Keys in a file."""
+
+    def fetch() -> KeySet:
+        try:
+            with path.open("rb") as file:
+                content = file.read(DOCUMENT_BYTES + 1)
+        except OSError as error:
+            raise BadKeys(f"{path} cannot be read ({error.strerror})") from error
+        if len(content) > DOCUMENT_BYTES:
+            raise BadKeys(f"{path} is larger than {DOCUMENT_BYTES} bytes")
+        return KeySet.read(content)
+
+    return fetch
+
+
+class Asking:
+    """Keys that the provider is asked for. `token` gives the bearer token to ask with, empty for none."""
+
+    def __init__(
+        self, issuer: str, jwks_uri: str | None, *, ca: Path | None, seconds: float, token: Callable[[], str]
+    ) -> None:
+        self._issuer, self._jwks_uri, self._ca, self._seconds, self._token = issuer, jwks_uri, ca, seconds, token
+
+    def __call__(self) -> KeySet:
+        """As Fetch."""
+        return KeySet.read(self._get(self._jwks_uri or self._discovered()))
+
+    def _discovered(self) -> str:
+        url = get_well_known_url(self._issuer, external=True)
+        try:
+            metadata = OpenIDProviderMetadata(json.loads(self._get(url)))
+        except (ValueError, TypeError, RecursionError):
+            raise BadKeys("the provider's metadata is no JSON object") from None
+        if metadata.get("issuer") != self._issuer:  # OpenID Connect Discovery 1.0, section 4.3
+            raise BadKeys("the provider's metadata names another issuer")
+        found = metadata.get("jwks_uri")
+        if not isinstance(found, str) or not _allowed(found):
+            raise BadKeys("the provider's metadata has no `jwks_uri` that is https")
+        return found
+
+    def _get(self, url: str) -> bytes:
+        headers = {"Accept": "application/json", "User-Agent": "vestry"}
+        if token := self._token():
+            headers["Authorization"] = f"Bearer {token}"
+        try:
+            web = Web.at(url.partition("?")[0], seconds=self._seconds, ca=self._ca, permitted=_is_loopback)
+            query = urlsplit(url).query
+            answer = web.ask("GET", f"?{query}" if query else "", limit=DOCUMENT_BYTES, headers=headers)
+        except (Undelivered, ValueError) as error:
+            raise BadKeys(str(error)) from error
+        if answer.status != 200:
+            raise BadKeys(f"{web.peer} answers {answer.status}")
+        return answer.body
+
+
+def _allowed(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in {"localhost", "127.0.0.1", "::1"})
+
+
+def _is_loopback(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    return address.is_loopback

@@ -1,0 +1,104 @@
+"""An issuer's keys as they are now: fetched in the background, kept for a while when the provider cannot be asked."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from vestry.adapters.tokens.fetching import Fetch
+from vestry.adapters.tokens.keysets import BadKeys, KeySet
+from vestry.errors import KeysUnavailable
+
+log = logging.getLogger("vestry")
+UNKNOWN_SECONDS = 30.0
+"""A key that is not known is asked for once in so long, however many tokens name one."""
+PATIENCE_SECONDS = 2.0
+"""How long a call waits for that."""
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+
+
+class Provider:
+    """One issuer's keys. `generation` grows whenever other keys were read. One event loop's."""
+
+    def __init__(
+        self,
+        name: str,
+        fetch: Fetch,
+        *,
+        refresh_seconds: float,
+        stale_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.generation = 0
+        self.failures = 0
+        self._fetch, self._clock = fetch, clock
+        self._refresh_seconds, self._stale_seconds = refresh_seconds, stale_seconds
+        self._keys: KeySet | None = None
+        self._read_at = self._tried_at = float("-inf")
+        self._fetching: asyncio.Task[None] | None = None
+        self._fault = ""
+
+    @property
+    def age(self) -> float:
+        """Seconds since the keys were read; infinite before the first time."""
+        return self._clock() - self._read_at
+
+    @property
+    def left(self) -> float:
+        """Seconds that the keys hold from now, if the provider cannot be asked again."""
+        return self._stale_seconds - self.age
+
+    async def keys(self, kid: str | None) -> KeySet:
+        """The keys; asked for again, seldom, where none is named so. Raises KeysUnavailable where there are none that
+        hold.
+        """
+        if (self._keys is None or not self._keys.has(kid)) and self._clock() - self._tried_at >= UNKNOWN_SECONDS:
+            self._start()
+        if self._fetching is not None and (self._keys is None or not self._keys.has(kid)):
+            await asyncio.wait({self._fetching}, timeout=PATIENCE_SECONDS)
+        if self._keys is None or self.left <= 0:
+            raise KeysUnavailable
+        return self._keys
+
+    async def run(self) -> None:
+        """Read them again and again."""
+        pause = FIRST_PAUSE
+        while True:
+            task = self._start()
+            await asyncio.wait({task})
+            if self._fault:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            else:
+                pause = FIRST_PAUSE
+                await asyncio.sleep(self._refresh_seconds)
+
+    def _start(self) -> asyncio.Task[None]:
+        if self._fetching is None:
+            self._tried_at = self._clock()
+            self._fetching = asyncio.create_task(self._read())
+            self._fetching.add_done_callback(self._ended)
+        return self._fetching
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._fetching = None
+        if not task.cancelled():
+            task.exception()
+
+    async def _read(self) -> None:
+        try:
+            keys = await asyncio.to_thread(self._fetch)
+        except BadKeys as fault:
+            self.failures += 1
+            if str(fault) != self._fault:
+                log.warning("the keys of the issuer %s cannot be had: %s", self.name, fault)
+            self._fault = str(fault)
+            return
+        if self._fault:
+            log.info("the keys of the issuer %s can be had again", self.name)
+        self._fault = ""
+        self._keys, self._read_at = keys, self._clock()
+        self.generation += 1

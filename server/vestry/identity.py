@@ -1,0 +1,98 @@
+"""From the settings to whoever is believed: the issuers of tokens, with their rules and their keys."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from vestry import secret_files
+from vestry.adapters.tokens.credentials import Observe, TokenCredentials
+from vestry.adapters.tokens.fetching import Asking, Fetch, from_file
+from vestry.adapters.tokens.keysets import BadKeys
+from vestry.adapters.tokens.provider import Provider
+from vestry.adapters.tokens.rules import ClaimRule, GrantRule, IssuerRules
+from vestry.alongside import running
+from vestry.seams import Directory, Freshness
+from vestry.settings_identity import Claim, Issuer, TokenGrant, pattern_of, steps_of
+
+
+def providers_of(issuers: tuple[Issuer, ...]) -> dict[str, tuple[IssuerRules, Provider]]:
+    """Rules and keys of every issuer, by its `iss`. Nothing is fetched yet."""
+    return {each.issuer: (rules_of(each), _provider(each)) for each in issuers}
+
+
+@contextlib.asynccontextmanager
+async def tokens(
+    providers: dict[str, tuple[IssuerRules, Provider]], directory: Directory, freshness: Freshness, observe: Observe
+) -> AsyncIterator[TokenCredentials | None]:
+    """The credentials that tokens are, with their issuers' keys kept current meanwhile. None where no issuer is set."""
+    if not providers:
+        yield None
+        return
+    async with contextlib.AsyncExitStack() as stack:
+        for _, provider in providers.values():
+            await stack.enter_async_context(running(provider.run()))
+        yield TokenCredentials(providers, directory, freshness, observe=observe)
+
+
+def rules_of(issuer: Issuer) -> IssuerRules:
+    """What tokens of an issuer are judged by."""
+    return IssuerRules(
+        name=issuer.name,
+        issuer=issuer.issuer,
+        audiences=issuer.audiences,
+        algorithms=frozenset(issuer.algorithms),
+        leeway_seconds=issuer.leeway_seconds,
+        greatest_age_seconds=issuer.greatest_age_seconds,
+        access_tokens_only=issuer.typ == "at+jwt",
+        certificate_bound=issuer.certificate_bound,
+        clients=frozenset(issuer.clients),
+        required=tuple(map(_claim, issuer.required)),
+        subject=steps_of(issuer.subject),
+        grants=tuple(map(_grant, issuer.grants)),
+    )
+
+
+def _claim(claim: Claim) -> ClaimRule:
+    return ClaimRule(steps_of(claim.claim), pattern_of(claim.values))
+
+
+def _grant(grant: TokenGrant) -> GrantRule:
+    return GrantRule(
+        when=tuple(map(_claim, grant.when)),
+        tenant=grant.tenant or "",
+        tenant_path=() if grant.tenant_claim is None else steps_of(grant.tenant_claim),
+        tenants=grant.tenants,
+        roles=frozenset(grant.roles),
+        models=None if grant.models is None else frozenset(grant.models),
+        project=grant.project or "",
+    )
+
+
+def _provider(issuer: Issuer) -> Provider:
+    return Provider(
+        issuer.name, _fetch(issuer), refresh_seconds=issuer.refresh_seconds, stale_seconds=issuer.stale_seconds
+    )
+
+
+def _fetch(issuer: Issuer) -> Fetch:
+    if issuer.jwks_file is not None:
+        return from_file(issuer.jwks_file)
+    return Asking(
+        issuer.issuer, issuer.jwks_uri, ca=issuer.ca, seconds=issuer.fetch_seconds, token=_token(issuer.token)
+    )
+
+
+def _token(path: Path | None) -> Callable[[], str]:
+    """The token to ask with, read each time: Kubernetes renews the one of a pod in its file."""
+
+    def read() -> str:
+        if path is None:
+            return ""
+        try:
+            return secret_files.read(path).decode("ascii").strip()
+        except (secret_files.SecretFault, UnicodeDecodeError) as fault:
+            raise BadKeys(f"the token to ask with cannot be used: {path}") from fault
+
+    return read
