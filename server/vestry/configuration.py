@@ -145,9 +145,22 @@ def _canonical(value: Any) -> Any:
     return value
 
 
+def _spelled(value: Any, words: dict[str, Any]) -> Any:
+    """A schema in which lists of words stand where they are used."""
+    if isinstance(value, list):
+        return [_spelled(each, words) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("$ref") in words:
+        return {"type": "string", "enum": words[value["$ref"]]["enum"]}
+    return {name: _spelled(each, words) for name, each in value.items()}
+
+
 def schema() -> str:
     """The JSON Schema (draft 2020-12) of the settings file, as it stands in `docs/settings.schema.json`."""
     tree = Settings.model_json_schema()
+    words = {f"#/$defs/{name}": tree["$defs"].pop(name) for name in list(tree["$defs"]) if "enum" in tree["$defs"][name]}
+    tree = _spelled(tree, words)
     for section in (tree, *tree["$defs"].values()):
         for field in section["properties"].values():
             if "$ref" in field:

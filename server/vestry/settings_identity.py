@@ -72,6 +72,7 @@ class TokenGrant(Section):
     tenants: dict[Value, Label] = Field(default_factory=dict)
     """Tenants by the value of `tenant_claim`. Left out: the value is the tenant's name."""
     roles: Annotated[tuple[Role, ...], Field(min_length=1)] = (Role.USER,)
+    """Roles of the holder. See docs/roles.md."""
     models: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
     """Models that the holder may use at most. Left out: all that the tenant may."""
     project: Label | None = None

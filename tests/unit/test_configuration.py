@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vestry.configuration import LARGEST_FILE, ConfigurationError, Fault, digest, load, read, schema
 from vestry.settings import Model, Settings, Tenant
 
-KNOWN = "sha256:85a03be23eb3275d06c47874a61f910b1fbc1f2a0bd646ad88202fd88384a460"
+KNOWN = "sha256:75b20a279235bd008a14d04fab8d36e5ce48852304c3ba7353d75a9ed19ff752"
 
 Write = Callable[[str | bytes], Path]
 
