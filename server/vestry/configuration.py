@@ -159,7 +159,9 @@ def _spelled(value: Any, words: dict[str, Any]) -> Any:
 def schema() -> str:
     """The JSON Schema (draft 2020-12) of the settings file, as it stands in `docs/settings.schema.json`."""
     tree = Settings.model_json_schema()
-    words = {f"#/$defs/{name}": tree["$defs"].pop(name) for name in list(tree["$defs"]) if "enum" in tree["$defs"][name]}
+    words = {
+        f"#/$defs/{name}": tree["$defs"].pop(name) for name in list(tree["$defs"]) if "enum" in tree["$defs"][name]
+    }
     tree = _spelled(tree, words)
     for section in (tree, *tree["$defs"].values()):
         for field in section["properties"].values():
