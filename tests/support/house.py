@@ -21,6 +21,7 @@ from vestry.app import Secrets, Server
 from vestry.audit.notary import Signing
 from vestry.audit.tlog.notes import Signer
 from vestry.settings import Settings
+from vestry.store import directory_of
 from vestry.types import Replica, ServedModel
 
 PEPPER = b"p" * 32
@@ -67,7 +68,7 @@ class House:
         self.models = [served_model(name, *(engine.url for engine in engines)) for name in self.settings.models]
         self._wait = wait
         state.mkdir(parents=True, exist_ok=True)
-        self.keys = Keys.of(self.settings.keys_database, PEPPER)
+        self.keys = Keys(lambda: directory_of(self.settings, PEPPER))
         self.keys.prepare()
         self.fault: BaseException | None = None
         self._up = threading.Event()
