@@ -5,13 +5,13 @@ The steps are in `migrations/versions`. A change of schema is one transaction, o
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy import Connection, inspect
 
 from vestry.adapters.directory.faults import WrongSchema
@@ -26,6 +26,8 @@ REVISIONS = tuple(
 )
 """Every schema that this program knows, oldest first."""
 HEAD = REVISIONS[-1]
+_ONE = threading.Lock()
+"""Alembic keeps the migration in progress in a global of its own: of several threads one runs at a time."""
 
 
 def schema(connection: Connection) -> str | None:
@@ -61,9 +63,10 @@ def upgrade(connection: Connection) -> tuple[str | None, str]:
     if before is not None and before not in REVISIONS:
         require_head(before)
     config = _config(connection)
-    if before == FIRST:
-        command.stamp(config, FIRST)
-    command.upgrade(config, "head")
+    with _ONE:
+        if before == FIRST:
+            command.stamp(config, FIRST)
+        command.upgrade(config, "head")
     return before, HEAD
 
 
@@ -78,7 +81,8 @@ def downgrade(connection: Connection, revision: str) -> tuple[str | None, str]:
         raise WrongSchema(
             f"has the schema {before or 'of no version'}, and {revision} is none before it (known: {known})"
         )
-    command.downgrade(_config(connection), revision)
+    with _ONE:
+        command.downgrade(_config(connection), revision)
     return before, revision
 
 
@@ -86,6 +90,3 @@ def _config(connection: Connection) -> Config:
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
     return config
-
-
-__all__ = ["FIRST", "HEAD", "REVISIONS", "CommandError", "downgrade", "require_head", "schema", "upgrade"]
