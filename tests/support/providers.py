@@ -35,8 +35,8 @@ def installed() -> None:
         if stamp.exists() and stamp.read_bytes() == wanted:
             return
         npm = NODE / "lib/node_modules/npm/bin/npm-cli.js"
-        command = [NODE / "bin/node", npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-        subprocess.run(command, cwd=HERE, check=True, timeout=300)
+        options = ("--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
+        subprocess.run([NODE / "bin/node", npm, "ci", *options], cwd=HERE, check=True, timeout=300)
         stamp.write_bytes(wanted)
 
 
