@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import signal
-import ssl
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
@@ -33,6 +32,7 @@ from vestry.admit import Admission
 from vestry.alongside import running
 from vestry.audit.notary import Signing
 from vestry.edge import arrival, door
+from vestry.edge.certificates import form
 from vestry.edge.dataplane import DataPlane
 from vestry.edge.ops import build_ops
 from vestry.edge.serving import Manner, bind, serving, url_of
@@ -40,7 +40,7 @@ from vestry.edge.tls import Certificates
 from vestry.errors import KeysUnavailable, Refusal
 from vestry.forward import Forward
 from vestry.house import House
-from vestry.identity import providers_of, tokens
+from vestry.identity import certificates_of, providers_of, tokens
 from vestry.meter import Meter
 from vestry.pipeline import Corridor
 from vestry.record import Recorder
@@ -131,7 +131,9 @@ class Server:
         await stack.enter_async_context(running(self._health(engines)))
         await stack.enter_async_context(recording.held_against(engines))
         corridor = Corridor(
-            credentials=EveryCredential(keys, believed),
+            credentials=EveryCredential(
+                keys, believed, certificates_of(settings.identity, self._directory, self._directory.backend.freshness)
+            ),
             house=House.of(settings),
             models=self._models,
             admission=Admission(server_concurrency=settings.server.concurrency),
@@ -199,12 +201,7 @@ class Server:
 
     async def _open_ports(self, stack: contextlib.AsyncExitStack, corridor: Corridor, recorder: Recorder) -> None:
         settings = self.settings.server
-        context: ssl.SSLContext | None = None
-        if settings.tls is not None:
-            certificates = Certificates(settings.tls)
-            context = certificates.context
-            self.meter.certificate_expiry = lambda: certificates.expires
-            await stack.enter_async_context(running(certificates.watch()))
+        certificates = None if settings.tls is None else Certificates(settings.tls)
         ops = bind(settings.ops_host, settings.ops_port, settings.backlog)
         stack.callback(ops.close)
         api = bind(settings.host, settings.port, settings.backlog)
@@ -214,21 +211,28 @@ class Server:
         plain = Manner(unheard, self.settings.door.keep_alive_seconds, settings.drain_seconds, self._hurry)
         await stack.enter_async_context(serving(build_ops(self.meter, self._missing), ops, plain))
         patience = self.settings.door.header_seconds
-        manner = replace(plain, protocol=protocol, tls=context, handshake_seconds=patience)
-        await stack.enter_async_context(serving(self._application(corridor), api, manner))
+        manner = replace(plain, protocol=protocol, handshake_seconds=patience)
+        if certificates is not None:
+            manner = replace(manner, tls=certificates.context)
+            self.meter.certificate_expiry = lambda: certificates.expires
+        renew = await stack.enter_async_context(serving(self._application(corridor), api, manner))
+        if certificates is not None:
+            await stack.enter_async_context(running(certificates.watch(renew)))
         self.addresses = {
-            "api": url_of("https" if context else "http", api),
+            "api": url_of("https" if certificates else "http", api),
             "ops": url_of("http", ops),
         }
         stack.enter_context(self._announced())
 
     def _application(self, corridor: Corridor) -> Application:
         """The FastAPI application, with the data plane inside it."""
-        settings = self.settings
+        settings, server = self.settings, self.settings.server
         rules = arrival.Rules(
             bounds=settings.bounds,
             body_bytes=settings.door.body_bytes,
-            trusted_proxies=tuple(ipaddress.ip_network(each, strict=False) for each in settings.server.trusted_proxies),
+            trusted_proxies=tuple(ipaddress.ip_network(each, strict=False) for each in server.trusted_proxies),
+            certificates=server.tls is not None and server.tls.client_certificates != "none",
+            form=None if server.client_certificate_header is None else form(server.client_certificate_header),
         )
         return Application(DataPlane(corridor=corridor, rules=rules))
 

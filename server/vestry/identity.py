@@ -1,20 +1,23 @@
-"""From the settings to whoever is believed: the issuers of tokens, with their rules and their keys."""
+"""From the settings to whoever is believed: issuers of tokens, with their rules and keys; holders of certificates."""
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from vestry import secret_files
+from vestry.adapters.certificates import CertificateCredentials, Grant
 from vestry.adapters.tokens.credentials import Observe, TokenCredentials
 from vestry.adapters.tokens.fetching import Asking, Fetch, from_file
 from vestry.adapters.tokens.keysets import BadKeys
 from vestry.adapters.tokens.provider import Provider
 from vestry.adapters.tokens.rules import ClaimRule, GrantRule, IssuerRules
 from vestry.alongside import running
+from vestry.san import pattern
 from vestry.seams import Directory, Freshness
-from vestry.settings_identity import Claim, Issuer, TokenGrant, pattern_of, steps_of
+from vestry.settings_identity import CertificateGrant, Claim, Identity, Issuer, TokenGrant, pattern_of, steps_of
 
 
 def providers_of(issuers: tuple[Issuer, ...]) -> dict[str, tuple[IssuerRules, Provider]]:
@@ -96,3 +99,22 @@ def _token(path: Path | None) -> Callable[[], str]:
             raise BadKeys(f"the token to ask with cannot be used: {path}") from fault
 
     return read
+
+
+def certificates_of(identity: Identity, directory: Directory, freshness: Freshness) -> CertificateCredentials | None:
+    """The credentials that client certificates are; None where none stands for anybody."""
+    if not identity.certificates:
+        return None
+    return CertificateCredentials(map(_certificate_grant, identity.certificates), directory, freshness)
+
+
+def _certificate_grant(grant: CertificateGrant) -> Grant:
+    return Grant(
+        fits=pattern(grant.san),
+        tenant=grant.tenant,
+        roles=frozenset(grant.roles),
+        models=None if grant.models is None else frozenset(grant.models),
+        project=grant.project or "",
+        subject=grant.subject or "",
+        sources=tuple(ipaddress.ip_network(each, strict=False) for each in grant.sources),
+    )

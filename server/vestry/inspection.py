@@ -27,6 +27,7 @@ from vestry.strict_yaml import Trail
 
 RESOLVE_SECONDS = 2.0
 LARGEST_PEM = 1_048_576
+BEGIN_CRL = b"-----BEGIN X509 CRL-----"
 
 Place = Callable[[Trail], str]
 
@@ -58,7 +59,7 @@ def _dotted(trail: Trail) -> str:
 
 def _certificates(tls: Tls, place: Place) -> Iterator[Fault]:
     broken = False
-    for name in ("certificate", "key", "client_ca"):
+    for name in ("certificate", "key", "client_ca", "client_crl"):
         file: Path | None = getattr(tls, name)
         if file is not None and (why := _unreadable(file)):
             broken = True
@@ -75,6 +76,8 @@ def _certificates(tls: Tls, place: Place) -> Iterator[Fault]:
         except (OSError, ssl.SSLError):
             what = f"{tls.client_ca} holds no certificates of authorities"
             yield Fault(place(("server", "tls", "client_ca")), what, "Write them there, in PEM")
+    if tls.client_crl is not None:
+        yield from _revoked(tls.client_crl, place(("server", "tls", "client_crl")))
 
 
 def _unreadable(file: Path) -> str | None:
@@ -119,6 +122,22 @@ def validity(certificate: Path) -> tuple[datetime, datetime]:
     """From when until when a PEM file's first certificate is valid. Raises OSError, or ValueError if there is none."""
     first = x509.load_pem_x509_certificate(certificate.read_bytes())
     return first.not_valid_before_utc, first.not_valid_after_utc
+
+
+def _revoked(file: Path, at: str) -> Iterator[Fault]:
+    """Lists of revoked certificates that are none, or are not current: they would keep every client out."""
+    found = [BEGIN_CRL + each for each in file.read_bytes().split(BEGIN_CRL)[1:]]
+    try:
+        lists = [x509.load_pem_x509_crl(each) for each in found]
+    except ValueError:
+        lists = []
+    if not lists:
+        yield Fault(at, f"{file} holds no lists of revoked certificates", "Write those of `client_ca` there, in PEM")
+    for each in lists:
+        ends = each.next_update_utc
+        if ends is not None and ends <= datetime.now(UTC):
+            what = f"the list of {each.issuer.rfc4514_string()} expired on {ends:%Y-%m-%d %H:%M} UTC"
+            yield Fault(at, what, "Fetch the current one; until then its clients are refused")
 
 
 # Addresses and ports.

@@ -47,6 +47,9 @@ class Tls(Section):
     """PEM file with the private key."""
     client_ca: Path | None = None
     """PEM file with the authorities that sign client certificates."""
+    client_crl: Path | None = None
+    """PEM file with the lists of revoked client certificates (CRL), one of each authority that signs any; without one
+    that is current, its certificates are refused."""
     client_certificates: Literal["none", "optional", "required"] = "none"
     """Whether clients show a certificate; if so, they must speak TLS 1.3. `required` refuses those without one."""
     reload_seconds: Seconds = 30
@@ -56,6 +59,8 @@ class Tls(Section):
     def _authority(self) -> Tls:
         if self.client_certificates != "none" and self.client_ca is None:
             raise ValueError("client certificates are asked for: name the authorities in `client_ca`")
+        if self.client_certificates == "none" and self.client_crl is not None:
+            raise ValueError("`client_crl` revokes client certificates, but `client_certificates` asks for none")
         return self
 
 
@@ -75,7 +80,10 @@ class Server(Section):
     allowed_hosts: tuple[str, ...] = ()
     """`Host` values (without port; IPv6 addresses in brackets) that are answered. Empty: any well-formed one."""
     trusted_proxies: tuple[str, ...] = ()
-    """Addresses or networks of proxies whose `X-Forwarded-For` is believed."""
+    """Addresses or networks of proxies whose `X-Forwarded-For` is believed, and `client_certificate_header`."""
+    client_certificate_header: Literal["x-forwarded-client-cert", "client-cert", "ssl-client-cert"] | None = None
+    """How trusted proxies say which certificate a client has shown them: Envoy's `x-forwarded-client-cert`,
+    `client-cert` of RFC 9440, or `ssl-client-cert` of ingress-nginx. From anybody else such a header is ignored."""
     concurrency: Annotated[int, Field(ge=1, le=100_000)] = 1024
     """Calls in progress at once, over all tenants; beyond it the answer is 503."""
     drain_seconds: Seconds = 30
@@ -108,6 +116,18 @@ class Server(Section):
         if self.port == self.ops_port != 0:
             raise ValueError("`port` and `ops_port` are the same: give the operations endpoints a port of their own")
         return self
+
+    @model_validator(mode="after")
+    def _believed(self) -> Server:
+        if self.client_certificate_header is not None and not self.trusted_proxies:
+            raise ValueError("`client_certificate_header` is believed from `trusted_proxies` only, and there are none")
+        return self
+
+    @property
+    def sees_certificates(self) -> bool:
+        """Whether a client certificate can reach the server at all."""
+        direct = self.tls is not None and self.tls.client_certificates != "none"
+        return direct or self.client_certificate_header is not None
 
 
 class Door(Section):
@@ -264,6 +284,15 @@ class Settings(Section):
         ]
         if unknown:
             raise PydanticCustomError("unknown_models", "{said}", {"said": "; ".join(unknown)})
+        return self
+
+    @model_validator(mode="after")
+    def _shown(self) -> Settings:
+        if self.identity.certificates and not self.server.sees_certificates:
+            raise ValueError(
+                "`identity.certificates` says whom client certificates stand for, but none can be shown: "
+                "set `server.tls.client_certificates` or `server.client_certificate_header`"
+            )
         return self
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from vestry.roles import Role
+from vestry.san import pattern
 from vestry.section import Label, Name, Seconds, Section, address_of, check_host
 
 ALGORITHMS = Literal[
@@ -41,9 +43,31 @@ def _url(value: str) -> str:
     return value
 
 
+def _pattern(value: str) -> str:
+    pattern(value)
+    return value
+
+
+def _subject(value: str) -> str:
+    if value != value.strip() or not value.isprintable():
+        raise ValueError("write printable characters, with no space at either end")
+    return value
+
+
+def _network(value: str) -> str:
+    try:
+        ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError(f"`{value}` is neither an address nor a network such as 10.0.0.0/8") from None
+    return value
+
+
 ClaimPath = Annotated[str | tuple[str, ...], AfterValidator(_steps)]
 Url = Annotated[str, Field(max_length=1024), AfterValidator(_url)]
 Value = Annotated[str, Field(min_length=1, max_length=256)]
+Pattern = Annotated[str, Field(max_length=512), AfterValidator(_pattern)]
+Subject = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_subject)]
+Source = Annotated[str, Field(max_length=64), AfterValidator(_network)]
 
 
 def steps_of(path: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -138,11 +162,33 @@ class Issuer(Section):
         return self
 
 
+class CertificateGrant(Section):
+    """Who calls with a client certificate that has a certain name."""
+
+    san: Pattern
+    """Subject alternative name: `DNS:host`, `URI:spiffe://domain/path`, `email:name@host` or `IP:network`. `*` stands
+    for one part of a name: no `.` of a host, no `/` of a path."""
+    tenant: Label
+    """Tenant that the caller belongs to."""
+    roles: Annotated[tuple[Role, ...], Field(min_length=1)] = (Role.USER,)
+    """Roles of the caller. See docs/roles.md."""
+    models: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    """Models that the caller may use at most. Left out: all that the tenant may."""
+    project: Label | None = None
+    """Project that the calls belong to."""
+    subject: Subject | None = None
+    """What records call the caller. Left out: the name in the certificate."""
+    sources: tuple[Source, ...] = ()
+    """Addresses or networks that the certificate may be used from. Empty: any."""
+
+
 class Identity(Section):
     """Who may call beside the holders of API keys."""
 
     issuers: Annotated[tuple[Issuer, ...], Field(max_length=32)] = ()
     """Identity providers whose tokens are believed. See docs/identity.md."""
+    certificates: Annotated[tuple[CertificateGrant, ...], Field(max_length=1024)] = ()
+    """Client certificates and whom they stand for; the first that fits decides. See docs/certificates.md."""
 
     @field_validator("issuers")
     @classmethod

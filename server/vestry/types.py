@@ -55,7 +55,7 @@ class Via(StrEnum):
 
 
 class Certificate(Struct, frozen=True):
-    """A client certificate whose chain has been verified: by the door, or by a trusted proxy.
+    """A client certificate whose chain has been verified, by the door or by a trusted proxy; in a head, a valid one.
 
     `names` are its subject alternative names as `DNS:host`, `URI:spiffe://...`, `email:a@b` or `IP:10.0.0.1`;
     `thumbprint` is the unpadded base64url SHA-256 of its DER form (RFC 8705, section 3.1). Times are microseconds since

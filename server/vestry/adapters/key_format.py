@@ -10,6 +10,7 @@ else: only the store knows which keys exist.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import string
 import zlib
@@ -53,6 +54,16 @@ def mint() -> str:
 def mint_id() -> str:
     """A new public key id: `key_` and 16 base-62 characters (95 bits)."""
     return "key_" + "".join(secrets.choice(DIGITS) for _ in range(16))
+
+
+def derived_id(prefix: str, text: str) -> str:
+    """The public id of somebody without a key: the prefix and 16 base-62 characters (95 bits) of a hash of the text."""
+    number = int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest())
+    digits = ""
+    for _ in range(16):
+        number, digit = divmod(number, len(DIGITS))
+        digits += DIGITS[digit]
+    return prefix + digits
 
 
 PROBE = PREFIX + DIGITS[0] * RANDOM + checksum(PREFIX + DIGITS[0] * RANDOM)

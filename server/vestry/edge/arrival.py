@@ -11,11 +11,12 @@ from msgspec import Struct, field
 from starlette.types import Receive, Scope
 
 from vestry.edge.bodies import Parser
+from vestry.edge.certificates import Form
 from vestry.edge.cycle import Cycle
 from vestry.edge.door import Door, new_request_id
 from vestry.errors import BodyTooLarge, ClientLeft, Overloaded, Refusal, UnsupportedMedia
 from vestry.settings import Bounds
-from vestry.types import Call, Head, Operation
+from vestry.types import Call, Certificate, Head, Operation
 
 TRACEPARENT = re.compile(r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
 JSON_TYPE = re.compile(rb"^application/json(?:\s*;\s*charset=\"?utf-8\"?)?\s*$", re.IGNORECASE)
@@ -36,12 +37,17 @@ class Arriving(Struct):
 class Rules(Struct, frozen=True):
     """How arrivals are read: bounds, greatest body in bytes, and the proxies whose word on addresses is believed.
 
+    `certificates` says whether clients show certificates in their handshake, `form` in which headers trusted proxies
+    say what theirs have shown them.
+
     What has arrived of unfinished bodies takes the room of at most 64 of the greatest; beyond it the answer is 503.
     """
 
     bounds: Bounds
     body_bytes: int
     trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+    certificates: bool = False
+    form: Form | None = None
     arriving: Arriving = field(default_factory=Arriving)
 
 
@@ -91,7 +97,7 @@ class Arrival:
             credential,
             self._door.began,
             self._door.began_wall,
-            None,
+            self._certificate(),
             ambiguous,
         )
 
@@ -109,10 +115,31 @@ class Arrival:
         scheme, _, token = value.partition(b" ")
         return (token.decode("latin-1").strip(), False) if scheme.lower() == b"bearer" else (None, True)
 
+    def _certificate(self) -> Certificate | None:
+        """The caller's certificate, if it is valid now: connections outlive certificates.
+
+        A proxy that speaks for its clients never counts by its own.
+        """
+        shown, now = self._shown(), self._door.began_wall
+        return shown if shown is not None and shown.not_before <= now < shown.not_after else None
+
+    def _shown(self) -> Certificate | None:
+        form = self._rules.form
+        if form is not None and self._trusts(self._peer):
+            values = [self._headers.get(name, b"") for name in form.headers]
+            told = [name for name, _ in self._scope["headers"] if name in form.headers]
+            return form.read(*values) if len(told) == len(values) else None
+        return self._door.certificate if self._rules.certificates else None
+
+    @property
+    def _peer(self) -> str:
+        """The address at the other end of the connection."""
+        client = self._scope["client"]
+        return client[0] if client else ""
+
     def _source(self) -> str:
         """The caller's address: the last hop that is not a trusted proxy."""
-        client = self._scope["client"]
-        peer: str = client[0] if client else ""
+        peer = self._peer
         forwarded = self._headers.get(b"x-forwarded-for")
         if not self._rules.trusted_proxies or forwarded is None or not self._trusts(peer):
             return peer
@@ -232,7 +259,9 @@ def _text(value: bytes) -> str:
 
 @lru_cache(maxsize=4096)
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address; one of IPv4 that a socket of IPv6 shows (RFC 4291, section 2.5.5.2) is itself."""
     try:
-        return ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
         return None
+    return getattr(address, "ipv4_mapped", None) or address

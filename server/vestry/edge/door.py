@@ -15,6 +15,7 @@ import random
 import re
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -25,6 +26,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from vestry import settings
+from vestry.edge.certificates import of_connection
 from vestry.edge.cycle import Cycle
 from vestry.errors import (
     BodyTooLarge,
@@ -34,6 +36,7 @@ from vestry.errors import (
     Refusal,
     RequestTimeout,
 )
+from vestry.types import Certificate
 
 HOST = re.compile(rb"^(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?$")
 TARGET = re.compile(rb"^/[!\"$-~]*$")
@@ -172,6 +175,11 @@ class Door(HttpToolsProtocol):
             self._turn_away(self._fault)
         elif self._timer is None and (self._in_head or self._in_body):
             self._start_timer()
+
+    @cached_property
+    def certificate(self) -> Certificate | None:
+        """What the client has shown in its handshake; read when it is first asked for."""
+        return of_connection(self.transport)
 
     @property
     def _answering(self) -> bool:

@@ -61,6 +61,11 @@ class _Uvicorn(uvicorn.Server):
             for each in sockets or ()
         ]
 
+    def renew(self) -> None:
+        """Let every connection end soon, as it does when the server stops; whoever needs another one makes it."""
+        for connection in list(self.server_state.connections):
+            cast("Any", connection).shutdown()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As the head of this file says."""
         for each in (*self.servers, *(sockets or ())):
@@ -103,8 +108,11 @@ class _Uvicorn(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(app: ASGIApp, listener: socket.socket, manner: Manner) -> AsyncIterator[None]:
-    """Serve one application on one socket; on the way out, let its calls end."""
+async def serving(app: ASGIApp, listener: socket.socket, manner: Manner) -> AsyncIterator[Callable[[], None]]:
+    """Serve one application on one socket; on the way out, let its calls end.
+
+    Gives a function that lets each connection that is open end with its next answer, or once nothing more is asked.
+    """
     config = uvicorn.Config(
         app,
         interface="asgi3",
@@ -122,7 +130,7 @@ async def serving(app: ASGIApp, listener: socket.socket, manner: Manner) -> Asyn
     await server.startup([listener])
     ticking = asyncio.create_task(server.main_loop())
     try:
-        yield
+        yield server.renew
     finally:
         ticking.cancel()
         with contextlib.suppress(asyncio.CancelledError):

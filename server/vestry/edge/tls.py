@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 from cryptography import x509
@@ -20,7 +21,9 @@ class Certificates:
 
     Each handshake takes the context of the files as they were last loaded: a context of its own for every load, so
     that an authority that was taken out of `client_ca` is no longer trusted. With client certificates no session
-    is resumed, for a resumed one shows no certificate, and TLS 1.2 leaves no choice there.
+    is resumed, for a resumed one shows no certificate, and TLS 1.2 leaves no choice there. Lists of revoked
+    certificates belong to the context's store, the flag that asks for them to each connection: every context has it.
+
 
     Raises OSError, ssl.SSLError or ValueError if the files cannot be used.
     """
@@ -44,6 +47,9 @@ class Certificates:
         context.load_cert_chain(tls.certificate, tls.key, password="")  # never asks at a terminal
         if tls.client_ca is not None:
             context.load_verify_locations(tls.client_ca)
+        if tls.client_crl is not None:
+            context.load_verify_locations(tls.client_crl)
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
         return context, _expiry(tls.certificate)
 
     def _choose(self, connection: ssl.SSLObject, _name: str | None, _first: ssl.SSLContext) -> None:
@@ -51,19 +57,24 @@ class Certificates:
         connection.context = self._current
 
     def _stamps(self) -> tuple[tuple[int, int], ...]:
-        files = [self._tls.certificate, self._tls.key, self._tls.client_ca]
+        files = [self._tls.certificate, self._tls.key, self._tls.client_ca, self._tls.client_crl]
         return tuple((stat.st_mtime_ns, stat.st_ino) for file in files if file is not None for stat in [file.stat()])
 
-    async def watch(self) -> None:
-        """Load changed files for the connections that come after. Files that do not fit leave the old ones."""
+    async def watch(self, changed: Callable[[], None]) -> None:
+        """Load changed files for the connections that come after. Files that do not fit leave the old ones.
+
+        `changed` is called when those who may connect are others: by the authorities, or by what these have revoked.
+        """
         while True:
             await asyncio.sleep(self._tls.reload_seconds)
             try:
                 stamps = self._stamps()
                 if stamps != self._seen:
                     self._current, self.expires = self._load()
-                    self._seen = stamps
+                    before, self._seen = self._seen, stamps
                     log.info("loaded the changed certificate")
+                    if before[2:] != stamps[2:]:
+                        changed()
             except (OSError, ValueError) as fault:  # ssl.SSLError is an OSError
                 log.warning("the changed certificate was not loaded: %s", fault)
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 
 from vestry.adapters.memory import Memory
 from vestry.adapters.tokens.compact import LONGEST, BadToken, Compact, take_apart
-from vestry.adapters.tokens.judging import holder, judge, with_user
+from vestry.adapters.tokens.judging import holder, judge
 from vestry.adapters.tokens.provider import Provider
 from vestry.adapters.tokens.rules import IssuerRules
+from vestry.adapters.users import with_user
 from vestry.errors import KeysUnavailable
 from vestry.seams import Directory, Freshness
 from vestry.types import Head, Kind, Principal

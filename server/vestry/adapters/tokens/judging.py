@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from joserfc.errors import JoseError
 from joserfc.jwt import JWTClaimsRegistry
-from msgspec.structs import replace
 
-from vestry.adapters.key_format import DIGITS
 from vestry.adapters.tokens.compact import BadToken, Compact
 from vestry.adapters.tokens.rules import IssuerRules, claim
 from vestry.roles import Role
-from vestry.types import Certificate, Document, Limits, Principal, Via
+from vestry.types import Certificate, Principal, Via
 
 ACCESS_TOKEN = ("client_id", "jti", "iat", "sub")
 """What RFC 9068 wants, beside what every token has."""
@@ -117,30 +114,7 @@ def holder(rules: IssuerRules, claims: dict[str, Any]) -> Principal:
 
 def user_id(issuer: str, tenant: str, subject: str) -> str:
     """The public id of a user of an identity provider: `usr_` and 16 base-62 characters, the same for all tokens."""
-    number = int.from_bytes(hashlib.sha256("\n".join((issuer, tenant, subject)).encode("utf-8", "replace")).digest())
-    digits = ""
-    for _ in range(16):
-        number, digit = divmod(number, len(DIGITS))
-        digits += DIGITS[digit]
-    return f"usr_{digits}"
-
-
-def with_user(principal: Principal, user: Document | None) -> Principal | None:
-    """The principal with what the directory says of the user; None for one that is disabled."""
-    if user is None:
-        return principal
-    said = user.body
-    if said.get("disabled"):
-        return None
-    models = said.get("models")
-    allowed = principal.models if models is None else frozenset(models) & (principal.models or frozenset(models))
-    return replace(
-        principal,
-        roles=principal.roles | {Role(each) for each in said.get("roles") or ()},
-        models=allowed,
-        project=said.get("project") or principal.project,
-        limits=Limits(said.get("concurrency"), said.get("requests_per_minute")),
-    )
+    return derived_id("usr_", "\n".join((issuer, tenant, subject)))
 
 
 def _texts(value: Any) -> str:
