@@ -1,4 +1,4 @@
-"""Client certificates as credentials: real handshakes, rules over their names, revocation, connections that stay open."""
+"""Client certificates as credentials: real handshakes, rules over names, revocation, connections that stay open."""
 
 from __future__ import annotations
 
@@ -99,12 +99,16 @@ def caller(house: House) -> tuple[Any, ...]:
 
 def test_openais_client_calls_with_a_certificate_for_its_key(house: House, site: Site) -> None:
     """No key at all: the name in the certificate is who calls, in an answer and a stream, and in the record."""
-    http = openai.DefaultHttpxClient(verify=site.context(site.clients.issue(TRIAGE)))
-    with openai.OpenAI(
-        base_url=f"https://localhost:{house.port}/v1", api_key="", http_client=http, max_retries=0
-    ) as api:
+
+    def without_key(request: httpx.Request) -> None:
+        del request.headers["authorization"]
+
+    context = site.context(site.clients.issue(TRIAGE))
+    http = openai.DefaultHttpxClient(verify=context, event_hooks={"request": [without_key]})
+    url = f"https://localhost:{house.port}/v1"
+    with openai.OpenAI(base_url=url, api_key="none", http_client=http, max_retries=0) as api:
         assert api.chat.completions.create(**chat()).choices[0].message.content
-        assert [each.choices for each in api.chat.completions.create(**chat(stream=True))]
+        assert list(api.chat.completions.create(**chat(stream=True)))
     assert caller(house) == ("default", TRIAGE, "user")
     intent, outcome = house.records("intent")[-1], house.records("outcome")[-1]
     assert intent["key_id"].startswith("crt_")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vestry.configuration import LARGEST_FILE, ConfigurationError, Fault, digest, load, read, schema
 from vestry.settings import Model, Settings, Tenant
 
-KNOWN = "sha256:75b20a279235bd008a14d04fab8d36e5ce48852304c3ba7353d75a9ed19ff752"
+KNOWN = "sha256:1d0da6dbe1a34fd20185d91d7939158bd2fc08517a86750ee738f4ef191d22bc"
 
 Write = Callable[[str | bytes], Path]
 

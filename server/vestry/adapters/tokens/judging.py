@@ -7,6 +7,7 @@ from typing import Any
 from joserfc.errors import JoseError
 from joserfc.jwt import JWTClaimsRegistry
 
+from vestry.adapters.key_format import derived_id
 from vestry.adapters.tokens.compact import BadToken, Compact
 from vestry.adapters.tokens.rules import IssuerRules, claim
 from vestry.roles import Role
