@@ -130,11 +130,13 @@ class Server:
         engines = self._engines(stack)
         await stack.enter_async_context(running(self._health(engines)))
         await stack.enter_async_context(recording.held_against(engines))
+        house = House.of(settings, secret=self._secrets.key_hash)
+        recording.housed(house)
         corridor = Corridor(
             credentials=EveryCredential(
                 keys, believed, certificates_of(settings.identity, self._directory, self._directory.backend.freshness)
             ),
-            house=House.of(settings),
+            house=house,
             models=self._models,
             admission=Admission(server_concurrency=settings.server.concurrency),
             recorder=recording.recorder,
@@ -169,8 +171,11 @@ class Server:
 
         def place(house: House) -> None:
             corridor.house = house
+            self._recording.housed(house)
 
-        standing = Standing(self.settings, self._directory, self._directory.backend.freshness, place)
+        standing = Standing(
+            self.settings, self._directory, self._directory.backend.freshness, place, secret=self._secrets.key_hash
+        )
         with contextlib.suppress(KeysUnavailable):
             await standing.refresh()
         async with running(standing.run()):

@@ -8,23 +8,26 @@ from msgspec.structs import replace
 
 from vestry.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound, PermissionDenied
 from vestry.house import House
+from vestry.policy import DEFAULT, Compiled
 from vestry.roles import Permission
 from vestry.settings import Tenant
-from vestry.types import Call, Grant, Head, Limits, Principal, ServedModel
+from vestry.types import Call, ContentMode, Grant, Head, Limits, Principal, ServedModel
 
 ANY = "*"
+DENIED = "The policy does not allow this call."
 
 
 def authorize(principal: Principal, head: Head, call: Call, models: Mapping[str, ServedModel], house: House) -> Grant:
     """The grant. Raises ModelNotFound for a model that is not served, or not for them: nobody can tell which.
 
     Raises InvalidRequest where the call asks for more than the model has; PermissionDenied for a caller whose roles
-    do not let them call at all, or whose credential is for other routes.
+    do not let them call at all, whose credential is for other routes, or whom a rule of the policy denies it;
+    InvalidKey for one whose project is gone.
     """
-    tenant = house.tenants[principal.tenant]
     permitted(principal, Permission.CALL, head.route)
+    allowed = may_use(principal, house, call.model)
     model = models.get(call.model)
-    if model is None or not may_use(principal, tenant, model.name):
+    if model is None or not allowed:
         raise ModelNotFound(param="model")
     if call.completion_tokens is not None and call.completion_tokens > model.context_length:
         raise ContextLengthExceeded(
@@ -33,8 +36,37 @@ def authorize(principal: Principal, head: Head, call: Call, models: Mapping[str,
         )
     if call.highest_token >= model.vocabulary:
         raise InvalidRequest("A token id is outside the model's vocabulary.", param=call.highest_in)
-    rule = "tenant-model" if principal.models is None else "tenant-and-key-model"
-    return Grant(bounded(principal, tenant), model, rule, limits_of(tenant))
+    tenant = principal.tenant
+    caller, limits, extra = bounded(principal, house), limits_of(house.tenants[tenant]), house.extras.get(tenant, b"")
+    content = house.contents.get((tenant, head.route), ContentMode.METADATA)
+    ruling = house.rulings.get(tenant)
+    if ruling is None or ruling.silent:
+        rule = "tenant-model" if principal.models is None else "tenant-and-key-model"
+        return Grant(caller, model, rule, limits, extra, content)
+    decided = ruling.decide(principal, head, model.name)
+    if decided is None:
+        if not ruling.default:
+            raise PermissionDenied(DENIED, rule=DEFAULT)
+        return Grant(caller, model, DEFAULT, limits, extra, content)
+    within(decided, call)
+    bound = decided.max_tokens if call.completion_tokens is None else None
+    if bound is not None:
+        extra += b',"max_tokens":%d' % bound
+    return Grant(caller, model, decided.name, limits, extra, decided.content or content, bound)
+
+
+def within(rule: Compiled, call: Call) -> None:
+    """Raises PermissionDenied where the rule denies the call, or the call is beyond one of its bounds."""
+    if not rule.allow:
+        raise PermissionDenied(DENIED, rule=rule.name)
+    for param, bound, asked in (
+        ("max_tokens", rule.max_tokens, call.completion_tokens),
+        ("n", rule.choices, call.choices),
+    ):
+        if bound is not None and asked is not None and asked > bound:
+            raise PermissionDenied(f"The policy allows at most {bound} here.", param=param, rule=rule.name)
+    if rule.tools is False and call.tools:
+        raise PermissionDenied("The policy allows no tools here.", param="tools", rule=rule.name)
 
 
 def permitted(principal: Principal, permission: Permission, route: str) -> None:
@@ -45,10 +77,15 @@ def permitted(principal: Principal, permission: Permission, route: str) -> None:
         raise PermissionDenied("This credential may not be used for this route.")
 
 
-def may_use(principal: Principal, tenant: Tenant, model: str) -> bool:
-    """True if both the tenant and the key may use the model."""
-    allowed = ANY in tenant.models or model in tenant.models
-    return allowed and (principal.models is None or model in principal.models)
+def may_use(principal: Principal, house: House, model: str) -> bool:
+    """True if the tenant, the project and the credential may all use the model. Raises InvalidKey (`House.project`)."""
+    project = house.project(principal)
+    models = house.tenants[principal.tenant].models
+    return (
+        (ANY in models or model in models)
+        and (principal.models is None or model in principal.models)
+        and (project is None or project.models is None or model in project.models)
+    )
 
 
 def limits_of(tenant: Tenant) -> Limits:
@@ -56,12 +93,15 @@ def limits_of(tenant: Tenant) -> Limits:
     return Limits(tenant.concurrency, tenant.requests_per_minute)
 
 
-def bounded(principal: Principal, tenant: Tenant) -> Principal:
-    """The principal with its tenant's bounds for keys, where it has none of its own."""
+def bounded(principal: Principal, house: House) -> Principal:
+    """The principal with the bounds of its project or tenant for keys, where it has none of its own."""
     own = principal.limits
     if own.concurrency is not None and own.requests_per_minute is not None:
         return principal
+    tenant, project = house.tenants[principal.tenant], house.project(principal)
+    theirs = Limits() if project is None else project.limits
     limits = Limits(
-        own.concurrency or tenant.key_concurrency, own.requests_per_minute or tenant.key_requests_per_minute
+        own.concurrency or theirs.concurrency or tenant.key_concurrency,
+        own.requests_per_minute or theirs.requests_per_minute or tenant.key_requests_per_minute,
     )
     return replace(principal, limits=limits)

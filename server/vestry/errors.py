@@ -17,7 +17,8 @@ import msgspec
 
 class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of the program
     """A call that ends here, with its answer. `replica` and `attempts` are set if engines were asked: the last one,
-    and how many; `tried` is one before it that may have worked on the call."""
+    and how many; `tried` is one before it that may have worked on the call. `rule` names the rule of the policy that
+    decided, for the record alone."""
 
     status: ClassVar[int] = 500
     kind: ClassVar[str] = "server_error"
@@ -30,6 +31,7 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of
         super().__init__(message or self.message)
         self.param = param
         self.retry_after = retry_after
+        self.rule = ""
         self.replica = ""
         self.attempts = 0
         self.tried = ""
@@ -119,6 +121,10 @@ class PermissionDenied(Refusal):
 
     status, kind, code = 403, "permission_error", "permission_denied"
     message = "You may not do this."
+
+    def __init__(self, message: str | None = None, *, param: str | None = None, rule: str = ""):
+        super().__init__(message, param=param)
+        self.rule = rule
 
 
 class NotFound(Refusal):

@@ -36,7 +36,7 @@ class Forward:
         model = grant.model.name
         first = self._router.pick(model, time.monotonic(), streamed=call.stream)
         try:
-            return await self._try(head, call, first, client, number=1)
+            return await self._try(head, call, grant, first, client, number=1)
         except EngineFailed as failure:
             second = self._another(model, first, call, client)
             if second is None:
@@ -45,7 +45,7 @@ class Forward:
         self._observer.retried(model)
         tried = first.seat.replica.name if cause.cause != "connect" else ""
         try:
-            return replace(await self._try(head, call, second, client, number=2), tried=tried)
+            return replace(await self._try(head, call, grant, second, client, number=2), tried=tried)
         except Refusal as refusal:
             refusal.tried = tried
             if isinstance(refusal, EngineFailed):
@@ -61,12 +61,12 @@ class Forward:
         except NoReplica:
             return None
 
-    async def _try(self, head: Head, call: Call, trip: Trip, client: Client, *, number: int) -> Outcome:
+    async def _try(self, head: Head, call: Call, grant: Grant, trip: Trip, client: Client, *, number: int) -> Outcome:
         """One try, reported to the router however it ends. What comes of it says where, and which try it was."""
         cause: str | None = CANCELLED
         try:
             outcome = await self._relay.send(
-                head, call, trip.seat.replica, client, lambda: self._router.heard(trip, time.monotonic())
+                head, call, trip.seat.replica, client, lambda: self._router.heard(trip, time.monotonic()), grant.extra
             )
             cause = CAUSES.get(outcome.ending)
         except Refusal as refusal:

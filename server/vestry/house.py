@@ -1,4 +1,4 @@
-"""The house at one moment: which tenants there are, and under which rules. Settings and directory, read as one.
+"""The house at one moment: which tenants and projects there are, under which rules. Settings and directory, as one.
 
 What the settings declare stands above what the directory holds: a tenant of the settings cannot be changed through the
 administration. A House is never changed; when the directory changes, another takes its place.
@@ -6,23 +6,88 @@ administration. A House is never changed; when the directory changes, another ta
 
 from __future__ import annotations
 
+import base64
+import hmac
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from msgspec import Struct
 
+from vestry.errors import InvalidKey
+from vestry.policy import Compiled, Ruling, by_tenant, compiled
 from vestry.settings import Settings, Tenant
-from vestry.types import Document, Kind
+from vestry.settings_policy import Rules
+from vestry.types import ContentMode, Document, Kind, Limits, Principal
+
+ROUTES = ("chat.completions", "completions")
+"""Routes that an engine answers."""
+
+
+class Project(Struct, frozen=True):
+    """What those who belong to a project may use. `models` is None for all that the tenant may."""
+
+    models: frozenset[str] | None
+    limits: Limits
 
 
 class House(Struct, frozen=True):
-    """Tenants by name."""
+    """Tenants by name, projects by tenant and name: those that are not disabled. Rules by tenant; what an engine is
+    told of each tenant (`extras`), and what is kept of whose prompts and answers (`contents`, by tenant and route).
+    """
 
     tenants: Mapping[str, Tenant]
+    projects: Mapping[tuple[str, str], Project] = {}
+    rules: tuple[Compiled, ...] = ()
+    rulings: Mapping[str, Ruling] = {}
+    contents: Mapping[tuple[str, str], ContentMode] = {}
+    extras: Mapping[str, bytes] = {}
+
+    def project(self, principal: Principal) -> Project | None:
+        """The project that they belong to; None for none. Raises InvalidKey for one that is gone, or is disabled."""
+        if not principal.project:
+            return None
+        found = self.projects.get((principal.tenant, principal.project))
+        if found is None:
+            raise InvalidKey
+        return found
 
     @classmethod
-    def of(cls, settings: Settings, documents: Iterable[Document] = ()) -> House:
+    def of(cls, settings: Settings, documents: Iterable[Document] = (), *, secret: bytes = b"") -> House:
         """The house of these settings and documents. Raises ValueError for a document that no program of this version
-        has written.
+        has written. `secret` is what tenants' salts are made with, the same on all servers of a house.
         """
-        kept = {each.name: Tenant.model_validate(each.body) for each in documents if each.kind == Kind.TENANT}
-        return cls({**kept, **settings.tenants})
+        every = list(documents)
+        kept = {kind: [each for each in every if each.kind == kind] for kind in Kind}
+        tenants = {each.name: Tenant.model_validate(each.body) for each in kept[Kind.TENANT]} | settings.tenants
+        tenants = {name: tenant for name, tenant in tenants.items() if not tenant.disabled}
+        rules = compiled(settings.policy.rules, "settings")
+        for each in kept[Kind.POLICY]:
+            rules += compiled(Rules.model_validate(each.body).rules, "directory")
+        return cls(
+            tenants,
+            {(each.tenant, each.name): _project(each.body) for each in kept[Kind.PROJECT] if not each.body["disabled"]},
+            rules=rules,
+            rulings=by_tenant(rules, tenants, default=settings.policy.default == "allow"),
+            contents=_contents(tenants),
+            extras={name: b',"cache_salt":"' + _salt(secret, name) + b'"' for name in tenants} if secret else {},
+        )
+
+
+def _contents(tenants: Mapping[str, Tenant]) -> dict[tuple[str, str], ContentMode]:
+    """The mode of each tenant and route whose content is kept."""
+    found = {
+        (name, route): ContentMode(tenant.content.mode(route)) for name, tenant in tenants.items() for route in ROUTES
+    }
+    return {place: mode for place, mode in found.items() if mode != ContentMode.METADATA}
+
+
+def _project(body: dict[str, Any]) -> Project:
+    models = body["models"]
+    limits = Limits(body["concurrency"], body["requests_per_minute"])
+    return Project(None if models is None else frozenset(models), limits)
+
+
+def _salt(secret: bytes, tenant: str) -> bytes:
+    """What keeps a tenant's prefixes in an engine's cache from every other's (vLLM's `cache_salt`)."""
+    mac = hmac.digest(secret, b"vestry cache salt\n" + tenant.encode(), "sha256")
+    return base64.urlsafe_b64encode(mac).rstrip(b"=")

@@ -1,12 +1,13 @@
 """The keeping step: what of a call's prompt and answer becomes durable beside the record, before the record says so.
 
-Which mode a call has is in the settings, by tenant and route; the client has no word in it. A call of mode `metadata`
-is not touched: `Keep.of` gives None, and nothing stands between the engine and its client.
+Which mode a call has stands in its grant: a rule of the policy says it, or the tenant's settings for the route; the
+client has no word in it. A call of mode `metadata` is not touched: `Keep.of` gives None, and nothing stands between the
+engine and its client.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 from vestry.audit.calls import Content
@@ -18,19 +19,20 @@ from vestry.audit.fields import LIMITS
 from vestry.seams import Client
 from vestry.types import Call, ContentMode, Ending, Head, Outcome, Principal
 
-Modes = Mapping[tuple[str, str], ContentMode]
-
 
 class Keep:
-    """Built once. `modes` has the tenants and routes whose mode is not `metadata`; `limit` is in bytes of text."""
+    """Built once. `keeper` is asked for at the first call whose content is kept, and raises AuditUnavailable; `limit`
+    is in bytes of text.
+    """
 
-    def __init__(self, keeper: Keeper, modes: Modes, *, limit: int) -> None:
-        self._keeper, self._modes, self._limit = keeper, modes, limit
+    def __init__(self, keeper: Callable[[], Keeper], *, limit: int) -> None:
+        self._keeper, self._limit = keeper, limit
 
-    def of(self, head: Head, principal: Principal) -> Keeping | None:
-        """What is to be kept of this call; None for nothing."""
-        mode = self._modes.get((principal.tenant, head.route))
-        return None if mode is None else Keeping(self._keeper, mode, head, principal, self._limit)
+    def of(self, head: Head, principal: Principal, mode: ContentMode) -> Keeping | None:
+        """What is to be kept of this call; None for nothing. Raises AuditUnavailable."""
+        if mode == ContentMode.METADATA:
+            return None
+        return Keeping(self._keeper(), mode, head, principal, self._limit)
 
 
 class Keeping:

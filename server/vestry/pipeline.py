@@ -29,7 +29,6 @@ from vestry.meter import Meter
 from vestry.record import Recorder
 from vestry.roles import Permission
 from vestry.seams import Credentials, Visitor
-from vestry.settings import Tenant
 from vestry.types import Call, Ending, Grant, Head, Outcome, Principal, ServedModel
 
 log = logging.getLogger("vestry")
@@ -72,7 +71,7 @@ class Corridor:
         """One call that an engine answers, from its arrival to its last byte."""
         return self._guard(visitor, Trail(visitor.head), self._serve)
 
-    def look(self, visitor: Visitor, answer: Callable[[Principal, Tenant], bytes]) -> Coroutine[None, None, None]:
+    def look(self, visitor: Visitor, answer: Callable[[Principal, House], bytes]) -> Coroutine[None, None, None]:
         """One call that the server answers by itself."""
 
         async def serve(visitor: Visitor, trail: Trail) -> None:
@@ -80,8 +79,8 @@ class Corridor:
             principal = trail.principal = await authenticate(trail.head, self.credentials, house.tenants)
             permitted(principal, Permission.MODELS_READ, trail.head.route)
             tenant = house.tenants[principal.tenant]
-            with self.admission.place(bounded(principal, tenant), limits_of(tenant), time.monotonic()):
-                found = answer(principal, tenant)
+            with self.admission.place(bounded(principal, house), limits_of(tenant), time.monotonic()):
+                found = answer(principal, house)
                 await self._conclude(trail, Outcome(Ending.COMPLETE, 200))
             await visitor.finish(found, streamed=False)
 
@@ -93,13 +92,14 @@ class Corridor:
 
     async def _serve(self, visitor: Visitor, trail: Trail) -> None:
         head = trail.head
-        trail.principal = await authenticate(head, self.credentials, self.house.tenants)
+        house = self.house
+        trail.principal = await authenticate(head, self.credentials, house.tenants)
         trail.call = call = await visitor.call()
-        trail.grant = grant = authorize(trail.principal, head, call, self.models, self.house)
+        trail.grant = grant = authorize(trail.principal, head, call, self.models, house)
         with self.admission.place(grant.principal, grant.tenant_limits, time.monotonic()):
             self.meter.began(grant)
             try:
-                keeping = trail.keeping = None if self.keep is None else self.keep.of(head, trail.principal)
+                keeping = trail.keeping = self._kept(head, trail.principal, grant)
                 prompt = None if keeping is None else await keeping.prompt(call)
                 await self.recorder.intent(head, trail.principal, call, grant, prompt)
                 trail.intended = True
@@ -110,6 +110,9 @@ class Corridor:
                 self.meter.left(grant)
                 self.admission.lasted(time.monotonic() - head.began)
             await visitor.finish(outcome.last, streamed=call.stream)
+
+    def _kept(self, head: Head, principal: Principal, grant: Grant) -> Keeping | None:
+        return None if self.keep is None else self.keep.of(head, principal, grant.content)
 
     async def _conclude(self, trail: Trail, outcome: Outcome) -> None:
         """Keep the answer, meter the outcome, then record it; durable when this returns. Raises AuditUnavailable."""

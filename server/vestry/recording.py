@@ -7,6 +7,8 @@ writes to it, and the copies after the log, whose last checkpoint they are to ha
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
 
@@ -23,8 +25,10 @@ from vestry.audit.records import Records
 from vestry.audit.scan import LogUnusable
 from vestry.auditor import AuditorKey
 from vestry.configuration import digest
+from vestry.errors import AuditUnavailable
 from vestry.exporting import Exports
-from vestry.keeping import Keep, Modes
+from vestry.house import House
+from vestry.keeping import Keep
 from vestry.meter_record import RecordMeter
 from vestry.outside import OutsideCopies
 from vestry.reconcile import Reconciler
@@ -32,8 +36,10 @@ from vestry.record import Recorder
 from vestry.relay import PATHS
 from vestry.retention import Retainer, policy_of
 from vestry.secret_files import SecretFault, content_hash
-from vestry.settings import Settings
+from vestry.settings import Settings, Tenant
 from vestry.types import ContentMode
+
+log = logging.getLogger("vestry")
 
 
 class Recording:
@@ -49,8 +55,8 @@ class Recording:
         self._exports = Exports(settings, meter)
         self._ledger = Ledger()
         self._keeper: Keeper | None = None
-        self._modes = content_modes(settings)
-        self._records = Records(configuration_digest=digest(settings), modes=self._modes)
+        self._sealers: dict[str, Sealer] = {}
+        self._records = Records(configuration_digest=digest(settings))
         self.failed, self.health = meter.failed, meter.health
 
     @contextlib.asynccontextmanager
@@ -118,21 +124,50 @@ class Recording:
         self._meter.committed(seconds, records, size)
         self._exports.grown(self.journal.size)
 
-    def _keep(self, stack: contextlib.AsyncExitStack) -> Keep | None:
-        """What keeps content, if any tenant's is kept. Raises LogUnusable."""
-        settings, modes = self._settings, self._modes
-        if not modes:
-            return None
+    def housed(self, house: House) -> None:
+        """The house has changed: whose content is sealed to whom."""
         try:
-            hashing = content_hash(settings) if ContentMode.HASHED in modes.values() else b""
-            secrets = ContentSecrets(hashing, sealers(settings, modes))
+            self._sealers = sealers(self._settings, house.tenants)
+        except ValueError as fault:
+            log.error("a tenant of the directory names an auditor that nothing can be sealed to: %s", fault)  # noqa: TRY400
+
+    def _sealer(self, tenant: str) -> Sealer:
+        """What seals a tenant's content. Raises OSError where there is nobody to seal it to: it is then not served."""
+        found = self._sealers.get(tenant)
+        if found is None:
+            raise OSError(errno.ENOKEY, "there is nobody to seal the content of this tenant to")
+        return found
+
+    def _keep(self, stack: contextlib.AsyncExitStack) -> Keep:
+        """What keeps content. What the settings say of it is tried at once; raises LogUnusable."""
+        settings = self._settings
+        secrets = ContentSecrets(lambda: content_hash(settings), self._sealer)
+
+        def keeper() -> Keeper:
+            if self._keeper is None:
+                self._keeper = Keeper(
+                    self._home, secrets, seconds=settings.audit.commit_seconds, failed=self._meter.content_failed
+                )
+                stack.push_async_callback(self._keeper.close)
+            return self._keeper
+
+        def at_need() -> Keeper:
+            try:
+                return keeper()
+            except LogUnusable as fault:
+                log.error("content cannot be kept, so no call is served whose content is to be: %s", fault)  # noqa: TRY400
+                raise AuditUnavailable from fault
+
+        try:
+            modes = set(content_modes(settings).values())
+            self._sealers = sealers(settings, settings.tenants)
+            if ContentMode.HASHED in modes:
+                content_hash(settings)
         except (SecretFault, ValueError) as fault:
             raise LogUnusable(f"Content cannot be kept as the settings say: {fault}") from fault
-        self._keeper = Keeper(
-            self._home, secrets, seconds=settings.audit.commit_seconds, failed=self._meter.content_failed
-        )
-        stack.push_async_callback(self._keeper.close)
-        return Keep(self._keeper, modes, limit=settings.audit.content_bytes)
+        if modes:
+            keeper()
+        return Keep(at_need, limit=settings.audit.content_bytes)
 
 
 def content_modes(settings: Settings) -> dict[tuple[str, str], ContentMode]:
@@ -145,11 +180,7 @@ def content_modes(settings: Settings) -> dict[tuple[str, str], ContentMode]:
     return {place: mode for place, mode in found.items() if mode != ContentMode.METADATA}
 
 
-def sealers(settings: Settings, modes: Modes) -> dict[str, Sealer]:
-    """What seals the content of each tenant that has some sealed. Raises ValueError."""
-    keys = {
-        tenant: settings.tenants[tenant].content.auditor or settings.audit.auditor
-        for (tenant, _), mode in modes.items()
-        if mode == ContentMode.SEALED
-    }
-    return {tenant: Sealer(AuditorKey.parse(key or "")) for tenant, key in keys.items()}
+def sealers(settings: Settings, tenants: Mapping[str, Tenant]) -> dict[str, Sealer]:
+    """What seals the content of each tenant that has somebody to seal it to. Raises ValueError."""
+    keys = {name: tenant.content.auditor or settings.audit.auditor for name, tenant in tenants.items()}
+    return {name: Sealer(AuditorKey.parse(key)) for name, key in keys.items() if key}

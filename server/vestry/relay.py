@@ -59,17 +59,23 @@ class Relay:
         self._ticking = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def send(
-        self, head: Head, call: Call, replica: Replica, client: Client, on_first: Callable[[], None]
+    async def send(  # noqa: PLR0917 - for every call, and keywords cost
+        self,
+        head: Head,
+        call: Call,
+        replica: Replica,
+        client: Client,
+        on_first: Callable[[], None],
+        extra: bytes = b"",
     ) -> Outcome:
-        """Relay one call. Returns once the engine's answer has ended, or the client has gone.
+        """Relay one call, with `extra` in its body. Returns once the engine's answer has ended, or the client has gone.
 
         Raises EngineFailed or EngineTimeout while nothing has been sent to the client, and InvalidRequest where the
         engine found the request wrong.
         """
         engine = self._engines[replica.name]
         loop = self._loop = self._loop or asyncio.get_running_loop()
-        attempt = _Attempt(loop, head, call, replica, client, self._deadlines, on_first)
+        attempt = _Attempt(loop, head, call, replica, client, self._deadlines, on_first, extra)
         self._active.add(attempt)
         if not self._ticking:
             self._ticking = True
@@ -112,9 +118,11 @@ class _Attempt:
         client: Client,
         deadlines: Deadlines,
         on_first: Callable[[], None],
+        extra: bytes,
     ) -> None:
         self._head, self._call, self._replica, self._client = head, call, replica, client
         self._deadlines, self._on_first = deadlines, on_first
+        self._body = call.body[:-1] + extra + b"}" if extra else call.body
         self._over: asyncio.Future[None] = loop.create_future()
         self._stream = (
             EventStream(choices=call.choices, wants_usage=call.include_usage, limit=deadlines.event_bytes)
@@ -139,7 +147,7 @@ class _Attempt:
         headers = {"x-request-id": head.request_id}
         if head.traceparent:
             headers["traceparent"] = head.traceparent
-        self.wire = await engine.send("POST", PATHS[head.route], self._call.body, self, headers=headers, fresh=fresh)
+        self.wire = await engine.send("POST", PATHS[head.route], self._body, self, headers=headers, fresh=fresh)
         if self._client.gone:
             self._leave()
             return

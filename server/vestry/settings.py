@@ -32,6 +32,7 @@ from vestry.section import (
     is_private,
 )
 from vestry.settings_identity import Identity
+from vestry.settings_policy import Policy
 from vestry.settings_record import Audit, Contents
 from vestry.settings_store import Store
 
@@ -175,6 +176,8 @@ class Tenant(Section):
     """Calls in progress at once for one key that has no bound of its own."""
     key_requests_per_minute: Annotated[int, Field(ge=1, le=10_000_000)] = 3000
     """Calls begun in a minute for one key that has no bound of its own."""
+    disabled: bool = False
+    """Refuse everybody of this tenant."""
     content: Contents = Contents()
 
 
@@ -265,6 +268,7 @@ class Settings(Section):
     audit: Audit = Audit()
     store: Store = Store()
     identity: Identity = Identity()
+    policy: Policy = Policy()
     tenants: dict[Label, Tenant] = Field(default_factory=lambda: {"default": Tenant()})
     """Tenants by name. A key belongs to one of these; a key of a tenant that is not here does not work."""
     models: dict[Name, Model] = Field(default_factory=lambda: {"smollm2-135m-instruct": Model()})

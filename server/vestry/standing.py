@@ -24,9 +24,16 @@ class Standing:
     """
 
     def __init__(
-        self, settings: Settings, directory: Directory, freshness: Freshness, place: Callable[[House], None]
+        self,
+        settings: Settings,
+        directory: Directory,
+        freshness: Freshness,
+        place: Callable[[House], None],
+        *,
+        secret: bytes = b"",
     ) -> None:
         self._settings, self._directory, self._freshness, self._place = settings, directory, freshness, place
+        self._secret = secret
         self._epoch = -1
 
     async def refresh(self) -> None:
@@ -37,7 +44,7 @@ class Standing:
         documents = await self._directory.standing()
         self._epoch = epoch
         try:
-            house = House.of(self._settings, documents)
+            house = House.of(self._settings, documents, secret=self._secret)
         except ValueError as fault:
             log.warning("the directory holds a document that cannot be used, and the one before stays: %s", fault)
         else:

@@ -39,6 +39,15 @@ class Ending(StrEnum):
     UNKNOWN = "unknown"
 
 
+class ContentMode(StrEnum):
+    """What of a call's prompt and answer is kept beside its records."""
+
+    METADATA = "metadata"
+    HASHED = "hashed"
+    SEALED = "sealed"
+    FULL = "full"
+
+
 class Limits(Struct, frozen=True):
     """What a tenant or a key may use. `None` means that this holder sets no bound of its own."""
 
@@ -240,15 +249,23 @@ class Call(Struct, frozen=True):
     highest_token: int = -1
     highest_in: str = "prompt"
     end_user: str = ""
+    tools: bool = False
 
 
 class Grant(Struct, frozen=True):
-    """A yes: this principal may make this call to this model, under this rule."""
+    """A yes: this principal may make this call to this model, under this rule.
+
+    `extra` is what the engine is told beside the call's own body: JSON members, each with a comma before it;
+    `max_tokens` is the bound among it, where the client has set none. `content` is what is kept of prompt and answer.
+    """
 
     principal: Principal
     model: ServedModel
     rule: str
     tenant_limits: Limits
+    extra: bytes = b""
+    content: ContentMode = ContentMode.METADATA
+    max_tokens: int | None = None
 
 
 class Usage(Struct, frozen=True):
@@ -281,12 +298,3 @@ class Outcome(Struct, frozen=True):
     tried: str = ""
     engine_seconds: float = 0.0
     last: bytes = b""
-
-
-class ContentMode(StrEnum):
-    """What of a call's prompt and answer is kept beside its records."""
-
-    METADATA = "metadata"
-    HASHED = "hashed"
-    SEALED = "sealed"
-    FULL = "full"

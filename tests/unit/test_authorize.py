@@ -71,17 +71,17 @@ def test_token_ids_beyond_the_vocabulary_are_refused_here() -> None:
 
 def test_tenant_and_key_must_both_allow_a_model() -> None:
     """Neither can give what the other does not."""
-    assert may_use(principal(), TENANTS["open"], "small")
-    assert may_use(principal("narrow"), TENANTS["narrow"], "large")
-    assert not may_use(principal("narrow"), TENANTS["narrow"], "small")
-    assert not may_use(principal(models=frozenset({"large"})), TENANTS["open"], "small")
+    assert may_use(principal(), HOUSE, "small")
+    assert may_use(principal("narrow"), HOUSE, "large")
+    assert not may_use(principal("narrow"), HOUSE, "small")
+    assert not may_use(principal(models=frozenset({"large"})), HOUSE, "small")
 
 
 def test_a_keys_own_bounds_come_before_its_tenants() -> None:
     """What a key has no bound for, its tenant bounds; a key with both is taken as it is."""
     own = principal("narrow", concurrency=9, requests_per_minute=8)
-    assert bounded(own, TENANTS["narrow"]) is own
-    assert bounded(principal("narrow", concurrency=9), TENANTS["narrow"]).limits == Limits(9, 3000)
-    assert bounded(principal("narrow", requests_per_minute=8), TENANTS["narrow"]).limits == Limits(2, 8)
-    assert bounded(principal("narrow"), TENANTS["narrow"]).subject == "alice"
+    assert bounded(own, HOUSE) is own
+    assert bounded(principal("narrow", concurrency=9), HOUSE).limits == Limits(9, 3000)
+    assert bounded(principal("narrow", requests_per_minute=8), HOUSE).limits == Limits(2, 8)
+    assert bounded(principal("narrow"), HOUSE).subject == "alice"
     assert limits_of(TENANTS["narrow"]) == Limits(3, 7)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vestry.configuration import LARGEST_FILE, ConfigurationError, Fault, digest, load, read, schema
 from vestry.settings import Model, Settings, Tenant
 
-KNOWN = "sha256:1d0da6dbe1a34fd20185d91d7939158bd2fc08517a86750ee738f4ef191d22bc"
+KNOWN = "sha256:acbad128f4127cedf8338647aaea158a528db0bb5194198d6094d4a5b33399ff"
 
 Write = Callable[[str | bytes], Path]
 

@@ -18,7 +18,7 @@ from fakes.wires import until
 from vestry.audit.content import bundles
 from vestry.audit.content.bundles import Place
 from vestry.audit.content.keeper import Keeper, Secrets
-from vestry.audit.content.sealing import Context, commitment, keyed_hash, tenant_key
+from vestry.audit.content.sealing import Context, Sealer, commitment, keyed_hash, tenant_key
 from vestry.audit.content.texts import Kept
 from vestry.audit.scan import LogUnusable
 from vestry.errors import AuditUnavailable
@@ -45,9 +45,14 @@ def text(content: bytes = b"content") -> Any:
     return lambda: Kept(content, (content.decode(),))
 
 
+def nobody(tenant: str) -> Sealer:
+    """No tenant seals."""
+    raise OSError(tenant)
+
+
 @asynccontextmanager
 async def keeper(log: Path, **more: Any) -> AsyncIterator[Keeper]:
-    kept = Keeper(log, Secrets(hashing=b"h" * 32), **{"seconds": 2.0, **more})
+    kept = Keeper(log, Secrets(lambda: b"h" * 32, nobody), **{"seconds": 2.0, **more})
     try:
         yield kept
     finally:
@@ -188,4 +193,4 @@ def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     """A sentence for the operator, at the start."""
     (tmp_path / "content").write_text("in the way")
     with pytest.raises(LogUnusable, match="cannot be kept"):
-        Keeper(tmp_path, Secrets(), seconds=1)
+        Keeper(tmp_path, Secrets(lambda: b"h" * 32, nobody), seconds=1)

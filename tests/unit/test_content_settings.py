@@ -51,10 +51,10 @@ def test_a_tenants_own_auditor_wins() -> None:
     other = new_private()[1]
     own = {"content": {"default": "sealed", "auditor": str(other)}}
     settings = Settings.model_validate({"tenants": {"a": own}})
-    assert sealers(settings, content_modes(settings))["a"].auditor == other
+    assert sealers(settings, settings.tenants)["a"].auditor == other
     both = {"audit": {"auditor": str(PUBLIC)}, "tenants": {"a": own, "b": {"content": {"default": "sealed"}}}}
     settings = Settings.model_validate(both)
-    found = sealers(settings, content_modes(settings))
+    found = sealers(settings, settings.tenants)
     assert (found["a"].auditor, found["b"].auditor) == (other, PUBLIC)
 
 
@@ -92,7 +92,7 @@ def test_a_key_of_small_order_does_not_start() -> None:
         {"audit": {"auditor": weak}, "tenants": {"a": {"content": {"default": "sealed"}}}}
     )
     with pytest.raises(ValueError):
-        sealers(settings, content_modes(settings))
+        sealers(settings, settings.tenants)
 
 
 def test_a_hold_names_somebody() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from fakes.calls import PRINCIPAL, call, head
 from fakes.journal import MemoryJournal
@@ -48,7 +49,8 @@ def bench_of(outcome: Outcome = WHOLE) -> tuple[Bench, Memory]:
     bench = Bench(engine)
     memory = Memory(bench.journal)
     keep: Any = memory
-    bench.corridor.keep = Keep(keep, MODES, limit=1000)
+    bench.corridor.keep = Keep(lambda: keep, limit=1000)
+    bench.corridor.house = replace(bench.corridor.house, contents=MODES)
     return bench, memory
 
 
@@ -117,8 +119,8 @@ def test_a_call_whose_mode_is_metadata_is_not_touched() -> None:
     """There is nothing between the engine and its client, and nothing is called for a chunk."""
     bench, memory = bench_of()
     assert bench.corridor.keep is not None
-    assert bench.corridor.keep.of(head(route="completions"), PRINCIPAL) is None
-    bench.corridor.keep = Keep(memory, {}, limit=1000)  # type: ignore[arg-type]
+    assert bench.corridor.keep.of(head(), PRINCIPAL, ContentMode.METADATA) is None
+    bench.corridor.house = replace(bench.corridor.house, contents={})
     bench.walk(Visitor())
     assert memory.kept == []
     assert all("content" not in record for record in bench.journal.records)

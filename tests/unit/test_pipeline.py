@@ -226,15 +226,15 @@ def test_looking_is_one_outcome_without_intent() -> None:
     bench = Bench()
     visitor = Visitor()
 
-    def answer(principal: Principal, tenant: Tenant) -> bytes:
-        assert (principal.subject, tenant) == ("alice", Tenant())
+    def answer(principal: Principal, house: House) -> bytes:
+        assert (principal.subject, house.tenants) == ("alice", {"default": Tenant()})
         assert bench.admission.busy == 1
         return b"models"
 
     asyncio.run(bench.corridor.look(visitor, answer))
     assert (visitor.answer, bench.kinds) == (b"models", ["outcome"])
 
-    def none(principal: Principal, tenant: Tenant) -> bytes:
+    def none(principal: Principal, house: House) -> bytes:
         raise ModelNotFound
 
     asyncio.run(bench.corridor.look(Visitor(), none))

@@ -16,12 +16,14 @@ from vestry.roles import Permission
 from vestry.seams import Change, Directory
 from vestry.section import LABEL, Section
 from vestry.settings import Settings, Tenant
+from vestry.settings_policy import Rules
 from vestry.types import Document, Kind
 
 FORMS: Mapping[Kind, type[Section]] = {
     Kind.TENANT: Tenant,
     Kind.PROJECT: Project,
     Kind.USER: User,
+    Kind.POLICY: Rules,
 }
 READ = {
     Kind.TENANT: Permission.TENANTS_READ,

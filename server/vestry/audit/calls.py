@@ -101,3 +101,4 @@ class RefusalRecord(DecidedRecord, kw_only=True):
     code: str
     reason: str
     ending: str
+    rule: str = ""

@@ -254,7 +254,7 @@ FIELDS: tuple[Field, ...] = (
     _row("attempts", INTEGER, "Engines that were tried.", always={O}),
     # Why it was allowed
     _row("decision", choice("allow", "deny"), "What was decided.", always={I, R}),
-    _row("rule", text(128), "Rule that allowed it.", always={I}),
+    _row("rule", text(128), "Rule that allowed it, or denied it.", always={I}, maybe={R}),
     _row("configuration_digest", text(128), "Digest of the settings in force.", maybe={I, R, *SERVER}),
     # How it went
     _row("ending", choice(*Ending), "How the call ended.", always={O, R, CLOSED}),

@@ -66,6 +66,7 @@ class _Stencil(Struct):
     principal: Principal
     model: ServedModel | None
     rule: str
+    content: ContentMode
     intent: IntentRecord
     outcome: OutcomeRecord
 
@@ -78,11 +79,8 @@ class Records:
         *,
         configuration_digest: str = "",
         clock: Clock | None = None,
-        modes: Mapping[tuple[str, str], ContentMode] | None = None,
     ) -> None:
-        """`modes` has the content mode of each tenant and route that has another one than `metadata`."""
         self._clock = clock or Clock()
-        self._modes = modes or {}
         self._configuration = clean(configuration_digest, LIMITS["configuration_digest"])
         self._stencils: dict[tuple[str, str, str], _Stencil] = {}
 
@@ -95,6 +93,8 @@ class Records:
         record.duration_us = self._since(head.began)
         record.request_id = head.request_id
         record.sampling = sampling(call.sampling)
+        if grant.max_tokens is not None:
+            record.sampling["max_tokens"] = grant.max_tokens
         record.stream = call.stream
         record.time = rfc3339(self._clock.wall())
         if head.client_request_id:
@@ -162,7 +162,7 @@ class Records:
             known is not None
             and known.principal is principal
             and known.model is model
-            and (grant is None or known.rule == grant.rule)
+            and (grant is None or (known.rule == grant.rule and known.content == grant.content))
         ):
             return known
         if len(self._stencils) >= _STENCILS:
@@ -173,6 +173,7 @@ class Records:
     def _cut_stencil(self, head: Head, principal: Principal, grant: Grant | None) -> _Stencil:
         model = grant.model if grant is not None else None
         rule = grant.rule if grant is not None else ""
+        content = grant.content if grant is not None else ContentMode.METADATA
         same: dict[str, Any] = {
             "schema": SCHEMA,
             "request_id": "",
@@ -187,7 +188,7 @@ class Records:
             "operation": head.operation,
             "method": clean(head.method, LIMITS["method"]) or "?",
             "model": clean(model.name, LIMITS["model"]) if model is not None else "",
-            "content_mode": self._modes.get((principal.tenant, head.route), ContentMode.METADATA),
+            "content_mode": content,
         }
         weights: dict[str, Any] = (
             {name: clean(getattr(model, name), LIMITS[name]) for name in _WEIGHTS} if model is not None else {}
@@ -216,7 +217,7 @@ class Records:
             engine_us=0,
             **same,
         )
-        return _Stencil(principal, model, rule, intent, outcome)
+        return _Stencil(principal, model, rule, content, intent, outcome)
 
     def refusal(self, head: Head, principal: Principal | None, call: Call | None, refusal: Refusal) -> RefusalRecord:
         """A call that was answered with a refusal: the one record of it, intent and outcome in one."""
@@ -240,6 +241,7 @@ class Records:
             code=clean(refusal.code, _SHORT),
             reason=clean(refusal.reason, LIMITS["reason"]) or refusal.code,
             ending=Ending.REFUSED,
+            rule=clean(refusal.rule, LIMITS["rule"]),
         )
         if call is not None:
             record.model = clean(call.model, LIMITS["model"])

@@ -265,4 +265,5 @@ def _call(body: Sampled, raw: bytes, *, prompts: int, asked: int | None, highest
         highest_token=token,
         highest_in=field,
         end_user=end_user,
+        tools=isinstance(body, ChatBody) and body.tools is not None,
     )

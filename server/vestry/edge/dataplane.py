@@ -17,8 +17,8 @@ from vestry.authorize import may_use
 from vestry.edge.arrival import Arrival, Route, Rules
 from vestry.edge.bodies import parse_chat, parse_completion
 from vestry.errors import MethodNotAllowed, ModelNotFound, NotFound
+from vestry.house import House
 from vestry.pipeline import Corridor
-from vestry.settings import Tenant
 from vestry.types import Operation, Principal, ServedModel
 
 MODEL_PATH = re.compile(r"^/v1/models/((?:[A-Za-z0-9._~:/@-]|%2[Ff]){1,256})$")
@@ -54,14 +54,15 @@ class DataPlane:
         answer = self._list if route is not ONE_MODEL else self._describe(unquote(path.removeprefix("/v1/models/")))
         return self._corridor.look(visitor, answer)
 
-    def _list(self, principal: Principal, tenant: Tenant) -> bytes:
-        models = [_entry(model) for model in self._corridor.models.values() if may_use(principal, tenant, model.name)]
+    def _list(self, principal: Principal, house: House) -> bytes:
+        models = [_entry(model) for model in self._corridor.models.values() if may_use(principal, house, model.name)]
         return msgspec.json.encode({"object": "list", "data": models})
 
-    def _describe(self, name: str) -> Callable[[Principal, Tenant], bytes]:
-        def answer(principal: Principal, tenant: Tenant) -> bytes:
+    def _describe(self, name: str) -> Callable[[Principal, House], bytes]:
+        def answer(principal: Principal, house: House) -> bytes:
+            allowed = may_use(principal, house, name)  # first: a name that is not served takes as long as another's
             model = self._corridor.models.get(name)
-            if model is None or not may_use(principal, tenant, model.name):
+            if model is None or not allowed:
                 raise ModelNotFound(param="model")
             return msgspec.json.encode(_entry(model))
 

@@ -14,7 +14,7 @@ import hashlib
 import logging
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from msgspec import Struct
@@ -37,10 +37,13 @@ _PROBE_SECONDS = 1.0
 
 
 class Secrets(Struct, frozen=True):
-    """What the modes need: the secret of all keyed hashes, and the sealer of each tenant that seals."""
+    """What the modes need: the secret of all keyed hashes, and the sealer of each tenant that seals.
 
-    hashing: bytes = b""
-    sealers: Mapping[str, Sealer] = {}
+    Asked for in the keeper's thread, at need; what they raise is an unavailable record.
+    """
+
+    hashing: Callable[[], bytes]
+    sealer: Callable[[str], Sealer]
 
 
 class Job(Struct, frozen=True):
@@ -196,7 +199,7 @@ class Keeper:
             content.hmac = keyed_hash(key, kept.content)
             content.texts = tuple(keyed_hash(key, text.encode("utf-8", "replace")) for text in kept.texts)
         elif mode == ContentMode.SEALED:
-            sealer = self._secrets.sealers[context.tenant]
+            sealer = self._secrets.sealer(context.tenant)
             sealed = sealer.seal(salt, kept.content, context)
             secret, blob = sealed.wrapped, sealed.ciphertext
             content.auditor = sealer.auditor.id
@@ -211,7 +214,7 @@ class Keeper:
     def _tenant_key(self, tenant: str) -> bytes:
         key = self._tenant_keys.get(tenant)
         if key is None:
-            key = self._tenant_keys[tenant] = tenant_key(self._secrets.hashing, tenant)
+            key = self._tenant_keys[tenant] = tenant_key(self._secrets.hashing(), tenant)
         return key
 
     def _written(self, ready: list[tuple[Job, Content, Item]]) -> list[tuple[Job, Content | Exception]]:

@@ -1,0 +1,219 @@
+"""`vestry policy`: the rules in force, and what they say of a call."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import click
+from msgspec.structs import asdict
+
+from vestry.commands.common import BadSettings, settings_of
+from vestry.errors import KeysUnavailable
+from vestry.explaining import Explanation, bounds_of, explain
+from vestry.faults import ConfigurationError
+from vestry.house import ROUTES, House
+from vestry.models.catalog import ModelError
+from vestry.models.chosen import served
+from vestry.policy import Compiled
+from vestry.roles import Role
+from vestry.settings import Settings
+from vestry.store import opened
+from vestry.types import Call, Document, Head, Key, Operation, Principal, Via
+
+
+@click.group("policy", short_help="The rules in force, and what they say of a call.")
+def command() -> None:
+    """Look at the policy: the rules of the settings and of the directory, in the order in which they are tried.
+
+    \b
+    Exit status: 0 allowed, or done; 1 denied; 2 a wrong option or faulty settings.
+    """
+
+
+@command.command("rules", short_help="List the rules in force, in their order.")
+@click.option("--tenant", help="Only those that can be for this tenant.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+@click.pass_obj
+def rules(config: Path | None, *, tenant: str | None, as_json: bool) -> None:
+    """List the rules: those of the settings first, then those of the directory. The first that is for a call decides.
+
+    \b
+    Example:
+      vestry policy rules --tenant radiology
+    """
+    house, _ = _house(settings_of(config), None)
+    found = _rules(house, tenant)
+    if as_json:
+        click.echo(json.dumps([_described(rule) for rule in found], indent=2))
+        return
+    for number, rule in enumerate(found, 1):
+        said = ", ".join(f"{name}={value}" for name, value in _described(rule).items() if name not in _HEADS)
+        click.echo(f"{number}. {rule.name} ({rule.origin}): {'allow' if rule.allow else 'deny'} {said}".rstrip())
+    if not found:
+        click.echo("There are no rules: tenants and keys decide.", err=True)
+
+
+@command.command("explain", short_help="Say what would become of a call, and why.")
+@click.option("--tenant", help="Tenant of the caller. May be left out with --key.")
+@click.option("--key", "key_id", help="Public id of a key (key_...): its owner, roles and bounds are taken.")
+@click.option("--subject", default="somebody", show_default=True, help="Who calls, as records name them.")
+@click.option("--role", "roles", multiple=True, type=click.Choice([role.value for role in Role]), help="Role. [user]")
+@click.option("--project", default="", help="Project of the caller.")
+@click.option("--issuer", default="", help="Name of the issuer whose token is shown.")
+@click.option("--model", required=True, help="Model that is asked for.")
+@click.option("--route", type=click.Choice(ROUTES), default=ROUTES[0], show_default=True, help="Route of the API.")
+@click.option("--at", metavar="TIME", help="When, as 2027-01-31T18:00:00Z. Default: now.")
+@click.option("--from", "source", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="From where.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Most tokens that the call asks for.")
+@click.option("--n", "choices", type=click.IntRange(1), default=1, show_default=True, help="Answers it asks for.")
+@click.option("--tools", is_flag=True, help="The call has tools.")
+@click.option("--json", "as_json", is_flag=True, help="Print the explanation as JSON.")
+@click.pass_obj
+def explain_(config: Path | None, /, *, as_json: bool, **asked: Any) -> None:
+    """Say which rule would decide on a call, with every question that is asked on the way.
+
+    Nothing is called, and nothing recorded. Exit status 0: it would be allowed; 1: it would not.
+
+    \b
+    Examples:
+      vestry policy explain --tenant radiology --model phi-3 --from 10.1.2.3 --at 2027-01-31T23:00:00Z
+      vestry policy explain --key key_8CzYx2m1QkT0bW4E --model phi-3 --max-tokens 4096
+    """
+    settings = settings_of(config)
+    house, key = _house(settings, asked["key_id"])
+    principal = _principal(asked, key)
+    try:
+        models = {model.name: model for model in served(settings)}
+    except ModelError as fault:
+        raise click.ClickException(str(fault)) from None
+    found = explain(principal, _head(asked), _call(asked), models, house)
+    click.echo(
+        json.dumps(asdict(found) | {"steps": list(map(asdict, found.steps))}, indent=2) if as_json else _told(found)
+    )
+    if not found.allowed:
+        raise click.exceptions.Exit(1)
+
+
+_HEADS = ("name", "effect", "origin")
+
+
+def _house(settings: Settings, key_id: str | None) -> tuple[House, Key | None]:
+    """The house as it stands, and a key of it."""
+
+    async def look() -> tuple[list[Document], Key | None]:
+        async with opened(settings) as directory:
+            return await directory.standing(), None if key_id is None else await directory.key(key_id)
+
+    try:
+        documents, key = asyncio.run(look())
+        house = House.of(settings, documents)
+    except ConfigurationError as error:
+        raise BadSettings(error.faults) from None
+    except KeysUnavailable as error:
+        raise click.ClickException(f"{getattr(error, 'why', error)}.") from None
+    except ValueError as error:
+        raise click.ClickException(f"The directory holds a document that cannot be used: {error}") from None
+    if key_id is not None and key is None:
+        raise click.UsageError("No key has this id.")
+    return house, key
+
+
+def _principal(asked: dict[str, Any], key: Key | None) -> Principal:
+    if key is not None:
+        return key.holder()
+    if asked["tenant"] is None:
+        raise click.UsageError("Name the caller's --tenant, or a --key.")
+    roles = frozenset(map(Role, asked["roles"])) or frozenset({Role.USER})
+    return Principal(
+        "",
+        asked["tenant"],
+        asked["subject"],
+        roles,
+        project=asked["project"],
+        via=Via.TOKEN if asked["issuer"] else Via.KEY,
+        issuer=asked["issuer"],
+    )
+
+
+def _head(asked: dict[str, Any]) -> Head:
+    try:
+        moment = datetime.now(UTC) if asked["at"] is None else datetime.fromisoformat(asked["at"])
+        wall = round(moment.timestamp() * 1_000_000)
+    except (ValueError, OverflowError):
+        raise click.UsageError("--at is a time as 2027-01-31T18:00:00Z.") from None
+    if moment.tzinfo is None:
+        raise click.UsageError("--at needs its offset from UTC, as in 2027-01-31T18:00:00Z.")
+    try:
+        ip_address(asked["source"])
+    except ValueError:
+        raise click.UsageError("--from is an IP address.") from None
+    return Head(
+        request_id="",
+        route=asked["route"],
+        operation=Operation.CHAT,
+        method="POST",
+        source=asked["source"],
+        user_agent="",
+        client_request_id="",
+        traceparent="",
+        credential=None,
+        began=0.0,
+        began_wall=wall,
+    )
+
+
+def _call(asked: dict[str, Any]) -> Call:
+    return Call(
+        model=asked["model"],
+        stream=False,
+        include_usage=False,
+        choices=asked["choices"],
+        body=b"{}",
+        prompt_bytes=0,
+        sampling={},
+        completion_tokens=asked["max_tokens"],
+        tools=asked["tools"],
+    )
+
+
+def _rules(house: House, tenant: str | None) -> list[Compiled]:
+    """The rules in their order."""
+    if tenant is not None and tenant not in house.tenants:
+        raise click.UsageError("There is no such tenant.")
+    return list(house.rules if tenant is None else house.rulings[tenant].rules)
+
+
+def _described(rule: Compiled) -> dict[str, Any]:
+    """A rule as JSON: what it asks for, and its bounds."""
+    asked = {name: getattr(rule, name) for name in ("tenants", "projects", "roles", "subjects", "keys", "issuers")}
+    asked |= {name: getattr(rule, name) for name in ("models", "routes")}
+    found: dict[str, Any] = {name: sorted(map(str, value)) for name, value in asked.items() if value is not None}
+    if rule.sources:
+        found["sources"] = [str(each) for each in rule.sources]
+    if rule.hours:
+        found["hours"] = [str(each) for each in rule.hours]
+    head = {"name": rule.name, "effect": "allow" if rule.allow else "deny", "origin": rule.origin}
+    return {**head, **found, **bounds_of(rule)}
+
+
+def _told(found: Explanation) -> str:
+    lines = [f"{_step(step.asked, step.rule, step.origin)}: {step.answer}" for step in found.steps]
+    verdict = f"allowed by {found.rule}" if found.allowed else f"refused with {found.status}: {found.message}"
+    by = f" (rule {found.rule})" if not found.allowed and found.rule else ""
+    bounds = [f"{name}: {value}" for name, value in found.bounds.items()]
+    return "\n".join([*lines, f"=> {verdict}{by}", *_listed("bounds", bounds)])
+
+
+def _step(asked: str, rule: str, origin: str) -> str:
+    return f"rule {rule} ({origin})" if rule else asked
+
+
+def _listed(name: str, values: Iterable[str]) -> list[str]:
+    said = ", ".join(values)
+    return [f"   {name}: {said}"] if said else []

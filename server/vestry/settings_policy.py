@@ -1,0 +1,128 @@
+"""The settings of policy: rules on who may call what, how, when and from where.
+
+The directory's rules have the same form.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import zoneinfo
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from vestry.roles import Role
+from vestry.section import Label, Name, Section
+
+CLOCK = r"^([01][0-9]|2[0-3]):[0-5][0-9]$|^24:00$"
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value, strict=False))
+    except ValueError:
+        raise ValueError("this is neither an address nor a network such as 10.0.0.0/8") from None
+
+
+def _zone(value: str) -> str:
+    try:
+        zoneinfo.ZoneInfo(value)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("this machine knows no such time zone: write one as `Europe/Vienna`, or UTC") from None
+    return value
+
+
+Text = Annotated[str, Field(min_length=1, max_length=128)]
+Few = Field(max_length=256)
+Clock = Annotated[str, Field(pattern=CLOCK)]
+
+
+class Hours(Section):
+    """A part of the week."""
+
+    days: Annotated[tuple[Day, ...], Field(min_length=1)] = DAYS
+    """Days on which it begins."""
+    begin: Clock = "00:00"
+    """When it begins, as `08:00`."""
+    end: Clock = "24:00"
+    """When it ends, itself not included. Before `begin`: on the day after."""
+    timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    """Time zone of both, as `Europe/Vienna`."""
+
+    @model_validator(mode="after")
+    def _some_time(self) -> Hours:
+        if self.begin in {self.end, "24:00"}:
+            raise ValueError("`begin` and `end` are the same: write 00:00 and 24:00 for whole days")
+        return self
+
+
+class Rule(Section):
+    """One rule. What it does not name it does not ask for: a rule without conditions is for every call."""
+
+    name: Label
+    """Name of the rule, as records have it."""
+    effect: Literal["allow", "deny"] = "allow"
+    """What is decided."""
+    tenants: Annotated[tuple[Label, ...], Few] = ()
+    """Tenants that it is for."""
+    projects: Annotated[tuple[Label, ...], Few] = ()
+    """Projects that it is for."""
+    roles: Annotated[tuple[Role, ...], Few] = ()
+    """Roles that it is for; the caller has one of them."""
+    subjects: Annotated[tuple[Text, ...], Few] = ()
+    """Persons or programs that it is for, as records name them."""
+    keys: Annotated[tuple[Text, ...], Few] = ()
+    """Public ids of credentials (`key_...`, `usr_...`, `crt_...`) that it is for."""
+    issuers: Annotated[tuple[Label, ...], Few] = ()
+    """Issuers whose tokens it is for."""
+    models: Annotated[tuple[Name, ...], Few] = ()
+    """Models that it is for."""
+    routes: tuple[Literal["chat.completions", "completions"], ...] = ()
+    """Routes that it is for."""
+    sources: Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], Few] = ()
+    """Networks of callers that it is for."""
+    hours: Annotated[tuple[Hours, ...], Field(max_length=32)] = ()
+    """Times that it is for."""
+    max_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Most tokens of one answer. A call that names no number gets this one."""
+    choices: Annotated[int, Field(ge=1, le=128)] | None = None
+    """Most answers to one call (`n`, times the prompts)."""
+    tools: bool | None = None
+    """`false` refuses calls with tools."""
+    content: Literal["metadata", "hashed", "sealed", "full"] | None = None
+    """What is kept of prompt and answer, instead of what the tenant's settings say."""
+    description: Annotated[str, Field(max_length=256)] = ""
+    """Why there is this rule."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Rule:
+        bounds = (self.max_tokens, self.choices, self.tools, self.content)
+        if self.effect == "deny" and any(each is not None for each in bounds):
+            raise ValueError(
+                "a rule that denies has no bounds: leave out `max_tokens`, `choices`, `tools` and `content`"
+            )
+        return self
+
+
+class Rules(Section):
+    """Rules in their order: the first that is for a call decides."""
+
+    rules: Annotated[tuple[Rule, ...], Field(max_length=256)] = ()
+    """The rules. See docs/policy.md."""
+
+    @field_validator("rules")
+    @classmethod
+    def _distinct(cls, value: tuple[Rule, ...]) -> tuple[Rule, ...]:
+        names = [each.name for each in value]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two of them are named `{twice}`: give each a name of its own")
+        return value
+
+
+class Policy(Rules):
+    """Who may call what, beyond what tenants and keys say of models."""
+
+    default: Literal["allow", "deny"] = "allow"
+    """What is decided where no rule is for a call."""

@@ -1,0 +1,109 @@
+"""The policy through a real socket: what a rule refuses, what it tells the engine, and what the record says of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fakes.engine import FakeEngine
+from support.cli import Cli
+from support.house import House, chat
+
+RULES = [
+    {"name": "no-tools", "effect": "deny", "subjects": ["banned"]},
+    {"name": "local", "sources": ["127.0.0.0/8"], "max_tokens": 64, "choices": 1, "tools": False},
+]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[FakeEngine]:
+    with FakeEngine() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def house(engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with House(tmp_path_factory.mktemp("policy"), [engine], policy={"rules": RULES}) as running:
+        yield running
+
+
+def test_the_engine_is_told_what_the_rule_bounds_and_the_tenants_salt(house: House, engine: FakeEngine) -> None:
+    """A call without `max_tokens` gets the rule's; every call its tenant's salt."""
+    assert house.post(json=chat()).status_code == 200
+    sent = json.loads(engine.asked[-1].body)
+    assert sent["max_tokens"] == 64
+    assert len(sent["cache_salt"]) == 43
+    intent = house.records("intent")[-1]
+    assert (intent["rule"], intent["sampling"]["max_tokens"]) == ("local", 64)
+    assert house.post(json=chat(max_tokens=8)).status_code == 200
+    assert json.loads(engine.asked[-1].body)["max_tokens"] == 8
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"max_tokens": 65}, "max_tokens"),
+        ({"max_completion_tokens": 65}, "max_tokens"),
+        ({"n": 2}, "n"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+    ],
+)
+def test_what_is_beyond_a_bound_is_403(house: House, more: dict[str, Any], param: str) -> None:
+    """The client is told which parameter, the record which rule."""
+    answer = house.post(json=chat(**more))
+    assert answer.status_code == 403
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("permission_denied", param)
+    assert "local" not in answer.text
+    refusal = house.records("refusal")[-1]
+    assert (refusal["rule"], refusal["decision"]) == ("local", "deny")
+
+
+def test_a_client_cannot_choose_its_salt(house: House) -> None:
+    """Or it could look for what another tenant has asked."""
+    answer = house.post(json=chat(cache_salt="mine"))
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "cache_salt"
+
+
+def settings_file(tmp_path: Path) -> Path:
+    path = tmp_path / "vestry.yaml"
+    path.write_text(json.dumps({"state": str(tmp_path / "state"), "policy": {"rules": RULES}}))
+    return path
+
+
+MODEL = "smollm2-135m-instruct"
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "said"),
+    [
+        (["--from", "127.0.0.1"], 0, "allowed by local"),
+        (["--from", "10.0.0.1"], 0, "allowed by default"),
+        (["--max-tokens", "65"], 1, "at most 64"),
+        (["--subject", "banned"], 1, "(rule no-tools)"),
+        (["--role", "auditor"], 1, "refused with 403"),
+        (["--tenant", "nobody"], 1, "refused with 401"),
+        (["--at", "yesterday"], 2, "--at"),
+        (["--from", "here"], 2, "--from"),
+    ],
+)
+def test_the_command_explains(tmp_path: Path, asked: list[str], status: int, said: str) -> None:
+    """`vestry policy explain` says what would become of a call, and by which rule."""
+    base = ["--config", str(settings_file(tmp_path)), "policy", "explain", "--tenant", "default", "--model", MODEL]
+    done = Cli(tmp_path / "state")(*base, *asked)
+    assert done.exit_code == status, done.output
+    assert said in done.output
+
+
+def test_the_command_lists_rules(tmp_path: Path) -> None:
+    """In their order, with where they stand."""
+    done = Cli(tmp_path / "state").ok("--config", str(settings_file(tmp_path)), "policy", "rules", "--json")
+    assert [(each["name"], each["origin"]) for each in json.loads(done)] == [
+        ("no-tools", "settings"),
+        ("local", "settings"),
+    ]
