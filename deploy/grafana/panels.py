@@ -277,6 +277,37 @@ ENGINES = (
     ),
 )
 
+DIRECTORY = (
+    Panel(
+        "Directory",
+        "Whether tenants and keys can be read. Where they cannot, keys that were used lately work for a while.",
+        "short",
+        (Query(f"min(vestry_directory_up{{{HERE}}})"),),
+        "stat",
+        6,
+        ONE_IS_WELL,
+        empty="unknown",
+        words=(("0", "unreadable", RED), ("1", "readable", GREEN)),
+    ),
+    Panel(
+        "Changes unheard",
+        "For how long a server may have missed what others changed, such as a revocation. With SQLite always 0.",
+        "s",
+        (Query(f"vestry_directory_stale_seconds{{{HERE}}}", "{{instance}}"),),
+        steps=((None, GREEN), (3, RED)),
+        line=True,
+        width=9,
+    ),
+    Panel(
+        "Look-ups",
+        "Keys a second that were not in memory. unknown: no such key, or one that works no more. failed: the directory "
+        "could not be read.",
+        "ops",
+        (Query(f"sum by (result) (rate(vestry_directory_lookups_total{{{HERE}}}[$__rate_interval]))", "{{result}}"),),
+        width=9,
+    ),
+)
+
 PROCESS = (
     Panel(
         "Connections",
@@ -348,6 +379,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
     ("Latency", LATENCY),
     ("Tokens", TOKENS),
     ("Engines", ENGINES),
+    ("Directory", DIRECTORY),
     ("Record", RECORD),
     ("Completeness", COMPLETENESS),
     ("Server", PROCESS),

@@ -161,7 +161,8 @@ class Server:
         except DirectoryFault as fault:
             log.warning("%s", fault.why)
         await stack.enter_async_context(backend.attending())
-        keys = KeyCredentials(self._directory, backend.freshness)
+        keys = KeyCredentials(self._directory, backend.freshness, observe=self.meter.looked_up)
+        self.meter.directory = lambda: (not backend.missing, backend.unheard_seconds)
         await stack.enter_async_context(_uses_noted(keys))
         return keys
 

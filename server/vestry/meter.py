@@ -72,7 +72,9 @@ class Meter(Collector):
         self._ejections: dict[tuple[str, str, str], int] = {}
         self._connections = 0
         self.replicas: Callable[[], list[tuple[str, str, bool, int]]] = list
+        self._lookups: dict[str, int] = {}
         self.certificate_expiry: Callable[[], float | None] = _never
+        self.directory: Callable[[], tuple[bool, float]] = _well
 
     # Calls ----------------------------------------------------------------------------------------------------
 
@@ -128,6 +130,10 @@ class Meter(Collector):
         """A request was refused before it became a call."""
         self._door[status] = self._door.get(status, 0) + 1
 
+    def looked_up(self, result: str) -> None:
+        """The directory was asked for a key that was not in memory."""
+        self._lookups[result] = self._lookups.get(result, 0) + 1
+
     def connections(self, change: int) -> None:
         """A connection was opened or closed."""
         self._connections += change
@@ -153,6 +159,7 @@ class Meter(Collector):
         yield from self._collect_replicas()
         yield from self.record.collect()
         yield from self.identity.collect()
+        yield from self._collect_directory()
         yield from self._collect_door()
 
     def _collect_calls(self) -> Families:
@@ -234,6 +241,17 @@ class Meter(Collector):
             retries.add_metric([model], count)
         yield from (healthy, outstanding, ejections, retries)
 
+    def _collect_directory(self) -> Families:
+        up, stale = self.directory()
+        yield GaugeMetricFamily("vestry_directory_up", "1 if tenants and keys can be read.", value=up)
+        yield GaugeMetricFamily(
+            "vestry_directory_stale_seconds", "For how long changes may have been missed.", value=stale
+        )
+        lookups = CounterMetricFamily("vestry_directory_lookups", "Keys that memory did not have.", labels=["result"])
+        for result, count in list(self._lookups.items()):
+            lookups.add_metric([result], count)
+        yield lookups
+
     def _collect_door(self) -> Families:
         yield GaugeMetricFamily("vestry_connections", "Open client connections.", value=self._connections)
         refusals = CounterMetricFamily("vestry_door_refusals", "Refused before a call was read.", labels=["code"])
@@ -249,3 +267,7 @@ class Meter(Collector):
 
 def _never() -> float | None:
     return None
+
+
+def _well() -> tuple[bool, float]:
+    return True, 0.0

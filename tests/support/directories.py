@@ -110,10 +110,12 @@ class PostgresStand:
         self.server.admit(self.database)
 
 
-def postgres_directory(server: Postgres, database: str, *, pepper: bytes = PEPPER, **options: Any) -> SqlDirectory:
+def postgres_directory(
+    server: Postgres, database: str, *, pepper: bytes = PEPPER, user: str = USER, **options: Any
+) -> SqlDirectory:
     """The directory in a database."""
     secret = Pepper(pepper)
-    where = Where("127.0.0.1", server.port, database, USER, lambda: "", **{"stale_seconds": 3.0, **options})
+    where = Where("127.0.0.1", server.port, database, user, lambda: "", **{"stale_seconds": 3.0, **options})
     return SqlDirectory(Backend(where, secret), secret)
 
 

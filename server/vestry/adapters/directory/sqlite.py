@@ -117,6 +117,11 @@ class Sqlite:
         """As Backend."""
         return self.freshness.missing()
 
+    @property
+    def unheard_seconds(self) -> float:
+        """As Backend."""
+        return 0.0
+
     async def close(self) -> None:
         """As Backend."""
         self.freshness.close()
