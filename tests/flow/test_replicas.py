@@ -277,6 +277,26 @@ def test_a_server_that_starts_without_postgresql_waits_for_it(
             assert status(late, key) == 200
 
 
+def test_a_server_stops_while_postgresql_hangs(
+    tmp_path: Path, engine: FakeEngine, server: Postgres, database: str
+) -> None:
+    """With connections that lie idle, and a use of a key to write down: it gives up on them, and ends in order."""
+    with house(tmp_path / "one", engine, server.url(database)) as one:
+        assert status(one, one.key) == 200
+        on(one, asked_at_once)
+        server.freeze()
+        began = time.monotonic()
+        one.stop()
+        assert time.monotonic() - began < 7
+        server.thaw()
+    assert one.fault is None
+
+
+async def asked_at_once(directory: SqlDirectory) -> None:
+    """Ask so much at one time that there are several connections."""
+    await asyncio.gather(*(directory.standing() for _ in range(20)))
+
+
 def test_when_keys_were_used_is_noted_at_the_end(tmp_path: Path, engine: FakeEngine, server: Postgres) -> None:
     """A server that stops notes what it has not noted yet; a key that was only refused is not used."""
     name = server.database()

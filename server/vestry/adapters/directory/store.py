@@ -34,6 +34,7 @@ from vestry.adapters.key_format import well_formed
 from vestry.types import Document, Key, Kind
 
 NOTED_AT_ONCE = 500
+LEAVE_SECONDS = 2.0
 FAULTS = (SQLAlchemyError, sqlite3.Error, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, Unfit)
 """What a database's failure looks like. A TimeoutError is an OSError."""
 T = TypeVar("T")
@@ -74,10 +75,15 @@ class SqlDirectory:
             raise self.backend.fault(error) from error
 
     async def close(self) -> None:
-        """Give everything back."""
-        for task in self._left:
+        """Give everything back. What a database keeps waiting is left behind."""
+        left = set(self._left)
+        for task in left:
             task.cancel()
-        await self.backend.close()
+        if left:
+            await asyncio.wait(left, timeout=LEAVE_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self.backend.close()
 
     # Reading.
 
