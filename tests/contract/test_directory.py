@@ -60,8 +60,8 @@ def test_a_key_is_found_with_all_that_it_was_made_with(stand: Stand) -> None:
         roles=frozenset({Role.TENANT_ADMIN, Role.AUDITOR}),
         project="triage",
         models=frozenset({"small", "org/large.v2"}),
-        routes=frozenset({"/v1/chat/completions"}),
-        sources=(ip_network("10.0.0.0/8"), ip_network("2001:db8::/32")),
+        routes=frozenset({"chat.completions", "models"}),
+        sources=(ip_network("2001:db8::/32"), ip_network("10.0.0.0/8")),
         limits=Limits(3, 60),
         expires=wall() + HOUR,
         frozen=wall(),
@@ -287,6 +287,24 @@ def test_a_body_comes_back_as_it_was(stand: Stand, body: dict[str, Any]) -> None
         found = await pair.mine.read(Kind.POLICY, "", "rules")
         assert found is not None
         assert found.body == body
+
+    on(stand, work)
+
+
+def test_a_name_that_no_database_holds_is_not_there(stand: Stand) -> None:
+    """Asked for with NUL or half a character, as a stranger may: nothing is found, and nothing fails."""
+
+    async def work(pair: Pair) -> None:
+        for name in ("a\0b", "half \ud800"):
+            assert await pair.mine.read(Kind.USER, "default", name) is None
+            assert await pair.mine.read(Kind.USER, name, "a") is None
+            assert await pair.mine.key(name) is None
+            assert await pair.mine.keys(name, "", 9) == []
+            assert await pair.mine.page(Kind.USER, name, "", 9) == []
+            async with pair.mine.changing() as change:
+                assert await change.read(Kind.USER, "default", name) is None
+                assert await change.key(name) is None
+                await change.remove(Kind.USER, "default", name)
 
     on(stand, work)
 

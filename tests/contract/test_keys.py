@@ -29,7 +29,7 @@ ALICE: dict[str, Any] = {
     "models": frozenset({"small", "large"}),
     "limits": Limits(3, 60),
     "project": "triage",
-    "routes": frozenset({"/v1/chat/completions"}),
+    "routes": frozenset({"chat.completions"}),
 }
 
 

@@ -189,7 +189,7 @@ def test_a_key_with_bounds_that_an_older_version_does_not_see_is_revoked_there(s
         "admin": Key(mint_id(), "a", "admin", now, roles=frozenset({Role.ADMIN, Role.AUDITOR})),
         "auditor": Key(mint_id(), "a", "auditor", now, roles=frozenset({Role.AUDITOR})),
         "frozen": Key(mint_id(), "a", "frozen", now, frozen=now),
-        "routed": Key(mint_id(), "a", "routed", now, routes=frozenset({"/v1/models"})),
+        "routed": Key(mint_id(), "a", "routed", now, routes=frozenset({"models"})),
         "placed": Key(mint_id(), "a", "placed", now, sources=(ip_network("10.0.0.0/8"),)),
         "revoked": Key(mint_id(), "a", "revoked", now, revoked=now + 7, frozen=now),
     }

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from support.house import until
 from support.keys import Keys, OpenKeys, sqlite_directory
@@ -203,7 +204,7 @@ def test_a_change_is_in_a_plain_copy_of_the_file(office: Keys, keys: OpenKeys, p
         ({"models": []}, "models"),
         ({"models": ["a b"]}, "models"),
         ({"models": [f"m{number}" for number in range(257)]}, "models"),
-        ({"routes": frozenset({"v1/models"})}, "routes"),
+        ({"routes": frozenset({"/v1/models"})}, "routes"),
         ({"routes": frozenset()}, "routes"),
         ({"limits": Limits(concurrency=0)}, "limit"),
         ({"limits": Limits(requests_per_minute=-1)}, "limit"),
@@ -465,6 +466,34 @@ def test_a_locked_store_refuses_soon_and_recovers(keys: OpenKeys, office: Keys, 
         assert time.monotonic() - began < 1
         other.execute("COMMIT")
     until(lambda: found(keys, key), what="recovery")
+
+
+class Belated(SqlDirectory):
+    """One whose transactions begin just as whoever asked for them has gone."""
+
+    async def _begin(self) -> AsyncConnection:
+        connection = await super()._begin()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(5)
+        return connection
+
+
+def test_a_transaction_that_nobody_waits_for_any_more_is_given_back(office: Keys, path: Path) -> None:
+    """It had begun when its caller was gone: the lock is not kept."""
+
+    async def work() -> None:
+        secret = Pepper(PEPPER)
+        belated = Belated(Sqlite(path, secret), secret)
+        task = asyncio.create_task(revoked(belated))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with asyncio.timeout(3):
+            await revoked(sqlite_directory(path, PEPPER))
+        await belated.close()
+
+    asyncio.run(work())
 
 
 def test_a_writer_does_not_hold_up_readers(keys: OpenKeys, office: Keys, path: Path) -> None:

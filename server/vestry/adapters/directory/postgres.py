@@ -106,7 +106,7 @@ class Postgres:
             raise
         return connection
 
-    async def _opened(self, statement_seconds: float) -> Connected:
+    async def _opened(self, statement_seconds: float, lock_seconds: float | None = None) -> Connected:
         where = self._where
         return await asyncpg.connect(
             host=where.host,
@@ -121,7 +121,7 @@ class Postgres:
             server_settings={
                 "application_name": "vestry",
                 "statement_timeout": _milliseconds(max(statement_seconds, where.lock_seconds)),
-                "lock_timeout": _milliseconds(where.lock_seconds),
+                "lock_timeout": _milliseconds(lock_seconds or where.lock_seconds),
                 "idle_in_transaction_session_timeout": _milliseconds(60),
             },
         )
@@ -171,14 +171,17 @@ class Postgres:
         return made
 
     async def _alone(self, work: Callable[[Connection], T]) -> T:
-        """Work on the tables, all of it or nothing, while nobody else changes anything."""
+        """Work on the tables, all of it or nothing, while nobody else changes anything. It waits for another migration,
+        but then for no table: whoever came after would wait as well.
+        """
 
         async def connect() -> Connected:
-            return await self._opened(MIGRATION_SECONDS)
+            return await self._opened(MIGRATION_SECONDS, MIGRATION_SECONDS)
 
         engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
         async with engine.begin() as connection:
             await connection.execute(ONE_AT_A_TIME)
+            await connection.execute(text(f"SET LOCAL lock_timeout = {_milliseconds(self._where.lock_seconds)}"))
             return await connection.run_sync(work)
 
     async def begin(self, connection: AsyncConnection) -> None:

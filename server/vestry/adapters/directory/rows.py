@@ -15,7 +15,7 @@ from vestry.types import Document, Key, Kind, Limits, Network
 _ID = re.compile(r"key_[0-9A-Za-z]{1,64}")
 _LABEL = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
-_ROUTE = re.compile(r"/[A-Za-z0-9._/{}-]{0,127}")
+_ROUTE = re.compile(r"[a-z][a-z0-9._-]{0,63}")
 
 
 def validate(key: Key) -> None:
@@ -31,7 +31,7 @@ def validate(key: Key) -> None:
     if not _names(key.models, _MODEL):
         raise ValueError("models are 1 to 256 names of 1 to 128 of A-Z, a-z, 0-9, `.`, `_`, `/` and `-`")
     if not _names(key.routes, _ROUTE):
-        raise ValueError("routes are 1 to 256 paths such as /v1/chat/completions")
+        raise ValueError("routes are 1 to 256 names such as chat.completions")
     _bounded(key)
 
 
@@ -57,6 +57,19 @@ def _names(names: Collection[str] | None, form: re.Pattern[str]) -> bool:
     return names is None or (0 < len(names) <= 256 and all(map(form.fullmatch, names)))
 
 
+def storable(*texts: str) -> bool:
+    """Whether a database can hold these at all: what it cannot hold is not there, and need not be asked for."""
+    return all("\0" not in text and _encodable(text) for text in texts)
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def row_of(key: Key) -> dict[str, Any]:
     """A key as its row, but for its hash."""
     return {
@@ -67,7 +80,7 @@ def row_of(key: Key) -> dict[str, Any]:
         "roles": named(key.roles),
         "models": _list(key.models),
         "routes": _list(key.routes),
-        "sources": _list([str(each) for each in key.sources] or None),
+        "sources": json.dumps([str(each) for each in key.sources]) if key.sources else None,
         "concurrency": key.limits.concurrency,
         "requests_per_minute": key.limits.requests_per_minute,
         "created": key.created,
@@ -84,7 +97,7 @@ def row_of(key: Key) -> dict[str, Any]:
 def key_of(row: Mapping[Any, Any]) -> Key:
     """The key of a row. Raises Unfit for one that no program has written: it never becomes one with more rights."""
     try:
-        models, routes = _set(row["models"]), _set(row["routes"])
+        models, routes = _names_of(row["models"]), _names_of(row["routes"])
         return Key(
             id=row["id"],
             tenant=row["tenant"],
@@ -92,8 +105,8 @@ def key_of(row: Mapping[Any, Any]) -> Key:
             created=row["created"],
             roles=read_roles(row["roles"]),
             project=row["project"],
-            models=models,
-            routes=routes,
+            models=None if models is None else frozenset(models),
+            routes=None if routes is None else frozenset(routes),
             sources=_networks(row["sources"]),
             limits=Limits(row["concurrency"], row["requests_per_minute"]),
             expires=row["expires"],
@@ -123,20 +136,20 @@ def _list(names: Collection[str] | None) -> str | None:
     return None if names is None else json.dumps(sorted(names))
 
 
-def _set(text: str | None) -> frozenset[str] | None:
+def _names_of(text: str | None) -> list[str] | None:
     """Raises ValueError for what is no list of names."""
     if text is None:
         return None
     names = json.loads(text)
     if not (isinstance(names, list) and all(isinstance(each, str) for each in names)):
         raise ValueError("a list of names is something else")
-    return frozenset(names)
+    return names
 
 
 def _networks(text: str | None) -> tuple[Network, ...]:
-    names = _set(text)
+    names = _names_of(text)
     if names is None:
         return ()
     if not names:
         raise ValueError("a list of networks is empty")
-    return tuple(ip_network(each) for each in sorted(names))
+    return tuple(map(ip_network, names))

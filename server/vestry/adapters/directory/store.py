@@ -13,22 +13,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
 import asyncpg
-from msgspec import structs
-from msgspec.structs import replace
-from sqlalchemy import ColumnElement, Executable, Select, case, delete, insert, select, update
+from sqlalchemy import Select, case, select, update
 from sqlalchemy.engine import RowMapping
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vestry.adapters.directory.backend import Backend
+from vestry.adapters.directory.change import KEY, SqlChange, document, one
 from vestry.adapters.directory.faults import DirectoryFault, Unfit
 from vestry.adapters.directory.pepper import Pepper
-from vestry.adapters.directory.rows import document_of, key_of, row_of, validate
+from vestry.adapters.directory.rows import document_of, key_of, storable
 from vestry.adapters.directory.tables import DOCUMENTS, KEYS
 from vestry.adapters.key_format import well_formed
 from vestry.types import Document, Key, Kind
@@ -39,13 +37,7 @@ FAULTS = (SQLAlchemyError, sqlite3.Error, asyncpg.PostgresError, asyncpg.Interfa
 """What a database's failure looks like. A TimeoutError is an OSError."""
 T = TypeVar("T")
 
-_KEY = [each for each in KEYS.c if each.name != "hash"]
 _PATH = DOCUMENTS.c.tenant + "/" + DOCUMENTS.c.name
-
-
-def now() -> int:
-    """Microseconds since the epoch."""
-    return time.time_ns() // 1000
 
 
 class SqlDirectory:
@@ -93,35 +85,39 @@ class SqlDirectory:
 
     async def read(self, kind: Kind, tenant: str, name: str) -> Document | None:
         """As seams.Directory."""
-        return _one(await self._found(document_of, _document(kind, tenant, name)))
+        return one(await self._found(document_of, document(kind, tenant, name), tenant, name))
 
     async def page(self, kind: Kind, tenant: str | None, after: str, limit: int) -> list[Document]:
         """As seams.Directory."""
         asked = select(DOCUMENTS).where(DOCUMENTS.c.kind == kind.value, after < _PATH).order_by(_PATH).limit(limit)
         if tenant is not None:
             asked = asked.where(DOCUMENTS.c.tenant == tenant)
-        return await self._found(document_of, asked)
+        return await self._found(document_of, asked, tenant or "", after)
 
     async def key(self, key_id: str) -> Key | None:
         """As seams.Directory."""
-        return _one(await self._found(key_of, select(*_KEY).where(KEYS.c.id == key_id)))
+        return one(await self._found(key_of, select(*KEY).where(KEYS.c.id == key_id), key_id))
 
     async def keys(self, tenant: str | None, after: str, limit: int) -> list[Key]:
         """As seams.Directory."""
-        asked = select(*_KEY).where(KEYS.c.id > after).order_by(KEYS.c.id).limit(limit)
+        asked = select(*KEY).where(KEYS.c.id > after).order_by(KEYS.c.id).limit(limit)
         if tenant is not None:
             asked = asked.where(KEYS.c.tenant == tenant)
-        return await self._found(key_of, asked)
+        return await self._found(key_of, asked, tenant or "", after)
 
     async def identify(self, presented: str) -> Key | None:
         """As seams.Directory."""
         if not well_formed(presented):
             return None
-        asked = select(*_KEY).where(KEYS.c.hash == self._pepper.hashed(presented))
-        return _one(await self._found(key_of, asked))
+        asked = select(*KEY).where(KEYS.c.hash == self._pepper.hashed(presented))
+        return one(await self._found(key_of, asked))
 
-    async def _found(self, made: Callable[[RowMapping], T], asked: Select[Any]) -> list[T]:
-        """Raises DirectoryFault."""
+    async def _found(self, made: Callable[[RowMapping], T], asked: Select[Any], *texts: str) -> list[T]:
+        """What is made of each row. `texts` are those in the question that a stranger may have written. Raises
+        DirectoryFault.
+        """
+        if not storable(*texts):
+            return []
 
         async def look() -> list[T]:
             engine = await self.backend.engine(reading=True)
@@ -154,9 +150,9 @@ class SqlDirectory:
     async def changing(self) -> AsyncIterator[SqlChange]:
         """As seams.Directory. Raises DirectoryFault."""
         async with self._alone():
-            connection = await self._within(self.backend.write_seconds, _again(self._begin))
+            connection = await self._within(self.backend.write_seconds, _again(self._begin), undo=_undo)
             try:
-                yield SqlChange(self, connection, self._pepper)
+                yield SqlChange(connection, self._pepper, self._step)
             except BaseException:
                 with contextlib.suppress(DirectoryFault):
                     await self._within(self.backend.write_seconds, _undo(connection))
@@ -192,107 +188,54 @@ class SqlDirectory:
         finally:
             await connection.close()
 
-    async def step(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _step(self, work: Coroutine[Any, Any, T]) -> T:
         """One statement of a transaction. Raises DirectoryFault."""
         return await self._within(self.backend.write_seconds, work)
 
-    async def _within(self, seconds: float, work: Coroutine[Any, Any, T], *, lasting: bool = False) -> T:
-        """What this comes to, within its time. Work that is `lasting` goes on when who asked has gone."""
-        task = asyncio.create_task(work)
-        self._left.add(task)
-        task.add_done_callback(self._ended)
+    async def _within(
+        self,
+        seconds: float,
+        work: Coroutine[Any, Any, T],
+        *,
+        lasting: bool = False,
+        undo: Callable[[T], Coroutine[Any, Any, None]] | None = None,
+    ) -> T:
+        """What this comes to, within its time. Work that is `lasting` goes on when who asked has gone; what other work
+        comes to when nobody waits any more is handed to `undo`.
+        """
+        task = self._started(work)
         try:
             await asyncio.wait({task}, timeout=seconds)
         except asyncio.CancelledError:
             if not lasting:
-                task.cancel()
+                self._give_up(task, undo)
             raise
         if not task.done():
-            task.cancel()
+            self._give_up(task, undo)
             raise self.backend.fault(TimeoutError())
         try:
             return task.result()
         except FAULTS as error:
             raise self.backend.fault(error) from error
 
+    def _started(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._left.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _give_up(self, task: asyncio.Task[T], undo: Callable[[T], Coroutine[Any, Any, None]] | None) -> None:
+        def undone(task: asyncio.Task[T]) -> None:
+            if undo is not None and not task.cancelled() and task.exception() is None:
+                self._started(undo(task.result()))
+
+        task.cancel()
+        task.add_done_callback(undone)
+
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._left.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waited has it, or has gone
-
-
-class SqlChange:
-    """seams.Change."""
-
-    def __init__(self, directory: SqlDirectory, connection: AsyncConnection, pepper: Pepper) -> None:
-        self._directory, self._connection, self._pepper = directory, connection, pepper
-
-    async def read(self, kind: Kind, tenant: str, name: str) -> Document | None:
-        """As seams.Change."""
-        return _one(await self._found(document_of, _document(kind, tenant, name)))
-
-    async def names(self, kind: Kind, tenant: str, limit: int) -> list[str]:
-        """As seams.Change."""
-        asked = select(DOCUMENTS.c.name).where(DOCUMENTS.c.kind == kind.value, DOCUMENTS.c.tenant == tenant)
-        return await self._found(lambda row: str(row["name"]), asked.order_by(DOCUMENTS.c.name).limit(limit))
-
-    async def put(self, kind: Kind, tenant: str, name: str, body: dict[str, Any]) -> Document:
-        """As seams.Change."""
-        moment = now()
-        before = await self.read(kind, tenant, name)
-        if before is None:
-            made = Document(kind, tenant, name, body, 1, moment, moment)
-            await self._run(insert(DOCUMENTS).values(**_values(made)))
-        else:
-            made = Document(kind, tenant, name, body, before.version + 1, before.created, moment)
-            await self._run(update(DOCUMENTS).where(*_place(kind, tenant, name)).values(**_values(made)))
-        return made
-
-    async def remove(self, kind: Kind, tenant: str, name: str) -> None:
-        """As seams.Change."""
-        await self._run(delete(DOCUMENTS).where(*_place(kind, tenant, name)))
-
-    async def key(self, key_id: str) -> Key | None:
-        """As seams.Change."""
-        return _one(await self._found(key_of, select(*_KEY).where(KEYS.c.id == key_id)))
-
-    async def keys(self, tenant: str, limit: int) -> list[Key]:
-        """As seams.Change."""
-        asked = select(*_KEY).where(KEYS.c.tenant == tenant, KEYS.c.revoked.is_(None))
-        return await self._found(key_of, asked.order_by(KEYS.c.id).limit(limit))
-
-    async def add_key(self, key: Key, secret: str) -> Key:
-        """As seams.Change. Raises ValueError for what no key can have, or one that is there already."""
-        validate(key)
-        made = replace(key, version=1)
-        values = {**row_of(made), "hash": self._pepper.hashed(secret)}
-        try:
-            await self._directory.step(self._connection.execute(insert(KEYS).values(**values)))
-        except DirectoryFault as fault:
-            if isinstance(fault.__cause__, IntegrityError):
-                raise ValueError("there is such a key already") from None  # noqa: TRY004
-            raise
-        return made
-
-    async def put_key(self, key: Key) -> Key:
-        """As seams.Change. Raises ValueError for what no key can have, or where there is none with this id."""
-        before = await self.key(key.id)
-        if before is None:
-            raise ValueError("there is no such key")
-        made = replace(key, version=before.version + 1)
-        validate(made)
-        values = {name: value for name, value in row_of(made).items() if name != "last_used"}
-        await self._run(update(KEYS).where(KEYS.c.id == key.id).values(**values))
-        return made
-
-    async def _found(self, made: Callable[[RowMapping], T], asked: Select[Any]) -> list[T]:
-        async def look() -> list[T]:
-            return [made(row) for row in (await self._connection.execute(asked)).mappings()]
-
-        return await self._directory.step(look())
-
-    async def _run(self, statement: Executable) -> None:
-        await self._directory.step(self._connection.execute(statement))
 
 
 async def _again(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -310,19 +253,3 @@ async def _undo(connection: AsyncConnection) -> None:
         await connection.rollback()
     finally:
         await connection.close()
-
-
-def _document(kind: Kind, tenant: str, name: str) -> Select[Any]:
-    return select(DOCUMENTS).where(*_place(kind, tenant, name))
-
-
-def _place(kind: Kind, tenant: str, name: str) -> tuple[ColumnElement[bool], ...]:
-    return DOCUMENTS.c.kind == kind.value, DOCUMENTS.c.tenant == tenant, DOCUMENTS.c.name == name
-
-
-def _values(document: Document) -> dict[str, Any]:
-    return {**structs.asdict(document), "kind": document.kind.value}
-
-
-def _one(found: list[T]) -> T | None:
-    return found[0] if found else None

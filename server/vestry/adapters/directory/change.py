@@ -1,0 +1,131 @@
+"""What one transaction does, whichever database it is in; and the questions that it shares with single ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+from msgspec import structs
+from msgspec.structs import replace
+from sqlalchemy import ColumnElement, Executable, Select, delete, insert, select, update
+from sqlalchemy.engine import RowMapping
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from vestry.adapters.directory.faults import DirectoryFault
+from vestry.adapters.directory.pepper import Pepper
+from vestry.adapters.directory.rows import document_of, key_of, row_of, storable, validate
+from vestry.adapters.directory.tables import DOCUMENTS, KEYS
+from vestry.types import Document, Key, Kind
+
+T = TypeVar("T")
+KEY = [each for each in KEYS.c if each.name != "hash"]
+"""What is read of a key."""
+
+
+def now() -> int:
+    """Microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+class Step(Protocol):
+    """Does one statement of a transaction, within its time. Raises DirectoryFault."""
+
+    async def __call__(self, work: Coroutine[Any, Any, T]) -> T: ...
+
+
+class SqlChange:
+    """seams.Change."""
+
+    def __init__(self, connection: AsyncConnection, pepper: Pepper, step: Step) -> None:
+        self._connection, self._pepper, self._step = connection, pepper, step
+
+    async def read(self, kind: Kind, tenant: str, name: str) -> Document | None:
+        """As seams.Change."""
+        return one(await self._found(document_of, document(kind, tenant, name), tenant, name))
+
+    async def names(self, kind: Kind, tenant: str, limit: int) -> list[str]:
+        """As seams.Change."""
+        asked = select(DOCUMENTS.c.name).where(DOCUMENTS.c.kind == kind.value, DOCUMENTS.c.tenant == tenant)
+        return await self._found(lambda row: str(row["name"]), asked.order_by(DOCUMENTS.c.name).limit(limit))
+
+    async def put(self, kind: Kind, tenant: str, name: str, body: dict[str, Any]) -> Document:
+        """As seams.Change. Raises ValueError for a name that cannot be kept."""
+        if not storable(tenant, name):
+            raise ValueError("a name is text, without NUL")
+        moment = now()
+        before = await self.read(kind, tenant, name)
+        if before is None:
+            made = Document(kind, tenant, name, body, 1, moment, moment)
+            await self._run(insert(DOCUMENTS).values(**_values(made)))
+        else:
+            made = Document(kind, tenant, name, body, before.version + 1, before.created, moment)
+            await self._run(update(DOCUMENTS).where(*place(kind, tenant, name)).values(**_values(made)))
+        return made
+
+    async def remove(self, kind: Kind, tenant: str, name: str) -> None:
+        """As seams.Change."""
+        if storable(tenant, name):
+            await self._run(delete(DOCUMENTS).where(*place(kind, tenant, name)))
+
+    async def key(self, key_id: str) -> Key | None:
+        """As seams.Change."""
+        return one(await self._found(key_of, select(*KEY).where(KEYS.c.id == key_id), key_id))
+
+    async def keys(self, tenant: str, limit: int) -> list[Key]:
+        """As seams.Change."""
+        asked = select(*KEY).where(KEYS.c.tenant == tenant, KEYS.c.revoked.is_(None))
+        return await self._found(key_of, asked.order_by(KEYS.c.id).limit(limit))
+
+    async def add_key(self, key: Key, secret: str) -> Key:
+        """As seams.Change. Raises ValueError for what no key can have, or one that is there already."""
+        validate(key)
+        made = replace(key, version=1)
+        values = {**row_of(made), "hash": self._pepper.hashed(secret)}
+        try:
+            await self._step(self._connection.execute(insert(KEYS).values(**values)))
+        except DirectoryFault as fault:
+            if isinstance(fault.__cause__, IntegrityError):
+                raise ValueError("there is such a key already") from None  # noqa: TRY004
+            raise
+        return made
+
+    async def put_key(self, key: Key) -> Key:
+        """As seams.Change. Raises ValueError for what no key can have, or where there is none with this id."""
+        before = await self.key(key.id)
+        if before is None:
+            raise ValueError("there is no such key")
+        made = replace(key, version=before.version + 1)
+        validate(made)
+        values = {name: value for name, value in row_of(made).items() if name != "last_used"}
+        await self._run(update(KEYS).where(KEYS.c.id == key.id).values(**values))
+        return made
+
+    async def _found(self, made: Callable[[RowMapping], T], asked: Select[Any], *texts: str) -> list[T]:
+        if not storable(*texts):
+            return []
+
+        async def look() -> list[T]:
+            return [made(row) for row in (await self._connection.execute(asked)).mappings()]
+
+        return await self._step(look())
+
+    async def _run(self, statement: Executable) -> None:
+        await self._step(self._connection.execute(statement))
+
+
+def document(kind: Kind, tenant: str, name: str) -> Select[Any]:
+    return select(DOCUMENTS).where(*place(kind, tenant, name))
+
+
+def place(kind: Kind, tenant: str, name: str) -> tuple[ColumnElement[bool], ...]:
+    return DOCUMENTS.c.kind == kind.value, DOCUMENTS.c.tenant == tenant, DOCUMENTS.c.name == name
+
+
+def _values(document: Document) -> dict[str, Any]:
+    return {**structs.asdict(document), "kind": document.kind.value}
+
+
+def one(found: list[T]) -> T | None:
+    return found[0] if found else None
