@@ -455,8 +455,11 @@ def test_noting_use_begins_no_epoch(stand: Stand) -> None:
 
 async def _settled(pair: Pair) -> int:
     """The epoch when everything was heard that has happened so far: by a look at SQLite, by a notification."""
-    await asyncio.sleep(0.35)
-    return pair.freshness.epoch(time.monotonic())
+    found, before = pair.freshness.epoch(time.monotonic()), -1
+    while found != before:
+        await asyncio.sleep(0.4)
+        found, before = pair.freshness.epoch(time.monotonic()), found
+    return found
 
 
 # Faults.
