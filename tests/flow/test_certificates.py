@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import openai
 import pytest
-import trustme
 
 from fakes.engine import FakeEngine
-from support.certificates import Clients, Shown
+from support.certificates import Clients
 from support.house import House, chat, until
 from support.keys import ran, sqlite_directory
+from support.site import Site
 from support.wire import Wire, request
 from vestry.types import Kind
 
@@ -28,35 +28,6 @@ GRANTS: list[dict[str, Any]] = [
     {"san": "email:*@hospital.example", "tenant": "default", "sources": ["127.8.0.0/16"]},
 ]
 TENANTS = {"default": {"concurrency": 256, "key_concurrency": 256}}
-
-
-class Site:
-    """A folder with the server's certificate and the clients' authority; makes settings and clients."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.server, self.clients = folder, trustme.CA(), Clients()
-        issued = self.server.issue_cert("localhost")
-        issued.private_key_pem.write_to_path(str(folder / "tls.key"))
-        (folder / "tls.key").chmod(0o600)
-        (folder / "tls.crt").write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
-        self.put("clients.crt", self.clients.pem)
-
-    def put(self, name: str, content: bytes) -> Path:
-        """A file, put in the place of the old one."""
-        draft = self.folder / f"{name}.new"
-        draft.write_bytes(content)
-        return draft.replace(self.folder / name)
-
-    def settings(self, mode: str = "optional", **more: Any) -> dict[str, Any]:
-        files = {"certificate": "tls.crt", "key": "tls.key", "client_ca": "clients.crt"}
-        tls = {name: self.folder / file for name, file in files.items()}
-        return {"tls": {**tls, "client_certificates": mode, "reload_seconds": 0.1, **more}}
-
-    def context(self, shown: Shown | None) -> ssl.SSLContext:
-        """A client that shows this certificate."""
-        context = ssl.create_default_context()
-        self.server.configure_trust(context)
-        return context if shown is None else shown.load(context, self.folder)
 
 
 @pytest.fixture(scope="module")
