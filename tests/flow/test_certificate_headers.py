@@ -240,9 +240,8 @@ def test_a_key_works_from_its_addresses_alone(case: int, houses: dict[str, House
 def test_a_real_nginx_is_the_ingress(tmp_path: Path, houses: dict[str, House]) -> None:
     """nginx verifies clients and tells the server; what a client writes into the header itself does not get through."""
     site, house = Site(tmp_path), houses[NGINX]
-    files = {"certificate": tmp_path / "tls.crt", "key": tmp_path / "tls.key", "clients": tmp_path / "clients.crt"}
     forged = {NGINX: escaped(site.clients.issue(TRIAGE)), "ssl-client-verify": "SUCCESS"}
-    with ingress(tmp_path / "nginx", house.port, source=PROXY, **files) as port:
+    with ingress(tmp_path / "nginx", house.port, site.folder, source=PROXY) as port:
 
         def asked(shown: Shown | None, **headers: str) -> httpx.Response:
             with httpx.Client(verify=site.context(shown), headers=headers, timeout=10) as http:

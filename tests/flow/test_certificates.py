@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,9 @@ from support.house import House, chat, until
 from support.keys import ran, sqlite_directory
 from support.site import Site
 from support.wire import Wire, request
-from vestry.types import Kind
+from vestry.edge import door
+from vestry.edge.certificates import of_connection
+from vestry.types import Certificate, Kind
 
 TRIAGE = "URI:spiffe://hospital.example/ns/er/sa/triage"
 GRANTS: list[dict[str, Any]] = [
@@ -219,6 +222,27 @@ def test_required_certificates_and_keys_are_two_things(tmp_path: Path, engine: F
         assert asked(house, context, headers={"authorization": f"Bearer {house.key}"}).status_code == 200
         with pytest.raises(httpx.TransportError):
             asked(house, site.context(None))
+
+
+def test_a_certificate_is_read_once_a_connection(
+    house: House, site: Site, tmp_path: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three calls on two connections: two readings. A server that asks for none never looks for one."""
+    read: list[Any] = []
+
+    def counted(transport: asyncio.BaseTransport) -> Certificate | None:
+        read.append(transport)
+        return of_connection(transport)
+
+    monkeypatch.setattr(door, "of_connection", counted)
+    context = site.context(site.clients.issue(TRIAGE))
+    for calls in (2, 1):
+        with client(house, context) as http:
+            assert [http.get("/v1/models").status_code for _ in range(calls)] == [200] * calls
+    assert len(read) == 2
+    with House(tmp_path, [engine], server=site.settings("none")) as plain, client(plain, context) as http:
+        assert http.get("/v1/models").status_code == 401
+    assert len(read) == 2
 
 
 # Revocation ------------------------------------------------------------------------------------------------------

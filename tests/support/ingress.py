@@ -28,10 +28,10 @@ http {{
     scgi_temp_path {folder}/scgi;
     server {{
         listen 127.0.0.1:{port} ssl;
-        ssl_certificate {certificate};
-        ssl_certificate_key {key};
-        ssl_client_certificate {clients};
-        ssl_verify_client {verify};
+        ssl_certificate {files}/tls.crt;
+        ssl_certificate_key {files}/tls.key;
+        ssl_client_certificate {files}/clients.crt;
+        ssl_verify_client optional;
         location / {{
             proxy_pass http://127.0.0.1:{server};
             proxy_bind {source};
@@ -48,10 +48,8 @@ http {{
 
 
 @contextmanager
-def ingress(
-    folder: Path, server: int, *, certificate: Path, key: Path, clients: Path, source: str, verify: str = "optional"
-) -> Iterator[int]:
-    """Start it, calling the server from an address of its own; its port."""
+def ingress(folder: Path, server: int, files: Path, *, source: str) -> Iterator[int]:
+    """Start it, with the `files` of a Site, calling the server from an address of its own; its port."""
     binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     assert binary, "nginx is not installed: apt-get install the packages of deploy/test-packages.txt"
     folder.mkdir(exist_ok=True)
@@ -64,11 +62,8 @@ def ingress(
         user=user,
         port=port,
         server=server,
-        certificate=certificate,
-        key=key,
-        clients=clients,
+        files=files,
         source=source,
-        verify=verify,
     )
     configuration = folder / "nginx.conf"
     configuration.write_text(text)

@@ -162,6 +162,30 @@ def test_an_endless_file_is_refused() -> None:
             "server:\n  trusted_proxies: [10.0.0.0/33]\n",
             "vestry.yaml:2 server.trusted_proxies: `10.0.0.0/33` is neither",
         ),
+        (
+            "server:\n  client_certificate_header: client-cert\n",
+            "vestry.yaml:1 server: `client_certificate_header` is believed from `trusted_proxies` only",
+        ),
+        (
+            "server:\n  tls: {certificate: c, key: k, client_ca: a, client_crl: r}\n",
+            "vestry.yaml:2 server.tls: `client_crl` revokes client certificates, but",
+        ),
+        (
+            "identity:\n  certificates: [{san: 'DNS:a', tenant: a}]\n",
+            "vestry.yaml: `identity.certificates` says whom client certificates stand for, but none can be shown",
+        ),
+        (
+            "identity:\n  certificates:\n  - {san: 'CN=a', tenant: a}\n",
+            "vestry.yaml:3 identity.certificates[0].san: write it as `DNS:`, `URI:`",
+        ),
+        (
+            "identity:\n  certificates:\n  - {san: 'DNS:a', tenant: a, sources: [10.0.0.0/33]}\n",
+            "vestry.yaml:3 identity.certificates[0].sources[0]: `10.0.0.0/33` is neither an address",
+        ),
+        (
+            "identity:\n  certificates:\n  - {san: 'DNS:a', tenant: a, subject: ' a'}\n",
+            "vestry.yaml:3 identity.certificates[0].subject: write printable characters",
+        ),
         ("server:\n  port: 80\n  ops_port: 80\n", "vestry.yaml:1 server: `port` and `ops_port` are the same"),
         (
             "server:\n  tls:\n    key: k\n",

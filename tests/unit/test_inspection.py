@@ -57,10 +57,16 @@ def test_a_directory_that_can_be_made_is_good(tmp_path: Path) -> None:
 # TLS.
 
 
-@pytest.mark.parametrize("name", ["certificate", "key", "client_ca"])
+def asking(folder: Path) -> Tls:
+    """A server that asks for client certificates."""
+    made = certificates.made(folder)
+    return made.model_copy(update={"client_ca": folder / "ca.crt", "client_certificates": "optional"})
+
+
+@pytest.mark.parametrize("name", ["certificate", "key", "client_ca", "client_crl"])
 def test_a_missing_file_is_named(state: Path, name: str) -> None:
     """A file that is not there is told under its setting."""
-    tls = certificates.made(state).model_copy(update={name: state / "none.pem"})
+    tls = asking(state).model_copy(update={name: state / "none.pem"})
     assert with_tls(state, tls) == [
         f"server.tls.{name}: {state / 'none.pem'} cannot be read (No such file or directory). Name a readable PEM file"
     ]
@@ -140,6 +146,22 @@ def test_authorities_that_are_none(state: Path) -> None:
     (state / "empty").write_text("")
     [said] = with_tls(state, tls.model_copy(update={"client_ca": state / "empty"}))
     assert said.startswith("server.tls.client_ca: ")
+
+
+def test_lists_of_revoked_certificates(state: Path) -> None:
+    """Current ones are good; an expired one among them is named, for its authority's clients would be refused."""
+    tls = asking(state).model_copy(update={"client_crl": state / "clients.crl"})
+    one, other = certificates.Clients("One"), certificates.Clients("Other")
+    for content, said in (
+        (one.revoked(1, 2) + other.revoked(), None),
+        (one.revoked() + other.revoked(ends=-60), "the list of CN=Other expired on 20"),
+        (one.pem, "holds no lists of revoked certificates"),
+        (b"-----BEGIN X509 CRL-----\nnone\n-----END X509 CRL-----\n", "holds no lists of revoked certificates"),
+    ):
+        (state / "clients.crl").write_bytes(content)
+        found = with_tls(state, tls)
+        assert len(found) == (0 if said is None else 1)
+        assert all(each.startswith("server.tls.client_crl: ") and str(said) in each for each in found)
 
 
 # Ports and addresses.
