@@ -124,6 +124,25 @@ def test_no_values_install_everything_and_start_nothing(tmp_path: Path) -> None:
     assert "NO MODEL IS SERVED YET" in render_files({})["NOTES.txt"]
 
 
+@pytest.mark.parametrize("crl", [True, False])
+def test_files_of_client_certificates_lie_where_the_settings_say(crl: bool, tmp_path: Path) -> None:
+    """Authorities, and lists of revoked certificates if they are asked for, are mounted at the paths of the settings."""
+    given = values("everything")
+    given["server"]["tls"]["clientCrl"] = crl
+    objects = render(given)
+    settings = settings_of(objects, tmp_path)
+    tls = settings.server.tls
+    assert tls is not None
+    [server] = [each for each in of_kind(objects, "StatefulSet") if "client-ca" in json.dumps(each)]
+    pod = server["spec"]["template"]["spec"]
+    [volume] = [each for each in pod["volumes"] if each["name"] == "client-ca"]
+    mounts = [each for part in pod["containers"] for each in part["volumeMounts"] if each["name"] == "client-ca"]
+    files = {f"{mounts[0]['mountPath']}/{item['path']}" for item in volume["secret"]["items"]}
+    assert files == {str(each) for each in (tls.client_ca, tls.client_crl) if each is not None}
+    assert (tls.client_crl is not None) == crl
+    assert settings.server.sees_certificates
+
+
 @pytest.mark.parametrize("release", ["a", "vestry", "x" * 53])
 def test_names_fit_whatever_the_release_is_called(release: str) -> None:
     """Names and label values keep Kubernetes' limits, for long and short releases and awkward model names."""
@@ -233,6 +252,7 @@ def phi(**more: Any) -> Object:
         ({"ingress": {"enabled": True, "hosts": ["a.example"]}}, "networkPolicy.clients"),
         ({"ingress": {"enabled": True}, "networkPolicy": {"enabled": False}}, "ingress.hosts"),
         ({"server": {"tls": {"clientCertificates": "required"}}}, "client certificates are asked for"),
+        ({"server": {"tls": {"clientCrl": True}}}, "server.tls.clientCrl"),
         ({"monitoring": {"serviceMonitor": {"enabled": True}}}, "networkPolicy.monitoring"),
         ({"fullnameOverride": "9lives"}, "fullnameOverride"),
     ],

@@ -44,6 +44,9 @@
 {{- if and (ne .clientCertificates "none") (or (not .existingSecret) (not .clientCaSecret)) -}}
 {{- $faults = append $faults "server.tls: client certificates are asked for. Set existingSecret and clientCaSecret too, or clientCertificates to none." -}}
 {{- end -}}
+{{- if and .clientCrl (eq .clientCertificates "none") -}}
+{{- $faults = append $faults "server.tls.clientCrl: it revokes client certificates. Ask for them with clientCertificates, or set it to false." -}}
+{{- end -}}
 {{- end -}}
 {{- if and .Values.monitoring.serviceMonitor.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.monitoring) -}}
 {{- $faults = append $faults "networkPolicy.monitoring: Prometheus could scrape nothing. Add a peer that selects its pods." -}}

@@ -10,6 +10,9 @@ server/vestry/settings.py; a test loads the result with the program's own reader
 {{- $tls := dict "certificate" "/run/secrets/tls/tls.crt" "key" "/run/secrets/tls/tls.key" "client_certificates" .clientCertificates -}}
 {{- if .clientCaSecret -}}
 {{- $_ := set $tls "client_ca" "/run/secrets/client-ca/ca.crt" -}}
+{{- if .clientCrl -}}
+{{- $_ := set $tls "client_crl" "/run/secrets/client-ca/ca.crl" -}}
+{{- end -}}
 {{- end -}}
 {{- $_ := set $server "tls" $tls -}}
 {{- end -}}

@@ -13,6 +13,7 @@ from msgspec import Struct
 from vestry.adapters.key_format import derived_id
 from vestry.adapters.memory import MOST, Memory
 from vestry.adapters.users import Users
+from vestry.errors import KeysUnavailable
 from vestry.roles import Role
 from vestry.seams import Directory, Freshness
 from vestry.types import Certificate, Head, Network, Principal, Via
@@ -65,7 +66,12 @@ class CertificateCredentials:
         certificate = head.certificate
         if certificate is None:
             return None
-        return self._memory.get(certificate.thumbprint.encode("ascii"), head.began)
+        try:
+            return self._memory.get(certificate.thumbprint.encode("ascii"), head.began)
+        except KeysUnavailable:
+            if self._mapped(certificate) is None:
+                return None
+            raise
 
     async def find(self, head: Head) -> Principal | None:
         """As seams.Credentials."""
