@@ -31,7 +31,7 @@ from vestry.adapters.upstream import Upstream
 from vestry.admit import Admission
 from vestry.alongside import running
 from vestry.audit.notary import Signing
-from vestry.edge import arrival, door
+from vestry.edge import arrival, door, doorkeeper
 from vestry.edge.certificates import form
 from vestry.edge.dataplane import DataPlane
 from vestry.edge.ops import build_ops
@@ -213,7 +213,7 @@ class Server:
         api = bind(settings.host, settings.port, settings.backlog)
         stack.callback(api.close)
         protocol = door.protocol_factory(self._door_rules(recorder))
-        unheard = door.protocol_factory(door.Rules(self.settings.door, frozenset(), door.Nobody()))
+        unheard = door.protocol_factory(doorkeeper.Rules(self.settings.door, frozenset(), doorkeeper.Nobody()))
         plain = Manner(unheard, self.settings.door.keep_alive_seconds, settings.drain_seconds, self._hurry)
         await stack.enter_async_context(serving(build_ops(self.meter, self._missing), ops, plain))
         patience = self.settings.door.header_seconds
@@ -242,8 +242,8 @@ class Server:
         )
         return Application(DataPlane(corridor=corridor, rules=rules))
 
-    def _door_rules(self, recorder: Recorder) -> door.Rules:
-        return door.Rules(
+    def _door_rules(self, recorder: Recorder) -> doorkeeper.Rules:
+        return doorkeeper.Rules(
             limits=self.settings.door,
             allowed_hosts=frozenset(host.lower().encode() for host in self.settings.server.allowed_hosts),
             keeper=_Keeper(self.meter, recorder),

@@ -12,68 +12,27 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import time
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import unquote
 
 import httptools
-from msgspec import Struct
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from vestry import settings
 from vestry.edge.certificates import of_connection
 from vestry.edge.cycle import Cycle
-from vestry.errors import (
-    BodyTooLarge,
-    HeadersTooLarge,
-    MalformedRequest,
-    MethodNotAllowed,
-    Refusal,
-    RequestTimeout,
-)
+from vestry.edge.doorkeeper import Rules
+from vestry.edge.heads import answer_to, fault_of, wrong_length, wrong_repetition, wrong_target
+from vestry.errors import BodyTooLarge, HeadersTooLarge, MalformedRequest, Refusal, RequestTimeout
 from vestry.types import Certificate
 
-HOST = re.compile(rb"^(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?$")
-TARGET = re.compile(rb"^/[!\"$-~]*$")
-METHOD = re.compile(rb"^[\r\n]*[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(?: |$)")
-METHODS = "GET, POST"
-FRAMING = {b"host", b"content-length", b"transfer-encoding"}
 LINGER_SECONDS = 1.0
 LAST_SECONDS = 0.2
 ASGI = {"version": "3.0", "spec_version": "2.3"}
-
-
-class Doorkeeper(Protocol):
-    """Is told what happens at the door before a call exists."""
-
-    def refused(self, refusal: Refusal, request_id: str, source: str) -> None:
-        """A request was refused before it could be read."""
-
-    def connections(self, change: int) -> None:
-        """A connection was opened (+1) or closed (-1)."""
-
-
-class Nobody:
-    """A doorkeeper who tells nobody: for a port whose visitors are neither counted nor recorded."""
-
-    def refused(self, refusal: Refusal, request_id: str, source: str) -> None:
-        """Nothing."""
-
-    def connections(self, change: int) -> None:
-        """Nothing."""
-
-
-class Rules(Struct, frozen=True):
-    """What the door checks: the settings' bounds, allowed hosts (lower case), and who is told."""
-
-    limits: settings.Door
-    allowed_hosts: frozenset[bytes]
-    keeper: Doorkeeper
 
 
 def new_request_id() -> str:
@@ -163,7 +122,7 @@ class Door(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as fault:
-            self._fault = self._fault or _fault_of(fault, data)
+            self._fault = self._fault or fault_of(fault, data)
         if self._deaf:
             return
         if self._fault is None and self._arrived > self._limits.header_bytes:
@@ -271,11 +230,8 @@ class Door(HttpToolsProtocol):
             self._arrived > self._limits.header_bytes and self._head_bytes() > self._limits.header_bytes
         ):
             return HeadersTooLarge()
-        if self.repeated:
-            framing = [name for name, _ in self.headers if name in FRAMING]
-            if len(set(framing)) != len(framing):
-                return MalformedRequest("A header that may come once, such as `Host`, comes twice.")
-        wrong = self._wrong_target() or self._wrong_length(version)
+        wrong = wrong_repetition(self.headers) if self.repeated else None
+        wrong = wrong or self._wrong_target() or wrong_length(version, self.fields)
         return MalformedRequest(wrong) if wrong else None
 
     @property
@@ -292,22 +248,10 @@ class Door(HttpToolsProtocol):
         target = self.url, self.fields.get(b"host", b"")
         if target == self._target:  # as before on this connection
             return None
-        if not TARGET.match(target[0]):
-            return "The request target must be a path."
-        if not HOST.match(target[1]):
-            return "Exactly one valid `Host` header is needed."
-        if self._rules.allowed_hosts and _without_port(target[1]) not in self._rules.allowed_hosts:
-            return "This server does not answer to that `Host`."
-        self._target = target
-        return None
-
-    def _wrong_length(self, version: str) -> str | None:
-        encoding = self.fields.get(b"transfer-encoding")
-        if version != "1.1" and (version != "1.0" or encoding is not None):
-            return "HTTP/1.1 is spoken here."
-        if encoding is not None and (b"content-length" in self.fields or encoding.lower() != b"chunked"):
-            return "The length of the body is stated in more than one way."
-        return None
+        wrong = wrong_target(*target, self._rules.allowed_hosts)
+        if wrong is None:
+            self._target = target
+        return wrong
 
     def on_response_complete(self) -> None:
         """Wait for the next request; one timer a connection, not one a request."""
@@ -393,19 +337,7 @@ class Door(HttpToolsProtocol):
             self.cycle.message_event.set()
             return
         request_id = new_request_id()
-        body = refusal.body()
-        lines = [STATUS_LINE[refusal.status]]
-        headers = [
-            *self.server_state.default_headers,
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"x-request-id", request_id.encode()),
-            *(header for header in refusal.headers() if header[0] != b"connection"),
-            (b"connection", b"close"),
-        ]
-        for name, value in headers:
-            lines += [name, b": ", value, b"\r\n"]
-        self.transport.write(b"".join([*lines, b"\r\n", body]))
+        self.transport.write(answer_to(refusal, request_id, self.server_state.default_headers))
         self._rules.keeper.refused(refusal, request_id, self.client[0] if self.client else "")
         self.linger()
 
@@ -432,16 +364,3 @@ class Door(HttpToolsProtocol):
 
     def unwatch(self) -> None:
         self._on_leave = self._on_pause = None
-
-
-def _without_port(host: bytes) -> bytes:
-    if host.startswith(b"["):
-        return host[: host.index(b"]") + 1].lower()
-    return host.partition(b":")[0].lower()
-
-
-def _fault_of(fault: Exception, data: bytes) -> Refusal:
-    """What an error of the parser means. It knows the registered methods only, so that another one is its error."""
-    if isinstance(fault, httptools.HttpParserInvalidMethodError) and METHOD.match(data):
-        return MethodNotAllowed(METHODS)
-    return MalformedRequest()
