@@ -1,4 +1,4 @@
-"""Faults of the configuration: where, what, and the mend.
+"""Faults of the configuration: where, what, and the mend; and the short names of what went wrong.
 
 A fault is a sentence for the person who runs the server. It names places and settings; it repeats no value
 that could be a secret.
@@ -6,6 +6,7 @@ that could be a secret.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 
 from msgspec import Struct
@@ -28,3 +29,10 @@ class ConfigurationError(Exception):
     def __init__(self, faults: Iterable[Fault]):
         self.faults = list(faults)
         super().__init__("\n".join(f"- {fault}" for fault in self.faults))
+
+
+def cause_of(error: BaseException) -> str:
+    """A short name of what went wrong: `ENOSPC` for an OSError, else the exception's type."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return errno.errorcode.get(error.errno, str(error.errno))
+    return type(error).__name__

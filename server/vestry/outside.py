@@ -22,9 +22,8 @@ from vestry.audit.copies.directory import DirectorySink
 from vestry.audit.copies.durable import read_bounded
 from vestry.audit.copies.s3 import Bucket, S3Sink
 from vestry.audit.copies.sigv4 import Credentials
-from vestry.audit.copies.sink import NOTE_LIMIT, Observer, Sink, Undelivered
+from vestry.audit.copies.sink import NOTE_LIMIT, Observer, Sink
 from vestry.audit.copies.syslog import SyslogSink
-from vestry.audit.copies.wires import Peer, Web
 from vestry.audit.copies.witness import WitnessSink
 from vestry.audit.opening import append_once
 from vestry.audit.registry import REGISTRY
@@ -37,6 +36,7 @@ from vestry.section import is_private
 from vestry.settings import Settings
 from vestry.settings_copies import Copy, DirectoryCopy, S3Copy, SyslogCopy, WitnessCopy
 from vestry.signing import signing
+from vestry.wires import Peer, Undelivered, Web
 
 
 class OutsideCopies:

@@ -12,12 +12,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from vestry.audit.files import cause_of
 from vestry.audit.pruning import DAY_SECONDS, Halted, Hold, Policy, prune
 from vestry.audit.reading import NoLog
 from vestry.audit.records import Clock, Event
 from vestry.audit.scan import LogUnusable
 from vestry.errors import AuditUnavailable
+from vestry.faults import cause_of
 from vestry.seams import Journal
 from vestry.settings import Settings
 

@@ -136,6 +136,8 @@ REFUSED: dict[str, Any] = {
     "nbf in the future": lambda: signed(KEY, claims(nbf=NOW + 3600)),
     "an ID token": lambda: signed(KEY, claims(nonce="n", at_hash="h")),
     "Keycloak's ID token": lambda: signed(KEY, claims(typ="ID")),
+    "a type that is a list": lambda: signed(KEY, claims(typ=["ID"], groups=["none"])),
+    "good for longer than a day": lambda: signed(KEY, claims(iat=NOW - 80_000, exp=NOW + 80_000)),
     "a logout token": lambda: signed(KEY, typ="logout+jwt"),
     "no grant": lambda: signed(KEY, claims(groups=["cardiology"])),
     "no subject": lambda: signed(KEY, claims(sub=None)),

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from support.house import until
 from vestry.audit.copies.durable import write_whole
-from vestry.audit.copies.sink import Held, Item, Undelivered, size_of
+from vestry.audit.copies.sink import Held, Item, size_of
 from vestry.audit.files import Files
 from vestry.audit.tlog.notes import Checkpoint, PublicKey, Signer
 from vestry.audit.tlog.tiles import CHECKPOINT
 from vestry.audit.tree import Tree
+from vestry.wires import Undelivered
 
 HOUSE = Signer.generate("house.test/vestry")
 

@@ -10,8 +10,9 @@ import pytest
 
 from support.copies import GrownLog
 from vestry.audit.copies.directory import DirectorySink
-from vestry.audit.copies.sink import Item, Undelivered
+from vestry.audit.copies.sink import Item
 from vestry.audit.tlog.notes import Checkpoint
+from vestry.wires import Undelivered
 
 
 @pytest.fixture

@@ -23,10 +23,10 @@ from support.objects import CREDENTIALS, REGION, Objects, objects
 from vestry.audit.copies.comparing import compare_with_copies
 from vestry.audit.copies.s3 import Bucket, S3Sink, versions_of
 from vestry.audit.copies.sigv4 import Credentials, authorization, query_of, quoted
-from vestry.audit.copies.sink import Item, Undelivered
-from vestry.audit.copies.wires import Web
+from vestry.audit.copies.sink import Item
 from vestry.audit.scan import LogDamaged
 from vestry.audit.tlog.merkle import EMPTY_ROOT
+from vestry.wires import Undelivered, Web
 
 DOCUMENTED = Credentials("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
 EMPTY = hashlib.sha256(b"").hexdigest()

@@ -19,11 +19,11 @@ import trustme
 from support.copies import GrownLog, ListSink
 from support.rsyslog import receiver
 from vestry.audit.copies.couriers import Couriers
-from vestry.audit.copies.sink import Item, Undelivered
+from vestry.audit.copies.sink import Item
 from vestry.audit.copies.syslog import SyslogSink
-from vestry.audit.copies.wires import Peer
 from vestry.audit.tlog.notes import Checkpoint
 from vestry.section import is_private
+from vestry.wires import Peer, Undelivered
 
 AUTHORITY = trustme.CA()
 PARAM = re.compile(r'(\w+)="((?:[^"\\\]]|\\.)*)"')

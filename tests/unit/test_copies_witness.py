@@ -18,13 +18,13 @@ from support.copies import GrownLog
 from support.house import until
 from vestry.audit.copies.comparing import compare_with_copies
 from vestry.audit.copies.couriers import Couriers
-from vestry.audit.copies.sink import Item, Undelivered
-from vestry.audit.copies.wires import Web
+from vestry.audit.copies.sink import Item
 from vestry.audit.copies.witness import WitnessSink
 from vestry.audit.scan import LogDamaged
 from vestry.audit.tlog.cosignatures import Cosigner
 from vestry.audit.tlog.merkle import EMPTY_ROOT
 from vestry.audit.tlog.notes import Checkpoint, NoteRefused, Signer
+from vestry.wires import Undelivered, Web
 
 
 def sink_of(log: GrownLog, witness: Witness, *, seconds: float = 5, vkey: str = "") -> WitnessSink:

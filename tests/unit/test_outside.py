@@ -16,9 +16,8 @@ from support.copies import HOUSE
 from vestry.administration import ChangeRefused, create_key
 from vestry.audit.copies.directory import DirectorySink
 from vestry.audit.copies.s3 import S3Sink
-from vestry.audit.copies.sink import Item, Undelivered
+from vestry.audit.copies.sink import Item
 from vestry.audit.copies.syslog import SyslogSink
-from vestry.audit.copies.wires import Web
 from vestry.audit.copies.witness import WitnessSink
 from vestry.cli import main
 from vestry.configuration import ConfigurationError, inspect, load
@@ -26,6 +25,7 @@ from vestry.meter import Meter
 from vestry.outside import credentials_in, sinks_of
 from vestry.settings import Settings
 from vestry.signing import make_signer
+from vestry.wires import Undelivered, Web
 
 KEY = Witness().vkey
 DIRECTORY = "{kind: directory, name: vault, path: /mnt/vault, required: true}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 from collections.abc import Mapping
@@ -94,10 +93,3 @@ class Files:
 
 def _draft(path: Path) -> Path:
     return path.with_name(f"{path.name}.new")
-
-
-def cause_of(error: BaseException) -> str:
-    """A short name of what went wrong: `ENOSPC` for an OSError, else the exception's type."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return errno.errorcode.get(error.errno, str(error.errno))
-    return type(error).__name__

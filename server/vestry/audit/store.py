@@ -23,10 +23,11 @@ from msgspec import Struct
 
 from vestry.audit.canonical import NotCanonical, leaf, placed, said
 from vestry.audit.fields import OPEN_INTENTS_EACH, RecordType
-from vestry.audit.files import Files, cause_of
+from vestry.audit.files import Files
 from vestry.audit.notary import Notary
 from vestry.audit.records import Event, Records, microseconds_of
 from vestry.audit.scan import BATCH_BYTES, CLOSING, lines, name_of, parse
+from vestry.faults import cause_of
 from vestry.seams import Record
 
 SEGMENT_SECONDS = 86_400

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from vestry.audit.fields import RecordType
-from vestry.audit.files import cause_of
 from vestry.audit.records import Clock, Event, Records, rfc3339
 from vestry.audit.store import Committed, Store, WriteFailed
+from vestry.faults import cause_of
 from vestry.seams import Record
 from vestry.types import Ending
 

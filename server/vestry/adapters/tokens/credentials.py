@@ -86,7 +86,7 @@ class TokenCredentials:
         user = await self._directory.read(Kind.USER, principal.tenant, principal.subject)
         found = with_user(principal, user)
         if found is not None:
-            held = min(expires, round((now + provider.left) * 1_000_000))
+            held = min(expires, round((now + provider.holds) * 1_000_000))
             self._memory.put(shown, found, held, epoch)
         return found
 
@@ -113,4 +113,5 @@ def _shown(head: Head) -> bytes | None:
     shown = head.credential
     if shown is None or len(shown) > LONGEST or not shown.isascii():
         return None
-    return shown.encode() if head.certificate is None else f"{shown} {head.certificate.thumbprint}".encode()
+    certificate = head.certificate
+    return b"-" + shown.encode() if certificate is None else f"+{certificate.thumbprint} {shown}".encode()

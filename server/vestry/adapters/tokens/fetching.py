@@ -9,13 +9,12 @@ import ipaddress
 import json
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from authlib.oidc.discovery import OpenIDProviderMetadata, get_well_known_url
 
 from vestry.adapters.tokens.keysets import DOCUMENT_BYTES, BadKeys, KeySet
-from vestry.audit.copies.sink import Undelivered
-from vestry.audit.copies.wires import Web
+from vestry.wires import Undelivered, Web
 
 Fetch = Callable[[], KeySet]
 """Gets an issuer's keys. Raises BadKeys, which says in a sentence what is wrong."""
@@ -38,7 +37,9 @@ def from_file(path: Path) -> Fetch:
 
 
 class Asking:
-    """Keys that the provider is asked for. `token` gives the bearer token to ask with, empty for none."""
+    """Keys that the provider is asked for. `token` gives the bearer token to ask with, empty for none: it goes to the
+    address that the settings name, and to no other that metadata lead to.
+    """
 
     def __init__(
         self, issuer: str, jwks_uri: str | None, *, ca: Path | None, seconds: float, token: Callable[[], str]
@@ -48,6 +49,10 @@ class Asking:
     def __call__(self) -> KeySet:
         """As Fetch."""
         return KeySet.read(self._get(self._jwks_uri or self._discovered()))
+
+    def _trusted(self, parts: SplitResult) -> bool:
+        named = urlsplit(self._jwks_uri or self._issuer)
+        return (parts.scheme, parts.netloc) == (named.scheme, named.netloc)
 
     def _discovered(self) -> str:
         url = get_well_known_url(self._issuer, external=True)
@@ -63,13 +68,15 @@ class Asking:
         return found
 
     def _get(self, url: str) -> bytes:
+        parts = urlsplit(url)
         headers = {"Accept": "application/json", "User-Agent": "vestry"}
-        if token := self._token():
+        if self._trusted(parts) and (token := self._token()):
             headers["Authorization"] = f"Bearer {token}"
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         try:
-            web = Web.at(url.partition("?")[0], seconds=self._seconds, ca=self._ca, permitted=_is_loopback)
-            query = urlsplit(url).query
-            answer = web.ask("GET", f"?{query}" if query else "", limit=DOCUMENT_BYTES, headers=headers)
+            origin = f"{parts.scheme}://{parts.netloc}"
+            web = Web.at(origin, seconds=self._seconds, ca=self._ca, permitted=_is_loopback)
+            answer = web.ask("GET", target, limit=DOCUMENT_BYTES, headers=headers)
         except (Undelivered, ValueError) as error:
             raise BadKeys(str(error)) from error
         if answer.status != 200:
@@ -78,11 +85,15 @@ class Asking:
 
 
 def _allowed(url: str) -> bool:
+    """Whether metadata may lead there: https, or http on this machine; nothing before the host, nothing behind."""
     try:
         parts = urlsplit(url)
+        host = parts.hostname
     except ValueError:
         return False
-    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in {"localhost", "127.0.0.1", "::1"})
+    if not host or parts.username is not None or parts.fragment:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and host in {"localhost", "127.0.0.1", "::1"})
 
 
 def _is_loopback(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:

@@ -17,7 +17,8 @@ ACCESS_TOKEN = ("client_id", "jti", "iat", "sub")
 """What RFC 9068 wants, beside what every token has."""
 OF_ID_TOKENS = frozenset({"nonce", "at_hash", "c_hash"})
 """Claims that only ID tokens have: those are for the client, and are not shown to servers."""
-KEYCLOAK = frozenset({"ID", "Refresh", "Offline", "Logout"})
+KEYCLOAK = frozenset({"id", "refresh", "offline", "logout"})
+"""What Keycloak's claim `typ` says, in lower case, of tokens that are no access tokens."""
 
 
 def judge(rules: IssuerRules, token: Compact, certificate: Certificate | None, now: float) -> int:
@@ -29,7 +30,7 @@ def judge(rules: IssuerRules, token: Compact, certificate: Certificate | None, n
     _registered(rules, claims, now)
     if rules.access_tokens_only and not token.typ.endswith("at+jwt"):
         raise BadToken("it is no access token by its `typ`")
-    if OF_ID_TOKENS & claims.keys() or claims.get("typ") in KEYCLOAK:
+    if OF_ID_TOKENS & claims.keys() or _texts(claims.get("typ")).lower() in KEYCLOAK:
         raise BadToken("it is an ID token")
     if rules.clients and not {_texts(claims.get("azp")), _texts(claims.get("client_id"))} & rules.clients:
         raise BadToken("its client is not among those that are allowed")
@@ -66,6 +67,8 @@ def _registered(rules: IssuerRules, claims: dict[str, Any], now: float) -> None:
         raise BadToken("it has expired")
     if claims["exp"] > now + rules.greatest_age_seconds + rules.leeway_seconds:
         raise BadToken("it is good for longer than is allowed")
+    if claims["exp"] - claims.get("iat", claims["exp"]) > rules.greatest_age_seconds + rules.leeway_seconds:
+        raise BadToken("it was made for longer than is allowed")
     if claims.get("iat", now) < now - rules.greatest_age_seconds - rules.leeway_seconds:
         raise BadToken("it was made too long ago")
     if claims.get("iat", now) > now + rules.leeway_seconds:

@@ -15,7 +15,8 @@ from vestry.adapters.tokens.compact import BadToken, Compact
 DOCUMENT_BYTES = 65_536
 MOST = 64
 TRIED = 4
-RSA_BITS = 2048
+LEAST_BITS, MOST_BITS = 2048, 8192
+"""Sizes of RSA keys: weaker ones prove nothing, and larger ones take too long."""
 KINDS: dict[str, type[RSAKey] | type[ECKey] | type[OKPKey]] = {"RSA": RSAKey, "EC": ECKey, "OKP": OKPKey}
 CURVES = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521"}
 
@@ -33,10 +34,13 @@ class _Held(Struct, frozen=True):
 
 
 class KeySet:
-    """Verification keys. One that is weak, private, symmetric, or for something else is left out."""
+    """Verification keys. One that is weak, private, symmetric, or for something else is left out.
 
-    def __init__(self, keys: list[_Held]) -> None:
-        self._keys = keys
+    `said` is the document as it was read: two sets of the same document are the same set.
+    """
+
+    def __init__(self, keys: list[_Held], said: bytes) -> None:
+        self._keys, self.said = keys, said
 
     @classmethod
     def read(cls, content: bytes) -> KeySet:
@@ -51,7 +55,7 @@ class KeySet:
         keys = [key for each in found if (key := _usable(each)) is not None]
         if not keys:
             raise BadKeys("the JWKS document has no key that may verify signatures")
-        return cls(keys)
+        return cls(keys, content)
 
     def has(self, kid: str | None) -> bool:
         """Whether there is a key of this name; any, where a token names none."""
@@ -83,7 +87,7 @@ def _usable(described: Any) -> _Held | None:
     bare = {name: described[name] for name in ("kty", "n", "e", "crv", "x", "y") if name in described}
     try:
         key = KINDS[kind].import_key(bare)
-        if isinstance(key, RSAKey) and key.raw_value.key_size < RSA_BITS:
+        if isinstance(key, RSAKey) and not LEAST_BITS <= key.raw_value.key_size <= MOST_BITS:
             return None
     except (JoseError, ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -20,7 +20,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 
 
 class Provider:
-    """One issuer's keys. `generation` grows whenever other keys were read. One event loop's."""
+    """One issuer's keys. `generation` grows whenever they were read and are other ones. One event loop's."""
 
     def __init__(
         self,
@@ -50,6 +50,11 @@ class Provider:
     def left(self) -> float:
         """Seconds that the keys hold from now, if the provider cannot be asked again."""
         return self._stale_seconds - self.age
+
+    @property
+    def holds(self) -> float:
+        """Seconds that what these keys have verified may be remembered."""
+        return min(self.left, self._refresh_seconds)
 
     async def keys(self, kid: str | None) -> KeySet:
         """The keys; asked for again, seldom, where none is named so. Raises KeysUnavailable where there are none that
@@ -100,5 +105,6 @@ class Provider:
         if self._fault:
             log.info("the keys of the issuer %s can be had again", self.name)
         self._fault = ""
+        if self._keys is None or self._keys.said != keys.said:
+            self.generation += 1
         self._keys, self._read_at = keys, self._clock()
-        self.generation += 1

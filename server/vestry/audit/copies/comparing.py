@@ -17,11 +17,12 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from vestry.audit.copies.sink import Held, Observer, Sink, Undelivered, Unobserved
+from vestry.audit.copies.sink import Held, Observer, Sink, Unobserved
 from vestry.audit.scan import LogDamaged, LogUnusable
 from vestry.audit.tlog import merkle
 from vestry.audit.tlog.notes import Checkpoint, NoteRefused, PublicKey
 from vestry.audit.tlog.tiles import TileMissing, Tiles
+from vestry.wires import Undelivered
 
 _LOG = logging.getLogger("vestry.audit")
 MEND = (

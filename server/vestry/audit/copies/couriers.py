@@ -17,10 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from vestry.audit.copies.durable import read_bounded
-from vestry.audit.copies.sink import NOTE_LIMIT, Item, Observer, Sink, Undelivered, Unobserved, size_of
+from vestry.audit.copies.sink import NOTE_LIMIT, Item, Observer, Sink, Unobserved, size_of
 from vestry.audit.copies.spool import LIMIT, Spool
 from vestry.audit.tlog.notes import Checkpoint
 from vestry.audit.tlog.tiles import CHECKPOINT
+from vestry.wires import Undelivered
 
 _LOG = logging.getLogger("vestry.audit")
 _INBOX = 256

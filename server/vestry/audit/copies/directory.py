@@ -17,8 +17,9 @@ import re
 from pathlib import Path
 
 from vestry.audit.copies.durable import make_folder, read_bounded, write_whole
-from vestry.audit.copies.sink import NOTE_LIMIT, Held, Item, Undelivered
-from vestry.audit.files import cause_of
+from vestry.audit.copies.sink import NOTE_LIMIT, Held, Item
+from vestry.faults import cause_of
+from vestry.wires import Undelivered
 
 _FOLDER = re.compile(r"[0-9]{12}")
 _FILE = re.compile(r"([0-9]{18})-[0-9a-f]{16}")

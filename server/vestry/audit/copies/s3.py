@@ -22,8 +22,8 @@ from xml.parsers import expat
 from msgspec import Struct
 
 from vestry.audit.copies.sigv4 import Credentials, authorization, query_of, quoted
-from vestry.audit.copies.sink import NOTE_LIMIT, Held, Item, Undelivered
-from vestry.audit.copies.wires import Answer, Web
+from vestry.audit.copies.sink import NOTE_LIMIT, Held, Item
+from vestry.wires import Answer, Undelivered, Web
 
 _LIST_LIMIT = 4 << 20
 _ANSWER_LIMIT = 1 << 20

@@ -19,10 +19,6 @@ NOTE_LIMIT = 65_536
 """The largest note that is taken from a sink, in bytes; ours have about 300."""
 
 
-class Undelivered(Exception):  # noqa: N818 - what became of the item
-    """A sink did not take an item, or did not answer. The sentence says why."""
-
-
 class Item(Struct, frozen=True):
     """A signed note on its way: a checkpoint, or the registry of origins."""
 

@@ -18,8 +18,8 @@ import ssl
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from vestry.audit.copies.sink import Held, Item, Undelivered
-from vestry.audit.copies.wires import Peer, connected
+from vestry.audit.copies.sink import Held, Item
+from vestry.wires import Peer, Undelivered, connected
 
 SD_ID = "vestry@32473"
 """32473 is the enterprise number that IANA reserves for examples (RFC 5612): we have none of our own."""

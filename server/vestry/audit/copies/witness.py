@@ -16,13 +16,13 @@ import re
 from pathlib import Path
 
 from vestry.audit.copies.durable import make_folder, read_bounded, write_whole
-from vestry.audit.copies.sink import NOTE_LIMIT, Held, Item, Undelivered
-from vestry.audit.copies.wires import Answer, Web
-from vestry.audit.files import cause_of
+from vestry.audit.copies.sink import NOTE_LIMIT, Held, Item
 from vestry.audit.tlog import merkle
 from vestry.audit.tlog.cosignatures import Cosigner
 from vestry.audit.tlog.notes import Checkpoint, NoteRefused, PublicKey, split
 from vestry.audit.tlog.tiles import CHECKPOINT, TileMissing, Tiles
+from vestry.faults import cause_of
+from vestry.wires import Answer, Undelivered, Web
 
 COSIGNED = "cosigned"
 _PROOF_LINES = 63

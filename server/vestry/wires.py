@@ -1,4 +1,5 @@
-"""Connections to sinks, by the standard library: TLS or plain, with one deadline over everything, in bounded memory.
+"""Connections to other servers: sinks of checkpoints, identity providers. By the standard library, TLS or plain, with
+one deadline over everything, in bounded memory.
 
 A socket's own timeout is for one call, so a peer that sends a byte now and then could hold a thread for ever. Here a
 timer shuts the socket at the deadline, whatever is being waited for. Only the resolver has its own times (resolv.conf).
@@ -19,10 +20,13 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from vestry.audit.copies.sink import Undelivered
-from vestry.audit.files import cause_of
+from vestry.faults import cause_of
 
 Permitted = Callable[[ipaddress.IPv4Address | ipaddress.IPv6Address], bool]
+
+
+class Undelivered(Exception):  # noqa: N818 - what became of what was sent
+    """The other side did not take what it was sent, or did not answer. The sentence says why."""
 
 
 class Peer(Struct, frozen=True):
