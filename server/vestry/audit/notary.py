@@ -32,7 +32,7 @@ from vestry.audit.tree import Tree
 _LOG = logging.getLogger("vestry.audit")
 BACKLOG_BYTES = 32 << 20
 _FLUSH_BYTES = 8 << 20
-_SLICE_RECORDS = 32
+_SLICE_RECORDS = 128
 _WAKE_RECORDS = 1024
 _BEHIND_RECORDS = 4096
 _LOOK_SECONDS = 1.0
@@ -71,8 +71,8 @@ class Notary:
         self._tree = tree
         self._files = files
         self._records, self._seconds = signing.records, signing.seconds
-        self._backlog: deque[Sequence[bytes]] = deque()
-        self._backlog_bytes = self._backlog_records = 0
+        self._backlog: deque[bytes] = deque()
+        self._backlog_bytes = 0
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._asked = self._stopping = self._failing = False
@@ -97,11 +97,9 @@ class Notary:
     def take(self, leaves: Sequence[bytes]) -> None:
         """These records are durable, and follow those taken before. They belong to the notary now."""
         with self._lock:
-            self._backlog.append(leaves)
+            self._backlog.extend(leaves)
             self._backlog_bytes += sum(map(len, leaves))
-            self._backlog_records += len(leaves)
-            many = self._backlog_records >= _WAKE_RECORDS
-        if many:
+        if len(self._backlog) >= _WAKE_RECORDS:
             self._wake.set()
 
     def start(self) -> None:
@@ -152,21 +150,20 @@ class Notary:
                 time.sleep(_LOOK_SECONDS)
 
     def grow(self) -> None:
-        """Take what waits: in slices, so that the event loop's thread is not kept from working; whole batches where it
+        """Take what waits: in slices, so that the event loop's thread is not kept from working; in larger ones where it
         has fallen behind, since to give the interpreter's lock away costs up to 5 ms each time.
         """
-        while self._backlog:
+        backlog = self._backlog
+        while backlog:
             if self._tree.waiting_bytes >= _FLUSH_BYTES:
                 self._tree.flush()
+            behind = len(backlog) > _BEHIND_RECORDS
+            many = min(len(backlog), _WAKE_RECORDS if behind else _SLICE_RECORDS)
+            leaves = [backlog.popleft() for _ in range(many)]
             with self._lock:
-                leaves = self._backlog.popleft()
                 self._backlog_bytes -= sum(map(len, leaves))
-                self._backlog_records -= len(leaves)
-            if self._backlog_records > _BEHIND_RECORDS:
-                self._tree.add(leaves)
-                continue
-            for at in range(0, len(leaves), _SLICE_RECORDS):
-                self._tree.add(leaves[at : at + _SLICE_RECORDS])
+            self._tree.add(leaves)
+            if not behind:
                 time.sleep(0)
 
     def _due(self) -> bool:
