@@ -20,7 +20,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from msgspec.structs import replace
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vestry import __version__
 from vestry.adapters.credentials import EveryCredential
@@ -28,10 +28,12 @@ from vestry.adapters.directory.faults import DirectoryFault, SchemaFault
 from vestry.adapters.health import HealthChecks
 from vestry.adapters.keys import KeyCredentials
 from vestry.adapters.upstream import Upstream
+from vestry.administering import Parts, administration, door_of
 from vestry.admit import Admission
 from vestry.alongside import running
 from vestry.audit.notary import Signing
 from vestry.edge import arrival, door, doorkeeper
+from vestry.edge.administration.ask import BODY_BYTES
 from vestry.edge.certificates import form
 from vestry.edge.dataplane import DataPlane
 from vestry.edge.ops import build_ops
@@ -47,7 +49,7 @@ from vestry.record import Recorder
 from vestry.recording import Recording
 from vestry.relay import Relay
 from vestry.route import Router
-from vestry.settings import Settings, is_private
+from vestry.settings import Door, Settings, is_private
 from vestry.standing import Standing
 from vestry.store import directory_of
 from vestry.types import ServedModel
@@ -144,8 +146,18 @@ class Server:
             meter=self.meter,
             keep=recording.keep,
         )
-        await stack.enter_async_context(self._house_kept(corridor))
-        await self._open_ports(stack, corridor, recording.recorder)
+        standing = await stack.enter_async_context(self._house_kept(corridor))
+        parts = Parts(
+            settings=settings,
+            corridor=corridor,
+            directory=self._directory,
+            recording=recording,
+            rules=self._arrivals(BODY_BYTES),
+            refresh=standing.refresh,
+            missing=self._missing,
+            replicas=self._replicas,
+        )
+        await self._open_ports(stack, corridor, await stack.enter_async_context(administration(parts)))
 
     async def _directory_opened(self, stack: contextlib.AsyncExitStack) -> KeyCredentials:
         """Open the directory; the keys in it. One that cannot be read yet is not ready; one of another version is no
@@ -167,20 +179,21 @@ class Server:
         return keys
 
     @contextlib.asynccontextmanager
-    async def _house_kept(self, corridor: Corridor) -> AsyncIterator[None]:
+    async def _house_kept(self, corridor: Corridor) -> AsyncIterator[Standing]:
         """Keep what the corridor knows of tenants and rules as the directory has it."""
 
         def place(house: House) -> None:
             corridor.house = house
             self._recording.housed(house)
 
+        self.meter.broken_glass = lambda: corridor.house.broken(time.time_ns() // 1000)
         standing = Standing(
             self.settings, self._directory, self._directory.backend.freshness, place, secret=self._secrets.key_hash
         )
         with contextlib.suppress(KeysUnavailable):
             await standing.refresh()
         async with running(standing.run()):
-            yield
+            yield standing
 
     def _engines(self, stack: contextlib.AsyncExitStack) -> dict[str, Upstream]:
         """One connection pool a replica; replicas of the same name are the same engine."""
@@ -205,14 +218,16 @@ class Server:
         }
         await HealthChecks(replicas, self._router, seconds=self.settings.relay.probe_seconds).run()
 
-    async def _open_ports(self, stack: contextlib.AsyncExitStack, corridor: Corridor, recorder: Recorder) -> None:
+    async def _open_ports(self, stack: contextlib.AsyncExitStack, corridor: Corridor, admin_app: ASGIApp) -> None:
         settings = self.settings.server
         certificates = None if settings.tls is None else Certificates(settings.tls)
         ops = bind(settings.ops_host, settings.ops_port, settings.backlog)
         stack.callback(ops.close)
         api = bind(settings.host, settings.port, settings.backlog)
         stack.callback(api.close)
-        protocol = door.protocol_factory(self._door_rules(recorder))
+        admin = bind(settings.admin_host, settings.admin_port, settings.backlog)
+        stack.callback(admin.close)
+        protocol = door.protocol_factory(self._door_rules(corridor.recorder, self.settings.door))
         unheard = door.protocol_factory(doorkeeper.Rules(self.settings.door, frozenset(), doorkeeper.Nobody()))
         plain = Manner(unheard, self.settings.door.keep_alive_seconds, settings.drain_seconds, self._hurry)
         await stack.enter_async_context(serving(build_ops(self.meter, self._missing), ops, plain))
@@ -221,30 +236,44 @@ class Server:
         if certificates is not None:
             manner = replace(manner, tls=certificates.context)
             self.meter.certificate_expiry = lambda: certificates.expires
-        renew = await stack.enter_async_context(serving(self._application(corridor), api, manner))
+        at_desk = replace(
+            manner, protocol=door.protocol_factory(self._door_rules(corridor.recorder, door_of(self.settings)))
+        )
+        renew_admin = await stack.enter_async_context(serving(admin_app, admin, at_desk))
+        renew_api = await stack.enter_async_context(serving(self._application(corridor), api, manner))
+
+        def renew() -> None:
+            renew_api()
+            renew_admin()
+
         if certificates is not None:
             await stack.enter_async_context(running(certificates.watch(renew)))
+        scheme = "https" if certificates else "http"
         self.addresses = {
-            "api": url_of("https" if certificates else "http", api),
+            "api": url_of(scheme, api),
             "ops": url_of("http", ops),
+            "admin": url_of(scheme, admin),
         }
         stack.enter_context(self._announced())
 
     def _application(self, corridor: Corridor) -> Application:
         """The FastAPI application, with the data plane inside it."""
+        return Application(DataPlane(corridor=corridor, rules=self._arrivals(self.settings.door.body_bytes)))
+
+    def _arrivals(self, body_bytes: int) -> arrival.Rules:
+        """How requests are read, with bodies of so many bytes at most."""
         settings, server = self.settings, self.settings.server
-        rules = arrival.Rules(
+        return arrival.Rules(
             bounds=settings.bounds,
-            body_bytes=settings.door.body_bytes,
+            body_bytes=body_bytes,
             trusted_proxies=tuple(ipaddress.ip_network(each, strict=False) for each in server.trusted_proxies),
             certificates=server.tls is not None and server.tls.client_certificates != "none",
             form=None if server.client_certificate_header is None else form(server.client_certificate_header),
         )
-        return Application(DataPlane(corridor=corridor, rules=rules))
 
-    def _door_rules(self, recorder: Recorder) -> doorkeeper.Rules:
+    def _door_rules(self, recorder: Recorder, limits: Door) -> doorkeeper.Rules:
         return doorkeeper.Rules(
-            limits=self.settings.door,
+            limits=limits,
             allowed_hosts=frozenset(host.lower().encode() for host in self.settings.server.allowed_hosts),
             keeper=_Keeper(self.meter, recorder),
         )
@@ -256,7 +285,7 @@ class Server:
         draft = note.with_suffix(".new")
         draft.write_text(json.dumps({**self.addresses, "pid": os.getpid(), "version": __version__}))
         draft.replace(note)
-        log.info("the API is at %s, operations at %s", self.addresses["api"], self.addresses["ops"])
+        log.info("the API is at %(api)s, operations at %(ops)s, the administration at %(admin)s", self.addresses)
         try:
             yield
         finally:

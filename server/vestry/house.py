@@ -12,9 +12,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from vestry.errors import InvalidKey
+from vestry.glass import Glass, glass_of
 from vestry.policy import Compiled, Ruling, by_tenant, compiled
+from vestry.roles import Permission
 from vestry.settings import Settings, Tenant
 from vestry.settings_policy import Rules
 from vestry.types import ContentMode, Document, Kind, Limits, Principal
@@ -33,6 +36,7 @@ class Project(Struct, frozen=True):
 class House(Struct, frozen=True):
     """Tenants by name, projects by tenant and name: those that are not disabled. Rules by tenant; what an engine is
     told of each tenant (`extras`), and what is kept of whose prompts and answers (`contents`, by tenant and route).
+    Break-glass grants that are approved (`glass`), by the credential that asked.
     """
 
     tenants: Mapping[str, Tenant]
@@ -41,6 +45,7 @@ class House(Struct, frozen=True):
     rulings: Mapping[str, Ruling] = {}
     contents: Mapping[tuple[str, str], ContentMode] = {}
     extras: Mapping[str, bytes] = {}
+    glass: Mapping[str, tuple[Glass, ...]] = {}
 
     def project(self, principal: Principal) -> Project | None:
         """The project that they belong to; None for none. Raises InvalidKey for one that is gone, or is disabled."""
@@ -50,6 +55,8 @@ class House(Struct, frozen=True):
         if found is None:
             raise InvalidKey
         return found
+
+
 
     @classmethod
     def of(cls, settings: Settings, documents: Iterable[Document] = (), *, secret: bytes = b"") -> House:
@@ -70,7 +77,17 @@ class House(Struct, frozen=True):
             rulings=by_tenant(rules, tenants, default=settings.policy.default == "allow"),
             contents=_contents(tenants),
             extras={name: b',"cache_salt":"' + _salt(secret, name) + b'"' for name in tenants} if secret else {},
+            glass=_glass(kept[Kind.BREAK_GLASS]),
         )
+
+
+def _glass(documents: Iterable[Document]) -> dict[str, tuple[Glass, ...]]:
+    """Grants that are approved, and were not ended, by the credential that asked."""
+    found: dict[str, tuple[Glass, ...]] = {}
+    for grant in map(glass_of, documents):
+        if grant is not None:
+            found[grant.key_id] = (*found.get(grant.key_id, ()), grant)
+    return found
 
 
 def _contents(tenants: Mapping[str, Tenant]) -> dict[tuple[str, str], ContentMode]:

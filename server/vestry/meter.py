@@ -73,6 +73,7 @@ class Meter(Collector):
         self._connections = 0
         self.replicas: Callable[[], list[tuple[str, str, bool, int]]] = list
         self._lookups: dict[str, int] = {}
+        self.broken_glass: Callable[[], int] = int
         self.certificate_expiry: Callable[[], float | None] = _never
         self.directory: Callable[[], tuple[bool, float]] = _well
 
@@ -258,6 +259,9 @@ class Meter(Collector):
         for status, count in list(self._door.items()):
             refusals.add_metric([str(status)], count)
         yield refusals
+        yield GaugeMetricFamily(
+            "vestry_break_glass_active", "Break-glass grants that lend a role now.", value=self.broken_glass()
+        )
         expiry = self.certificate_expiry()
         if expiry is not None:
             yield GaugeMetricFamily(

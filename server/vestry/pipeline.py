@@ -76,7 +76,8 @@ class Corridor:
 
         async def serve(visitor: Visitor, trail: Trail) -> None:
             house = self.house
-            principal = trail.principal = await authenticate(trail.head, self.credentials, house.tenants)
+            principal = await authenticate(trail.head, self.credentials, house.tenants)
+            principal = trail.principal = house.lifted(principal, trail.head.began_wall)
             permitted(principal, Permission.MODELS_READ, trail.head.route)
             tenant = house.tenants[principal.tenant]
             with self.admission.place(bounded(principal, house), limits_of(tenant), time.monotonic()):
@@ -93,7 +94,8 @@ class Corridor:
     async def _serve(self, visitor: Visitor, trail: Trail) -> None:
         head = trail.head
         house = self.house
-        trail.principal = await authenticate(head, self.credentials, house.tenants)
+        principal = await authenticate(head, self.credentials, house.tenants)
+        trail.principal = house.lifted(principal, head.began_wall)
         trail.call = call = await visitor.call()
         trail.grant = grant = authorize(trail.principal, head, call, self.models, house)
         with self.admission.place(grant.principal, grant.tenant_limits, time.monotonic()):

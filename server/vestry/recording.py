@@ -47,6 +47,7 @@ class Recording:
 
     journal: AuditLog
     recorder: Recorder
+    records: Records
     keep: Keep | None = None
 
     def __init__(self, settings: Settings, signing: Signing, meter: RecordMeter) -> None:
@@ -56,7 +57,7 @@ class Recording:
         self._ledger = Ledger()
         self._keeper: Keeper | None = None
         self._sealers: dict[str, Sealer] = {}
-        self._records = Records(configuration_digest=digest(settings))
+        self.records = Records(configuration_digest=digest(settings))
         self.failed, self.health = meter.failed, meter.health
 
     @contextlib.asynccontextmanager
@@ -80,7 +81,7 @@ class Recording:
             copies.start()
             await stack.enter_async_context(self._exports.running(self.journal.size))
             self.keep = self._keep(stack)
-            self.recorder = Recorder(self.journal, self._records, self._ledger)
+            self.recorder = Recorder(self.journal, self.records, self._ledger)
             await self.recorder.started(self.journal.origins)
             stack.push_async_callback(self.recorder.stopped)
             yield
@@ -93,7 +94,7 @@ class Recording:
             self._ledger,
             {name: partial(read_counters, engine) for name, engine in engines.items()},
             self.journal,
-            self._records,
+            self.records,
             home=self._home,
             seconds=audit.reconcile_seconds,
             shared=audit.engines_shared,

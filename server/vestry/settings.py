@@ -76,6 +76,12 @@ class Server(Section):
     """Address of the operations port (`/metrics`, `/livez`, `/readyz`)."""
     ops_port: Port = 8081
     """Port of the operations endpoints. 0 takes a free one."""
+    admin_host: Host = "127.0.0.1"
+    """Address of the administration (`/admin/v1`)."""
+    admin_port: Port = 8082
+    """Port of the administration. 0 takes a free one."""
+    admin_concurrency: Annotated[int, Field(ge=2, le=1000)] = 16
+    """Requests to the administration in progress at once; beyond it the answer is 503. One credential may have half."""
     backlog: Annotated[int, Field(ge=128, le=65535)] = 2048
     """Connections that may wait to be accepted."""
     allowed_hosts: tuple[str, ...] = ()
@@ -90,7 +96,7 @@ class Server(Section):
     drain_seconds: Seconds = 30
     """How long calls in progress may go on after SIGTERM."""
     tls: Tls | None = None
-    """Serve HTTPS. Left out, the API speaks plain HTTP."""
+    """Serve HTTPS. Left out, the API and the administration speak plain HTTP."""
 
     @field_validator("allowed_hosts")
     @classmethod
@@ -116,6 +122,9 @@ class Server(Section):
     def _ports(self) -> Server:
         if self.port == self.ops_port != 0:
             raise ValueError("`port` and `ops_port` are the same: give the operations endpoints a port of their own")
+        if self.admin_port and self.admin_port in {self.port, self.ops_port}:
+            other = "port" if self.admin_port == self.port else "ops_port"
+            raise ValueError(f"`{other}` and `admin_port` are the same: give the administration a port of its own")
         return self
 
     @model_validator(mode="after")

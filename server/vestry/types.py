@@ -98,11 +98,18 @@ class Principal(Struct, frozen=True):
     issuer: str = ""
     broken_glass: str = ""
     """Id of the break-glass grant that gives a role at the moment; empty as a rule."""
+    lent: frozenset[Role] = frozenset()
+    """Those of the roles that it gives: they may be used, but nothing may be given away by them."""
 
     @property
     def role(self) -> str:
         """The roles, as records name them."""
         return named(self.roles)
+
+    @property
+    def own_roles(self) -> frozenset[Role]:
+        """The roles without those that are lent."""
+        return self.roles - self.lent
 
     @property
     def permissions(self) -> frozenset[Permission]:

@@ -62,7 +62,7 @@ class House:
 
     def __init__(self, state: Path, engines: list[FakeEngine], *, wait: bool = True, **settings: Any) -> None:
         settings.setdefault("models", {"small": {}})
-        server = {"port": 0, "ops_port": 0, "drain_seconds": 5, **settings.pop("server", {})}
+        server = {"port": 0, "ops_port": 0, "admin_port": 0, "drain_seconds": 5, **settings.pop("server", {})}
         relay = {"probe_seconds": 0.2, **settings.pop("relay", {})}
         self.settings = Settings.model_validate({"state": state, "server": server, "relay": relay, **settings})
         self.models = [served_model(name, *(engine.url for engine in engines)) for name in self.settings.models]
@@ -109,6 +109,7 @@ class House:
         async with self.server:
             self.url, self.ops = self.server.addresses["api"], self.server.addresses["ops"]
             self.port = int(self.url.rsplit(":", 1)[1])
+            self.admin = self.server.addresses["admin"]
             self._up.set()
             await self.server.until_stopped()
 

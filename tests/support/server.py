@@ -31,7 +31,7 @@ class ServerProcess:
         self.state = folder / "state"
         self.config = folder / "vestry.yaml"
         self.errors = folder / "stderr.txt"
-        server = {"port": 0, "ops_port": 0, "drain_seconds": 10, **settings.pop("server", {})}
+        server = {"port": 0, "ops_port": 0, "admin_port": 0, "drain_seconds": 10, **settings.pop("server", {})}
         relay = {"probe_seconds": 0.2, **settings.pop("relay", {})}
         replicas = [{"url": engine.url} for engine in engines]
         tree = {
@@ -73,7 +73,7 @@ class ServerProcess:
         until(lambda: note.exists() or self.process is None or self.process.poll() is not None, what="server.json")
         assert self.process.poll() is None, self.errors.read_text()
         addresses = json.loads(note.read_text())
-        self.url, self.ops = addresses["api"], addresses["ops"]
+        self.url, self.ops, self.admin = addresses["api"], addresses["ops"], addresses["admin"]
         self.port = int(self.url.rpartition(":")[2])
         until(self.ready, what="readiness")
 

@@ -34,6 +34,13 @@ class Actor(Struct, frozen=True):
         """Tenant and subject: two actors with the same are one person."""
         return (self.principal.tenant, self.principal.subject) if self.principal is not None else ("", self.name)
 
+    @property
+    def known(self) -> Principal:
+        """The principal. Raises TypeError for the command line."""
+        if self.principal is None:
+            raise TypeError("the command line is no principal")
+        return self.principal
+
     def described(self) -> dict[str, Any]:
         """The fields of a record that say who it was."""
         if self.principal is None:
@@ -43,6 +50,7 @@ class Actor(Struct, frozen=True):
             "actor_tenant": self.principal.tenant,
             "actor_role": self.principal.role,
             "actor_key_id": self.principal.key_id,
+            "break_glass": self.principal.broken_glass,
             "source": self.source,
             "request_id": self.request_id,
         }
@@ -72,12 +80,12 @@ class Actor(Struct, frozen=True):
 
 
 def within(actor: Actor, roles: Iterable[Role]) -> None:
-    """Nobody gives rights that they do not have. Raises PermissionDenied, with `param`."""
+    """Nobody gives rights that they do not have, or have on loan. Raises PermissionDenied, with `param`."""
     own = actor.principal
     if own is None:
         return
-    wanted = frozenset(roles)
-    if not permissions(wanted) <= own.permissions or (wanted & HOUSE and not own.roles & HOUSE):
+    wanted, held = frozenset(roles), own.own_roles
+    if not permissions(wanted) <= permissions(held) or (wanted & HOUSE and not held & HOUSE):
         raise PermissionDenied("A role that you give has permissions that you do not have.", param="roles")
 
 

@@ -67,6 +67,10 @@ class Events:
     async def key_revoked(self, actor: Actor, key: Key, *, reason: str = "") -> None:
         await self._say(RecordType.KEY_REVOKE, actor, **_key(key), reason=reason)
 
+    async def glass(self, kind: RecordType, actor: Actor, **details: Any) -> None:
+        """One of the three steps of a break-glass: who is given which role, why, and by whom."""
+        await self._say(kind, actor, **details)
+
     async def _say(self, kind: RecordType, actor: Actor, **details: Any) -> None:
         await self._write(self._records.event(kind, **actor.described(), **details))
 

@@ -40,6 +40,7 @@ class CallRecord(Structure, kw_only=True):
     subject: str = ""
     key_id: str = ""
     role: str = ""
+    break_glass: str = ""
     route: str
     operation: str
     method: str

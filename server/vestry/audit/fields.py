@@ -210,6 +210,12 @@ FIELDS: tuple[Field, ...] = (
     _row("actor_role", text(64), "Roles of the actor.", maybe={*ADMINISTRATION, READ}),
     _row("actor_key_id", text(64), "Public id of the actor's credential.", maybe={*ADMINISTRATION, READ}),
     _row(
+        "break_glass",
+        text(64),
+        "Id of the break-glass grant that gave the caller, or the actor, a role then.",
+        maybe={*CALL, *ADMINISTRATION, READ},
+    ),
+    _row(
         "source",
         text(64),
         "Address of the caller; through trusted proxies only, the one they name.",
@@ -318,6 +324,12 @@ FIELDS: tuple[Field, ...] = (
         "What it is from now on. Left out: it is removed.",
         always={RecordType.KEY_CHANGE},
         maybe={*DIRECTORY, RecordType.KEY_CREATE},
+    ),
+    _row(
+        "minutes",
+        INTEGER,
+        "For how long a role is asked for, from its approval.",
+        always={RecordType.BREAK_GLASS_ASK},
     ),
     _row(
         "until",

@@ -184,6 +184,7 @@ class Records:
             "subject": clean(principal.subject, LIMITS["subject"]) or "?",
             "key_id": principal.key_id,
             "role": principal.role,
+            "break_glass": principal.broken_glass,
             "route": clean(head.route, LIMITS["route"]) or "?",
             "operation": head.operation,
             "method": clean(head.method, LIMITS["method"]) or "?",
@@ -249,6 +250,7 @@ class Records:
             record.tenant, record.key_id, record.role = principal.tenant, principal.key_id, principal.role
             record.subject = clean(principal.subject, LIMITS["subject"]) or "?"
             record.issuer = principal.issuer
+            record.break_glass = principal.broken_glass
         return record
 
     def event(self, kind: RecordType, **details: Any) -> Event:

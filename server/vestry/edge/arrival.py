@@ -162,13 +162,34 @@ class Arrival:
         """Read and parse the body. Raises a Refusal."""
         if self.parser is None:
             raise TypeError(f"{self.head.route} has no body to parse")
+        self._check_body()
+        return self.parser(await self._read_body(), self._rules.bounds)
+
+    async def body(self) -> bytes:
+        """The body, which says that it is JSON, as it came. Raises a Refusal."""
+        self._check_body()
+        return await self._read_body()
+
+    def header(self, name: bytes) -> list[str]:
+        """What headers of this name say, in lower case."""
+        if not self._door.repeated:
+            found = self._headers.get(name)
+            return [] if found is None else [found.decode("latin-1").strip()]
+        return [value.decode("latin-1").strip() for each, value in self._scope["headers"] if each == name]
+
+    @property
+    def bare(self) -> bool:
+        """Whether the request has no body at all."""
+        return b"transfer-encoding" not in self._headers and self._headers.get(b"content-length", b"0") == b"0"
+
+    def _check_body(self) -> None:
+        """Judge what the headers say of it. Raises UnsupportedMedia, BodyTooLarge."""
         kind = self._headers.get(b"content-type", b"")
         if b"content-encoding" in self._headers or (kind != JSON[1] and not JSON_TYPE.match(kind)):
             raise UnsupportedMedia
         declared = self._headers.get(b"content-length")
         if declared is not None and int(declared) > self._rules.body_bytes:
             raise BodyTooLarge
-        return self.parser(await self._read_body(), self._rules.bounds)
 
     async def _read_body(self) -> bytes:
         whole = self._cycle.whole_body()
@@ -222,7 +243,7 @@ class Arrival:
         """Send the end of a stream, or the whole of an answer in one piece."""
         self._door.unwatch()
         if not streamed:
-            self._answer(200, last, [])
+            self.answer(200, last, [])
         elif not self.gone:
             if not self._started:
                 self.write(last)
@@ -235,9 +256,10 @@ class Arrival:
             await self.finish(b"data: " + refusal.body() + b"\n\n", streamed=True)
         else:
             self._door.unwatch()
-            self._answer(refusal.status, refusal.body(), refusal.headers())
+            self.answer(refusal.status, refusal.body(), refusal.headers())
 
-    def _answer(self, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    def answer(self, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+        """Send an answer in one piece."""
         if self.gone:
             return
         if self._cycle.more_body:

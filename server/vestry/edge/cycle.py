@@ -115,7 +115,10 @@ class Cycle(RequestResponseCycle):
         if self.scope["method"] == "HEAD":
             body = b""
         self.response_started = True
-        self.transport.write(b"%b%bcontent-length: %d\r\n%b%b" % (STATUS_LINE[status], head, length, end, body))
+        if status == 204:  # RFC 9110, section 8.6: no Content-Length
+            self.transport.write(b"%b%b%b" % (STATUS_LINE[status], head, end))
+        else:
+            self.transport.write(b"%b%bcontent-length: %d\r\n%b%b" % (STATUS_LINE[status], head, length, end, body))
         self._complete()
 
     def start_stream(self, headers: Headers, first: bytes) -> None:

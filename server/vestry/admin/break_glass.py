@@ -1,0 +1,234 @@
+"""Break-glass: a role for a while, asked for by one person and approved by another, told to everybody.
+
+The grant is bound to the credential that asked. What it lends may be used, but not given away (`actor.within`), and a
+person who has something lent neither asks nor approves by it. Every step is recorded before it is done, and stands in
+the process's own log as a warning.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+from pydantic import Field
+
+from vestry.adapters.memory import wall
+from vestry.admin.actor import Actor
+from vestry.admin.bodies import judge, plain
+from vestry.admin.events import Events
+from vestry.audit.fields import RecordType
+from vestry.audit.records import microseconds_of, rfc3339
+from vestry.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
+from vestry.glass import LONGEST_MINUTES, SECOND, Grant, Person
+from vestry.roles import Permission, Role
+from vestry.seams import Change, Directory
+from vestry.section import Section
+from vestry.types import Document, Key, Kind, Via
+
+log = logging.getLogger("vestry")
+OPEN_AT_ONCE = 64
+KEPT = 1000
+KEPT_SECONDS = 30 * 86_400
+PAGE = 500
+
+
+class Wish(Section):
+    """What is asked for."""
+
+    role: Literal["admin", "operator", "auditor"]
+    """Role that the asker is to have."""
+    reason: Annotated[str, Field(min_length=1, max_length=256)]
+    """Why. It stands in the record, and whoever approves reads it."""
+    minutes: Annotated[int, Field(ge=1, le=LONGEST_MINUTES)] = 60
+    """For how long, from the approval on."""
+
+
+class Shown(Struct, frozen=True):
+    """A grant as those see it who may: with its id, its version and what it is at the moment."""
+
+    id: str
+    version: int
+    state: str
+    grant: Grant
+
+
+class BreakGlass:
+    """The three steps, and looking at them. `clock` gives microseconds since the epoch."""
+
+    def __init__(self, directory: Directory, events: Events, clock: Callable[[], int] = wall) -> None:
+        self._directory, self._events, self._clock = directory, events, clock
+
+    # Reading.
+
+    async def page(self, actor: Actor, after: str, limit: int) -> list[Shown]:
+        """At most `limit` of them, by id, which come after `after`."""
+        actor.whole_house(Permission.BREAK_GLASS_APPROVE)
+        found = await self._directory.page(Kind.BREAK_GLASS, "", f"/{after}" if after else "", limit)
+        return [self._shown(each) for each in found]
+
+    async def read(self, actor: Actor, grant_id: str) -> Shown:
+        """One of them. Raises NotFound."""
+        actor.whole_house(Permission.BREAK_GLASS_APPROVE)
+        found = await self._directory.read(Kind.BREAK_GLASS, "", grant_id)
+        if found is None:
+            raise NotFound
+        return self._shown(found)
+
+    # The steps.
+
+    async def ask(self, actor: Actor, body: Mapping[str, Any]) -> Shown:
+        """Ask for a role. Raises Refusals: for a role that the asker has, and while an ask or a grant of theirs is
+        open.
+        """
+        own = _themselves(actor, Permission.BREAK_GLASS_ASK)
+        wish = judge(Wish, body)
+        role = Role(wish.role)
+        if not wish.reason.strip():
+            raise InvalidRequest("Say why: somebody else is to approve it.", param="reason")
+        person = _person(own)
+        if own.principal is None or role in own.principal.roles:
+            raise Conflict("You have this role.")
+        now = self._clock()
+        async with self._directory.changing() as change:
+            await self._room(change, person, now)
+            grant_id = f"bgl_{secrets.token_hex(12)}"
+            grant = Grant(asker=person, role=role, reason=wish.reason, minutes=wish.minutes, asked=rfc3339(now))
+            kept = await change.put(Kind.BREAK_GLASS, "", grant_id, plain(grant))
+            await self._record(
+                RecordType.BREAK_GLASS_ASK, actor, kept, grant, reason=grant.reason, minutes=grant.minutes
+            )
+        return self._shown(kept)
+
+    async def approve(self, actor: Actor, grant_id: str) -> Shown:
+        """Give the role, from now on. Raises PermissionDenied for the asker, whatever credential they show, and for a
+        key that the asker has had a hand in.
+        """
+        own = _themselves(actor, Permission.BREAK_GLASS_APPROVE)
+        grant = (await self.read(actor, grant_id)).grant
+        if own.identity == (grant.asker.tenant, grant.asker.subject) or own.principal is None:
+            raise PermissionDenied("Somebody else has to approve it.")
+        await self._independent(own, grant)
+        now = self._clock()
+        async with self._directory.changing() as change:
+            grant = await self._found(change, grant_id)
+            state = grant.state(now)
+            if state != "asked":
+                raise Conflict(f"It cannot be approved: it is {state}.")
+            until = rfc3339(now + grant.minutes * 60 * SECOND)
+            given = grant.model_copy(update={"approver": _person(own), "approved": rfc3339(now), "until": until})
+            kept = await change.put(Kind.BREAK_GLASS, "", grant_id, plain(given))
+            await self._record(RecordType.BREAK_GLASS_APPROVE, actor, kept, given, reason=given.reason, until=until)
+        return self._shown(kept)
+
+    async def end(self, actor: Actor, grant_id: str, *, reason: str = "") -> tuple[Shown, bool]:
+        """Take the role back, or the ask. Whether it was open. For the asker, the approver, an admin, and the command
+        line.
+        """
+        actor.whole_house(Permission.BREAK_GLASS_APPROVE)
+        now = self._clock()
+        async with self._directory.changing() as change:
+            found = await change.read(Kind.BREAK_GLASS, "", grant_id)
+            if found is None:
+                raise NotFound
+            grant = Grant.model_validate(found.body)
+            if not _may_end(actor, grant):
+                raise PermissionDenied("It is ended by who asked, by who approved, or by an admin.")
+            if grant.state(now) not in {"asked", "active"}:
+                return self._shown(found), False
+            ended = grant.model_copy(update={"ender": _person(actor), "ended": rfc3339(now)})
+            kept = await change.put(Kind.BREAK_GLASS, "", grant_id, plain(ended))
+            await self._record(RecordType.BREAK_GLASS_END, actor, kept, ended, reason=reason)
+        return self._shown(kept), True
+
+    async def _found(self, change: Change, grant_id: str) -> Grant:
+        found = await change.read(Kind.BREAK_GLASS, "", grant_id)
+        if found is None:
+            raise NotFound
+        return Grant.model_validate(found.body)
+
+    async def _room(self, change: Change, person: Person, now: int) -> None:
+        """One at a time for each person, few for all, and what is long over goes: its records stay in the log."""
+        waiting, over = 0, []
+        for name in await change.names(Kind.BREAK_GLASS, "", KEPT):
+            grant = await self._found(change, name)
+            if grant.state(now) not in {"asked", "active"}:
+                over.append((microseconds_of(grant.asked), name))
+                continue
+            waiting += 1
+            if (grant.asker.tenant, grant.asker.subject) == (person.tenant, person.subject):
+                raise Conflict(f"`{name}` of yours is open: end it first.")
+        if waiting >= OPEN_AT_ONCE:
+            raise Conflict("Too many asks are open: have one of them approved or ended first.")
+        over.sort(reverse=True)
+        for place, (asked, name) in enumerate(over):
+            if place >= KEPT // 2 or asked < now - KEPT_SECONDS * SECOND:
+                await change.remove(Kind.BREAK_GLASS, "", name)
+
+    async def _independent(self, own: Actor, grant: Grant) -> None:
+        """A key that the asker made, or that was made with one that they made, is no second person.
+
+        Raises PermissionDenied.
+        """
+        if own.principal is None or own.principal.via != Via.KEY:
+            return
+        makers = {grant.asker.subject}
+        made = [(key.made_by, key.owner) async for key in self._keys()]
+        while more := {owner for maker, owner in made if maker in makers} - makers:
+            makers |= more
+        shown = await self._directory.key(own.principal.key_id)
+        if shown is None or shown.made_by in makers:
+            raise PermissionDenied("The asker has had a hand in your key: another person has to approve it.")
+
+    async def _keys(self) -> AsyncIterator[Key]:
+        after = ""
+        while page := await self._directory.keys(None, after, PAGE):
+            for key in page:
+                yield key
+            after = page[-1].id
+
+    async def _record(self, kind: RecordType, actor: Actor, kept: Document, grant: Grant, **details: Any) -> None:
+        await self._events.glass(
+            kind,
+            actor,
+            name=kept.name,
+            tenant=grant.asker.tenant,
+            subject=grant.asker.subject,
+            role=grant.role.value,
+            **details,
+        )
+        log.warning(
+            "%s %s: role %s for %r of tenant %s, by %r", kind.value, kept.name, grant.role.value, grant.asker.subject,
+            grant.asker.tenant, actor.name,
+        )  # fmt: skip
+
+    def _shown(self, document: Document) -> Shown:
+        grant = Grant.model_validate(document.body)
+        return Shown(document.name, document.version, grant.state(self._clock()), grant)
+
+
+def _themselves(actor: Actor, permission: Permission) -> Actor:
+    """The actor without what is lent to them. Raises PermissionDenied where they lack the permission by themselves."""
+    own = actor.principal
+    if own is not None and own.lent:
+        actor = replace(actor, principal=replace(own, roles=own.own_roles, lent=frozenset()))
+    actor.whole_house(permission)
+    return actor
+
+
+def _person(actor: Actor) -> Person:
+    own = actor.principal
+    if own is None:
+        return Person(subject=actor.name)
+    return Person(tenant=own.tenant, subject=own.subject, key_id=own.key_id)
+
+
+def _may_end(actor: Actor, grant: Grant) -> bool:
+    own = actor.principal
+    if own is None or Role.ADMIN in own.roles:
+        return True
+    takers = [each for each in (grant.asker, grant.approver) if each is not None]
+    return actor.identity in [(each.tenant, each.subject) for each in takers]

@@ -1,0 +1,84 @@
+"""The administration of one server, put together: its services, and the application that serves them."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from msgspec import Struct
+from starlette.types import ASGIApp
+
+from vestry.admin.break_glass import BreakGlass
+from vestry.admin.documents import Documents
+from vestry.admin.events import Events
+from vestry.admin.keys import Keys
+from vestry.edge.administration.application import build
+from vestry.edge.administration.ask import BODY_BYTES
+from vestry.edge.administration.desk import Desk
+from vestry.edge.administration.office import Office
+from vestry.edge.administration.openapi import document
+from vestry.edge.administration.routes import ROUTES
+from vestry.edge.arrival import Rules
+from vestry.errors import KeysUnavailable
+from vestry.pipeline import Corridor
+from vestry.recording import Recording
+from vestry.seams import Directory
+from vestry.settings import Door, Settings
+
+CONNECTIONS = 512
+THREADS = 2
+
+
+class Parts(Struct, frozen=True):
+    """What the administration needs of the server. `rules` say how its requests are read; `refresh`
+    reads the house again."""
+
+    settings: Settings
+    corridor: Corridor
+    directory: Directory
+    recording: Recording
+    rules: Rules
+    refresh: Callable[[], Awaitable[None]]
+    missing: Callable[[], dict[str, str]]
+    replicas: Callable[[], list[tuple[str, str, bool, int]]]
+
+
+@contextlib.asynccontextmanager
+async def administration(parts: Parts) -> AsyncIterator[ASGIApp]:
+    """The application, while it is needed."""
+    settings, recording, corridor = parts.settings, parts.recording, parts.corridor
+    events = Events(recording.records, recording.journal.append)
+    threads = ThreadPoolExecutor(THREADS, "administration")
+
+    async def changed() -> None:
+        with contextlib.suppress(KeysUnavailable):  # it is changed all the same, and is read again soon
+            await parts.refresh()
+
+    office = Office(
+        documents=Documents(parts.directory, events, settings),
+        keys=Keys(parts.directory, events, settings),
+        break_glass=BreakGlass(parts.directory, events),
+        journal=recording.journal,
+        records=recording.records,
+        changed=changed,
+        missing=parts.missing,
+        replicas=parts.replicas,
+        broken=lambda: corridor.house.broken(time.time_ns() // 1000),
+        threads=threads,
+        log=settings.audit_directory,
+        openapi=document(ROUTES),
+    )
+    desk = Desk(corridor, office, parts.rules, concurrency=settings.server.admin_concurrency)
+    try:
+        yield build(desk, ROUTES)
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def door_of(settings: Settings) -> Door:
+    """What the administration's door lets in: smaller bodies and fewer connections than the API's."""
+    door = settings.door
+    connections = min(door.connections, CONNECTIONS)
+    return door.model_copy(update={"body_bytes": BODY_BYTES, "connections": connections})

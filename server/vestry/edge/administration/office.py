@@ -1,0 +1,35 @@
+"""What the handlers work with: the services of the administration, and what the server says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from vestry.admin.break_glass import BreakGlass
+from vestry.admin.documents import Documents
+from vestry.admin.keys import Keys
+from vestry.audit.records import Records
+from vestry.seams import Journal
+
+
+class Office(Struct, frozen=True):
+    """`changed` is told of every change, and returns once the server goes by it; `missing` and `replicas` are as the
+    operations port has them; reading the log happens in `threads`."""
+
+    documents: Documents
+    keys: Keys
+    break_glass: BreakGlass
+    journal: Journal
+    records: Records
+    changed: Callable[[], Awaitable[None]]
+    missing: Callable[[], dict[str, str]]
+    replicas: Callable[[], list[tuple[str, str, bool, int]]]
+    broken: Callable[[], int]
+    threads: Executor
+    log: Path
+    """Directory of the audit logs."""
+    openapi: dict[str, Any] = {}
