@@ -149,6 +149,7 @@ def _ports(settings: Settings, place: Place) -> Iterator[Fault]:
     listeners: list[tuple[Trail, str, int]] = [
         (("server", "port"), server.host, server.port),
         (("server", "ops_port"), server.ops_host, server.ops_port),
+        (("server", "admin_port"), server.admin_host, server.admin_port),
     ]
     for name, model in settings.models.items():
         if not model.replicas:

@@ -95,7 +95,7 @@ def configuration(folder: Path, models: dict[str, Any]) -> tuple[Path, int, int]
     port, ops_port = free_ports(2)
     settings = {
         "state": str(folder / "state"),
-        "server": {"port": port, "ops_port": ops_port, "concurrency": 4096},
+        "server": {"port": port, "ops_port": ops_port, "admin_port": 0, "concurrency": 4096},
         "tenants": {
             "bench": {
                 "concurrency": 4096,

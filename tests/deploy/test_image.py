@@ -76,7 +76,7 @@ def given(tmp_path: Path, engine: FakeEngine) -> Path:
     settings = {
         "state": "/var/lib/vestry/state",
         "secrets": "/run/secrets/vestry",
-        "server": {"host": "127.0.0.1", "port": 0, "ops_host": "127.0.0.1", "ops_port": 0},
+        "server": {"host": "127.0.0.1", "port": 0, "ops_host": "127.0.0.1", "ops_port": 0, "admin_port": 0},
         "models": {MODEL: {"replicas": [{"url": engine.url}]}},
     }
     (tmp_path / "settings").mkdir()

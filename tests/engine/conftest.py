@@ -56,7 +56,7 @@ class Place:
         self.url, self.ops = f"http://127.0.0.1:{api}", f"http://127.0.0.1:{ops}"
         settings = {
             "state": str(self.state),
-            "server": {"port": api, "ops_port": ops, "drain_seconds": 60},
+            "server": {"port": api, "ops_port": ops, "admin_port": 0, "drain_seconds": 60},
             "models": models,
             "audit": {"reconcile_seconds": 1},
         }

@@ -187,6 +187,8 @@ def test_an_endless_file_is_refused() -> None:
             "vestry.yaml:3 identity.certificates[0].subject: write printable characters",
         ),
         ("server:\n  port: 80\n  ops_port: 80\n", "vestry.yaml:1 server: `port` and `ops_port` are the same"),
+        ("server:\n  port: 8082\n", "vestry.yaml:1 server: `port` and `admin_port` are the same"),
+        ("server:\n  ops_port: 8082\n", "vestry.yaml:1 server: `ops_port` and `admin_port` are the same"),
         (
             "server:\n  tls:\n    key: k\n",
             "vestry.yaml:2 server.tls.certificate: `certificate` is missing. Add it. About",

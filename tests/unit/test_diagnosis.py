@@ -201,7 +201,7 @@ def serve() -> Iterator[Callable[..., str]]:
 
 def settings(api: str, ops: str, state: Path, **server: Any) -> Settings:
     """Settings whose ports are those of the two origins."""
-    ports = {"port": int(api.rpartition(":")[2]), "ops_port": int(ops.rpartition(":")[2])}
+    ports = {"port": int(api.rpartition(":")[2]), "ops_port": int(ops.rpartition(":")[2]), "admin_port": 0}
     return Settings.model_validate({"state": state, "server": {**ports, **server}})
 
 

@@ -192,7 +192,7 @@ def test_the_same_port_on_another_address_is_no_clash(state: Path, host: str, cl
 
 def test_free_ports_do_not_clash(state: Path) -> None:
     """Port 0 takes a free one each time."""
-    assert faults(state, server={"port": 0, "ops_port": 0}) == []
+    assert faults(state, server={"port": 0, "ops_port": 0, "admin_port": 0}) == []
 
 
 def answer(addresses: dict[str, str]) -> Callable[..., list[tuple[Any, ...]]]:

@@ -35,7 +35,7 @@ class Desk:
         self.config = folder / "vestry.yaml"
         settings = {
             "state": str(self.state),
-            "server": {"port": self.api, "ops_port": self.ops, "drain_seconds": 5},
+            "server": {"port": self.api, "ops_port": self.ops, "admin_port": 0, "drain_seconds": 5},
             "relay": {"probe_seconds": 0.2},
             "models": {SMALL: {"engine": {"port": self.engine, "shutdown_seconds": 5}}},
         }

@@ -88,6 +88,7 @@ def _summary(settings: Settings) -> str:
     lines = {
         "API": f"{scheme}://{server.host}:{server.port}",
         "operations": f"http://{server.ops_host}:{server.ops_port}",
+        "administration": f"{scheme}://{server.admin_host}:{server.admin_port}",
         "tenants": ", ".join(settings.tenants),
         "models": ", ".join(settings.models),
         "state": str(settings.state.absolute()),

@@ -88,6 +88,8 @@ def _checked(settings: Settings) -> list[Chosen]:
             )
     require_free("the API", server.host, server.port, "server.port")
     require_free("the operations endpoints", server.ops_host, server.ops_port, "server.ops_port")
+    if server.admin_port:
+        require_free("the administration", server.admin_host, server.admin_port, "server.admin_port")
     chosen = [choose(settings, name) for name, model in settings.models.items() if not model.replicas]
     for each in chosen:
         engine = each.model.engine
