@@ -105,7 +105,13 @@ def test_every_route_has_its_question() -> None:
 
 def test_a_route_without_a_permission_cannot_be_made() -> None:
     """The table takes no row that says nothing of who may use it."""
-    row: dict[str, Any] = {"method": "GET", "path": "/x", "name": "admin.x", "handler": ROUTES[0].handler, "summary": ""}
+    row: dict[str, Any] = {
+        "method": "GET",
+        "path": "/x",
+        "name": "admin.x",
+        "handler": ROUTES[0].handler,
+        "summary": "",
+    }
     with pytest.raises(TypeError):
         Row(**row)
     with pytest.raises(TypeError, match="needs a permission"):

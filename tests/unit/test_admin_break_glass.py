@@ -336,7 +336,9 @@ def test_nobody_ends_with_more_than_they_had(
     """
 
     async def work(bench: Bench) -> None:
-        actors = [await bench.person(f"p{place}", *roles, tenant=tenant) for place, (tenant, roles) in enumerate(people)]
+        actors = [
+            await bench.person(f"p{place}", *roles, tenant=tenant) for place, (tenant, roles) in enumerate(people)
+        ]
         first = {key.id: key for key in await bench.directory.keys(None, "", 100)}
         for step in steps:
             before, written = await bench.held(), len(bench.written)
