@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(ROOT))  # run as a script, only this file's own folder is there
 
-from deploy import reference, reference_fields  # noqa: E402 - as above
+from deploy import reference, reference_admin, reference_fields  # noqa: E402 - as above
 
 ERRORS_HEAD = """\
 # Errors
@@ -181,6 +181,8 @@ PAGES: dict[str, Callable[[], str]] = {
     **reference.PAGES,
     "reference/errors.md": errors_page,
     "reference/fields.md": reference_fields.page,
+    "reference/admin-api.json": reference_admin.text,
+    "reference/admin-api.md": reference_admin.page,
     "reference/audit-records.json": records.text,
     "reference/audit-records.md": records.page,
 }

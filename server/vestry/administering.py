@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -65,7 +64,9 @@ async def administration(parts: Parts) -> AsyncIterator[ASGIApp]:
         changed=changed,
         missing=parts.missing,
         replicas=parts.replicas,
-        broken=lambda: corridor.house.broken(time.time_ns() // 1000),
+        house=lambda: corridor.house,
+        models=corridor.models,
+        policy=settings.policy,
         threads=threads,
         log=settings.audit_directory,
         openapi=document(ROUTES),

@@ -56,7 +56,26 @@ class House(Struct, frozen=True):
             raise InvalidKey
         return found
 
+    def lifted(self, principal: Principal, moment: int) -> Principal:
+        """The principal with the role that a break-glass grant lends them at this time (microseconds since the epoch).
 
+        Where there is no grant this is one look into an empty mapping. Who may not ask any more has nothing lent.
+        """
+        for each in self.glass.get(principal.key_id, ()):
+            if (
+                moment < each.until
+                and (each.tenant, each.subject) == (principal.tenant, principal.subject)
+                and Permission.BREAK_GLASS_ASK in principal.permissions
+            ):
+                lent = frozenset({each.role})
+                return replace(
+                    principal, roles=principal.roles | lent, lent=lent - principal.roles, broken_glass=each.id
+                )
+        return principal
+
+    def broken(self, moment: int) -> int:
+        """How many break-glass grants are active at this time."""
+        return sum(moment < each.until for grants in self.glass.values() for each in grants)
 
     @classmethod
     def of(cls, settings: Settings, documents: Iterable[Document] = (), *, secret: bytes = b"") -> House:

@@ -64,7 +64,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 
 
 def test_the_life_of_a_tenant(admin: Desk, house: House) -> None:
-    """Made, used at once, changed under its version, written again without a change, removed: each change one record."""
+    """Made, used at once, changed under its version, written again unchanged, removed: each change one record."""
     made = admin.put("/tenants/oncology", {"concurrency": 5}, if_none_match="*")
     assert (made.status_code, made.headers["etag"], made.json()["version"]) == (201, '"1"', 1)
     (record,) = about(house, made)
@@ -114,7 +114,7 @@ def test_what_the_settings_declare_is_shown_and_not_changed(admin: Desk) -> None
 
 
 def test_users_and_projects(admin: Desk) -> None:
-    """Names of users are what tokens have as subject: slashes, spaces and letters of any script, written in percents."""
+    """Names of users are what tokens have as subject: slashes, spaces, letters of any script, in percents."""
     assert admin.put("/tenants/default/projects/discharge", {"description": "d"}).status_code == 201
     for name in ("a/b", "https://idp.test/u?x#y", "Zoë Ångström", "%41", "a%2Fb"):
         path = "/tenants/default/users/" + httpx.QueryParams({"n": name})["n"].encode().hex(" ").replace(" ", "%")
@@ -252,7 +252,7 @@ def test_a_tenants_administrator_stays_within_their_own_rights(house: House) -> 
     ],
 )  # fmt: skip
 def test_what_is_no_body(body: bytes, code: str, param: str | None, admin: Desk, house: House) -> None:
-    """Each is refused with 400 in OpenAI's shape, which names the field; nothing is changed, and the refusal recorded."""
+    """Each is refused with 400 in OpenAI's shape, which names the field; nothing is changed."""
     answer = admin.put("/tenants/broken", body)
     refused(answer, 400, code, param)
     assert admin.get("/tenants/broken").status_code == 404
@@ -272,7 +272,7 @@ def test_bodies_are_bounded_and_json(admin: Desk) -> None:
 
 
 def test_conditions_and_headers_are_read_strictly(admin: Desk) -> None:
-    """What is no ETag, a condition on a route that looks at none, and a token where none is taken: 400, with its name."""
+    """What is no ETag, a condition on a route that looks at none, and a token where none is taken: 400."""
     for tag in ('W/"1"', "1", '"x"', '""', '"1",', '"' + "1" * 40 + '"'):
         refused(admin.put("/tenants/strict", {}, if_match=tag), 400, "invalid_request", "If-Match")
     refused(admin.put("/tenants/strict", {}, if_none_match='"1"'), 400, "invalid_request", "If-None-Match")
@@ -281,7 +281,7 @@ def test_conditions_and_headers_are_read_strictly(admin: Desk) -> None:
 
 
 def test_paths_and_methods(admin: Desk, house: House) -> None:
-    """404 for what is no route, the framework's own pages among them; 405 with all that a path allows; HEAD like GET."""
+    """404 for what is no route, the framework's own pages too; 405 with all that a path allows; HEAD like GET."""
     for path in ("", "/", "/docs", "/tenants/", "/tenants//x", "/TENANTS", "/tenants/a/b", "/../v1/models", "/whoami/"):
         refused(admin.get(path), 404, "not_found")
     for path in ("/docs", "/openapi.json", "/redoc", "/v1/models", "/metrics", "/livez"):
@@ -398,7 +398,7 @@ def test_state_and_whoami(house: House, auditor: Desk) -> None:
 
 
 def test_break_glass_through_the_front_door(house: House, auditor: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    """Asked by one, approved by another: loud in log, record and metric; what is done under it says so; then it ends."""
+    """Asked by one, approved by another: loud in log, record and metric; what is done under it says so."""
     olga = Desk(house, Role.OPERATOR, owner="olga")
     refused(olga.put("/tenants/default/projects/glass", {}), 403, "permission_denied")
     asked = olga.post("/break-glass", {"role": "admin", "reason": "nobody else is here", "minutes": 5})
@@ -461,8 +461,7 @@ def test_what_cannot_be_recorded_is_not_done(tmp_path: Path, disk: Disk) -> None
 
 def test_few_places_and_a_fair_share(tmp_path: Path) -> None:
     """One credential has half of the places, and what goes beyond all of them is 503; the data plane goes on."""
-    slow = {"server": {"admin_concurrency": 2}}
-    with FakeEngine() as engine, House(tmp_path, [engine], **slow) as house:
+    with FakeEngine() as engine, House(tmp_path, [engine], server={"admin_concurrency": 2}) as house:
         admin, other = Desk(house, Role.ADMIN, owner="ada"), Desk(house, Role.ADMIN, owner="bea")
         port = int(house.admin.rpartition(":")[2])
         head = (

@@ -84,11 +84,8 @@ def test_two_people_lend_a_role_for_a_while() -> None:
         assert await bench.seen(olga) is olga
         grant = await bench.granted(olga, aude)
         lifted = await bench.seen(olga)
-        assert (lifted.roles, lifted.lent, lifted.broken_glass) == (
-            {Role.ADMIN, Role.OPERATOR},
-            {Role.ADMIN},
-            grant.id,
-        )
+        assert sorted(lifted.roles) == [Role.ADMIN, Role.OPERATOR]
+        assert (sorted(lifted.lent), lifted.broken_glass) == ([Role.ADMIN], grant.id)
         assert (await bench.house()).broken(bench.now) == 1
         bench.now += 10 * MINUTE - 1
         assert (await bench.seen(olga)).broken_glass == grant.id
@@ -105,7 +102,7 @@ def test_two_people_lend_a_role_for_a_while() -> None:
 
 
 def test_the_grant_is_bound_to_the_credential_that_asked() -> None:
-    """Another key for the same person, which a tenant's administrator could make, lends nothing; nor does lost standing."""
+    """Another key for the same person, which a tenant's admin could make, lends nothing; nor to a fallen one."""
 
     async def work(bench: Bench) -> None:
         olga, aude = await bench.person("olga", Role.OPERATOR), await bench.person("aude", Role.AUDITOR)
@@ -140,7 +137,7 @@ def test_nobody_approves_for_themselves() -> None:
 
 
 def test_a_key_that_the_asker_had_a_hand_in_is_no_second_person() -> None:
-    """An admin who makes an operator's key, has one made with it, or replaces one, cannot approve with what comes out."""
+    """Who makes an operator's key, has one made with it, or replaces one, cannot approve with what comes out."""
 
     async def work(bench: Bench) -> None:
         ada = await bench.person("ada", Role.ADMIN)
@@ -258,13 +255,13 @@ def test_a_step_that_cannot_be_recorded_is_not_taken(step: str) -> None:
             await bench.glass.approve(Actor.of(aude), asked.id)
         before, seen = await bench.directory.standing(), await bench.seen(olga)
         bench.broken = True
+        steps: dict[str, Any] = {"approve": bench.glass.approve, "end": bench.glass.end}
         with pytest.raises(AuditUnavailable):
-            if asked is None:
-                await bench.glass.ask(Actor.of(olga), {"role": "admin", "reason": "fire"})
-            elif step == "approve":
-                await bench.glass.approve(Actor.of(aude), asked.id)
-            else:
-                await bench.glass.end(Actor.of(aude), asked.id)
+            await (
+                bench.glass.ask(Actor.of(olga), {"role": "admin", "reason": "fire"})
+                if asked is None
+                else steps[step](Actor.of(aude), asked.id)
+            )
         assert await bench.directory.standing() == before
         assert await bench.seen(olga) == seen
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vestry.configuration import LARGEST_FILE, ConfigurationError, Fault, digest, load, read, schema
 from vestry.settings import Model, Settings, Tenant
 
-KNOWN = "sha256:acbad128f4127cedf8338647aaea158a528db0bb5194198d6094d4a5b33399ff"
+KNOWN = "sha256:d857c5b2144597b3fec48171ec862dc4423ae62393a75bfd6d17ca084c133bc5"
 
 Write = Callable[[str | bytes], Path]
 

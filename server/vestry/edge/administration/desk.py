@@ -107,6 +107,7 @@ class Desk:
     async def _known(self, arrival: Arrival) -> Principal:
         house = self._corridor.house
         principal = await authenticate(arrival.head, self._corridor.credentials, house.tenants)
+        house.project(principal)  # one that is gone, or disabled, lets nobody in
         return house.lifted(principal, arrival.head.began_wall)
 
     async def _answered(self, arrival: Arrival, principal: Principal, reply: Reply) -> Response:

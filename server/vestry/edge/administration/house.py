@@ -57,7 +57,7 @@ async def _state(office: Office, ask: Ask) -> Reply:
             missing=missing,
             replicas=replicas,
             logs=logs,
-            break_glass=office.broken(),
+            break_glass=office.house().broken(office.records.wall()),
         )
     )
 

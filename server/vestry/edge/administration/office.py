@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,10 @@ from vestry.admin.break_glass import BreakGlass
 from vestry.admin.documents import Documents
 from vestry.admin.keys import Keys
 from vestry.audit.records import Records
+from vestry.house import House
 from vestry.seams import Journal
+from vestry.settings_policy import Policy
+from vestry.types import ServedModel
 
 
 class Office(Struct, frozen=True):
@@ -28,7 +31,10 @@ class Office(Struct, frozen=True):
     changed: Callable[[], Awaitable[None]]
     missing: Callable[[], dict[str, str]]
     replicas: Callable[[], list[tuple[str, str, bool, int]]]
-    broken: Callable[[], int]
+    house: Callable[[], House]
+    models: Mapping[str, ServedModel]
+    policy: Policy
+    """The rules of the settings."""
     threads: Executor
     log: Path
     """Directory of the audit logs."""

@@ -14,6 +14,7 @@ from vestry.errors import (
     AuditUnavailable,
     BodyTooLarge,
     ConcurrencyLimited,
+    HeadersTooLarge,
     InternalError,
     InvalidKey,
     InvalidRequest,
@@ -35,7 +36,7 @@ from vestry.section import Section
 REF = "#/components/schemas/{model}"
 EVERY: tuple[type[Refusal], ...] = (
     InvalidRequest, UnsupportedField, MalformedRequest, InvalidKey, PermissionDenied, RateLimited, ConcurrencyLimited,
-    InternalError, Overloaded, Stopping, AuditUnavailable, KeysUnavailable,
+    HeadersTooLarge, InternalError, Overloaded, Stopping, AuditUnavailable, KeysUnavailable,
 )  # fmt: skip
 """What every route may refuse with."""
 WITH_BODY: tuple[type[Refusal], ...] = (RequestTimeout, BodyTooLarge, UnsupportedMedia)

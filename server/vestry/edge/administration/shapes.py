@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from pydantic import ConfigDict
+
 from vestry.admin.bodies import KeyBody, Project, User
 from vestry.admin.documents import Kept
 from vestry.audit.records import rfc3339
@@ -12,6 +14,7 @@ from vestry.glass import Grant
 from vestry.roles import Role
 from vestry.section import Section
 from vestry.settings import Tenant
+from vestry.settings_policy import Policy, Rules
 from vestry.types import Key
 
 
@@ -90,6 +93,35 @@ class GlassShown(Section):
     version: int
     state: Literal["asked", "lapsed", "active", "over", "ended"]
     grant: Grant
+
+
+class PolicyShown(Thing):
+    """The policy: the directory's rules, and those of the settings, which are tried before them."""
+
+    object: Literal["policy"] = "policy"
+    spec: Rules
+    settings: Policy
+
+
+class Step(Section):
+    """One question that was asked on the way; `rule` names the rule whose it is, `origin` says where that stands."""
+
+    asked: str
+    answer: str
+    rule: str = ""
+    origin: str = ""
+
+
+class Explained(Section):
+    """What would become of a call, and why. `status` and `message` are what the client would be told."""
+
+    object: Literal["explanation"] = "explanation"
+    allowed: bool
+    rule: str
+    status: int
+    message: str
+    steps: tuple[Step, ...]
+    bounds: dict[str, int | str | bool]
 
 
 class Me(Section):
@@ -204,6 +236,8 @@ class RecordsShown(Page):
 
 class Document(Section):
     """The description of this API (OpenAPI 3.1)."""
+
+    model_config = ConfigDict(extra="allow")
 
     openapi: str
     info: dict[str, Any]

@@ -1,0 +1,153 @@
+"""The policy: its rules in the directory, and what all rules together would say of a call."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from ipaddress import ip_address
+from typing import Annotated, Any, Literal
+
+from msgspec.structs import asdict
+from pydantic import AfterValidator, AwareDatetime, Field
+
+from vestry.admin.actor import Match
+from vestry.admin.bodies import Subject, judge
+from vestry.admin.documents import Kept, Where
+from vestry.edge.administration import shapes
+from vestry.edge.administration.ask import Ask
+from vestry.edge.administration.office import Office
+from vestry.edge.administration.table import ROOT, Reply, Row
+from vestry.errors import Conflict, NotFound, PreconditionFailed, PreconditionRequired
+from vestry.explaining import explain
+from vestry.roles import Permission, Role
+from vestry.section import Label, Name, Section
+from vestry.settings_policy import Rules
+from vestry.types import Call, Document, Head, Kind, Operation, Principal
+
+WHERE = Where(Kind.POLICY, "", "policy")
+PLACE = f"{ROOT}/policy"
+CHANGED = (Conflict, PreconditionFailed, PreconditionRequired)
+
+
+def _address(value: str) -> str:
+    try:
+        return str(ip_address(value))
+    except ValueError:
+        raise ValueError("this is no IP address") from None
+
+
+class Supposed(Section):
+    """A call that might be made, and by whom."""
+
+    tenant: Label
+    subject: Subject = "somebody"
+    roles: Annotated[tuple[Role, ...], Field(min_length=1, max_length=len(Role))] = (Role.USER,)
+    project: Label | None = None
+    key: Annotated[str, Field(max_length=64)] = ""
+    """Public id of a key: its owner, roles, project and bounds are taken, and it has to be the tenant's."""
+    issuer: Annotated[str, Field(max_length=63)] = ""
+    model: Name
+    route: Literal["chat.completions", "completions"] = "chat.completions"
+    source: Annotated[str, AfterValidator(_address)] = "127.0.0.1"
+    at: AwareDatetime | None = None
+    """When, with its offset from UTC. Left out: now."""
+    max_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    choices: Annotated[int, Field(ge=1, le=128)] = 1
+    tools: bool = False
+
+    def head(self) -> Head:
+        wall = time.time_ns() // 1000 if self.at is None else _microseconds(self.at)
+        return Head("", self.route, Operation.CHAT, "POST", self.source, "", "", "", None, 0.0, wall)
+
+    def call(self) -> Call:
+        return Call(
+            model=self.model,
+            stream=False,
+            include_usage=False,
+            choices=self.choices,
+            body=b"{}",
+            prompt_bytes=0,
+            sampling={},
+            completion_tokens=self.max_tokens,
+            tools=self.tools,
+        )
+
+    def caller(self) -> Principal:
+        roles = frozenset(self.roles)
+        return Principal(self.key, self.tenant, self.subject, roles, project=self.project or "", issuer=self.issuer)
+
+
+def _microseconds(moment: datetime) -> int:
+    return round(moment.timestamp() * 1_000_000)
+
+
+async def _read(office: Office, ask: Ask) -> Reply:
+    ask.actor.whole_house(Permission.POLICY_READ)
+    return _shown(office, await _kept(office, ask))
+
+
+async def _kept(office: Office, ask: Ask) -> Kept:
+    """The document; an empty one of version 0 where there is none yet."""
+    try:
+        return await office.documents.read(ask.actor, WHERE)
+    except NotFound:
+        return Kept(Document(Kind.POLICY, "", "policy", {"rules": []}))
+
+
+async def _write(office: Office, ask: Ask) -> Reply:
+    match = ask.match()
+    if match.versions == (0,):  # what is read before there is one
+        match = Match(new=True)
+    kept = await office.documents.put(ask.actor, WHERE, await ask.body(), match)
+    return _shown(office, kept)
+
+
+async def _remove(office: Office, ask: Ask) -> Reply:
+    await office.documents.remove(ask.actor, WHERE, ask.match())
+    return Reply(status=204, recorded=True)
+
+
+def _shown(office: Office, kept: Kept) -> Reply:
+    version = kept.document.version
+    shown = shapes.PolicyShown.model_validate({**shapes.thing(kept), "settings": office.policy.model_dump()})
+    status = 201 if kept.changed and version == 1 else 200
+    return Reply(shown, status, version=version, recorded=kept.changed)
+
+
+async def _explain(office: Office, ask: Ask) -> Reply:
+    supposed = judge(Supposed, await ask.body())
+    ask.actor.require(Permission.POLICY_READ, supposed.tenant)
+    await office.documents.read(ask.actor, Where(Kind.TENANT, "", supposed.tenant))
+    principal = supposed.caller()
+    if supposed.key:
+        key = await office.keys.read(ask.actor, supposed.key)
+        if key.tenant != supposed.tenant:
+            raise NotFound
+        principal = key.holder()
+    found = explain(principal, supposed.head(), supposed.call(), office.models, office.house())
+    facts: dict[str, Any] = asdict(found) | {"steps": list(map(asdict, found.steps))}
+    return Reply(shapes.Explained.model_validate(facts))
+
+
+ROWS: tuple[Row, ...] = (
+    Row(
+        method="GET", path=PLACE, name="admin.policy.read", permission=Permission.POLICY_READ, handler=_read,
+        summary="Read the policy", answer=shapes.PolicyShown, versioned=True,
+    ),
+    Row(
+        method="PUT", path=PLACE, name="admin.policy.write", permission=Permission.POLICY_WRITE, handler=_write,
+        summary="Write the directory's rules anew", answer=shapes.PolicyShown, statuses=(200, 201), body=Rules,
+        example={"rules": [{"name": "nights", "effect": "deny", "hours": [{"begin": "22:00", "end": "06:00"}]}]},
+        matched=True, versioned=True, refusals=CHANGED,
+    ),
+    Row(
+        method="DELETE", path=PLACE, name="admin.policy.remove", permission=Permission.POLICY_WRITE,
+        handler=_remove, summary="Remove the directory's rules", statuses=(204,), matched=True,
+        refusals=(NotFound, *CHANGED),
+    ),
+    Row(
+        method="POST", path=f"{PLACE}/explain", name="admin.policy.explain", permission=Permission.POLICY_READ,
+        handler=_explain, summary="Say what would become of a call, and why", answer=shapes.Explained, body=Supposed,
+        example={"tenant": "default", "model": "smollm2-135m-instruct", "max_tokens": 4096}, refusals=(NotFound,),
+    ),
+)  # fmt: skip
