@@ -1,7 +1,7 @@
-"""Changes that an operator makes to the keys: judged against the settings, recorded, then done.
+"""The administration as commands have it: an open directory, and whoever runs the command.
 
-A change that cannot be recorded is refused. The record is durable before the change takes effect; should the change
-itself then fail, the record stands for what was about to be done.
+What a command changes is recorded in the log `cli`, durable before it takes effect; what cannot be recorded is refused.
+Should the change itself then fail, the record stands for what was about to be done.
 """
 
 from __future__ import annotations
@@ -10,28 +10,35 @@ import asyncio
 import difflib
 import os
 import pwd
-import time
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from msgspec.structs import replace
+from msgspec import Struct
 
 from vestry.adapters.directory.faults import DirectoryFault
-from vestry.adapters.key_format import mint, mint_id
+from vestry.admin.actor import Actor
+from vestry.admin.batch import Batch
+from vestry.admin.documents import Documents, Where
+from vestry.admin.events import Events
+from vestry.admin.keys import Keys
+from vestry.admin.rehearsal import Nothing
 from vestry.audit.fields import RecordType
 from vestry.audit.opening import append_once
 from vestry.audit.records import Records, rfc3339
 from vestry.audit.scan import LogUnusable
+from vestry.errors import NotFound, Refusal
 from vestry.faults import ConfigurationError
-from vestry.outside import record_once
-from vestry.roles import named, read_roles
+from vestry.outside import record_all
+from vestry.seams import Directory, Record
 from vestry.secret_files import SecretFault
 from vestry.settings import Settings
 from vestry.signing import signing
-from vestry.store import every_key, opened
-from vestry.types import Key, Limits
+from vestry.store import PAGE, every_key, opened
+from vestry.types import Key, Kind, Limits
 
 UNLIMITED = Limits()
+T = TypeVar("T")
 
 
 class ChangeRefused(Exception):  # noqa: N818 - an answer to the operator
@@ -40,6 +47,94 @@ class ChangeRefused(Exception):  # noqa: N818 - an answer to the operator
 
 class ReadingRefused(Exception):  # noqa: N818 - an answer to the operator
     """The log is not shown. `str()` is a sentence that says why."""
+
+
+class Office(Struct, frozen=True):
+    """The administration at hand, and who acts in it."""
+
+    settings: Settings
+    actor: Actor
+    directory: Directory
+    documents: Documents
+    keys: Keys
+    batch: Batch
+
+    async def tenants(self) -> list[str]:
+        """The names of all tenants, those of the settings among them, in order."""
+        found: list[str] = []
+        while page := await self.documents.page(self.actor, Kind.TENANT, None, f"/{found[-1]}" if found else "", PAGE):
+            found += [each.document.name for each in page]
+        return found
+
+    async def tenant(self, named: str | None) -> str:
+        """A tenant that there is; the only one, where none is named. Raises ChangeRefused."""
+        if named is not None and named in self.settings.tenants:
+            return named
+        names = await self.tenants()
+        if named is None:
+            if len(names) != 1:
+                raise ChangeRefused(f"Name the tenant with --tenant. There are: {listed(names)}.")
+            return names[0]
+        if named not in names:
+            raise ChangeRefused(f"There is no tenant `{named}`. {known(named, names)}")
+        return named
+
+
+def look(settings: Settings, work: Callable[[Office], Awaitable[T]]) -> T:
+    """What this finds; looking makes no store. Raises SecretFault, DirectoryFault, ChangeRefused, Refusals."""
+
+    async def find() -> T:
+        if not exists(settings):
+            return await work(_office(settings, Nothing()))
+        async with opened(settings) as directory:
+            return await work(_office(settings, directory))
+
+    return asyncio.run(find())
+
+
+def change(settings: Settings, work: Callable[[Office], Awaitable[T]], *, actor: str | None = None) -> T:
+    """What this comes to, in a store that is made where there is none. Raises as `look`."""
+
+    async def do() -> T:
+        async with opened(settings) as directory:
+            return await work(_office(settings, directory, actor))
+
+    try:
+        settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as fault:
+        raise ChangeRefused(f"Nothing was changed: {settings.state} cannot be made ({fault.strerror}).") from fault
+    return asyncio.run(do())
+
+
+def _office(settings: Settings, directory: Directory, actor: str | None = None) -> Office:
+    records = Records()
+
+    async def write_all(events: Sequence[Record]) -> None:
+        await asyncio.to_thread(_recorded, settings, events)
+
+    async def write(event: Record) -> None:
+        await write_all([event])
+
+    events = Events(records, write)
+    return Office(
+        settings,
+        Actor(actor or user_of_this_process()),
+        directory,
+        Documents(directory, events, settings),
+        Keys(directory, events, settings),
+        Batch(directory, settings, records, write_all),
+    )
+
+
+def _recorded(settings: Settings, events: Sequence[Record]) -> None:
+    """Make records durable in the log `cli`. Raises ChangeRefused."""
+    try:
+        record_all(settings, events)
+    except ConfigurationError as fault:
+        why = "; ".join(map(str, fault.faults))
+        raise ChangeRefused(f"Nothing was changed, because the change could not be recorded. {why}") from None
+    except (LogUnusable, OSError, ValueError) as fault:
+        raise ChangeRefused(f"Nothing was changed, because the change could not be recorded. {fault}") from fault
 
 
 def prepare_store(settings: Settings) -> None:
@@ -57,36 +152,27 @@ def prepare_store(settings: Settings) -> None:
 
 def existing_keys(settings: Settings) -> list[Key]:
     """All keys, oldest first; looking makes no store. Raises SecretFault, DirectoryFault."""
-
-    async def look() -> list[Key]:
-        async with opened(settings) as directory:
-            return await every_key(directory)
-
-    return asyncio.run(look()) if _exists(settings) else []
+    return look(settings, lambda office: every_key(office.directory))
 
 
 def whole_keys(settings: Settings) -> list[Key]:
     """All keys, once the whole store was read and found sound. Raises SecretFault, DirectoryFault."""
 
-    async def look() -> list[Key]:
+    async def read() -> list[Key]:
         async with opened(settings) as directory:
             await directory.integrity()
             return await every_key(directory)
 
-    return asyncio.run(look())
+    return asyncio.run(read())
 
 
 def identified(settings: Settings, presented: str) -> Key | None:
     """The key with this text, be it revoked or expired. Raises SecretFault, DirectoryFault."""
-
-    async def look() -> Key | None:
-        async with opened(settings) as directory:
-            return await directory.identify(presented)
-
-    return asyncio.run(look()) if _exists(settings) else None
+    return look(settings, lambda office: office.directory.identify(presented))
 
 
-def _exists(settings: Settings) -> bool:
+def exists(settings: Settings) -> bool:
+    """Whether there is a store. Raises DirectoryFault where that cannot be told."""
     path = settings.keys_database
     if settings.store.url is not None:
         return True
@@ -115,33 +201,44 @@ def create_key(
     `tenant` may be left out where there is only one; `models` None is every model of the tenant. `expires` is in
     microseconds since the epoch. Raises ChangeRefused, or SecretFault.
     """
-    tenant = _tenant(settings, tenant)
-    _models(settings, tenant, models)
-    secret = mint()
+    body = {
+        "owner": owner,
+        "roles": role.split(","),
+        "models": None if models is None else sorted(models),
+        "concurrency": limits.concurrency,
+        "requests_per_minute": limits.requests_per_minute,
+        "expires": None if expires is None else rfc3339(expires),
+    }
+    secret, key = make_key(settings, tenant, body, actor=actor)
+    if secret is None:
+        raise ChangeRefused("No key was made: there is one already.")
+    return secret, key
 
-    async def make() -> Key:
-        key = Key(
-            mint_id(),
-            tenant,
-            owner,
-            _now(),
-            roles=read_roles(role),
-            models=None if models is None else frozenset(models),
-            limits=limits,
-            expires=expires,
-        )
-        async with opened(settings) as directory, directory.changing() as change:
-            made = await change.add_key(key, secret)
-            _record(settings, RecordType.KEY_CREATE, made, actor)
-            return made
+
+def make_key(
+    settings: Settings, tenant: str | None, body: Mapping[str, object], *, token: str = "", actor: str | None = None
+) -> tuple[str | None, Key]:
+    """Make a key, from its body (`admin.bodies.KeyBody`): as `Keys.make`. Nothing is made before all is judged.
+
+    Raises ChangeRefused, or SecretFault.
+    """
+    owner = str(body["owner"])
+    if not (0 < len(owner) <= 128 and owner.isprintable() and owner == owner.strip()):
+        said = "an owner is 1 to 128 printable characters, with no space at either end"
+        raise ChangeRefused(f"No key was made: {said}.")
+
+    async def judge(office: Office) -> str:
+        home = await office.tenant(tenant)
+        await _models(office, home, body.get("models"))
+        return home
 
     try:
-        settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return secret, asyncio.run(make())
+        home = look(settings, judge)
+        return change(settings, lambda office: office.keys.make(office.actor, home, body, token=token), actor=actor)
     except DirectoryFault as fault:
         raise ChangeRefused(f"No key was made: {fault.why}.") from fault
-    except OSError as fault:
-        raise ChangeRefused(f"No key was made: {settings.state} cannot be made ({fault.strerror}).") from fault
+    except Refusal as refusal:
+        raise ChangeRefused(f"No key was made: {refusal.reason}") from refusal
     except ValueError as fault:
         raise ChangeRefused(f"No key was made: {fault}.") from fault
 
@@ -152,24 +249,15 @@ def revoke_key(settings: Settings, key_id: str, *, reason: str = "", actor: str 
     Raises ChangeRefused, or SecretFault.
     """
 
-    async def revoke() -> bool:
-        async with opened(settings) as directory, directory.changing() as change:
-            key = await change.key(key_id)
-            if key is None or key.revoked is not None:
-                return False
-            await change.put_key(replace(key, revoked=_now()))
-            _record(settings, RecordType.KEY_REVOKE, key, actor, reason=reason)
-            return True
+    async def revoke(office: Office) -> bool:
+        return (await office.keys.revoke(office.actor, key_id, reason=reason))[1]
 
     try:
-        return asyncio.run(revoke())
+        return change(settings, revoke, actor=actor)
+    except NotFound:
+        return False
     except DirectoryFault as fault:
         raise ChangeRefused(f"{key_id} was not revoked: {fault.why}.") from fault
-
-
-def _now() -> int:
-    """Microseconds since the epoch."""
-    return time.time_ns() // 1000
 
 
 def record_reading(settings: Settings, directory: Path, *, command: str, asked: str, records: int | None) -> None:
@@ -195,56 +283,25 @@ def user_of_this_process() -> str:
     return f"{name} (sudo by {behind})" if behind and behind != name else name
 
 
-def _tenant(settings: Settings, tenant: str | None) -> str:
-    names = list(settings.tenants)
-    if tenant is None:
-        if len(names) != 1:
-            raise ChangeRefused(f"Name the key's tenant with --tenant. The settings have: {_listed(names)}.")
-        return names[0]
-    if tenant not in settings.tenants:
-        raise ChangeRefused(f"There is no tenant `{tenant}` in the settings. {_known(tenant, names)}")
-    return tenant
-
-
-def _models(settings: Settings, tenant: str, models: Collection[str] | None) -> None:
-    allowed = settings.tenants[tenant].models
-    for name in models or ():
-        if name not in settings.models:
-            raise ChangeRefused(f"There is no model `{name}` in the settings. {_known(name, list(settings.models))}")
+async def _models(office: Office, tenant: str, models: object) -> None:
+    """Say in words of ours which model it is that cannot be used. Raises ChangeRefused."""
+    served = office.settings.models
+    kept = await office.documents.read(office.actor, Where(Kind.TENANT, "", tenant))
+    allowed = kept.document.body["models"]
+    for name in models if isinstance(models, list | tuple) else ():
+        if name not in served:
+            raise ChangeRefused(f"There is no model `{name}` in the settings. {known(name, list(served))}")
         if "*" not in allowed and name not in allowed:
-            raise ChangeRefused(f"The tenant `{tenant}` may not use `{name}`. It may use: {_listed(list(allowed))}.")
+            raise ChangeRefused(f"The tenant `{tenant}` may not use `{name}`. It may use: {listed(list(allowed))}.")
 
 
-def _record(settings: Settings, kind: RecordType, key: Key, actor: str | None, **details: str) -> None:
-    if kind == RecordType.KEY_CREATE:
-        models = None if key.models is None else sorted(key.models)
-        expires = None if key.expires is None else rfc3339(key.expires)
-        limits = {"models": models, "expires": expires}
-    else:
-        limits = {}
-    event = Records().event(
-        kind,
-        tenant=key.tenant,
-        subject=key.owner,
-        key_id=key.id,
-        role=named(key.roles),
-        actor=actor or user_of_this_process(),
-        **limits,
-        **details,
-    )
-    try:
-        record_once(settings, event)
-    except ConfigurationError as fault:
-        why = "; ".join(map(str, fault.faults))
-        raise ChangeRefused(f"Nothing was changed, because the change could not be recorded. {why}") from None
-    except (LogUnusable, OSError) as fault:
-        raise ChangeRefused(f"Nothing was changed, because the change could not be recorded. {fault}") from fault
+def known(name: str, names: list[str]) -> str:
+    """What somebody may have meant, and what there is."""
+    close = difflib.get_close_matches(name[:128], names[:1000], n=1)
+    return "".join(f"Did you mean `{each}`? " for each in close) + f"Known: {listed(names)}."
 
 
-def _known(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    return "".join(f"Did you mean `{each}`? " for each in close) + f"Known: {_listed(names)}."
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names) or "none"
+def listed(names: list[str]) -> str:
+    """At most twenty of them."""
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return (", ".join(f"`{name}`" for name in names[:20]) or "none") + more

@@ -12,6 +12,7 @@ The order in which a log and its copies are taken up and down:
 from __future__ import annotations
 
 import configparser
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from vestry.audit.copies.sigv4 import Credentials
 from vestry.audit.copies.sink import NOTE_LIMIT, Observer, Sink
 from vestry.audit.copies.syslog import SyslogSink
 from vestry.audit.copies.witness import WitnessSink
-from vestry.audit.opening import append_once
+from vestry.audit.opening import append_all
 from vestry.audit.registry import REGISTRY
 from vestry.audit.tlog.cosignatures import Cosigner
 from vestry.audit.tlog.merkle import EMPTY_ROOT
@@ -81,13 +82,18 @@ class OutsideCopies:
 
 
 def record_once(settings: Settings, event: Record) -> None:
-    """Write one record from a command, in the log `cli`; its checkpoint goes to the copies, a few seconds tried.
+    """Write one record from a command; as `record_all`."""
+    record_all(settings, [event])
 
-    Raises ConfigurationError, LogUnusable, OSError; then what the record announces must not be done.
+
+def record_all(settings: Settings, events: Sequence[Record]) -> None:
+    """Write records from a command, in the log `cli`; their checkpoint goes to the copies, a few seconds tried.
+
+    Raises ConfigurationError, LogUnusable, OSError; then what the records announce must not be done.
     """
     signs = signing(settings)
     copies = OutsideCopies(settings, signs.signer.public, origin="cli", seconds=5)
-    append_once(settings.audit_directory, event, signing=signs, confirm=copies.confirm)
+    append_all(settings.audit_directory, events, signing=signs, confirm=copies.confirm)
     copies.start()
     copies.close()
 

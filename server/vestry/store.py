@@ -10,6 +10,7 @@ from vestry.adapters.directory.pepper import Pepper
 from vestry.adapters.directory.postgres import Postgres, Where
 from vestry.adapters.directory.sqlite import Sqlite
 from vestry.adapters.directory.store import SqlDirectory
+from vestry.seams import Directory
 from vestry.secret_files import key_hash
 from vestry.settings import Settings
 from vestry.settings_store import Address, Store
@@ -68,7 +69,7 @@ async def opened(settings: Settings, *, upgrade: bool = False) -> AsyncIterator[
         await directory.close()
 
 
-async def every_key(directory: SqlDirectory) -> list[Key]:
+async def every_key(directory: Directory) -> list[Key]:
     """All keys, revoked and expired ones included, oldest first. Raises DirectoryFault."""
     found: list[Key] = []
     while page := await directory.keys(None, found[-1].id if found else "", PAGE):

@@ -63,7 +63,7 @@ def test_the_record_is_durable_before_the_key_exists(settings: Settings, monkeyp
     held: list[int] = []
     monkeypatch.setattr(
         administration,
-        "record_once",
+        "record_all",
         lambda *_, **__: held.append(len(store(settings).list())),
     )
     create_key(settings, owner="second")
@@ -79,7 +79,7 @@ def store(settings: Settings) -> Keys:
 def test_the_actor_can_be_given(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that makes keys for somebody names them; else it is the user of the process."""
     actors: list[str] = []
-    monkeypatch.setattr(administration, "record_once", lambda _, record, **__: actors.append(record["actor"]))
+    monkeypatch.setattr(administration, "record_all", lambda _, made: actors.extend(each["actor"] for each in made))
     create_key(settings, owner="a", actor="the portal, for dana")
     create_key(settings, owner="a")
     assert actors == ["the portal, for dana", user_of_this_process()]

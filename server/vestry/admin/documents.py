@@ -112,41 +112,53 @@ class Documents:
         Raises Refusals: for a body that has not its form, for rights that the actor lacks, for a version that is not
         the one that `match` names, and where it cannot be recorded.
         """
+        judged = self.judged(actor, where, body)
+        async with self._directory.changing() as change:
+            return await self.put_in(change, actor, where, judged, match)
+
+    def judged(self, actor: Actor, where: Where, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The body in its one normal form, if the actor may write it there. Raises Refusals."""
         self._may(actor, WRITE, where)
         if self._declared(where.kind, where.name) is not None:
             raise Conflict(DECLARED)
-        judged = self._judged(actor, where, body)
-        async with self._directory.changing() as change:
-            found = await change.read(where.kind, where.tenant, where.name)
-            if found is not None and found.body == judged and not match.new:
-                return Kept(found)
-            matches(match, None if found is None else found.version)
-            if found is not None and where.kind == Kind.USER:
-                within(actor, judge(User, found.body).roles)
-            if where.kind in {Kind.PROJECT, Kind.USER}:
-                await self._tenant_is_there(change, where.tenant)
-                await self._project_is_there(change, where.tenant, judged.get("project"))
-            kept = await change.put(where.kind, where.tenant, where.name, judged)
-            await self._events.document(
-                actor, where.kind, where.tenant, where.name, bodies=(None if found is None else found.body, judged)
-            )
+        return self._judged(actor, where, body)
+
+    async def put_in(self, change: Change, actor: Actor, where: Where, judged: dict[str, Any], match: Match) -> Kept:
+        """`put`, within a transaction, of a body that `judged` has given."""
+        found = await change.read(where.kind, where.tenant, where.name)
+        if found is not None and found.body == judged and not match.new:
+            return Kept(found)
+        matches(match, None if found is None else found.version)
+        if found is not None and where.kind == Kind.USER:
+            within(actor, judge(User, found.body).roles)
+        if where.kind in {Kind.PROJECT, Kind.USER}:
+            await self._tenant_is_there(change, where.tenant)
+            await self._project_is_there(change, where.tenant, judged.get("project"))
+        kept = await change.put(where.kind, where.tenant, where.name, judged)
+        await self._events.document(
+            actor, where.kind, where.tenant, where.name, bodies=(None if found is None else found.body, judged)
+        )
         return Kept(kept, changed=True)
 
     async def remove(self, actor: Actor, where: Where, match: Match) -> None:
         """Remove one. Raises NotFound, or Conflict while something depends on it."""
+        async with self._directory.changing() as change:
+            await self.remove_in(change, actor, where, match)
+
+    async def remove_in(self, change: Change, actor: Actor, where: Where, match: Match) -> None:
+        """`remove`, within a transaction."""
         self._may(actor, WRITE, where)
         if self._declared(where.kind, where.name) is not None:
             raise Conflict(DECLARED)
-        async with self._directory.changing() as change:
-            found = await change.read(where.kind, where.tenant, where.name)
-            if found is None:
-                raise NotFound
-            matches(match, found.version)
-            if where.kind == Kind.USER:
-                within(actor, judge(User, found.body).roles)
-            await self._unused(change, where)
-            await change.remove(where.kind, where.tenant, where.name)
-            await self._events.document(actor, where.kind, where.tenant, where.name, bodies=(found.body, None))
+        found = await change.read(where.kind, where.tenant, where.name)
+        if found is None:
+            raise NotFound
+        matches(match, found.version)
+        if where.kind == Kind.USER:
+            within(actor, judge(User, found.body).roles)
+        await self._unused(change, where)
+        await change.remove(where.kind, where.tenant, where.name)
+        await self._events.document(actor, where.kind, where.tenant, where.name, bodies=(found.body, None))
 
     @staticmethod
     def _may(actor: Actor, table: Mapping[Kind, Permission], where: Where) -> None:
@@ -158,7 +170,7 @@ class Documents:
             actor.require(table[where.kind], where.of)
 
     def _judged(self, actor: Actor, where: Where, body: Mapping[str, Any]) -> dict[str, Any]:
-        if not re.fullmatch(NAMES.get(where.kind, SUBJECT), where.name):
+        if not re.fullmatch(NAMES.get(where.kind, SUBJECT), where.name) or not where.name.isprintable():
             raise InvalidRequest(f"The name of a {where.kind} does not have the right form.", param="name")
         judged = judge(FORMS[where.kind], body)
         for model in getattr(judged, "models", None) or ():

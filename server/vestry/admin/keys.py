@@ -104,22 +104,32 @@ class Keys:
     async def freeze(self, actor: Actor, key_id: str, *, frozen: bool, reason: str = "") -> tuple[Key, bool]:
         """Refuse a key until it is thawed, or thaw it. Whether anything was changed."""
         async with self._directory.changing() as change:
-            found = await self._found(change, actor, key_id, Permission.KEYS_FREEZE)
-            if (found.frozen is not None) == frozen:
-                return found, False
-            _alive(found)
-            kept = await change.put_key(replace(found, frozen=self._clock() if frozen else None))
-            await self._events.key_changed(actor, "freeze" if frozen else "thaw", found, kept, reason=reason)
+            return await self.freeze_in(change, actor, key_id, frozen=frozen, reason=reason)
+
+    async def freeze_in(
+        self, change: Change, actor: Actor, key_id: str, *, frozen: bool, reason: str = ""
+    ) -> tuple[Key, bool]:
+        """`freeze`, within a transaction."""
+        found = await self._found(change, actor, key_id, Permission.KEYS_FREEZE)
+        if (found.frozen is not None) == frozen:
+            return found, False
+        _alive(found)
+        kept = await change.put_key(replace(found, frozen=self._clock() if frozen else None))
+        await self._events.key_changed(actor, "freeze" if frozen else "thaw", found, kept, reason=reason)
         return kept, True
 
     async def revoke(self, actor: Actor, key_id: str, *, reason: str = "") -> tuple[Key, bool]:
         """Refuse a key for ever. Whether it was not revoked before."""
         async with self._directory.changing() as change:
-            found = await self._found(change, actor, key_id, Permission.KEYS_WRITE)
-            if found.revoked is not None:
-                return found, False
-            kept = await change.put_key(replace(found, revoked=self._clock()))
-            await self._events.key_revoked(actor, found, reason=reason)
+            return await self.revoke_in(change, actor, key_id, reason=reason)
+
+    async def revoke_in(self, change: Change, actor: Actor, key_id: str, *, reason: str = "") -> tuple[Key, bool]:
+        """`revoke`, within a transaction."""
+        found = await self._found(change, actor, key_id, Permission.KEYS_WRITE)
+        if found.revoked is not None:
+            return found, False
+        kept = await change.put_key(replace(found, revoked=self._clock()))
+        await self._events.key_revoked(actor, found, reason=reason)
         return kept, True
 
     async def rotate(

@@ -12,10 +12,11 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from vestry.audit.canonical import NotCanonical
 from vestry.audit.fields import RecordType
 from vestry.audit.files import Files
 from vestry.audit.notary import Signing
@@ -102,10 +103,34 @@ def append_once(
     files: Files | None = None,
     clock: Clock | None = None,
 ) -> None:
-    """Write one record from a command, in a log of its own; it is durable when this returns.
+    """Write one record from a command; as `append_all`."""
+    append_all(
+        directory,
+        [record],
+        signing=signing,
+        origin=origin,
+        wait_seconds=wait_seconds,
+        confirm=confirm,
+        files=files,
+        clock=clock,
+    )
+
+
+def append_all(
+    directory: Path,
+    records: Sequence[Record],
+    *,
+    signing: Signing,
+    origin: str = "cli",
+    wait_seconds: float = 5.0,
+    confirm: Confirm | None = None,
+    files: Files | None = None,
+    clock: Clock | None = None,
+) -> None:
+    """Write records from a command, in a log of its own; they are durable when this returns.
 
     Waits up to `wait_seconds` for another command that is writing to the same log. Raises LogUnusable, with a
-    sentence for the user; then the record may or may not be in the log, and what it announces must not be done.
+    sentence for the user; then the records may or may not be in the log, and what they announce must not be done.
     """
     until = time.monotonic() + wait_seconds
     while True:
@@ -125,13 +150,24 @@ def append_once(
                 raise
             time.sleep(0.02)
     try:
-        unfit = store.commit([record]).unfit
+        unfit = _committed(store, records)
     except WriteFailed as error:
         raise LogUnusable(f"The audit log in {directory / origin} could not be written: {error}.") from error
     finally:
         store.close()
-    if unfit:
-        raise unfit[0]
+    if unfit is not None:
+        raise unfit
+
+
+def _committed(store: Store, records: Sequence[Record]) -> NotCanonical | None:
+    """Commit batch after batch; what is wrong with the first record that has no leaf, if one has none."""
+    at = 0
+    while at < len(records):
+        done = store.commit(records[at:])
+        if done.unfit:
+            return done.unfit[min(done.unfit)]
+        at += done.taken
+    return None
 
 
 class _Opening:
