@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from vestry import __version__
-from vestry.commands import audit, check, doctor, engine, keys, policy, serve, store, up
+from vestry.commands import audit, check, completion, directory, doctor, engine, policy, serve, store, up
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -37,5 +37,7 @@ def _asked(*_: object) -> None:
     """
 
 
-for module in (up, serve, engine, check, keys, policy, store, audit, doctor):
+for module in (up, serve, engine, check, policy, store, audit, doctor, completion):
     main.add_command(module.command)
+for group in directory.COMMANDS:
+    main.add_command(group)

@@ -76,6 +76,18 @@ def parse(text: str) -> Document:
     return Document(value, builder.lines, builder.flaws)
 
 
+def parse_all(text: str) -> Iterator[Document]:
+    """Read a text of several documents, one after the other; lines are counted from the text's begin.
+
+    Raises nothing; what comes behind a text that is no YAML is not read.
+    """
+    builder = _Builder(text)
+    try:
+        yield from builder.documents()
+    except _Unreadable as stop:
+        yield Document(None, builder.lines, [*builder.flaws, stop.flaw])
+
+
 class _Builder:
     """Builds the value from the parser's events; recursion is bounded by DEPTH."""
 
@@ -94,6 +106,14 @@ class _Builder:
         if not isinstance(following, yaml.StreamEndEvent):
             self._flaw(following, "a second document begins here", "Keep one document: remove the `---` line")
         return value
+
+    def documents(self) -> Iterator[Document]:
+        next(self._events)  # the stream's start
+        while not isinstance(next(self._events), yaml.StreamEndEvent):
+            self.lines, self.flaws = {}, []
+            value = self._value(next(self._events), ())
+            next(self._events)  # the document's end
+            yield Document(value, self.lines, self.flaws)
 
     def _value(self, event: yaml.Event, path: Trail) -> Any:
         if isinstance(event, yaml.AliasEvent):

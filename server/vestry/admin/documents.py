@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,10 +10,11 @@ from msgspec import Struct
 from vestry.admin.actor import Actor, Match, within
 from vestry.admin.bodies import Project, User, judge, plain
 from vestry.admin.events import Events
+from vestry.admin.names import is_name
 from vestry.errors import Conflict, InvalidRequest, NotFound, PreconditionFailed, PreconditionRequired
 from vestry.roles import Permission
 from vestry.seams import Change, Directory
-from vestry.section import LABEL, Section
+from vestry.section import Section
 from vestry.settings import Settings, Tenant
 from vestry.settings_policy import Rules
 from vestry.types import Document, Kind
@@ -37,8 +37,6 @@ WRITE = {
     Kind.USER: Permission.USERS_WRITE,
     Kind.POLICY: Permission.POLICY_WRITE,
 }
-NAMES = {Kind.TENANT: LABEL, Kind.PROJECT: LABEL, Kind.POLICY: "^policy$"}
-SUBJECT = r"(?!\s)[^\x00-\x1f\x7f]{1,128}(?<!\s)"
 IN_USE = 10_000
 DECLARED = "It is declared in the settings, and changed only there."
 
@@ -170,7 +168,7 @@ class Documents:
             actor.require(table[where.kind], where.of)
 
     def _judged(self, actor: Actor, where: Where, body: Mapping[str, Any]) -> dict[str, Any]:
-        if not re.fullmatch(NAMES.get(where.kind, SUBJECT), where.name) or not where.name.isprintable():
+        if not is_name(where.kind, where.name):
             raise InvalidRequest(f"The name of a {where.kind} does not have the right form.", param="name")
         judged = judge(FORMS[where.kind], body)
         for model in getattr(judged, "models", None) or ():

@@ -1,0 +1,50 @@
+"""Bodies as YAML that `strict_yaml` reads back as the same, with all fields, or with those that say something."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from vestry.admin.bodies import plain
+from vestry.section import Section
+from vestry.strict_yaml import scalar
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts in quotes where YAML 1.2's core schema would read them as something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    plain_text = isinstance(scalar(text), str)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain_text else '"')
+
+
+_Dumper.add_representer(str, _text)
+
+
+def as_yaml(value: Any, indent: int = 0) -> str:
+    """A text of whole lines, each behind so many spaces."""
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=10_000)
+    return "".join(" " * indent + line for line in text.splitlines(keepends=True))
+
+
+def normal(form: type[Section], body: Mapping[str, Any]) -> dict[str, Any]:
+    """A body with all its fields; as it is, where it has not this form."""
+    try:
+        return plain(form.model_validate(body))
+    except ValidationError:
+        return dict(body)
+
+
+def slim(form: type[Section], body: Mapping[str, Any]) -> dict[str, Any]:
+    """A body without what it has by default."""
+    try:
+        return dict(form.model_validate(body).model_dump(mode="json", exclude_defaults=True))
+    except ValidationError:
+        return dict(body)
