@@ -168,7 +168,7 @@ def _shown(given: str) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print the key and what is known of it as JSON.")
 @click.pass_obj
 def rotate(
-    config: Path | None, key_id: str, /, *, overlap: int, reason: str, idempotency_key: str, as_json: bool
+    config: Path | None, /, *, key_id: str, overlap: int, reason: str, idempotency_key: str, as_json: bool
 ) -> None:
     """Make a key with the same owner, rights and bounds, and print it, alone, on standard output.
 
@@ -229,9 +229,9 @@ def _update_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.pass_obj
 def update(
     config: Path | None,
-    key_id: str,
     /,
     *,
+    key_id: str,
     unset: tuple[str, ...],
     file: Path | None,
     if_version: int | None,

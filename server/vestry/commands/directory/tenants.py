@@ -80,9 +80,9 @@ def show(config: Path | None, name: str, as_json: bool) -> None:
 @click.pass_obj
 def put(
     config: Path | None,
-    name: str,
     /,
     *,
+    name: str,
     unset: tuple[str, ...],
     file: Path | None,
     if_version: int | None,

@@ -81,9 +81,9 @@ def show(config: Path | None, name: str, tenant: str | None, as_json: bool) -> N
 @click.pass_obj
 def put(
     config: Path | None,
-    name: str,
     /,
     *,
+    name: str,
     tenant: str | None,
     unset: tuple[str, ...],
     file: Path | None,
