@@ -7,10 +7,11 @@ Should the change itself then fail, the record stands for what was about to be d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import difflib
 import os
 import pwd
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -86,7 +87,7 @@ def look(settings: Settings, work: Callable[[Office], Awaitable[T]]) -> T:
     async def find() -> T:
         if not exists(settings):
             return await work(_office(settings, Nothing()))
-        async with opened(settings) as directory:
+        async with _entered(settings) as directory:
             return await work(_office(settings, directory))
 
     return asyncio.run(find())
@@ -96,7 +97,7 @@ def change(settings: Settings, work: Callable[[Office], Awaitable[T]], *, actor:
     """What this comes to, in a store that is made where there is none. Raises as `look`."""
 
     async def do() -> T:
-        async with opened(settings) as directory:
+        async with _entered(settings) as directory:
             return await work(_office(settings, directory, actor))
 
     try:
@@ -104,6 +105,17 @@ def change(settings: Settings, work: Callable[[Office], Awaitable[T]], *, actor:
     except OSError as fault:
         raise ChangeRefused(f"Nothing was changed: {settings.state} cannot be made ({fault.strerror}).") from fault
     return asyncio.run(do())
+
+
+@contextlib.asynccontextmanager
+async def _entered(settings: Settings) -> AsyncIterator[Directory]:
+    """The directory; raises ChangeRefused where its certificates cannot be read."""
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            directory = await stack.enter_async_context(opened(settings))
+        except (OSError, ValueError) as fault:
+            raise ChangeRefused(f"The store cannot be opened: {fault}.") from fault
+        yield directory
 
 
 def _office(settings: Settings, directory: Directory, actor: str | None = None) -> Office:

@@ -27,9 +27,10 @@ from vestry.store import opened
 from vestry.types import Call, Document, Head, Key, Operation, Principal, Via
 
 
-@click.group("policy", short_help="The rules in force, and what they say of a call.")
+@click.group("policy", short_help="The rules in force, what they say of a call, and those of the directory.")
 def command() -> None:
-    """Look at the policy: the rules of the settings and of the directory, in the order in which they are tried.
+    """Look at the policy: the rules of the settings and of the directory, in the order in which they are tried; and
+    write those of the directory.
 
     \b
     Exit status: 0 allowed, or done; 1 denied; 2 a wrong option or faulty settings.

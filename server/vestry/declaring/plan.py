@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -54,7 +54,18 @@ async def plan(directory: Directory, settings: Settings, declared: Declared, *, 
                 if where not in declared.entries and not (kind == Kind.TENANT and where.name in settings.tenants):
                     old = _normal(kind, document.body)
                     made.differences.append(Difference(Remove(where, document.version), "--prune", old, None))
+    made.faults.extend(_homeless(declared, made.differences))
     return made
+
+
+def _homeless(declared: Declared, differences: list[Difference]) -> Iterator[Fault]:
+    """Users whose project would be removed: whoever has a project that is not there could not be judged by it."""
+    gone = {each.step.where for each in differences if isinstance(each.step, Remove)}
+    for where, entry in declared.entries.items():
+        project = entry.body.get("project") if where.kind == Kind.USER else None
+        if project and Where(Kind.PROJECT, where.tenant, project) in gone:
+            mend = "Declare the project too, or give the user another"
+            yield Fault(entry.place, f"no file declares the project `{project}`, and --prune would remove it", mend)
 
 
 async def everything(directory: Directory, kind: Kind, tenant: str | None = None) -> AsyncIterator[Document]:

@@ -42,8 +42,7 @@ def _kept(settings: Settings, kind: str, tenant: str | None, begun: str) -> list
 
 
 def _is_local(settings: Settings) -> bool:
-    store = getattr(settings, "store", None)
-    return store is None or store.url is None
+    return settings.store.url is None
 
 
 def _tenants(_context: click.Context, settings: Settings, begun: str) -> Iterable[str]:
