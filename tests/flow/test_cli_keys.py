@@ -205,7 +205,7 @@ def test_list_shows_what_works(hospital: Cli) -> None:
     table = hospital.ok("keys", "list")
     assert "ben" in table
     assert "ann" not in table
-    assert table.splitlines()[0].split() == "ID OWNER TENANT ROLE MODELS STATE EXPIRES LAST-USED".split()
+    assert table.splitlines()[0].split() == ["ID", "OWNER", "TENANT", "ROLE", "MODELS", "STATE", "EXPIRES", "LAST-USED"]
     everything = hospital.ok("keys", "list", "--all")
     assert "revoked" in everything
     assert [row["state"] for row in listed(hospital, "--all")] == ["revoked", "active"]
