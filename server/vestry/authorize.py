@@ -11,9 +11,11 @@ from vestry.house import House
 from vestry.policy import DEFAULT, Compiled
 from vestry.roles import Permission
 from vestry.settings import Tenant
-from vestry.types import Call, ContentMode, Grant, Head, Limits, Principal, ServedModel
+from vestry.types import Call, ContentMode, Grant, Head, Limits, Operation, Principal, ServedModel
 
 ANY = "*"
+USUAL_TOKENS = 16
+"""What `max_tokens` is for `/v1/completions` where it is left out (OpenAI's API reference; vLLM does the same)."""
 DENIED = "The policy does not allow this call."
 
 
@@ -49,8 +51,11 @@ def authorize(principal: Principal, head: Head, call: Call, models: Mapping[str,
             raise PermissionDenied(DENIED, rule=DEFAULT)
         return Grant(caller, model, DEFAULT, limits, extra, content)
     within(decided, call)
-    bound = decided.max_tokens if call.completion_tokens is None else None
-    if bound is not None:
+    bound = None
+    if decided.max_tokens is not None and call.completion_tokens is None:
+        # An engine refuses more than its context; and of a text completion it makes this many tokens unless told.
+        most = USUAL_TOKENS if head.operation == Operation.TEXT_COMPLETION else model.context_length
+        bound = min(decided.max_tokens, most)
         extra += b',"max_tokens":%d' % bound
     return Grant(caller, model, decided.name, limits, extra, decided.content or content, bound)
 
@@ -61,6 +66,7 @@ def within(rule: Compiled, call: Call) -> None:
         raise PermissionDenied(DENIED, rule=rule.name)
     for param, bound, asked in (
         ("max_tokens", rule.max_tokens, call.completion_tokens),
+        ("min_tokens", rule.max_tokens, call.sampling.get("min_tokens")),
         ("n", rule.choices, call.choices),
     ):
         if bound is not None and asked is not None and asked > bound:

@@ -9,7 +9,7 @@ from msgspec import Struct
 from vestry.authorize import authorize, may_use
 from vestry.errors import InvalidKey, Refusal
 from vestry.house import House
-from vestry.policy import Compiled
+from vestry.policy import Compiled, facts
 from vestry.roles import Permission
 from vestry.types import Call, Grant, Head, Principal, ServedModel
 
@@ -41,8 +41,9 @@ def explain(
     steps = [*_scopes(principal, head, call, models, house)]
     decided: Compiled | None = None
     ruling = house.rulings.get(principal.tenant)
+    found = facts(principal, head, call.model)
     for rule in ruling.rules if ruling is not None else ():
-        unmet = rule.unmet(principal, head, call.model)
+        unmet = rule.unmet(found, principal, head)
         says = f"not for this call: {unmet}" if unmet else f"decides: {'allow' if rule.allow else 'deny'}"
         steps.append(Step("rule", says, rule.name, rule.origin))
         if not unmet:

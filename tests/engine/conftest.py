@@ -58,9 +58,10 @@ class Place:
             "state": str(self.state),
             "server": {"port": api, "ops_port": ops, "admin_port": 0, "drain_seconds": 60},
             "models": models,
+            "tenants": {"default": None, "other": None},
             "audit": {"reconcile_seconds": 1},
         }
-        config = folder / "vestry.yaml"
+        config = self.config = folder / "vestry.yaml"
         config.write_text(json.dumps(settings))
         self.out, self.err = folder / "out", folder / "err"
         environ = {name: value for name, value in os.environ.items() if not name.startswith("VESTRY_")}
@@ -92,9 +93,18 @@ class Place:
         """The printed line."""
         return next(line for line in self.out.read_text().splitlines() if line.startswith("curl "))
 
-    def client(self, **options: Any) -> openai.OpenAI:
+    def client(self, key: str | None = None, **options: Any) -> openai.OpenAI:
         """OpenAI's client, pointed here."""
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, timeout=60, **options)
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key or self.key, max_retries=0, timeout=60, **options)
+
+    def new_key(self, tenant: str) -> str:
+        """Another key, made by the command."""
+        argv = ["--config", str(self.config), "keys", "create", "--owner", "tester", "--tenant", tenant]
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("VESTRY_")}
+        done = subprocess.run(
+            [sys.executable, "-m", "vestry", *argv], env=environ, capture_output=True, text=True, timeout=60, check=True
+        )
+        return done.stdout.strip()
 
     def gauge(self, model: str, name: str) -> float:
         """A metric of an engine, added over its series."""

@@ -16,6 +16,7 @@ import openai
 import pytest
 
 from engine.conftest import MARKS, Place
+from support.house import read_records
 from support.preparation import SMALL
 from support.processes import eventually
 from vestry.models import catalog, manifest
@@ -215,6 +216,32 @@ def test_the_prefix_cache_is_counted(small: Place) -> None:
         assert answer.usage.prompt_tokens_details is not None
         cached = answer.usage.prompt_tokens_details.cached_tokens or 0
     assert cached >= 128
+
+
+@pytest.mark.parametrize("route", ["chat.completions", "completions"])
+def test_no_tenant_hits_what_another_has_cached(small: Place, route: str) -> None:
+    """One tenant's prompt is in the cache for that tenant alone: in the client's usage, and in the record."""
+    mine, others = small.client(), small.client(small.new_key("other"))
+    prompt = f"Walls between tenants, {route}. " + "A report of a ward's night, and of its morning. " * 20
+
+    def cached(client: openai.OpenAI) -> int:
+        options: Any = {"model": SMALL, "temperature": 0, "max_tokens": 2}
+        answer: Any = (
+            client.chat.completions.create(messages=[{"role": "user", "content": prompt}], **options)
+            if route == "chat.completions"
+            else client.completions.create(prompt=prompt, **options)
+        )
+        details = answer.usage.prompt_tokens_details
+        told = 0 if details is None else int(details.cached_tokens or 0)
+        records = read_records(small.state / "audit" / "server", "outcome")
+        assert records[-1]["cached_tokens"] == told
+        return told
+
+    assert cached(mine) == 0
+    assert cached(mine) > 100
+    assert cached(others) == 0
+    assert cached(others) > 100
+    assert cached(mine) > 100
 
 
 @pytest.mark.parametrize("stream", [True, False])
