@@ -317,6 +317,20 @@ class Settings(Section):
                     raise PydanticCustomError("no_auditor", "{tenant}", {"tenant": name})
         return self
 
+    @model_validator(mode="after")
+    def _rules(self) -> Settings:
+        for rule in self.policy.rules:
+            if unknown := next((each for each in rule.models if each not in self.models), None):
+                raise ValueError(f"rule `{rule.name}` is for `{unknown}`, which is not among `models`")
+            named = [self.tenants[name] for name in rule.tenants or self.tenants if name in self.tenants]
+            lacking = any(each.content.auditor is None for each in named)
+            if rule.content == "sealed" and self.audit.auditor is None and lacking:
+                raise ValueError(
+                    f"rule `{rule.name}` has content `sealed`, but there is no auditor's key to seal it to: make one "
+                    "elsewhere with `vestry audit keygen`, and put its public half into `audit.auditor`"
+                )
+        return self
+
     @property
     def audit_directory(self) -> Path:
         return self.audit.directory or self.state / "audit"

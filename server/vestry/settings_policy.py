@@ -15,6 +15,7 @@ from vestry.roles import Role
 from vestry.section import Label, Name, Section
 
 CLOCK = r"^([01][0-9]|2[0-3]):[0-5][0-9]$|^24:00$"
+RESERVED = frozenset({"default", "tenant-model", "tenant-and-key-model"})
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
@@ -86,7 +87,7 @@ class Rule(Section):
     hours: Annotated[tuple[Hours, ...], Field(max_length=32)] = ()
     """Times that it is for."""
     max_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    """Most tokens of one answer. A call that names no number gets this one."""
+    """Most tokens of one answer. A call that names no number gets this one; a text completion at most its usual 16."""
     choices: Annotated[int, Field(ge=1, le=128)] | None = None
     """Most answers to one call (`n`, times the prompts)."""
     tools: bool | None = None
@@ -95,6 +96,13 @@ class Rule(Section):
     """What is kept of prompt and answer, instead of what the tenant's settings say."""
     description: Annotated[str, Field(max_length=256)] = ""
     """Why there is this rule."""
+
+    @field_validator("name")
+    @classmethod
+    def _own(cls, value: str) -> str:
+        if value in RESERVED:
+            raise ValueError(f"records say `{value}` where no rule of the policy decides: take another name")
+        return value
 
     @model_validator(mode="after")
     def _bounds(self) -> Rule:

@@ -19,7 +19,7 @@ from vestry.house import House
 from vestry.roles import Role
 from vestry.settings import Settings
 from vestry.settings_policy import Hours, Rule
-from vestry.types import Call, ContentMode, Document, Head, Kind, Principal
+from vestry.types import Call, ContentMode, Document, Head, Kind, Operation, Principal
 
 MODELS = {"small": served_model("small"), "large": served_model("large")}
 ALICE = Principal("key_1", "radiology", "alice")
@@ -135,10 +135,38 @@ def test_a_call_without_a_bound_gets_the_rules() -> None:
     assert grant.max_tokens is None
 
 
+def test_a_call_is_told_no_more_than_its_engine_takes() -> None:
+    """Not more than the context, and of a text completion not more than it would have made by itself."""
+    place = house({"name": "long", "max_tokens": 9999})
+    assert authorize(ALICE, head(route="chat.completions"), call(), MODELS, place).max_tokens == 2048
+    text = head(route="completions", operation=Operation.TEXT_COMPLETION)
+    assert authorize(ALICE, text, call(), MODELS, place).max_tokens == 16
+    short = house({"name": "short", "max_tokens": 7})
+    assert authorize(ALICE, text, call(), MODELS, short).max_tokens == 7
+    assert ask(short, sampling={"min_tokens": 8}) == "denied short min_tokens"
+
+
+def test_an_address_that_nobody_knows_is_denied() -> None:
+    """No rule that allows by address is for it; every one that denies is."""
+    place = house({"name": "here", "sources": ["10.0.0.0/8"]}, {"name": "there", "effect": "deny", "sources": ["::/0"]})
+    assert ask(place, source="::ffff:10.1.2.3") == "here"
+    assert ask(place, source="192.168.1.1") == "default"
+    assert ask(place, source="2001:db8::1") == "denied there"
+    assert ask(place, source="") == "denied there"
+
+
+def test_rules_that_cannot_work_are_named_at_once() -> None:
+    """A model that is not served would make a rule that denies deny nothing; sealing needs somebody to seal to."""
+    with pytest.raises(ValidationError, match="not among `models`"):
+        house({"name": "a", "effect": "deny", "models": ["smal"]})
+    with pytest.raises(ValidationError, match="no auditor's key"):
+        house({"name": "a", "content": "sealed"})
+
+
 def test_a_rule_says_what_is_kept() -> None:
     """Instead of the tenant's settings."""
-    place = house({"name": "sealed", "subjects": ["alice"], "content": "sealed"})
-    assert authorize(ALICE, head(), call(), MODELS, place).content == ContentMode.SEALED
+    place = house({"name": "kept", "subjects": ["alice"], "content": "full"})
+    assert authorize(ALICE, head(), call(), MODELS, place).content == ContentMode.FULL
     bob = Principal("key_2", "radiology", "bob")
     assert authorize(bob, head(), call(), MODELS, place).content == ContentMode.METADATA
 
@@ -195,6 +223,7 @@ def test_roles_without_calls_call_nothing() -> None:
         {"name": "x", "hours": [{"begin": "08:00", "end": "08:00"}]},
         {"name": "x", "hours": [{"begin": "25:00"}]},
         {"name": "X Y"},
+        {"name": "default"},
         {"name": "x", "content": "secret"},
         {"name": "x", "tenant": "radiology"},
     ],
