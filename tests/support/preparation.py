@@ -1,4 +1,5 @@
-"""The engine's environment and the small model that the tests take, made by the product's own code.
+"""The engine's environment and the small model that the tests take, made by the product's own code; and what a real
+identity provider needs.
 
 Whoever comes second waits for the first and finds it all there: the product's locks see to that. As a program it is
 what `run.py` starts beside the tests.
@@ -8,9 +9,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
+from support.providers import installed
 from vestry.models import catalog, environment, keeper, prepare
 from vestry.models.catalog import ModelError
 from vestry.models.places import Places
@@ -32,12 +35,13 @@ def prepared() -> Places:
 
 
 def main() -> None:
-    """Make both, in the background; nothing of it outlives the tests."""
+    """Make all of it, in the background; nothing of it outlives the tests."""
     keeper.prctl(keeper.PR_SET_PDEATHSIG, signal.SIGINT)
     os.nice(NICENESS)
     try:
+        installed()
         prepared()
-    except ModelError as fault:
+    except (ModelError, subprocess.SubprocessError) as fault:
         sys.exit(str(fault))
 
 
