@@ -12,7 +12,6 @@ import difflib
 import os
 import pwd
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from msgspec import Struct
@@ -25,16 +24,13 @@ from vestry.admin.events import Events
 from vestry.admin.keys import Keys
 from vestry.admin.rehearsal import Nothing
 from vestry.audit.fields import RecordType
-from vestry.audit.opening import append_once
 from vestry.audit.records import Records, rfc3339
 from vestry.audit.scan import LogUnusable
 from vestry.errors import NotFound, Refusal
 from vestry.faults import ConfigurationError
-from vestry.outside import record_all
+from vestry.outside import record_all, record_once
 from vestry.seams import Directory, Record
-from vestry.secret_files import SecretFault
 from vestry.settings import Settings
-from vestry.signing import signing
 from vestry.store import PAGE, every_key, opened
 from vestry.types import Key, Kind, Limits
 
@@ -272,15 +268,16 @@ def revoke_key(settings: Settings, key_id: str, *, reason: str = "", actor: str 
         raise ChangeRefused(f"{key_id} was not revoked: {fault.why}.") from fault
 
 
-def record_reading(settings: Settings, directory: Path, *, command: str, asked: str, records: int | None) -> None:
-    """Record that somebody is about to read the logs in a directory of this server's. Raises ReadingRefused."""
+def record_reading(settings: Settings, *, command: str, asked: str, records: int | None) -> None:
+    """Record that somebody is about to read this server's logs. Raises ReadingRefused."""
     event = Records().event(
         RecordType.LOG_READ, actor=user_of_this_process(), command=command, filter=asked, records=records
     )
     try:
-        append_once(directory, event, signing=signing(settings))
-    except SecretFault as fault:
-        raise ReadingRefused(f"Nothing is shown, because the reading could not be recorded. {fault.fault}") from None
+        record_once(settings, event)
+    except ConfigurationError as fault:
+        why = "; ".join(map(str, fault.faults))
+        raise ReadingRefused(f"Nothing is shown, because the reading could not be recorded. {why}") from None
     except (LogUnusable, OSError) as fault:
         raise ReadingRefused(f"Nothing is shown, because the reading could not be recorded. {fault}") from fault
 

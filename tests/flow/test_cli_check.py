@@ -31,6 +31,33 @@ def test_good_settings(cli: Cli) -> None:
     assert not cli.state.exists()
 
 
+def test_a_missing_signing_key_is_named(cli: Cli, tmp_path: Path) -> None:
+    """Before the first start the summary says that there is none; once the record or a setting knows of it, a fault."""
+    assert "signing key  none yet: make it with `vestry audit init`" in cli.ok("check")
+    named = cli("check", VESTRY_AUDIT__SIGNING_KEY=str(tmp_path / "elsewhere"))
+    assert named.exit_code == 2
+    assert f"{tmp_path / 'elsewhere'}: the key that signs the audit log is missing. Make one with" in named.stderr
+    cli.ok("audit", "init")
+    key = cli.state / "secrets" / "audit-key"
+    assert f"signing key  {key}\n" in cli.ok("check")
+    cli.ok("keys", "create", "--owner", "a")
+    key.chmod(0o644)
+    assert "others may read" in only_fault(cli)
+    key.chmod(0o600)
+    key.write_text("this is no signing key")
+    assert "Restore it from a copy" in only_fault(cli)
+    key.unlink()
+    assert "the key that signs the audit log is missing" in only_fault(cli)
+
+
+def only_fault(cli: Cli) -> str:
+    """The one fault that is found."""
+    found = cli("check")
+    assert found.exit_code == 2
+    assert found.stderr.startswith("The settings have 1 fault:")
+    return found.stderr
+
+
 def test_the_summary_knows_tls(cli: Cli, tmp_path: Path) -> None:
     """With a certificate the API is at https."""
     tls = certificates.made(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,15 @@ import pytest
 from support.keys import Keys
 from vestry import administration
 from vestry.adapters.directory.faults import DirectoryFault
-from vestry.administration import ChangeRefused, create_key, existing_keys, revoke_key, user_of_this_process
+from vestry.administration import (
+    ChangeRefused,
+    ReadingRefused,
+    create_key,
+    existing_keys,
+    record_reading,
+    revoke_key,
+    user_of_this_process,
+)
 from vestry.settings import Settings
 from vestry.signing import make_signer
 
@@ -110,3 +119,26 @@ def test_without_the_signing_key_nothing_is_changed(settings: Settings) -> None:
     with pytest.raises(ChangeRefused, match="Nothing was changed"):
         revoke_key(settings, key.id)
     assert [(each.owner, each.revoked) for each in store(settings).list()] == [("first", None)]
+
+
+def test_a_reading_is_held_against_the_copies(tmp_path: Path) -> None:
+    """Its record goes out like any other of the log `cli`; where that log was rolled back, nothing is shown."""
+    (tmp_path / "vault").mkdir()
+    copy = {"kind": "directory", "name": "vault", "path": str(tmp_path / "vault")}
+    settings = Settings.model_validate({"state": tmp_path / "state", "audit": {"copies": [copy]}})
+    make_signer(settings, "house.test/vestry")
+    log, snapshot = settings.audit_directory / "cli", tmp_path / "snapshot"
+    record_reading(settings, command="audit show", asked="all", records=1)
+    shutil.copytree(log, snapshot)
+    record_reading(settings, command="audit show", asked="all", records=2)
+    assert (tmp_path / "vault/cli/latest").read_text() == (log / "checkpoint").read_text()
+    shutil.rmtree(log)
+    shutil.copytree(snapshot, log)
+    with pytest.raises(ReadingRefused, match=r"Nothing is shown.*was rolled back or cut off: `vault`"):
+        record_reading(settings, command="audit show", asked="all", records=3)
+
+
+def test_a_reading_without_a_key_to_sign_it_is_refused(tmp_path: Path) -> None:
+    """In a sentence that names the key and how to make it."""
+    with pytest.raises(ReadingRefused, match=r"Nothing is shown.*the key that signs the audit log is missing"):
+        record_reading(Settings(state=tmp_path / "state"), command="audit show", asked="all", records=1)

@@ -11,11 +11,14 @@ from pathlib import Path
 import click
 import msgspec
 
+from vestry.audit.registry import REGISTRY
 from vestry.commands.common import BadSettings
 from vestry.configuration import ConfigurationError, Fault, Places, digest, inspect, read, schema
 from vestry.models.arguments import address, context_length
 from vestry.models.catalog import ModelError, entries
+from vestry.secret_files import SecretFault
 from vestry.settings import Settings
+from vestry.signing import signer
 
 
 @click.command("check", short_help="Name every fault of the settings, with its place and the mend.")
@@ -58,7 +61,23 @@ def judge(config: Path | None) -> tuple[Settings | None, list[Fault]]:
     except ConfigurationError as error:
         return None, error.faults
     settings = reading.settings
-    return settings, [*inspect(settings, reading.places.of), *_models(settings, reading.places)]
+    faults = [*inspect(settings, reading.places.of), *_models(settings, reading.places)]
+    return settings, [*faults, *(fault for fault in _signing_key(settings) if fault not in faults)]
+
+
+def _signing_key(settings: Settings) -> list[Fault]:
+    """A key that signs the record and is no good, or is not there although the settings or the record know of it.
+
+    Before `vestry audit init` there is none; the summary says so.
+    """
+    begun = settings.audit.signing_key is not None or (settings.audit_directory / REGISTRY).exists()
+    if not begun and not os.path.lexists(settings.signing_key):
+        return []
+    try:
+        signer(settings)
+    except SecretFault as fault:
+        return fault.faults
+    return []
 
 
 def _models(settings: Settings, places: Places) -> Iterator[Fault]:
@@ -93,7 +112,11 @@ def _summary(settings: Settings) -> str:
         "models": ", ".join(settings.models),
         "state": str(settings.state.absolute()),
         "record": str(settings.audit_directory.absolute()),
+        "signing key": str(settings.signing_key.absolute()),
         "digest": digest(settings),
     }
+    if not os.path.lexists(settings.signing_key):
+        lines["signing key"] = "none yet: make it with `vestry audit init` (`vestry up` does it by itself)"
+
     width = max(map(len, lines)) + 2
     return "\n".join(["settings are valid:", *(f"  {name:<{width}}{said}" for name, said in lines.items())])

@@ -219,7 +219,6 @@ class Reading:
             try:
                 record_reading(
                     self._place.settings,
-                    self._place.directory,
                     command=command,
                     asked=str(self._wanted),
                     records=count,

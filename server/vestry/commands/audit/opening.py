@@ -72,9 +72,7 @@ def command(
     if settings is not None and is_own(settings, place):
         try:
             asked = found.leaves[0].request_id
-            record_reading(
-                settings, settings.audit_directory, command="audit open", asked=asked, records=len(found.leaves)
-            )
+            record_reading(settings, command="audit open", asked=asked, records=len(found.leaves))
         except ReadingRefused as fault:
             raise click.ClickException(str(fault)) from None
     parts = list(_parts(found, private, text))

@@ -35,7 +35,7 @@ def command(config: Path | None, tenant: str) -> None:
         raise click.UsageError(f"{path} is not there: no content was hashed yet")
     try:
         secret = content_hash(settings)
-        record_reading(settings, settings.audit_directory, command="audit tenant-key", asked=tenant, records=None)
+        record_reading(settings, command="audit tenant-key", asked=tenant, records=None)
     except SecretFault as fault:
         raise BadSettings(fault.faults) from None
     except ReadingRefused as fault:
