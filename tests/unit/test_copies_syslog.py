@@ -17,6 +17,7 @@ import pytest
 import trustme
 
 from support.copies import GrownLog, ListSink
+from support.receivers import Authority, SyslogReceiver
 from support.rsyslog import receiver
 from vestry.audit.copies.couriers import Couriers
 from vestry.audit.copies.sink import Item
@@ -194,6 +195,28 @@ def test_one_that_does_not_close(tmp_path: Path, ca: Path) -> None:
     log = GrownLog(tmp_path / "server")
     with serving(swallow) as port, pytest.raises(Undelivered, match="did not answer"):
         SyslogSink("siem", Peer("localhost", port, 0.5, ca=ca)).deliver(item(log, 1))
+
+
+@pytest.mark.parametrize("polite", [True, False])
+def test_an_end_without_a_word_of_tls_is_one(tmp_path: Path, polite: bool) -> None:
+    """A receiver that has read all and closes plainly has taken the message, with TLS's `close_notify` or without."""
+    authority, log = Authority(tmp_path), GrownLog(tmp_path / "server")
+    with SyslogReceiver(authority) as receiver:
+        receiver.polite = polite
+        SyslogSink("siem", Peer("localhost", receiver.port, 5, ca=authority.ca)).deliver(item(log, 1))
+        assert [each.kind for each in receiver.messages] == ["checkpoint"]
+
+
+def test_a_reset_is_none(tmp_path: Path) -> None:
+    """A receiver that resets the connection may not have read the message: it counts as one that has not."""
+    authority, log = Authority(tmp_path), GrownLog(tmp_path / "server")
+    with SyslogReceiver(authority) as receiver:
+        receiver.cut_after = 1
+        sink = SyslogSink("siem", Peer("localhost", receiver.port, 5, ca=authority.ca))
+        with pytest.raises(Undelivered):
+            sink.deliver(item(log, 1))
+        sink.deliver(item(log, 2))
+        assert len(receiver.messages) == 1
 
 
 def garbage(wire: socket.socket) -> None:

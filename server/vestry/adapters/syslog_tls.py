@@ -1,10 +1,8 @@
 """Sends syslog frames over TLS (RFC 5425), and finds out whether they arrived.
 
 The protocol has no answers: what was written to a connection that breaks may or may not have been read. So the sender
-closes the connection now and then, which the receiver answers with its own end (RFC 5425 section 4.4) after it has read
-everything before. Until then nothing counts as delivered. Many receivers end without TLS's `close_notify`; that counts
-where TCP says that all bytes were acknowledged and that the end was a plain one: a receiver that closes without having
-read all resets the connection instead (RFC 1122, 4.2.2.13).
+ends the connection now and then, which the receiver answers with its own end once it has read everything before
+(`syslog_end`). Until then nothing counts as delivered.
 
 Blocking; for one thread, but for `abort`.
 """
@@ -12,16 +10,12 @@ Blocking; for one thread, but for `abort`.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import select
 import socket
 import ssl
-import struct
-import termios
 from collections.abc import Callable
 
-CLOSE_WAIT = 8
-"""tcp(7), TCP_INFO: the other side has ended, and this one has not."""
+from vestry.syslog_end import end
 
 
 class SyslogTls:
@@ -50,11 +44,7 @@ class SyslogTls:
             raise ConnectionResetError("the connection is gone")
         try:
             connection.settimeout(self._seconds)
-            try:
-                connection.unwrap()
-            except (ssl.SSLEOFError, ssl.SSLSyscallError):
-                if not _plain_end(connection):
-                    raise
+            end(connection)
         finally:
             self.close()
 
@@ -92,12 +82,3 @@ def _ended(connection: ssl.SSLSocket) -> bool:
         except OSError:
             return True
     return False
-
-
-def _plain_end(connection: ssl.SSLSocket) -> bool:
-    """Whether TCP says that all was acknowledged, and that the other side has ended without a reset."""
-    left = bytearray(4)
-    fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, left)
-    state: int = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-    error = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    return struct.unpack("i", left)[0] == 0 and error == 0 and state == CLOSE_WAIT

@@ -4,9 +4,9 @@
         [vestry@32473 log="LOG" size="16384" root="..." note="..."] checkpoint of LOG: 16384 records, root ...
 
 On one line. `note` is the base64 of the signed note, byte for byte, so that a line alone can be verified. Syslog has
-no acknowledgement: what was written to a connection that broke may be lost. So the connection is closed in order
-after every message, and a receiver that breaks it off then counts as one that has not taken it. A receiver cannot be
-asked what it holds.
+no acknowledgement: what was written to a connection that broke may be lost. So the connection is ended after every
+message (`syslog_end`), and a receiver that breaks it off then counts as one that has not taken it. A receiver cannot
+be asked what it holds.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import base64
 import os
 import socket
 import ssl
-from contextlib import suppress
 from datetime import UTC, datetime
 
 from vestry.audit.copies.sink import Held, Item
+from vestry.syslog_end import end
 from vestry.wires import Peer, Undelivered, connected
 
 SD_ID = "vestry@32473"
@@ -69,8 +69,7 @@ class SyslogSink:
 def _end(wire: socket.socket) -> None:
     """Close our side, and wait for the other's end: a receiver that has read everything closes without a reset."""
     if isinstance(wire, ssl.SSLSocket):
-        with suppress(ssl.SSLZeroReturnError):
-            wire.unwrap().close()  # waits for the alert close_notify, which a receiver must answer with (RFC 5425, 4.4)
+        end(wire)
         return
     wire.shutdown(socket.SHUT_WR)
     if wire.recv(1):
