@@ -49,7 +49,7 @@ BORROWED = {
 BORROWED_NAMES = ("settings", "engineArguments", "kubernetes.")
 DECIDED_BY_THE_CHART = {
     "Settings": {"state", "secrets", "models"},
-    "Server": {"host", "port", "ops_host", "ops_port", "tls"},
+    "Server": {"host", "port", "ops_host", "ops_port", "admin_host", "admin_port", "tls"},
     "Audit": {"directory", "origin"},
 }
 

@@ -311,7 +311,9 @@ def test_the_server_accepts_its_settings(name: str, tmp_path: Path) -> None:
     template = dict(pod_templates(objects))[server_of(objects)]
     (container,) = template["spec"]["containers"]
     ports = {each["name"]: each["containerPort"] for each in container["ports"]}
-    assert ports == {"api": settings.server.port, "ops": settings.server.ops_port}
+    admin = {"admin": settings.server.admin_port} if values(name).get("admin", {}).get("enabled") else {}
+    assert ports == {"api": settings.server.port, "ops": settings.server.ops_port} | admin
+    assert (settings.server.admin_host == "127.0.0.1") == (not admin)
     mounts = {each["mountPath"] for each in container["volumeMounts"]}
     tls = settings.server.tls
     wanted = [settings.state.parent, settings.secrets, *([tls.certificate.parent, tls.key.parent] if tls else [])]

@@ -28,7 +28,7 @@ from support.charts import (
     values,
 )
 
-API, OPS, ENGINE = 8080, 8081, 8000
+API, OPS, ADMIN, ENGINE = 8080, 8081, 8082, 8000
 STRANGER = Pod({"app": "stranger"})
 PORTAL = Pod({"app": "radiology-portal"})
 DNS = Pod({"k8s-app": "kube-dns"}, "kube-system")
@@ -183,7 +183,7 @@ def test_by_default_nobody_reaches_anything() -> None:
     objects = render({})
     server = pod_of(objects, "demo-vestry")
     for caller in (STRANGER, PORTAL, PROMETHEUS, INTERNET):
-        for port in (API, OPS):
+        for port in (API, OPS, ADMIN):
             assert not reaches(objects, caller, server, port)
     assert reaches(objects, server, DNS, 53, "UDP")
     assert reaches(objects, server, DNS, 53, "TCP")
@@ -198,6 +198,7 @@ def test_a_client_reaches_the_api_and_nothing_else() -> None:
     server, engine = pod_of(objects, "demo-vestry"), pod_of(objects, "demo-vestry-phi-3-mini")
     assert reaches(objects, PORTAL, server, API)
     assert not reaches(objects, PORTAL, server, OPS)
+    assert not reaches(objects, PORTAL, server, ADMIN)
     assert not reaches(objects, PORTAL, engine, ENGINE)
     assert not reaches(objects, Pod(PORTAL.labels, "elsewhere"), server, API)
     assert not reaches(objects, STRANGER, server, API)
@@ -223,6 +224,11 @@ def test_with_everything_on_each_still_reaches_only_its_own() -> None:
     assert reaches(objects, PROMETHEUS, server, OPS)
     assert reaches(objects, PROMETHEUS, engine, ENGINE)
     assert not reaches(objects, PROMETHEUS, server, API)
+    assert not reaches(objects, PROMETHEUS, server, ADMIN)
+    bastion = Pod({}, "bastion")
+    assert reaches(objects, bastion, server, ADMIN)
+    assert not any(reaches(objects, bastion, server, port) for port in (API, OPS))
+    assert not reaches(objects, bastion, engine, ENGINE)
     clients = [
         Pod({}, "ingress-nginx"),
         Pod({"app": "notebook"}),
@@ -231,6 +237,7 @@ def test_with_everything_on_each_still_reaches_only_its_own() -> None:
     for client in clients:
         assert reaches(objects, client, server, API)
         assert not reaches(objects, client, server, OPS)
+        assert not reaches(objects, client, server, ADMIN)
         assert not reaches(objects, client, engine, ENGINE)
     assert not reaches(objects, Pod({}, "elsewhere", "10.20.30.1"), server, API)
     names = Pod({}, "openshift-dns")
@@ -274,6 +281,16 @@ def test_no_rule_is_open_to_everybody(name: str) -> None:
         assert selects(deny["spec"]["podSelector"], template["metadata"]["labels"])
 
 
+def test_administrators_are_let_in_only_where_there_is_an_administration() -> None:
+    """Peers alone open nothing while `admin.enabled` is false, and without peers nobody is let in."""
+    peers = {"networkPolicy": {"administrators": [{"namespaceSelector": {}}]}}
+    on = {"admin": {"enabled": True}}
+    for given, reached in ((peers, False), (on, False), ({**peers, **on}, True)):
+        objects = render(given)
+        assert reaches(objects, STRANGER, pod_of(objects, "demo-vestry"), ADMIN) == reached
+        assert not reaches(objects, STRANGER, pod_of(objects, "demo-vestry"), API)
+
+
 @pytest.mark.parametrize("name", SETS)
 def test_the_operations_port_is_behind_a_service_of_its_own(name: str) -> None:
     """The Service and the Ingress that clients use lead to the API's port only; operations stay in the cluster."""
@@ -283,6 +300,8 @@ def test_the_operations_port_is_behind_a_service_of_its_own(name: str) -> None:
         if service["metadata"]["name"].endswith("-ops"):
             assert targets == {"ops"}
             assert (service["spec"]["type"], service["spec"]["clusterIP"]) == ("ClusterIP", "None")
+        elif service["metadata"]["name"].endswith("-admin"):
+            assert (targets, service["spec"]["type"]) == ({"admin"}, "ClusterIP")
         else:
             assert targets in ({"api"}, {"engine"})
     for ingress in of_kind(objects, "Ingress"):
@@ -304,7 +323,7 @@ def test_services_select_their_own_pods(name: str) -> None:
             for workload, template in pod_templates(objects)
             if selects({"matchLabels": service["spec"]["selector"]}, template["metadata"]["labels"])
         ]
-        assert chosen == [service["metadata"]["name"].removesuffix("-ops")]
+        assert chosen == [service["metadata"]["name"].removesuffix("-ops").removesuffix("-admin")]
 
 
 def test_service_monitors_find_their_services() -> None:
@@ -322,7 +341,7 @@ def test_service_monitors_find_their_services() -> None:
                 scraped.append(service["metadata"]["name"])
                 assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
     wanted = [each["metadata"]["name"] for each in of_kind(objects, "Service")]
-    assert sorted(scraped) == sorted(name for name in wanted if name != "demo-gateway")
+    assert sorted(scraped) == sorted(name for name in wanted if name not in {"demo-gateway", "demo-gateway-admin"})
 
 
 # The schema of the values.

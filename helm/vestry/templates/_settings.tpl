@@ -4,7 +4,7 @@ server/vestry/settings.py; a test loads the result with the program's own reader
 */}}
 {{- define "vestry.settings" -}}
 {{- $settings := deepCopy .Values.settings -}}
-{{- $server := dict "host" .Values.server.address "port" 8080 "ops_host" .Values.server.address "ops_port" 8081 -}}
+{{- $server := dict "host" .Values.server.address "port" 8080 "ops_host" .Values.server.address "ops_port" 8081 "admin_host" (ternary .Values.server.address "127.0.0.1" .Values.admin.enabled) "admin_port" 8082 -}}
 {{- with .Values.server.tls -}}
 {{- if .existingSecret -}}
 {{- $tls := dict "certificate" "/run/secrets/tls/tls.crt" "key" "/run/secrets/tls/tls.key" "client_certificates" .clientCertificates -}}
