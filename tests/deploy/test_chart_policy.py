@@ -283,8 +283,8 @@ def test_no_rule_is_open_to_everybody(name: str) -> None:
 
 def test_administrators_are_let_in_only_where_there_is_an_administration() -> None:
     """Peers alone open nothing while `admin.enabled` is false, and without peers nobody is let in."""
-    peers = {"networkPolicy": {"administrators": [{"namespaceSelector": {}}]}}
-    on = {"admin": {"enabled": True}}
+    peers: Object = {"networkPolicy": {"administrators": [{"namespaceSelector": {}}]}}
+    on: Object = {"admin": {"enabled": True}}
     for given, reached in ((peers, False), (on, False), ({**peers, **on}, True)):
         objects = render(given)
         assert reaches(objects, STRANGER, pod_of(objects, "demo-vestry"), ADMIN) == reached
