@@ -19,6 +19,7 @@ from msgspec import Struct
 from vestry.adapters.directory.faults import DirectoryFault
 from vestry.admin.actor import Actor
 from vestry.admin.batch import Batch
+from vestry.admin.break_glass import BreakGlass
 from vestry.admin.documents import Documents, Where
 from vestry.admin.events import Events
 from vestry.admin.keys import Keys
@@ -54,6 +55,7 @@ class Office(Struct, frozen=True):
     directory: Directory
     documents: Documents
     keys: Keys
+    break_glass: BreakGlass
     batch: Batch
 
     async def tenants(self) -> list[str]:
@@ -130,6 +132,7 @@ def _office(settings: Settings, directory: Directory, actor: str | None = None) 
         directory,
         Documents(directory, events, settings),
         Keys(directory, events, settings),
+        BreakGlass(directory, events),
         Batch(directory, settings, records, write_all),
     )
 

@@ -7,13 +7,16 @@ from typing import Any
 import httpx
 
 from support.house import PLAIN, House
+from support.server import ServerProcess
 from vestry.roles import Role
 
 
 class Desk:
     """One person, with a key that has these roles. `ask` sends one request to `/admin/v1` and what follows."""
 
-    def __init__(self, house: House, *roles: Role, tenant: str = "default", owner: str = "tester", **more: Any) -> None:
+    def __init__(
+        self, house: House | ServerProcess, *roles: Role, tenant: str = "default", owner: str = "tester", **more: Any
+    ) -> None:
         self.house, self.tenant, self.owner = house, tenant, owner
         self.key, self.key_id = house.keys.create(tenant=tenant, owner=owner, roles=roles, **more)
 
