@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from vestry.adapters.directory.faults import DirectoryFault
 from vestry.admin.actor import Actor
-from vestry.admin.batch import Batch
+from vestry.admin.batch import Batch, WriteAll
 from vestry.admin.break_glass import BreakGlass
 from vestry.admin.documents import Documents, Where
 from vestry.admin.events import Events
@@ -117,10 +117,15 @@ async def _entered(settings: Settings) -> AsyncIterator[Directory]:
 
 
 def _office(settings: Settings, directory: Directory, actor: str | None = None) -> Office:
-    records = Records()
-
     async def write_all(events: Sequence[Record]) -> None:
         await asyncio.to_thread(_recorded, settings, events)
+
+    return office_of(settings, directory, actor or user_of_this_process(), write_all)
+
+
+def office_of(settings: Settings, directory: Directory, actor: str, write_all: WriteAll) -> Office:
+    """The administration of this directory; `write_all` makes records durable, or raises."""
+    records = Records()
 
     async def write(event: Record) -> None:
         await write_all([event])
@@ -128,7 +133,7 @@ def _office(settings: Settings, directory: Directory, actor: str | None = None) 
     events = Events(records, write)
     return Office(
         settings,
-        Actor(actor or user_of_this_process()),
+        Actor(actor),
         directory,
         Documents(directory, events, settings),
         Keys(directory, events, settings),
