@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -16,7 +17,6 @@ from hypothesis import strategies as st
 from fakes.directory import FakeDirectory
 from support.cli import Cli
 from support.hospital import hospital, recorded, verified
-from support.keys import ran
 from vestry import administration
 from vestry.admin.batch import Refused
 from vestry.admin.documents import FORMS
@@ -306,15 +306,18 @@ SCALARS = st.none() | st.booleans() | st.integers(-2, 200_000) | TEXTS | st.samp
 LOOSE = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3))
 
 
+GOOD = {
+    "models": st.lists(st.sampled_from(["scan", "notes"]), min_size=1, max_size=2),
+    "concurrency": st.integers(1, 100),
+    "disabled": st.booleans(),
+    "description": TEXTS,
+}
+ROLES = st.lists(st.sampled_from(["user", "auditor"]), max_size=2)
+
+
 def bodies(kind: Kind) -> st.SearchStrategy[Any]:
     """Bodies with the right names and whatever values, some of them right."""
-    good = {
-        "models": st.lists(st.sampled_from(["scan", "notes"]), min_size=1, max_size=2),
-        "concurrency": st.integers(1, 100),
-        "disabled": st.booleans(),
-        "description": TEXTS,
-        "roles": st.lists(st.sampled_from(["user", "auditor"]), max_size=2),
-    }
+    good = {**GOOD, "roles": ROLES}
     fields = {name: good.get(name, LOOSE) for name in FORMS[kind].model_fields}
     right = st.fixed_dictionaries({}, optional={name: good[name] for name in good if name in fields})
     return right | st.fixed_dictionaries({}, optional={name: fields[name] | LOOSE for name in fields}) | LOOSE
@@ -336,6 +339,25 @@ TENANTS = st.dictionaries(
 FILES = st.fixed_dictionaries(
     {}, optional={"tenants": TENANTS | SCALARS, "policy": LOOSE, "keys": st.dictionaries(TEXTS, SCALARS, max_size=2)}
 )
+NAMES = st.sampled_from(["a", "b"])
+SUBJECTS = st.sampled_from(["ann", "no: #1", "Zoë Å", "12:30", "1e3", "CN=x,O=y", "~", "- a", "'\""])
+PARTS = {
+    "projects": st.dictionaries(NAMES, st.fixed_dictionaries({}, optional=GOOD), max_size=2),
+    "users": st.dictionaries(
+        SUBJECTS,
+        st.fixed_dictionaries({}, optional={**GOOD, "roles": ROLES, "project": NAMES}),
+        max_size=4,
+    ),
+}
+WELL_FORMED = st.fixed_dictionaries(
+    {
+        "tenants": st.fixed_dictionaries(
+            {"a": st.fixed_dictionaries({}, optional={**PARTS, "concurrency": st.integers(1, 9)})},
+            optional={"radiology": st.fixed_dictionaries({}, optional=PARTS)},
+        )
+    },
+    optional={"policy": st.fixed_dictionaries({"rules": st.just([{"name": "a"}]) | st.just([])})},
+)
 HOUSE = Settings.model_validate(
     {
         "tenants": {"radiology": {"models": ["scan"]}},
@@ -349,7 +371,7 @@ async def unwritten(_: object) -> None:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(FILES | LOOSE)
+@given(WELL_FORMED | FILES | LOOSE)
 def test_any_file_is_applied_or_told(declared: Any) -> None:
     """Whatever a file declares: either it has faults, each with a place; or it is done, and then nothing is left to do,
     and what is exported declares the same.
@@ -386,7 +408,7 @@ def test_any_file_is_applied_or_told(declared: Any) -> None:
         assert not again.faults
         assert not (await plan(directory, HOUSE, again, prune=True)).differences
 
-    ran(go())
+    asyncio.run(go())
 
 
 @settings(max_examples=100, deadline=None)

@@ -25,12 +25,25 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain_text else '"')
 
 
+class _Lines(dict[str, Any]):
+    """A mapping with a line for each of its names, whatever is below."""
+
+
+def _lines(dumper: yaml.SafeDumper, value: _Lines) -> yaml.MappingNode:
+    node = dumper.represent_dict(value)
+    node.flow_style = False
+    return node
+
+
 _Dumper.add_representer(str, _text)
+_Dumper.add_representer(_Lines, _lines)
 
 
-def as_yaml(value: Any, indent: int = 0) -> str:
+def as_yaml(value: Mapping[str, Any], indent: int = 0) -> str:
     """A text of whole lines, each behind so many spaces."""
-    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=10_000)
+    text = yaml.dump(
+        _Lines(value), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=10_000
+    )
     return "".join(" " * indent + line for line in text.splitlines(keepends=True))
 
 
