@@ -18,6 +18,7 @@ from support.house import House, chat, until
 from support.keys import ran, sqlite_directory
 from support.site import Site
 from support.wire import Wire, request
+from vestry.admin.bodies import Project, plain
 from vestry.edge import door
 from vestry.edge.certificates import of_connection
 from vestry.types import Certificate, Kind
@@ -42,7 +43,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 @pytest.fixture(scope="module")
 def house(shared_engine: FakeEngine, site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """A house that asks for client certificates, and knows whom they stand for."""
-    with made(tmp_path_factory.mktemp("house"), shared_engine, site.settings()) as house:
+    house = made(tmp_path_factory.mktemp("house"), shared_engine, site.settings())
+    keep(house, Kind.PROJECT, "scans", plain(Project()))
+    with house:
         yield house
 
 
@@ -52,6 +55,19 @@ def made(folder: Path, engine: FakeEngine, server: dict[str, Any], **more: Any) 
     return House(
         folder, [engine], server=server, models=models, tenants=TENANTS, **more, identity={"certificates": GRANTS}
     )
+
+
+def keep(house: House, kind: Kind, name: str, body: dict[str, Any]) -> None:
+    """Write a document of the tenant `default`, as another process does."""
+
+    async def change() -> None:
+        directory = sqlite_directory(house.settings.keys_database, b"p" * 32)
+        await directory.prepare()
+        async with directory.changing() as change:
+            await change.put(kind, "default", name, body)
+        await directory.close()
+
+    ran(change())
 
 
 def client(house: House, context: ssl.SSLContext, **options: Any) -> httpx.Client:
@@ -195,23 +211,25 @@ def test_a_disabled_user_is_refused(house: House, site: Site) -> None:
     """A document of the user in the directory counts within two seconds, on open connections too."""
     name = TRIAGE.replace("/er/", "/lab/")
 
-    def keep(body: dict[str, Any]) -> None:
-        async def change() -> None:
-            directory = sqlite_directory(house.settings.keys_database, b"p" * 32)
-            await directory.prepare()
-            async with directory.changing() as change:
-                await change.put(Kind.USER, "default", name, body)
-            await directory.close()
-
-        ran(change())
-
     with client(house, site.context(site.clients.issue(name))) as http:
         assert http.get("/v1/models").status_code == 200
-        keep({"disabled": True})
+        keep(house, Kind.USER, name, {"disabled": True})
         until(lambda: http.get("/v1/models").status_code == 401, seconds=2, what="the user to be refused")
-        keep({"models": ["other"]})
+        keep(house, Kind.USER, name, {"models": ["other"]})
         until(lambda: http.get("/v1/models").status_code == 200, seconds=2, what="the user to be let in")
         assert [each["id"] for each in http.get("/v1/models").json()["data"]] == ["other"]
+
+
+def test_the_administration_knows_certificates_too(house: House, site: Site) -> None:
+    """On its own port the same rules say who it is; one that is nobody's gets nothing."""
+    for name, status in (("DNS:ct.radiology.internal", 200), ("DNS:nobody.example", 401)):
+        context = site.context(site.clients.issue(name))
+        url = house.admin.replace("127.0.0.1", "localhost")
+        with httpx.Client(base_url=url, verify=context, timeout=10) as http:
+            answer = http.get("/admin/v1/whoami")
+        assert answer.status_code == status, answer.text
+        if status == 200:
+            assert answer.json()["subject"] == "DNS:ct.radiology.internal"
 
 
 def test_required_certificates_and_keys_are_two_things(tmp_path: Path, engine: FakeEngine, site: Site) -> None:
