@@ -128,9 +128,9 @@ class PermissionDenied(Refusal):
 
 
 class NotFound(Refusal):
-    """No route of this server has this path.
+    """No route of this server has this path; or, in the administration, there is nothing of this name that you may see.
 
-    Mend: Look at the path, and at the client's base URL: it ends with `/v1`.
+    Mend: Look at the path, and at the client's base URL: it ends with `/v1`. Another tenant's things are not there.
     """
 
     status, kind, code = 404, "invalid_request_error", "not_found"
@@ -205,7 +205,7 @@ class RequestTimeout(Refusal):
 
 
 class BodyTooLarge(Refusal):
-    """The body has more bytes than `door.body_bytes`, or its framing takes too many.
+    """The body has more bytes than `door.body_bytes` (in the administration: 64 KiB), or its framing takes too many.
 
     Mend: Send less, or have the operator raise the bound.
     """
@@ -289,7 +289,8 @@ class EngineFailed(Refusal):
 
 
 class Overloaded(Refusal):
-    """As many calls as `server.concurrency` allows are in progress, over all tenants; or the server is stopping.
+    """As many calls as `server.concurrency` allows are in progress, over all tenants; in the administration as many
+    requests as `server.admin_concurrency` allows; or the server is stopping.
 
     Mend: Wait as long as `Retry-After` says, and send it again.
     """

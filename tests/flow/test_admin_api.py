@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from fakes.engine import FakeEngine
+from support import certificates
 from support.desk import Desk
 from support.disk import Disk
 from support.house import House, chat, until
@@ -478,3 +480,18 @@ def test_few_places_and_a_fair_share(tmp_path: Path) -> None:
             assert first.answer().status_code == 201
             second.send(b"{}")
             assert second.answer().status_code == 200
+
+
+def test_the_administration_speaks_tls_where_the_api_does(tmp_path: Path) -> None:
+    """With `server.tls` it is HTTPS with the same certificate, and plain HTTP gets nothing."""
+    tls = certificates.made(tmp_path)
+    with FakeEngine() as engine, House(tmp_path / "state", [engine], server={"tls": tls}, wait=False) as house:
+        assert house.admin.startswith("https://127.0.0.1:")
+        context = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
+        context.check_hostname = False
+        url = f"{house.admin}/admin/v1/whoami"
+        key = house.new_key(roles=[Role.ADMIN])
+        answer = httpx.get(url, headers={"authorization": f"Bearer {key}"}, verify=context)
+        assert answer.json()["roles"] == ["admin"]
+        with pytest.raises(httpx.TransportError):
+            httpx.get(url.replace("https", "http"), verify=False)
