@@ -101,10 +101,20 @@ def put(
         raise click.UsageError("Give the whole with --file, or its parts with options; not both.")
     whole = None if file is None else body_of(file)
 
+    async def body_in(office: Office, where: Where) -> tuple[Kept | None, dict[str, Any]]:
+        before = await _before(office, where)
+        return before, composed(
+            {} if before is None else before.document.body, options, unset
+        ) if whole is None else whole
+
+    async def judge(office: Office) -> None:
+        """Refuse what can be refused before a store is made."""
+        where = await place.where(office)
+        office.documents.judged(office.actor, where, (await body_in(office, where))[1])
+
     async def write(office: Office) -> Kept:
         where = await place.where(office)
-        before = await _before(office, where)
-        body = composed({} if before is None else before.document.body, options, unset) if whole is None else whole
+        before, body = await body_in(office, where)
         match = match_of(if_version)
         if if_version is None and whole is None:  # what the options change is what was read
             match = match_of(0 if before is None else before.document.version)
@@ -114,20 +124,13 @@ def put(
             raise ChangeRefused(await _changed(office, where)) from None
 
     with told():
-        look(settings, lambda office: _judged(office, place, whole))
+        look(settings, judge)
         kept = change(settings, write)
     document = kept.document
     done = "changed" if document.version > 1 else "made"
     where = Where(document.kind, document.tenant, document.name)
     said = f"{titled(where)}: {done if kept.changed else 'is so already'} (version {document.version})"
     tell({**described(kept), "changed": kept.changed}, said, as_json=as_json)
-
-
-async def _judged(office: Office, place: Place, whole: Mapping[str, Any] | None) -> None:
-    """Refuse what can be refused before a store is made."""
-    where = await place.where(office)
-    if whole is not None:
-        office.documents.judged(office.actor, where, whole)
 
 
 async def _before(office: Office, where: Where) -> Kept | None:
