@@ -7,7 +7,6 @@ import ipaddress
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from vestry import secret_files
 from vestry.adapters.certificates import CertificateCredentials, Grant
 from vestry.adapters.tokens.credentials import Observe, TokenCredentials
 from vestry.adapters.tokens.fetching import Asking, Fetch, from_file
@@ -15,6 +14,7 @@ from vestry.adapters.tokens.keysets import BadKeys
 from vestry.adapters.tokens.provider import Provider
 from vestry.adapters.tokens.rules import ClaimRule, GrantRule, IssuerRules
 from vestry.alongside import running
+from vestry.export_files import token_of
 from vestry.san import pattern
 from vestry.seams import Directory, Freshness
 from vestry.settings_identity import CertificateGrant, Claim, Identity, Issuer, TokenGrant, pattern_of, steps_of
@@ -91,12 +91,10 @@ def _token(path: Path | None) -> Callable[[], str]:
     """The token to ask with, read each time: Kubernetes renews the one of a pod in its file."""
 
     def read() -> str:
-        if path is None:
-            return ""
         try:
-            return secret_files.read(path).decode("ascii").strip()
-        except (secret_files.SecretFault, UnicodeDecodeError) as fault:
-            raise BadKeys(f"the token to ask with cannot be used: {path}") from fault
+            return "" if path is None else token_of(path)
+        except OSError as fault:
+            raise BadKeys(str(fault)) from fault
 
     return read
 

@@ -20,6 +20,7 @@ from cryptography import x509
 
 from vestry.export_files import faults_of_exports
 from vestry.faults import Fault
+from vestry.identity_files import faults_of_identity
 from vestry.secret_files import CONTENT_HASH, ENGINE_KEY, KEY_HASH, exposure, is_folder, looked_at, lost_pepper
 from vestry.settings import Address, Settings, Tls, address_of, is_private
 from vestry.store_files import faults_of_store
@@ -48,6 +49,7 @@ def _faults(settings: Settings, place: Place) -> Iterator[Fault]:
     yield from _private_files(settings)
     yield from faults_of_exports(settings, place)
     yield from faults_of_store(settings, place)
+    yield from faults_of_identity(settings, place)
 
 
 def _dotted(trail: Trail) -> str:

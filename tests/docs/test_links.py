@@ -24,6 +24,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
 # Standards, and hosts that stand for the reader's own. Nobody's registry, and nothing that a page would have you fetch.
 HOSTS = {"127.0.0.1", "host", "www.rfc-editor.org", "jqlang.org", "c2sp.org"}
+HOSTS |= {"login.microsoftonline.com", "example.okta.com"}  # issuers of tokens, whose names are theirs
 RESERVED = re.compile(r"(^|\.)(example|localhost|svc|svc\.cluster\.local)$|^10(\.\d+){3}$")
 
 

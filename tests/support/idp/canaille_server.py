@@ -39,9 +39,7 @@ def main() -> None:
         with app.app_context(), backend.session():
             for login, password in asked["users"].items():
                 mail = f"{login}@a.test"
-                person = models.User(
-                    user_name=login, formatted_name=login, family_name=login, emails=[f"{login}@a.test"]
-                )
+                person = models.User(user_name=login, formatted_name=login, family_name=login, emails=[mail])
                 Backend.instance.save(person)
                 Backend.instance.set_user_password(person, password)
             client = models.Client(

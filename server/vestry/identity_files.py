@@ -1,0 +1,46 @@
+"""What the settings of identity name, looked at: keys in files, authorities, tokens to ask with, models."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterator
+
+from vestry.adapters.tokens.fetching import from_file
+from vestry.adapters.tokens.keysets import BadKeys
+from vestry.faults import Fault
+from vestry.secret_files import SecretFault, read
+from vestry.settings import Settings
+from vestry.settings_identity import Issuer
+from vestry.strict_yaml import Trail
+
+
+def faults_of_identity(settings: Settings, place: Callable[[Trail], str]) -> Iterator[Fault]:
+    """What would keep tokens from being believed. Whether a provider can be asked is no fault: it may come right."""
+    for number, issuer in enumerate(settings.identity.issuers):
+        trail: Trail = ("identity", "issuers", number)
+        yield from _files(issuer, trail, place)
+        for index, grant in enumerate(issuer.grants):
+            for model in grant.models or ():
+                if model not in settings.models:
+                    at = place((*trail, "grants", index, "models"))
+                    yield Fault(at, f"`{model}` is not among `models`", "Name a model that is served, or leave it out")
+
+
+def _files(issuer: Issuer, trail: Trail, place: Callable[[Trail], str]) -> Iterator[Fault]:
+    if issuer.jwks_file is not None:
+        try:
+            from_file(issuer.jwks_file)()
+        except BadKeys as fault:
+            yield Fault(
+                place((*trail, "jwks_file")), f"no keys can be had from it: {fault}", "Write the issuer's JWKS there"
+            )
+    if issuer.ca is not None:
+        try:
+            ssl.create_default_context(cafile=issuer.ca)
+        except (OSError, ValueError) as error:
+            yield Fault(place((*trail, "ca")), f"{issuer.ca} cannot be used: {error}", "Name a readable PEM file")
+    if issuer.token is not None:
+        try:
+            read(issuer.token, 1)
+        except SecretFault as fault:
+            yield fault.fault
