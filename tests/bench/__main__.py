@@ -19,12 +19,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bench import machine, real, record, report, servers, works
+from bench import credential, machine, real, record, report, servers, works
 from bench.machine import REPOSITORY, BenchError, Cores
 from bench.works import WORKS, Loader, Result, Target, Work
 
 TARGETS = ("direct", "nginx", "vestry")
-REAL, RECORD = "real", "record"
+REAL, RECORD, CREDENTIAL = "real", "record", "credential"
 DOCUMENT = REPOSITORY / "docs" / "performance.md"
 BEGIN, END = "<!-- figures: make bench ARGS='--real --docs' -->", "<!-- end of figures -->"
 SETTLING = 0.7  # seconds that each run takes beyond its load
@@ -55,11 +55,12 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench ARGS='…'", description=__doc__.split("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=3, help="rounds, each of them every work and target (3)")
     parser.add_argument("--quick", action="store_true", help="one short round, to see that all works")
-    names = [*(work.name for work in WORKS), REAL, RECORD]
+    names = [*(work.name for work in WORKS), REAL, RECORD, CREDENTIAL]
     parser.add_argument("--only", action="append", choices=names, help="this work; repeatable")
     parser.add_argument("--target", action="append", choices=TARGETS, help="this target; repeatable")
     parser.add_argument("--seconds", type=float, help="measured seconds of each run, instead of the work's own")
     parser.add_argument("--record", action="store_true", help="also what the record costs, with it and without")
+    parser.add_argument("--credential", choices=["jwt"], help="also what this credential costs, beside an API key")
     parser.add_argument("--real", action="store_true", help="also tokens/s on the real engine")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run and the medians there")
     parser.add_argument("--docs", action="store_true", help="put the tables into docs/performance.md")
@@ -138,6 +139,7 @@ class Measured:
     disk: str = ""
     ratio: real.Ratio | None = None
     cost: record.Cost | None = None
+    beside: credential.Beside | None = None
 
     def verdicts(self) -> list[report.Verdict]:
         memory = self.memory["vestry"][0] if "vestry" in self.memory else None
@@ -164,6 +166,7 @@ class Measured:
             ("Streams", report.STREAM_HEAD, report.stream_rows(self.figures)),
             ("The record", report.RECORD_HEAD, report.record_rows(self.figures)),
             ("What the record costs", record.HEAD, self.cost.rows() if self.cost else []),
+            ("What a token costs", credential.HEAD, self.beside.rows() if self.beside else []),
             ("Memory (RSS), MB", ("in front", "after load", "peak"), memory),
             ("Real engine", real.HEAD, self.ratio.rows() if self.ratio else []),
             ("Against the targets", report.VERDICT_HEAD, [each.row() for each in self.verdicts()]),
@@ -180,6 +183,7 @@ class Measured:
             "rounds": [[each.json() for each in one] for one in self.figures.rounds],
             "real": self.ratio.json() if self.ratio else None,
             "record": self.cost.json() if self.cost else None,
+            "credential": self.beside.json() if self.beside else None,
             "verdicts": [each.json() for each in self.verdicts()],
         }
 
@@ -206,13 +210,17 @@ def measure(options: argparse.Namespace, folder: Path) -> Measured:
     """Everything that was asked for."""
     binary, mock_binary = machine.build(folder)
     found = Measured()
-    if not options.only or set(options.only) - {REAL, RECORD}:
+    if not options.only or set(options.only) - {REAL, RECORD, CREDENTIAL}:
         found = measure_mock(options, folder, binary, mock_binary)
     if options.record or RECORD in (options.only or ()):
         median = machine.fdatasync_times(folder)[0] * 1000
         turns = 1 if options.quick else options.rounds
         cost = record.measure(folder, Loader(binary, Cores.choose().load), mock_binary, rounds=turns, sync_ms=median)
         found = replace(found, cost=cost)
+    if options.credential or CREDENTIAL in (options.only or ()):
+        turns, loader = 1 if options.quick else options.rounds, Loader(binary, Cores.choose().load)
+        seconds = 1.0 if options.quick else options.seconds
+        found = replace(found, beside=credential.measure(folder, loader, mock_binary, rounds=turns, seconds=seconds))
     if options.real or REAL in (options.only or ()):
         ratio = real.measure(folder, Loader(binary), 2 if options.quick else 2 * options.rounds)
         found = replace(found, ratio=ratio)

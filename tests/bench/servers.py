@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,9 @@ def environment() -> dict[str, str]:
     }
 
 
-def configuration(folder: Path, models: dict[str, Any]) -> tuple[Path, int, int]:
+def configuration(
+    folder: Path, models: dict[str, Any], issuers: Sequence[Mapping[str, Any]] = ()
+) -> tuple[Path, int, int]:
     """Write the server's settings; returns the file, the port of the API and that of the operations endpoints.
 
     Limits are all on and checked, only high enough that the load stays under them.
@@ -105,6 +107,7 @@ def configuration(folder: Path, models: dict[str, Any]) -> tuple[Path, int, int]
             }
         },
         "models": models,
+        "identity": {"issuers": list(issuers)},
         "log_level": "warning",
     }
     path = folder / "vestry.yaml"
@@ -140,12 +143,21 @@ def serving(
 
 @contextmanager
 def vestry(
-    engine: Target, folder: Path, cores: Cores, *, name: str = "vestry", program: str = "vestry"
+    engine: Target,
+    folder: Path,
+    cores: Cores,
+    *,
+    name: str = "vestry",
+    program: str = "vestry",
+    issuers: Sequence[Mapping[str, Any]] = (),
 ) -> Iterator[Target]:
-    """The server with keys, limits, metrics and the durable record all on, or what `program` makes of it."""
+    """The server with keys, limits, metrics and the durable record all on, or what `program` makes of it.
+
+    `issuers` are settings of identity providers.
+    """
     replicas = [{"url": f"http://127.0.0.1:{engine.port}"}]
     model = {"catalog": CATALOG, "replicas": replicas}
-    settings, port, ops_port = configuration(folder, {MODEL: model})
+    settings, port, ops_port = configuration(folder, {MODEL: model}, issuers)
     key = create_key(settings)
     with serving(settings, port, ops_port, folder, cores.server, program=program) as process:
         yield Target(name, port, key, MODEL, process, ops_port)

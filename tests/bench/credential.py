@@ -1,0 +1,71 @@
+"""What a token costs beside an API key: the same server, the same load, one credential after the other.
+
+The token is an ordinary one of a hospital's provider (RS256, about 900 bytes), shown again and again, as clients do.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench import servers, works
+from bench.machine import Cores
+from bench.works import WORKS, Loader, Result
+from support.tokens import claims, issuer, rsa, signed
+
+HEAD = ("figure", "JWT", "API key", "difference", "bound")
+TOKEN, KEY = "jwt", "key"
+BOUND = 10.0
+"""Microseconds of CPU a call that a token may cost more than a key."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """All runs, a token's and a key's in pairs."""
+
+    results: list[Result]
+
+    def rows(self) -> list[list[str]]:
+        def late(result: Result) -> float:
+            return float(result.load["lat_p50"]) / 1000
+
+        return [
+            self._row("CPU a call, c64, µs", lambda result: result.cpu_request or 0.0, f"{BOUND:g}"),
+            self._row("p50 at c64, ms", late, "-"),
+        ]
+
+    def _row(self, name: str, read: Callable[[Result], float], bound: str) -> list[str]:
+        both = [
+            statistics.median(read(each) for each in self.results if each.target == target) for target in (TOKEN, KEY)
+        ]
+        return [name, *(f"{each:,.2f}" for each in both), f"{both[0] - both[1]:,.2f}", bound]
+
+    def json(self) -> dict[str, Any]:
+        return {"runs": [each.json() for each in self.results]}
+
+
+def measure(folder: Path, loader: Loader, mock_binary: Path, *, rounds: int, seconds: float | None) -> Beside:
+    """Measure both, round after round, each first in turn. Raises BenchError."""
+    cores = Cores.choose()
+    home = folder / "credential"
+    home.mkdir()
+    signer = rsa("bench")
+    keys = issuer(home, signer, grants=[{"tenant": "bench"}])
+    now = int(time.time())
+    names = {"name": "Alice Example", "email": "alice@clinic.example", "scope": "openid profile email"}
+    token = signed(signer, claims(iat=now, exp=now + 3600, jti="0d4f9a3e-6a51-4f55-9f0e-1f2b3c4d5e6f", **names))
+    (work,) = [each for each in WORKS if each.name == "c64"]
+    results: list[Result] = []
+    with ExitStack() as stack:
+        mock = stack.enter_context(servers.mock(mock_binary, folder, cores))
+        key = stack.enter_context(servers.vestry(mock, home, cores, name=KEY, issuers=(keys,)))
+        targets = [key, replace(key, name=TOKEN, key=token)]
+        for number in range(rounds):
+            line = work.arguments(seconds, False)
+            results += [works.measure(work, each, mock, loader, line) for each in targets[:: -1 if number % 2 else 1]]
+    return Beside(results)
