@@ -17,6 +17,7 @@ from vestry import errors
 from vestry.audit import schema as records
 from vestry.errors import EngineFailed, MethodNotAllowed, Refusal
 from vestry.models import arguments, catalog, launch
+from vestry.roles import Permission, Role, reaches
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -175,6 +176,27 @@ def fixed_arguments() -> str:
     return "```text\n" + "\n".join(" ".join(pair) for pair in pairs) + "\n```"
 
 
+# Roles ---------------------------------------------------------------------------------------------------------------
+
+
+def roles_table() -> str:
+    """What each role may do, and how far it reaches."""
+    heads = [f"`{role.value}`" for role in Role]
+    rows = [f"| permission | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    rows += [
+        f"| `{permission.value}` | {' | '.join(_reach(role, permission) for role in Role)} |"
+        for permission in Permission
+    ]
+    return "\n".join(rows)
+
+
+def _reach(role: Role, permission: Permission) -> str:
+    if not reaches([role], permission, own=True):
+        return ""
+    whole = permission != Permission.CALL and reaches([role], permission, own=False)
+    return "every" if whole else "own"
+
+
 # Writing ------------------------------------------------------------------------------------------------------------
 
 PAGES: dict[str, Callable[[], str]] = {
@@ -187,6 +209,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/audit-records.md": records.page,
 }
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
+    "roles.md": {"roles": roles_table},
     "bring-a-model.md": {
         "catalog": catalog_table,
         "allowed-arguments": allowed_arguments,

@@ -157,7 +157,7 @@ def _head(asked: dict[str, Any]) -> Head:
     return Head(
         request_id="",
         route=asked["route"],
-        operation=Operation.CHAT,
+        operation=Operation.CHAT if asked["route"] == ROUTES[0] else Operation.TEXT_COMPLETION,
         method="POST",
         source=asked["source"],
         user_agent="",
