@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from vestry.roles import Role
 from vestry.settings_policy import DAYS, Hours, Rule
@@ -20,6 +20,7 @@ from vestry.types import ContentMode, Head, Network, Principal
 
 DEFAULT = "default"
 MINUTE = 60_000_000
+MOST_KNOWN = 4096
 
 
 class Span(Struct, frozen=True):
@@ -95,16 +96,20 @@ class Compiled(Struct, frozen=True):
 
     def unmet(self, found: Facts, principal: Principal, head: Head) -> str:
         """The first condition that does not hold; empty where the rule is for this call."""
+        return self.unnamed(found, principal) or self.elsewhere(head)
+
+    def unnamed(self, found: Facts, principal: Principal) -> str:
+        """The first condition on names or roles that does not hold."""
         for name, place, wanted in self.conditions:
             if found[place] not in wanted:
                 return name
-        if self.roles is not None and self.roles.isdisjoint(principal.roles):
-            return "roles"
+        return "roles" if self.roles is not None and self.roles.isdisjoint(principal.roles) else ""
+
+    def elsewhere(self, head: Head) -> str:
+        """The first condition on place and time that does not hold."""
         if self.ranges and not _within(head.source, self.ranges, unknown=not self.allow):
             return "sources"
-        if self.hours and not self._open(head.began_wall // MINUTE):
-            return "hours"
-        return ""
+        return "hours" if self.hours and not self._open(head.began_wall // MINUTE) else ""
 
     def _open(self, minute: int) -> bool:
         for span in self.hours:  # noqa: SIM110 - as below
@@ -114,16 +119,26 @@ class Compiled(Struct, frozen=True):
 
 
 class Ruling(Struct, frozen=True):
-    """The rules that can be for one tenant's calls, and what is decided where none is for a call."""
+    """The rules that can be for one tenant's calls, and what is decided where none is for a call.
+
+    `known` remembers which of them names and roles leave, by both: as long as the rules, and bounded.
+    """
 
     rules: tuple[Compiled, ...] = ()
     default: bool = True
+    known: dict[tuple[Facts, frozenset[Role]], tuple[Compiled, ...]] = field(default_factory=dict)
 
     def decide(self, principal: Principal, head: Head, model: str) -> Compiled | None:
         """The rule that decides; None for the default."""
         found = facts(principal, head, model)
-        for rule in self.rules:
-            if not rule.unmet(found, principal, head):
+        left = self.known.get((found, principal.roles))
+        if left is None:
+            if len(self.known) >= MOST_KNOWN:
+                self.known.clear()
+            left = tuple([rule for rule in self.rules if not rule.unnamed(found, principal)])
+            self.known[found, principal.roles] = left
+        for rule in left:
+            if not rule.elsewhere(head):
                 return rule
         return None
 
