@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,13 @@ ORDER = ("deploy/test_image.py", "flow", "unit", "engine/test_small.py", "engine
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort by ORDER; within one place of it everything stays as it was collected."""
     items.sort(key=lambda item: place(item.path))
+
+
+def pytest_unconfigure() -> None:
+    """End the PostgreSQL of this process, if there is one: a worker ends without its exit handlers."""
+    used = sys.modules.get("support.postgres")  # not imported here: the engine's environment has none of it
+    if used is not None and used.postgres.cache_info().currsize:
+        used.postgres().remove()
 
 
 def place(file: Path) -> int:

@@ -66,8 +66,9 @@ class Postgres:
         """Start it, and wait until it answers."""
         settings = [part for each in (*QUICK, f"port={self.port}") for part in ("-c", each)]
         with (self.folder / "log").open("ab") as log:
+            bound = ("setpriv", "--pdeathsig", "INT")  # it ends with this process, however that ends
             self._process = subprocess.Popen(
-                [self._bin / "postgres", "-D", self.data, "-k", self.folder, *settings],
+                [*bound, self._bin / "postgres", "-D", self.data, "-k", self.folder, *settings],
                 **{"stdout": log, "stderr": log, "cwd": self.folder, "start_new_session": True, **self._as},
             )
         end = time.monotonic() + 20
