@@ -19,7 +19,9 @@ LINK = re.compile(r"\[[^\]]*\]\(([^()\s]+)\)")
 URL = re.compile(r"\bhttps?://[^\s\"'`)>\]|]+")
 FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 NAMES_OF_FILES = re.compile(r"\bdocs/[\w/.-]+\.(?:md|json)\b")
-COMMAND = re.compile(r"\bvestry(?: --config [\w./-]+)? ([a-z]+)(?: ([a-z][a-z-]*)(?![^\s`]))?((?: [^`\n|]*)?)")
+COMMAND = re.compile(
+    r"\bvestry(?: --config [\w./-]+)? ([a-z][a-z-]*[a-z])(?: ([a-z][a-z-]*)(?![^\s`]))?((?: [^`\n|]*)?)"
+)
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
 # Standards, and hosts that stand for the reader's own. Nobody's registry, and nothing that a page would have you fetch.
