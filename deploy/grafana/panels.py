@@ -308,6 +308,46 @@ DIRECTORY = (
     ),
 )
 
+IDENTITY = (
+    Panel(
+        "Tokens",
+        "Tokens a second that were not in memory, by issuer. refused: no good token. failed: its issuer's keys could not "
+        "be had.",
+        "ops",
+        (
+            Query(
+                f"sum by (issuer, result) (rate(vestry_tokens_verified_total{{{HERE}}}[$__rate_interval]))",
+                "{{issuer}}: {{result}}",
+            ),
+        ),
+        width=9,
+    ),
+    Panel(
+        "Age of issuers' keys",
+        "Since they were last read. They hold for `stale_seconds` of the issuer, then its tokens are refused with 503.",
+        "s",
+        (Query(f"vestry_issuer_keys_age_seconds{{{HERE}}}", "{{issuer}}"),),
+        width=6,
+    ),
+    Panel(
+        "Keys not read",
+        "Times that an issuer's keys could not be read.",
+        "short",
+        (Query(f"sum by (issuer) (increase(vestry_issuer_key_failures_total{{{HERE}}}[5m]))", "{{issuer}}"),),
+        steps=NONE_IS_WELL,
+        width=6,
+    ),
+    Panel(
+        "Break-glass",
+        "Grants that lend somebody a role now.",
+        "short",
+        (Query(f"sum(vestry_break_glass_active{{{HERE}}})"),),
+        "stat",
+        3,
+        NONE_IS_WELL,
+    ),
+)
+
 PROCESS = (
     Panel(
         "Connections",
@@ -380,6 +420,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
     ("Tokens", TOKENS),
     ("Engines", ENGINES),
     ("Directory", DIRECTORY),
+    ("Identity", IDENTITY),
     ("Record", RECORD),
     ("Completeness", COMPLETENESS),
     ("Server", PROCESS),

@@ -26,6 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from fakes.engine import FakeEngine
 from support.house import House, until
 from support.receivers import Collector
+from support.tokens import claims, issuer, rsa, signed
 
 ROOT = Path(__file__).resolve().parents[2]
 DASHBOARD = ROOT / "deploy" / "grafana" / "vestry.json"
@@ -56,6 +57,9 @@ class Scraped:
         return [float(series["value"][1]) for series in self.ask("query", query=query)["result"]]
 
 
+TOKEN_KEY = rsa("dashboard")
+
+
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
     """A server over TLS with three replicas, one of them dead and one that fails, and Prometheus beside it."""
@@ -75,6 +79,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
             server={"tls": files},
             relay={"retry_budget": 1.0},
             audit=audit,
+            identity={"issuers": [issuer(folder, TOKEN_KEY)]},
         )
         with house, _prometheus(folder, house.ops) as prometheus, _traffic(house, authority, dead):
             found = Scraped(prometheus, "")
@@ -142,6 +147,8 @@ def _traffic(house: House, authority: trustme.CA, dead: FakeEngine) -> Iterator[
                 client.post("/v1/chat/completions", headers=key, json=HELLO | {"stream": True})
                 client.post("/v1/chat/completions", headers=key, json=HELLO | {"api_base": "http://elsewhere"})
                 client.post("/v1/chat/completions", headers={"authorization": "Bearer vst_wrong"}, json=HELLO)
+                token = signed(TOKEN_KEY, claims(jti=str(turn)))
+                client.get("/v1/models", headers={"authorization": f"Bearer {token}"})
                 client.get("/v1/models", headers={**key, "x-long": "x" * 40_000})
                 if turn == 5:
                     dead.stop()
