@@ -311,8 +311,8 @@ DIRECTORY = (
 IDENTITY = (
     Panel(
         "Tokens",
-        "Tokens a second that were not in memory, by issuer. refused: no good token. failed: its issuer's keys could not "
-        "be had.",
+        "Tokens a second that were not in memory, by issuer. refused: no good token. failed: its issuer's keys could "
+        "not be had.",
         "ops",
         (
             Query(

@@ -18,6 +18,7 @@ from vestry.types import Ending, Outcome, Usage
 
 NAMES = {
     "vestry_build_info": {"version"},
+    "vestry_break_glass_active": set(),
     "vestry_requests_total": {"tenant", "model", "route", "code"},
     "vestry_refusals_total": {"tenant", "route", "reason"},
     "vestry_outcomes_total": {"model", "route", "ending"},
