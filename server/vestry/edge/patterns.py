@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from re import _constants as opcodes  # type: ignore[attr-defined]
-from re import _parser as parser  # type: ignore[attr-defined]
+from re import _constants as opcodes
+from re import _parser as parser
 from typing import Any
 
 import msgspec
