@@ -25,6 +25,7 @@ WORKERS = "2"
 def main(extra: list[str]) -> int:
     """The exit status."""
     began = time.monotonic()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes start here: none compiles the product anew
     for old in ROOT.glob(".coverage*"):
         old.unlink()
     workers = ["-n", WORKERS, "--dist", "loadfile", "--no-loadscope-reorder"]

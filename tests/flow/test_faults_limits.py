@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -174,7 +175,8 @@ def test_a_key_that_another_process_revokes_is_refused_at_the_very_next_call(
         url, headers = house.url + "/v1/chat/completions", {"authorization": f"Bearer {plaintext}"}
         assert client.post(url, json=chat(), headers=headers).status_code == 200
         arguments = [str(house.settings.keys_database), PEPPER.hex(), key_id]
-        subprocess.run([sys.executable, "-c", REVOKE, *arguments], check=True, timeout=30)
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        subprocess.run([sys.executable, "-c", REVOKE, *arguments], check=True, timeout=30, env=environ)
         assert unknown(client.post(url, json=chat(), headers=headers))
         assert post(house, house.key).status_code == 200
 
