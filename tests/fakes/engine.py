@@ -66,6 +66,13 @@ class Asked:
         parsed: dict[str, Any] = json.loads(self.body)
         return parsed
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What the client asked for: the body, parsed, without the salt that the server adds for its tenant."""
+        found = self.json
+        assert len(found.pop("cache_salt")) == 43
+        return found
+
 
 @dataclass
 class Counters:

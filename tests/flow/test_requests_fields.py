@@ -208,7 +208,7 @@ def test_null_is_the_same_as_left_out(visit: Visit) -> None:
     """Every optional field may be null, as OpenAI's own clients write it, and is then not sent."""
     every = [*DROPPED, *PASSED, *(param for _, param in MISLEADING.values())]
     assert visit.post(chat() | dict.fromkeys(every)).status_code == 200
-    assert set(visit.engine.calls[0].json) == {"model", "messages"}
+    assert set(visit.engine.calls[0].asked) == {"model", "messages"}
 
 
 PASSED: dict[str, Any] = {
@@ -260,7 +260,7 @@ SAMPLED: dict[str, Any] = {
 def test_what_an_engine_acts_on_passes(name: str, visit: Visit) -> None:
     """A field within its bounds reaches the engine as it was meant, and the record names what was sampled with."""
     assert visit.post(chat(**{name: PASSED[name]})).status_code == 200
-    assert visit.engine.calls[0].json == {**chat(), name: PASSED[name]}
+    assert visit.engine.calls[0].asked == {**chat(), name: PASSED[name]}
     sampling = visit.house.records("intent")[-1]["sampling"]
     recorded_as = "max_tokens" if name == "max_completion_tokens" else name
     assert sampling == ({recorded_as: SAMPLED[name]} if name in SAMPLED else {})
@@ -353,7 +353,7 @@ def test_the_engine_never_gets_the_clients_bytes(visit: Visit) -> None:
     body = b'\r\n\t {"messages" : [ { "content":"\\u0068i\\/", "role":"user"} ], "model"\n:"small" , "n": 1 } '
     assert visit.post(body).status_code == 200
     got = visit.engine.calls[0]
-    assert got.json == {"model": "small", "messages": [{"role": "user", "content": "hi/"}], "n": 1}
+    assert got.asked == {"model": "small", "messages": [{"role": "user", "content": "hi/"}], "n": 1}
     assert b"\\u" not in got.body
     assert b" " not in got.body
     assert got.headers["authorization"] == "Bearer engine-key-of-the-tests"

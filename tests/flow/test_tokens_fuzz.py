@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from support.house import House
 from support.tokens import claims, forged, issuer, rsa, signed
 
 KEY, STRANGER = rsa("one"), rsa("one")
-GOOD = signed(KEY)
+GOOD = signed(KEY, claims(exp=int(time.time()) + 80_000))  # every other test of the suite may run before
 HEADERS = ["alg", "typ", "kid", "jwk", "jku", "x5u", "x5c", "crit", "b64", "zip", "enc", "cty"]
 CLAIMS = ["iss", "sub", "aud", "exp", "iat", "nbf", "typ", "cnf", "groups", "azp", "client_id", "nonce", "jti"]
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=40)
