@@ -252,7 +252,9 @@ def elsewhere(script: str, path: Path, *arguments: str) -> str:
         "import sys; from pathlib import Path; from support.keys import Keys; "
         f"keys = Keys.of(Path(sys.argv[1]), bytes(range(32))); arguments = sys.argv[2:]; {script}"
     )
-    done = subprocess.run([sys.executable, "-c", head, path, *arguments], capture_output=True, text=True, check=True)
+    argv = [sys.executable, "-c", head, str(path), *map(str, arguments)]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, env=environ)
     return done.stdout.strip()
 
 
