@@ -90,6 +90,12 @@ MODEL = "smollm2-135m-instruct"
         (["--tenant", "nobody"], 1, "refused with 401"),
         (["--at", "yesterday"], 2, "--at"),
         (["--from", "here"], 2, "--from"),
+        (["--at", "2027-01-31T18:00:00"], 2, "offset"),
+        (["--at", "2027-01-31T18:00:00Z", "--json"], 0, '"allowed": true'),
+        (["--project", "gone"], 1, "project is there, and not disabled: no"),
+        (["--key", "key_0000000000000000"], 2, "No key has this id"),
+        (["--issuer", "company", "--from", "10.0.0.1"], 0, "allowed by default"),
+        (["--model", "none-such"], 1, "refused with 404"),
     ],
 )
 def test_the_command_explains(tmp_path: Path, asked: list[str], status: int, said: str) -> None:
@@ -107,3 +113,30 @@ def test_the_command_lists_rules(tmp_path: Path) -> None:
         ("no-tools", "settings"),
         ("local", "settings"),
     ]
+
+
+def test_the_command_lists_rules_to_read(tmp_path: Path) -> None:
+    """One a line, with what it asks for and its bounds; of one tenant, or a sentence where there are none."""
+    path = tmp_path / "vestry.yaml"
+    night = {"days": ["mon"], "begin": "22:00", "end": "06:00"}
+    rule = {"name": "night", "sources": ["10.0.0.0/8"], "hours": [night], "tools": False}
+    path.write_text(json.dumps({"state": str(tmp_path / "state"), "policy": {"rules": [rule]}}))
+    cli = Cli(tmp_path / "state")
+    said = cli.ok("--config", str(path), "policy", "rules", "--tenant", "default")
+    assert "1. night (settings): allow" in said
+    assert "10.0.0.0/8" in said
+    assert "mon 22:00-06:00 UTC" in said
+    assert cli("--config", str(path), "policy", "rules", "--tenant", "nobody").exit_code == 2
+    assert "no rules" in cli("policy", "rules").output
+
+
+def test_a_key_is_explained_by_its_id(tmp_path: Path) -> None:
+    """Its owner, roles and bounds are those of the directory; without a tenant or a key nothing can be explained."""
+    cli = Cli(tmp_path / "state")
+    path = str(settings_file(tmp_path))
+    cli.ok("--config", path, "audit", "init", "--name", "house.test")
+    made = json.loads(cli.ok("--config", path, "keys", "create", "--owner", "banned", "--json"))
+    done = cli("--config", path, "policy", "explain", "--key", made["id"], "--model", MODEL)
+    assert done.exit_code == 1
+    assert "(rule no-tools)" in done.output
+    assert cli("--config", path, "policy", "explain", "--model", MODEL).exit_code == 2

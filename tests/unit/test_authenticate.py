@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from ipaddress import ip_network
 
 import pytest
 
@@ -60,3 +61,17 @@ def test_no_credential_asks_no_store() -> None:
     with pytest.raises(InvalidKey):
         asyncio.run(authenticate(head(), keys, TENANTS))
     assert keys.asked == 0
+
+
+def test_a_credential_for_some_networks_is_refused_from_everywhere_else() -> None:
+    """An address that cannot be read is elsewhere, too; an IPv4 address within IPv6 is the IPv4 address."""
+    keys = FakeKeys()
+    key = keys.add(Principal("key_1", "radiology", "alice", sources=(ip_network("10.0.0.0/8"),)))
+
+    def ask(source: str) -> Principal:
+        return asyncio.run(authenticate(head(credential=key, source=source), keys, TENANTS))
+
+    assert ask("10.1.2.3").subject == ask("::ffff:10.1.2.3").subject == "alice"
+    for source in ("192.168.0.1", "", "nowhere", "2001:db8::1"):
+        with pytest.raises(InvalidKey):
+            ask(source)
