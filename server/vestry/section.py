@@ -53,6 +53,14 @@ def check_host(value: str) -> str:
     return value
 
 
+def network(value: str) -> str:
+    """An address or a network, written as a network. Raises ValueError."""
+    try:
+        return str(ipaddress.ip_network(value, strict=False))
+    except ValueError:
+        raise ValueError("this is neither an address nor a network such as 10.0.0.0/8") from None
+
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Name = Annotated[str, Field(pattern=NAME)]

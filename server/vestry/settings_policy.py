@@ -5,26 +5,18 @@ The directory's rules have the same form.
 
 from __future__ import annotations
 
-import ipaddress
 import zoneinfo
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from vestry.roles import Role
-from vestry.section import Label, Name, Section
+from vestry.section import Label, Name, Section, network
 
 CLOCK = r"^([01][0-9]|2[0-3]):[0-5][0-9]$|^24:00$"
 RESERVED = frozenset({"default", "tenant-model", "tenant-and-key-model"})
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-
-
-def _network(value: str) -> str:
-    try:
-        return str(ipaddress.ip_network(value, strict=False))
-    except ValueError:
-        raise ValueError("this is neither an address nor a network such as 10.0.0.0/8") from None
 
 
 def _zone(value: str) -> str:
@@ -82,7 +74,7 @@ class Rule(Section):
     """Models that it is for."""
     routes: tuple[Literal["chat.completions", "completions"], ...] = ()
     """Routes that it is for."""
-    sources: Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], Few] = ()
+    sources: Annotated[tuple[Annotated[str, AfterValidator(network)], ...], Few] = ()
     """Networks of callers that it is for."""
     hours: Annotated[tuple[Hours, ...], Field(max_length=32)] = ()
     """Times that it is for."""

@@ -85,7 +85,6 @@ class CertificateCredentials:
         principal = await self._users.known_as(holder, epoch)
         if principal is not None:
             self._memory.put(certificate.thumbprint.encode("ascii"), principal, None, epoch)
-            self._memory.used.clear()  # nobody asks when a certificate was last used
         return principal
 
     def _mapped(self, certificate: Certificate) -> Principal | None:

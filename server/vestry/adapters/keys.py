@@ -6,17 +6,14 @@ formed costs one look-up. Look-ups of one key at one time are one, and only so m
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 from vestry.adapters.key_format import LENGTH, well_formed
+from vestry.adapters.lookups import AT_ONCE, WAIT_SECONDS, Lookups
 from vestry.adapters.memory import MOST, Memory, wall
 from vestry.errors import KeysUnavailable
 from vestry.seams import Directory, Freshness
 from vestry.types import Head, Key, Principal
-
-AT_ONCE = 8
-WAIT_SECONDS = 2.0
 
 
 class KeyCredentials:
@@ -35,9 +32,8 @@ class KeyCredentials:
     ) -> None:
         self._directory, self._freshness, self._clock, self._observe = directory, freshness, clock, observe
         self._memory = Memory(freshness, most=most, clock=clock)
-        self._places = asyncio.Semaphore(at_once)
-        self._wait_seconds = wait_seconds
-        self._asking: dict[tuple[str, int], asyncio.Task[Key | None]] = {}
+        self._lookups: Lookups[tuple[str, int], Key | None] = Lookups(at_once=at_once, wait_seconds=wait_seconds)
+        self._used: set[str] = set()
 
     def known(self, head: Head) -> Principal | None:
         """As seams.Credentials."""
@@ -45,11 +41,14 @@ class KeyCredentials:
         if shown is None or len(shown) != LENGTH or not shown.isascii():
             return None
         try:
-            return self._memory.get(shown.encode("ascii"), head.began)
+            found = self._memory.get(shown.encode("ascii"), head.began)
         except KeysUnavailable:
             if not well_formed(shown):
                 return None
             raise
+        if found is not None:
+            self._used.add(found.key_id)
+        return found
 
     async def find(self, head: Head) -> Principal | None:
         """As seams.Credentials."""
@@ -58,7 +57,7 @@ class KeyCredentials:
             return None
         try:
             epoch = self._freshness.epoch(head.began)
-            key = await self._looked_up(shown, epoch)
+            key = await self._lookups.answer((shown, epoch), lambda: self._directory.identify(shown))
         except KeysUnavailable:
             self._observe("failed")
             raise
@@ -68,43 +67,18 @@ class KeyCredentials:
         self._observe("found")
         principal = key.holder()
         self._memory.put(shown.encode("ascii"), principal, key.expires, epoch)
+        self._used.add(key.id)
         return principal
-
-    async def _looked_up(self, shown: str, epoch: int) -> Key | None:
-        """The key with this text, as it was at this epoch or later. Whoever asks for the same gets the same answer."""
-        asked = (shown, epoch)
-        task = self._asking.get(asked)
-        if task is None:
-            task = self._asking[asked] = asyncio.create_task(self._look_up(shown))
-
-            def ended(task: asyncio.Task[Key | None]) -> None:
-                del self._asking[asked]
-                if not task.cancelled():
-                    task.exception()  # whoever waited has it, or has gone
-
-            task.add_done_callback(ended)
-        return await asyncio.shield(task)
-
-    async def _look_up(self, shown: str) -> Key | None:
-        try:
-            async with asyncio.timeout(self._wait_seconds):
-                await self._places.acquire()
-        except TimeoutError:
-            raise KeysUnavailable from None
-        try:
-            return await self._directory.identify(shown)
-        finally:
-            self._places.release()
 
     async def note_use(self) -> None:
         """Tell the directory which keys were used since this was last called. Raises KeysUnavailable; they are then
         told the next time.
         """
-        used, self._memory.used = self._memory.used, set()
+        used, self._used = self._used, set()
         if not used:
             return
         try:
             await self._directory.note_used(used, self._clock())
         except BaseException:
-            self._memory.used |= used
+            self._used |= used
             raise

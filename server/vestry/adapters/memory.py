@@ -29,17 +29,13 @@ class _Held(Struct, frozen=True):
 
 
 class Memory:
-    """What has been found out before. One thread's.
-
-    `used` gathers the ids of credentials that were used since somebody last emptied it.
-    """
+    """What has been found out before. One thread's."""
 
     def __init__(self, freshness: Freshness, *, most: int = MOST, clock: Callable[[], int] = wall) -> None:
         self._freshness, self._most, self._clock = freshness, most, clock
         self._salt = os.urandom(16)
         self._held: dict[bytes, _Held] = {}
         self._epoch = -1
-        self.used: set[str] = set()
 
     def get(self, shown: bytes, arrived: float) -> Principal | None:
         """Whose credential this is, if that holds for a request that arrived then. Raises KeysUnavailable."""
@@ -49,7 +45,6 @@ class Memory:
         held = self._held.get(self._name(shown))
         if held is None or (held.expires is not None and held.expires <= self._clock()):
             return None
-        self.used.add(held.principal.key_id)
         return held.principal
 
     def put(self, shown: bytes, principal: Principal, expires: int | None, epoch: int) -> None:
@@ -63,7 +58,6 @@ class Memory:
         if len(self._held) >= self._most:
             del self._held[next(iter(self._held))]
         self._held[self._name(shown)] = _Held(principal, expires)
-        self.used.add(principal.key_id)
 
     def clear(self) -> None:
         self._held.clear()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec.structs import replace
 
-from vestry.adapters.key_format import DIGITS, mint, mint_id
+from vestry.adapters.key_format import derived_id, mint, mint_id
 from vestry.adapters.memory import wall
 from vestry.admin.actor import Actor, Match, within_bounds
 from vestry.admin.bodies import KeyBody, judge
@@ -212,10 +211,4 @@ def _id(actor: Actor, about: str, token: str) -> str:
         return mint_id()
     if len(token) > 128 or not token.isascii() or not token.isprintable():
         raise InvalidRequest("An `Idempotency-Key` is up to 128 printable ASCII characters.", param="Idempotency-Key")
-    said = "\n".join([*actor.identity, about, token])
-    number = int.from_bytes(hashlib.sha256(said.encode()).digest())
-    digits = ""
-    for _ in range(16):
-        number, digit = divmod(number, len(DIGITS))
-        digits += DIGITS[digit]
-    return f"key_{digits}"
+    return derived_id("key_", "\n".join([*actor.identity, about, token]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
@@ -17,16 +16,12 @@ from vestry.adapters.directory.faults import DirectoryFault
 from vestry.adapters.directory.pepper import Pepper
 from vestry.adapters.directory.rows import document_of, key_of, row_of, storable, validate
 from vestry.adapters.directory.tables import DOCUMENTS, KEYS
+from vestry.adapters.memory import wall
 from vestry.types import Document, Key, Kind
 
 T = TypeVar("T")
 KEY = [each for each in KEYS.c if each.name != "hash"]
 """What is read of a key."""
-
-
-def now() -> int:
-    """Microseconds since the epoch."""
-    return time.time_ns() // 1000
 
 
 class Step(Protocol):
@@ -54,7 +49,7 @@ class SqlChange:
         """As seams.Change. Raises ValueError for a name that cannot be kept."""
         if not storable(tenant, name):
             raise ValueError("a name is text, without NUL")
-        moment = now()
+        moment = wall()
         before = await self.read(kind, tenant, name)
         if before is None:
             made = Document(kind, tenant, name, body, 1, moment, moment)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -12,10 +11,10 @@ from vestry.adapters.tokens.compact import LONGEST, BadToken, Compact, take_apar
 from vestry.adapters.tokens.judging import holder, judge
 from vestry.adapters.tokens.provider import Provider
 from vestry.adapters.tokens.rules import IssuerRules
-from vestry.adapters.users import with_user
+from vestry.adapters.users import Users
 from vestry.errors import KeysUnavailable
 from vestry.seams import Directory, Freshness
-from vestry.types import Head, Kind, Principal
+from vestry.types import Head, Principal
 
 log = logging.getLogger("vestry")
 Observe = Callable[[str, str], None]
@@ -35,7 +34,7 @@ class TokenCredentials:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`clock` gives seconds since the epoch."""
-        self._issuers, self._directory, self._observe, self._clock = issuers, directory, observe, clock
+        self._issuers, self._users, self._observe, self._clock = issuers, Users(directory), observe, clock
         self._freshness = _KeysToo(freshness, [provider for _, provider in issuers.values()])
         self._memory = Memory(self._freshness, clock=lambda: round(clock() * 1_000_000))
 
@@ -83,16 +82,11 @@ class TokenCredentials:
         now = self._clock()
         expires = judge(rules, token, head.certificate, now)
         principal = holder(rules, token.claims)
-        user = await self._directory.read(Kind.USER, principal.tenant, principal.subject)
-        found = with_user(principal, user)
+        found = await self._users.known_as(principal, epoch)
         if found is not None:
             held = min(expires, round((now + provider.holds) * 1_000_000))
             self._memory.put(shown, found, held, epoch)
         return found
-
-    def running(self) -> list[asyncio.Task[None]]:
-        """Begin to keep all issuers' keys current."""
-        return [asyncio.create_task(provider.run()) for _, provider in self._issuers.values()]
 
 
 class _KeysToo:
