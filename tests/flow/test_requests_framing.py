@@ -71,7 +71,13 @@ HEADS: dict[str, bytes] = {
     "DEL in a value": request("GET", "/v1/models", "X-A: a\x7fb"),
     "a name that is not ASCII": request("GET", "/v1/models", "X-\xe9: b"),
     # Upgrades
-    "upgrade to h2c": request("GET", "/v1/models", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c"),
+    "upgrade to h2c or a web socket": request("GET", "/v1/models", "Connection: Upgrade", "Upgrade: h2c, websocket"),
+    "upgrade to h2c, twice": request("GET", "/v1/models", "Connection: Upgrade", "Upgrade: h2c", "Upgrade: h2c"),
+    "upgrade to h2c, two lengths": POST
+    + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\nContent-Length: %d" % LENGTH
+    + END
+    + GOOD,
+    "upgrade to h2c, two hosts": request("GET", "/v1/models", "Host: a", "Connection: Upgrade", "Upgrade: h2c"),
     "upgrade to a web socket": request(
         "GET",
         "/v1/models",
@@ -80,7 +86,7 @@ HEADS: dict[str, bytes] = {
         "Sec-WebSocket-Version: 13",
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
     ),
-    "upgrade with a body": POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d" % LENGTH + END + GOOD,
+    "upgrade with a body": POST + b"Connection: Upgrade\r\nUpgrade: irc\r\nContent-Length: %d" % LENGTH + END + GOOD,
     # The length of the body
     "length and chunks": POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked" + END + chunked(GOOD),
     "chunks and length": POST + b"Transfer-Encoding: chunked\r\nContent-Length: %d" % LENGTH + END + chunked(GOOD),

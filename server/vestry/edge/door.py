@@ -26,7 +26,15 @@ from uvicorn.server import ServerState
 from vestry.edge.certificates import of_connection
 from vestry.edge.cycle import Cycle
 from vestry.edge.doorkeeper import Rules
-from vestry.edge.heads import answer_to, fault_of, wrong_length, wrong_repetition, wrong_target
+from vestry.edge.heads import (
+    answer_to,
+    fault_of,
+    offers_http2,
+    without_offer,
+    wrong_length,
+    wrong_repetition,
+    wrong_target,
+)
 from vestry.errors import BodyTooLarge, HeadersTooLarge, MalformedRequest, Refusal, RequestTimeout
 from vestry.types import Certificate
 
@@ -122,7 +130,7 @@ class Door(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as fault:
-            self._fault = self._fault or fault_of(fault, data)
+            self._parser_stopped(fault, data)
         if self._deaf:
             return
         if self._fault is None and self._arrived > self._limits.header_bytes:
@@ -150,6 +158,21 @@ class Door(HttpToolsProtocol):
         """Bytes that a body may take on the wire: chunks and trailers are counted too."""
         return 2 * self._limits.body_bytes + self._limits.header_bytes
 
+    def _parser_stopped(self, fault: Exception, data: bytes) -> None:
+        """At an error; or at an offer of HTTP/2, which is passed over: the head is read again without it."""
+        if self._fault is not None or self._deaf:
+            return
+        if not isinstance(fault, httptools.HttpParserUpgrade) or not offers_http2(self.headers):
+            self._fault = fault_of(fault, data)
+            return
+        head = without_offer(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn: what follows is dropped
+        try:
+            self.parser.feed_data(head + data[fault.args[0] :])
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as another:
+            self._parser_stopped(another, data)
+
     def _stop_listening(self) -> None:
         """Drop what came after a whole request; the connection closes once that is answered."""
         self._deaf = True
@@ -175,6 +198,10 @@ class Door(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._deaf or self._fault is not None:
             return
+        if self.parser.should_upgrade():
+            if not offers_http2(self.headers):
+                self._fault = MalformedRequest("Protocol upgrades are not supported.")
+            return  # the parser stops here: see `_parser_stopped`
         version = self.parser.get_http_version()
         self.fields = dict(self.headers)
         self._fault = self._check_head(version)
@@ -243,8 +270,6 @@ class Door(HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _wrong_target(self) -> str | None:
-        if self.parser.should_upgrade():
-            return "Protocol upgrades are not supported."
         target = self.url, self.fields.get(b"host", b"")
         if target == self._target:  # as before on this connection
             return None

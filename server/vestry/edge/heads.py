@@ -14,6 +14,7 @@ HOST = re.compile(rb"^(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}|\[[0-9A-Fa-f:.]{2,45}
 TARGET = re.compile(rb"^/[!\"$-~]*$")
 METHOD = re.compile(rb"^[\r\n]*[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(?: |$)")
 METHODS = "GET, POST"
+OFFER = {b"upgrade", b"http2-settings"}
 FRAMING = {b"host", b"content-length", b"transfer-encoding"}
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -45,6 +46,25 @@ def wrong_length(version: str, fields: Mapping[bytes, bytes]) -> str | None:
     if encoding is not None and (b"content-length" in fields or encoding.lower() != b"chunked"):
         return "The length of the body is stated in more than one way."
     return None
+
+
+def offers_http2(headers: Headers) -> bool:
+    """Whether an upgrade is HTTP/2 in clear text (RFC 7540, section 3.2), and that alone: Java's client offers it with
+    each call. A server may pass an offer over (RFC 9110, section 7.8).
+    """
+    return [value.lower() for name, value in headers if name == b"upgrade"] == [b"h2c"]
+
+
+def without_offer(method: bytes, target: bytes, version: str, headers: Headers) -> bytes:
+    """The head of a request as if no upgrade had been offered."""
+    lines = [b"%b %b HTTP/%b\r\n" % (method, target, version.encode())]
+    for name, value in headers:
+        if name == b"connection":
+            options = [option.strip() for option in value.split(b",")]
+            value = b", ".join(option for option in options if option.lower() not in OFFER)  # noqa: PLW2901
+        if name not in OFFER:
+            lines.append(b"%b: %b\r\n" % (name, value))
+    return b"".join([*lines, b"\r\n"])
 
 
 def fault_of(fault: Exception, data: bytes) -> Refusal:
