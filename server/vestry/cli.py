@@ -9,10 +9,32 @@ from pathlib import Path
 import click
 
 from vestry import __version__
-from vestry.commands import audit, check, completion, directory, doctor, engine, policy, serve, store, up
+from vestry.commands.groups import GROUPS
+from vestry.commands.late import LateGroup
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LateGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    late={
+        "up": ("vestry.commands.up:command", "Set everything up on this machine, and serve."),
+        "serve": ("vestry.commands.serve:command", "Serve the API in front of engines that run already."),
+        "engine": ("vestry.commands.engine:command", "Run one model's engine, and keep it running."),
+        "check": ("vestry.commands.check:command", "Name every fault of the settings, with its place and the mend."),
+        "doctor": (
+            "vestry.commands.doctor:command",
+            "Look at the machine, the settings and what runs, and say what to mend.",
+        ),
+        "completion": (
+            "vestry.commands.completion:command",
+            "Print a script with which the shell completes `vestry`.",
+        ),
+        "apply": (
+            "vestry.commands.directory.apply:command",
+            "Make tenants, projects, users and policy as files declare them.",
+        ),
+    },
+)
 @click.version_option(__version__, prog_name="vestry")
 @click.option(
     "--config",
@@ -37,7 +59,5 @@ def _asked(*_: object) -> None:
     """
 
 
-for module in (up, serve, engine, check, policy, store, audit, doctor, completion):
-    main.add_command(module.command)
-for group in directory.COMMANDS:
+for group in GROUPS:
     main.add_command(group)

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
-from vestry.cli import main
+from support.cli import every_command
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def every_command(command: click.Command, path: str = "vestry") -> Iterator[tuple[str, click.Command]]:
-    """Each command with the words that call it."""
-    yield path, command
-    if isinstance(command, click.Group):
-        for name, inner in command.commands.items():
-            yield from every_command(inner, f"{path} {name}")
-
-
-COMMANDS = dict(every_command(main))
+COMMANDS = dict(every_command())
 
 
 def test_the_pages_do_not_lag() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import click
 from click.testing import CliRunner, Result
 
 from vestry.cli import main
@@ -16,6 +17,17 @@ from vestry.cli import main
 def clean(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment without settings of ours."""
     return {name: value for name, value in environ.items() if not name.startswith("VESTRY_")}
+
+
+def every_command(command: click.Command = main, path: str = "vestry") -> Iterator[tuple[str, click.Command]]:
+    """Each command with the words that call it, imported; groups among them."""
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None, f"{path} {name}"
+            yield from every_command(inner, f"{path} {name}")
 
 
 class Cli:

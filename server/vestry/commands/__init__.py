@@ -1,1 +1,1 @@
-"""The commands of `vestry`, one file each; `cli.py` assembles them."""
+"""The commands of `vestry`, one file each; `groups.py` says which there are, `cli.py` assembles them."""

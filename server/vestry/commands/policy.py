@@ -27,17 +27,7 @@ from vestry.store import opened
 from vestry.types import Call, Document, Head, Key, Operation, Principal, Via
 
 
-@click.group("policy", short_help="The rules in force, what they say of a call, and those of the directory.")
-def command() -> None:
-    """Look at the policy: the rules of the settings and of the directory, in the order in which they are tried; and
-    write those of the directory.
-
-    \b
-    Exit status: 0 allowed, or done; 1 denied; 2 a wrong option or faulty settings.
-    """
-
-
-@command.command("rules", short_help="List the rules in force, in their order.")
+@click.command("rules", short_help="List the rules in force, in their order.")
 @click.option("--tenant", help="Only those that can be for this tenant.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 @click.pass_obj
@@ -60,7 +50,7 @@ def rules(config: Path | None, *, tenant: str | None, as_json: bool) -> None:
         click.echo("There are no rules: tenants and keys decide.", err=True)
 
 
-@command.command("explain", short_help="Say what would become of a call, and why.")
+@click.command("explain", short_help="Say what would become of a call, and why.")
 @click.option("--tenant", help="Tenant of the caller. May be left out with --key.")
 @click.option("--key", "key_id", help="Public id of a key (key_...): its owner, roles and bounds are taken.")
 @click.option("--subject", default="somebody", show_default=True, help="Who calls, as records name them.")

@@ -24,19 +24,7 @@ from vestry.store import directory_of
 T = TypeVar("T")
 
 
-@click.group("store", short_help="Prepare and look at the database of keys and tenants.")
-def command() -> None:
-    """Prepare and look at the database that holds tenants, users and keys.
-
-    In SQLite, `vestry serve` and `vestry up` bring it up to date by themselves. In PostgreSQL only `migrate` does: run
-    it before a new version serves. A server that finds tables of another version refuses to start.
-
-    \b
-    Exit status: 0 done, 1 failed, 2 a wrong option or faulty settings.
-    """
-
-
-@command.command("migrate", short_help="Bring the tables to this version's schema.")
+@click.command("migrate", short_help="Bring the tables to this version's schema.")
 @click.pass_obj
 def migrate(config: Path | None) -> None:
     """Make the tables, or bring them to this version's schema. Where they have it already, nothing is done.
@@ -55,7 +43,7 @@ def migrate(config: Path | None) -> None:
         click.echo(f"The schema is {after} now; before it was {before or 'none'}.")
 
 
-@command.command("status", short_help="Say which schema there is, and which one is needed.")
+@click.command("status", short_help="Say which schema there is, and which one is needed.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def status(config: Path | None, as_json: bool) -> None:
@@ -76,7 +64,7 @@ def status(config: Path | None, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-@command.command("downgrade", short_help="Bring the tables back to an older version's schema.")
+@click.command("downgrade", short_help="Bring the tables back to an older version's schema.")
 @click.argument("revision")
 @click.pass_obj
 def downgrade(config: Path | None, revision: str) -> None:

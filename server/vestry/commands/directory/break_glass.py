@@ -29,18 +29,7 @@ COLUMNS = {
 }
 
 
-@click.group("break-glass", short_help="Look at roles that are lent, and end them.")
-def command() -> None:
-    """Look at the roles that people have asked for and been lent, and end them.
-
-    Asking and approving take two people, and go through the administration (`/admin/v1/break-glass`).
-
-    \b
-    Exit status: 0 done, 1 refused or failed, 2 a wrong option or faulty settings.
-    """
-
-
-@command.command("list", short_help="List asks and grants.")
+@click.command("list", short_help="List asks and grants.")
 @as_json
 @click.pass_obj
 def listed(config: Path | None, as_json: bool) -> None:
@@ -65,7 +54,7 @@ def listed(config: Path | None, as_json: bool) -> None:
         look(settings_of(config), go)
 
 
-@command.command("end", short_help="End a grant, or an ask.")
+@click.command("end", short_help="End a grant, or an ask.")
 @click.argument("grant_id", metavar="ID")
 @click.option("--reason", default="", help="Why. It stands in the record.")
 @as_json

@@ -34,20 +34,7 @@ def _expiry(context: click.Context, option: click.Parameter, value: str | None) 
     return expiry(context, option, value)
 
 
-@click.group("keys", short_help="Make, list, change and revoke API keys.")
-def command() -> None:
-    """Make, list, change and revoke API keys.
-
-    A key belongs to a person or program (its owner) in a tenant. Only a keyed hash of it is stored, so it is shown
-    once, when it is made. Every change is written to the audit log before it takes effect; a running server acts on it
-    with its next call.
-
-    \b
-    Exit status: 0 done, 1 refused or failed, 2 a wrong option or faulty settings.
-    """
-
-
-@command.command("create", short_help="Make a key, and show it once.")
+@click.command("create", short_help="Make a key, and show it once.")
 @click.option("--owner", required=True, help="Who holds the key: a person or a program.")
 @click.option(
     "--tenant",
@@ -151,7 +138,7 @@ def create(
     )
 
 
-@command.command("list", short_help="List keys, without their secrets.")
+@click.command("list", short_help="List keys, without their secrets.")
 @click.option("--all", "everything", is_flag=True, help="Revoked and expired keys as well.")
 @click.option("--tenant", shell_complete=a_tenant, help="Only those of this tenant.")
 @click.option("--owner", help="Only those of this owner.")
@@ -219,7 +206,7 @@ async def _is_key_tenant(office: Office, tenant: str) -> bool:
     return bool(await office.keys.page(office.actor, tenant, "", 1))
 
 
-@command.command("show", short_help="Show a key, without its secret.")
+@click.command("show", short_help="Show a key, without its secret.")
 @click.argument("key_id", shell_complete=a_key)
 @as_json
 @click.pass_obj
@@ -234,7 +221,7 @@ def show(config: Path | None, key_id: str, as_json: bool) -> None:
     _shown(config, key_id, as_json=as_json)
 
 
-@command.command("identify", short_help="Say whose a key is.")
+@click.command("identify", short_help="Say whose a key is.")
 @click.argument("key", required=False)
 @as_json
 @click.pass_obj

@@ -285,6 +285,3 @@ def _known(settings: Settings, do: Callable[[Office], Awaitable[T]]) -> T:
     if not exists(settings):
         raise ChangeRefused("No key has this id.")
     return change(settings, do)
-
-
-COMMANDS: tuple[click.Command, ...] = (update, freeze, thaw, rotate, revoke)

@@ -62,6 +62,3 @@ def remove(config: Path | None, if_version: int | None, as_json: bool) -> None:
       vestry policy remove
     """
     documents.remove(config, POLICY, if_version=if_version, as_json=as_json)
-
-
-COMMANDS: tuple[click.Command, ...] = (show, put, remove)

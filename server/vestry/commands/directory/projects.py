@@ -30,19 +30,7 @@ of_tenant = click.option(
 )
 
 
-@click.group("projects", short_help="List, show, make, change and remove projects.")
-def command() -> None:
-    """List, show, make, change and remove the projects of a tenant.
-
-    Keys and users may belong to a project, and have its bounds at most. Every change is written to the audit log
-    before it takes effect; a running server acts on it within two seconds.
-
-    \b
-    Exit status: 0 done, 1 refused or failed, 2 a wrong option, a faulty body or faulty settings.
-    """
-
-
-@command.command("list", short_help="List projects.")
+@click.command("list", short_help="List projects.")
 @click.option("--tenant", shell_complete=a_tenant, help="Only those of this tenant.")
 @as_json
 @click.pass_obj
@@ -58,7 +46,7 @@ def listed(config: Path | None, tenant: str | None, as_json: bool) -> None:
     documents.listing(config, Kind.PROJECT, tenant, COLUMNS, otherwise=otherwise, as_json=as_json)
 
 
-@command.command("show", short_help="Show a project.")
+@click.command("show", short_help="Show a project.")
 @click.argument("name", shell_complete=a_project)
 @of_tenant
 @as_json
@@ -73,7 +61,7 @@ def show(config: Path | None, name: str, tenant: str | None, as_json: bool) -> N
     documents.show(config, Place(Kind.PROJECT, name, tenant), as_json=as_json)
 
 
-@command.command("set", short_help="Make or change a project.")
+@click.command("set", short_help="Make or change a project.")
 @click.argument("name", shell_complete=a_project)
 @of_tenant
 @options_of(Project)
@@ -104,7 +92,7 @@ def put(
     documents.put(config, place, options, unset=unset, file=file, if_version=if_version, as_json=as_json)
 
 
-@command.command("remove", short_help="Remove a project that no key belongs to.")
+@click.command("remove", short_help="Remove a project that no key belongs to.")
 @click.argument("name", shell_complete=a_project)
 @of_tenant
 @if_version

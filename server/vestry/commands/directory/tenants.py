@@ -12,7 +12,6 @@ from vestry.commands.directory.bodies import from_file, options_of
 from vestry.commands.directory.common import as_json, if_version
 from vestry.commands.directory.completing import a_tenant
 from vestry.commands.directory.documents import Place, body_cell, field_cell, from_cell
-from vestry.commands.directory.export import command as export
 from vestry.settings import Tenant
 from vestry.types import Kind
 
@@ -26,23 +25,7 @@ COLUMNS = {
 }
 
 
-@click.group("tenants", short_help="List, show, make, change and remove tenants.")
-def command() -> None:
-    """List, show, make, change and remove tenants.
-
-    A tenant has projects, users and keys, and its calls are its own: nobody of another tenant learns of them. Those
-    that the settings declare are shown here, and changed only there. Every change is written to the audit log before
-    it takes effect; a running server acts on it within two seconds.
-
-    \b
-    Exit status: 0 done, 1 refused or failed, 2 a wrong option, a faulty body or faulty settings.
-    """
-
-
-command.add_command(export)
-
-
-@command.command("list", short_help="List tenants.")
+@click.command("list", short_help="List tenants.")
 @as_json
 @click.pass_obj
 def listed(config: Path | None, as_json: bool) -> None:
@@ -56,7 +39,7 @@ def listed(config: Path | None, as_json: bool) -> None:
     documents.listing(config, Kind.TENANT, None, COLUMNS, otherwise="There are no tenants.", as_json=as_json)
 
 
-@command.command("show", short_help="Show a tenant.")
+@click.command("show", short_help="Show a tenant.")
 @click.argument("name", shell_complete=a_tenant)
 @as_json
 @click.pass_obj
@@ -71,7 +54,7 @@ def show(config: Path | None, name: str, as_json: bool) -> None:
     documents.show(config, Place(Kind.TENANT, name), as_json=as_json)
 
 
-@command.command("set", short_help="Make or change a tenant.")
+@click.command("set", short_help="Make or change a tenant.")
 @click.argument("name", shell_complete=a_tenant)
 @options_of(Tenant)
 @from_file
@@ -101,7 +84,7 @@ def put(
     documents.put(config, place, options, unset=unset, file=file, if_version=if_version, as_json=as_json)
 
 
-@command.command("remove", short_help="Remove a tenant that nobody belongs to.")
+@click.command("remove", short_help="Remove a tenant that nobody belongs to.")
 @click.argument("name", shell_complete=a_tenant)
 @if_version
 @as_json

@@ -27,20 +27,7 @@ COLUMNS = {
 }
 
 
-@click.group("users", short_help="List, show, make, change and remove users.")
-def command() -> None:
-    """List, show, make, change and remove the users of a tenant.
-
-    A user's name is the subject that their tokens or certificates have. Somebody need not be a user here to call: what
-    is kept here adds roles to those that the identity provider gives, or bounds them. Every change is written to the
-    audit log before it takes effect; a running server acts on it with the next call.
-
-    \b
-    Exit status: 0 done, 1 refused or failed, 2 a wrong option, a faulty body or faulty settings.
-    """
-
-
-@command.command("list", short_help="List users.")
+@click.command("list", short_help="List users.")
 @click.option("--tenant", shell_complete=a_tenant, help="Only those of this tenant.")
 @as_json
 @click.pass_obj
@@ -56,7 +43,7 @@ def listed(config: Path | None, tenant: str | None, as_json: bool) -> None:
     documents.listing(config, Kind.USER, tenant, COLUMNS, otherwise=otherwise, as_json=as_json)
 
 
-@command.command("show", short_help="Show a user.")
+@click.command("show", short_help="Show a user.")
 @click.argument("name", shell_complete=a_user)
 @of_tenant
 @as_json
@@ -71,7 +58,7 @@ def show(config: Path | None, name: str, tenant: str | None, as_json: bool) -> N
     documents.show(config, Place(Kind.USER, name, tenant), as_json=as_json)
 
 
-@command.command("set", short_help="Make or change a user.")
+@click.command("set", short_help="Make or change a user.")
 @click.argument("name", shell_complete=a_user)
 @of_tenant
 @options_of(User)
@@ -102,7 +89,7 @@ def put(
     documents.put(config, place, options, unset=unset, file=file, if_version=if_version, as_json=as_json)
 
 
-@command.command("remove", short_help="Remove a user.")
+@click.command("remove", short_help="Remove a user.")
 @click.argument("name", shell_complete=a_user)
 @of_tenant
 @if_version
