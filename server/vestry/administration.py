@@ -31,6 +31,7 @@ from vestry.errors import NotFound, Refusal
 from vestry.faults import ConfigurationError
 from vestry.outside import record_all, record_once
 from vestry.seams import Directory, Record
+from vestry.secret_files import state_directory
 from vestry.settings import Settings
 from vestry.store import PAGE, every_key, opened
 from vestry.types import Key, Kind, Limits
@@ -99,7 +100,7 @@ def change(settings: Settings, work: Callable[[Office], Awaitable[T]], *, actor:
             return await work(_office(settings, directory, actor))
 
     try:
-        settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state_directory(settings.state)
     except OSError as fault:
         raise ChangeRefused(f"Nothing was changed: {settings.state} cannot be made ({fault.strerror}).") from fault
     return asyncio.run(do())

@@ -15,7 +15,6 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -359,8 +358,3 @@ async def _uses_noted(keys: KeyCredentials) -> AsyncIterator[None]:
     finally:
         with contextlib.suppress(KeysUnavailable):
             await keys.note_use()
-
-
-def state_directory(path: Path) -> None:
-    """Make the state directory, for this user alone."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -6,37 +6,46 @@ import contextlib
 import ipaddress
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vestry.adapters.certificates import CertificateCredentials, Grant
-from vestry.adapters.tokens.credentials import Observe, TokenCredentials
-from vestry.adapters.tokens.fetching import Asking, Fetch, from_file
-from vestry.adapters.tokens.keysets import BadKeys
-from vestry.adapters.tokens.provider import Provider
 from vestry.adapters.tokens.rules import ClaimRule, GrantRule, IssuerRules
 from vestry.alongside import running
 from vestry.export_files import token_of
+from vestry.late import Late
 from vestry.san import pattern
 from vestry.seams import Directory, Freshness
 from vestry.settings_identity import CertificateGrant, Claim, Identity, Issuer, TokenGrant, pattern_of, steps_of
 
+if TYPE_CHECKING:
+    from vestry.adapters.tokens import credentials, fetching, keysets, provider
+else:  # Authlib and joserfc: where an issuer is set
+    credentials = Late("vestry.adapters.tokens.credentials")
+    fetching = Late("vestry.adapters.tokens.fetching")
+    keysets = Late("vestry.adapters.tokens.keysets")
+    provider = Late("vestry.adapters.tokens.provider")
 
-def providers_of(issuers: tuple[Issuer, ...]) -> dict[str, tuple[IssuerRules, Provider]]:
+
+def providers_of(issuers: tuple[Issuer, ...]) -> dict[str, tuple[IssuerRules, provider.Provider]]:
     """Rules and keys of every issuer, by its `iss`. Nothing is fetched yet."""
     return {each.issuer: (rules_of(each), _provider(each)) for each in issuers}
 
 
 @contextlib.asynccontextmanager
 async def tokens(
-    providers: dict[str, tuple[IssuerRules, Provider]], directory: Directory, freshness: Freshness, observe: Observe
-) -> AsyncIterator[TokenCredentials | None]:
+    providers: dict[str, tuple[IssuerRules, provider.Provider]],
+    directory: Directory,
+    freshness: Freshness,
+    observe: credentials.Observe,
+) -> AsyncIterator[credentials.TokenCredentials | None]:
     """The credentials that tokens are, with their issuers' keys kept current meanwhile. None where no issuer is set."""
     if not providers:
         yield None
         return
     async with contextlib.AsyncExitStack() as stack:
-        for _, provider in providers.values():
-            await stack.enter_async_context(running(provider.run()))
-        yield TokenCredentials(providers, directory, freshness, observe=observe)
+        for _, each in providers.values():
+            await stack.enter_async_context(running(each.run()))
+        yield credentials.TokenCredentials(providers, directory, freshness, observe=observe)
 
 
 def rules_of(issuer: Issuer) -> IssuerRules:
@@ -73,16 +82,16 @@ def _grant(grant: TokenGrant) -> GrantRule:
     )
 
 
-def _provider(issuer: Issuer) -> Provider:
-    return Provider(
+def _provider(issuer: Issuer) -> provider.Provider:
+    return provider.Provider(
         issuer.name, _fetch(issuer), refresh_seconds=issuer.refresh_seconds, stale_seconds=issuer.stale_seconds
     )
 
 
-def _fetch(issuer: Issuer) -> Fetch:
+def _fetch(issuer: Issuer) -> fetching.Fetch:
     if issuer.jwks_file is not None:
-        return from_file(issuer.jwks_file)
-    return Asking(
+        return fetching.from_file(issuer.jwks_file)
+    return fetching.Asking(
         issuer.issuer, issuer.jwks_uri, ca=issuer.ca, seconds=issuer.fetch_seconds, token=_token(issuer.token)
     )
 
@@ -94,7 +103,7 @@ def _token(path: Path | None) -> Callable[[], str]:
         try:
             return "" if path is None else token_of(path)
         except OSError as fault:
-            raise BadKeys(str(fault)) from fault
+            raise keysets.BadKeys(str(fault)) from fault
 
     return read
 

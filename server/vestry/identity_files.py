@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from vestry.adapters.tokens.fetching import from_file
-from vestry.adapters.tokens.keysets import BadKeys
 from vestry.faults import Fault
+from vestry.late import Late
 from vestry.secret_files import SecretFault, read
 from vestry.settings import Settings
 from vestry.settings_identity import Issuer
 from vestry.strict_yaml import Trail
+
+if TYPE_CHECKING:
+    from vestry.adapters.tokens import fetching, keysets
+else:  # Authlib and joserfc: where an issuer's keys stand in a file
+    fetching = Late("vestry.adapters.tokens.fetching")
+    keysets = Late("vestry.adapters.tokens.keysets")
 
 
 def faults_of_identity(settings: Settings, place: Callable[[Trail], str]) -> Iterator[Fault]:
@@ -29,8 +35,8 @@ def faults_of_identity(settings: Settings, place: Callable[[Trail], str]) -> Ite
 def _files(issuer: Issuer, trail: Trail, place: Callable[[Trail], str]) -> Iterator[Fault]:
     if issuer.jwks_file is not None:
         try:
-            from_file(issuer.jwks_file)()
-        except BadKeys as fault:
+            fetching.from_file(issuer.jwks_file)()
+        except keysets.BadKeys as fault:
             yield Fault(
                 place((*trail, "jwks_file")), f"no keys can be had from it: {fault}", "Write the issuer's JWKS there"
             )

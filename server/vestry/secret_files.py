@@ -36,6 +36,11 @@ class SecretFault(ConfigurationError):  # noqa: N818 - one fault of a configurat
         super().__init__([self.fault])
 
 
+def state_directory(path: Path) -> None:
+    """Make the state directory, for this user alone."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
 def key_hash(settings: Settings) -> bytes:
     """The pepper of the key store, made if there is none yet. Raises SecretFault."""
     path = settings.secrets_directory / KEY_HASH

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from vestry.adapters.directory.faults import Unfit
 from vestry.adapters.directory.pepper import Pepper
-from vestry.adapters.directory.postgres import Postgres, Where
-from vestry.adapters.directory.sqlite import Sqlite
-from vestry.adapters.directory.store import SqlDirectory
+from vestry.late import Late
 from vestry.seams import Directory
 from vestry.secret_files import key_hash
 from vestry.settings import Settings
@@ -17,45 +16,52 @@ from vestry.settings_store import Address, Store
 from vestry.store_files import context_of, password_of
 from vestry.types import Key
 
+if TYPE_CHECKING:
+    from vestry.adapters.directory import postgres, sqlite, store
+else:  # SQLAlchemy, and of the databases' drivers the one that is needed
+    store = Late("vestry.adapters.directory.store")
+    sqlite = Late("vestry.adapters.directory.sqlite")
+    postgres = Late("vestry.adapters.directory.postgres")
+
 PAGE = 500
 
 
-def directory_of(settings: Settings, secret: bytes) -> SqlDirectory:
+def directory_of(settings: Settings, secret: bytes) -> store.SqlDirectory:
     """The directory; nothing is opened yet, but the files of certificates are read. `secret` is what keys are hashed
     with. Raises OSError, or ValueError for what is no path.
     """
     pepper = Pepper(secret)
     address = settings.store.address
     if address is None:
-        return SqlDirectory(Sqlite(settings.keys_database, pepper), pepper)
-    return SqlDirectory(Postgres(_where(settings.store, address), pepper), pepper)
+        return store.SqlDirectory(sqlite.Sqlite(settings.keys_database, pepper), pepper)
+    return store.SqlDirectory(postgres.Postgres(_where(settings.store, address), pepper), pepper)
 
 
-def _where(store: Store, address: Address) -> Where:
+def _where(settings: Store, address: Address) -> postgres.Where:
     def password() -> str:
-        if store.password is None:
+        if settings.password is None:
             return ""
         try:
-            return password_of(store.password)
+            return password_of(settings.password)
         except OSError as error:
             raise Unfit(f"cannot be asked: {error}") from None
 
-    return Where(
+    return postgres.Where(
         address.host,
         address.port,
         address.database,
-        store.user,
+        settings.user,
         password,
-        context_of(store),
-        store.connections,
-        store.connect_seconds,
-        store.statement_seconds,
-        stale_seconds=store.stale_seconds,
+        context_of(settings),
+        settings.connections,
+        settings.connect_seconds,
+        settings.statement_seconds,
+        stale_seconds=settings.stale_seconds,
     )
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, *, upgrade: bool = False) -> AsyncIterator[SqlDirectory]:
+async def opened(settings: Settings, *, upgrade: bool = False) -> AsyncIterator[store.SqlDirectory]:
     """The directory while it is needed. In SQLite it is made where there is none; one that an older version made is
     brought up to date if `upgrade` says so, and else refused: the server that uses it may be of that version still.
 

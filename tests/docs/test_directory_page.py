@@ -13,7 +13,7 @@ from support.keys import ran
 from support.postgres import Postgres, postgres
 from vestry.adapters.directory.faults import DirectoryFault
 from vestry.adapters.directory.mark import LOOK_SECONDS
-from vestry.adapters.directory.migrate import REVISIONS
+from vestry.adapters.directory.schemas import REVISIONS
 from vestry.adapters.key_format import mint, mint_id
 from vestry.adapters.memory import wall
 from vestry.errors import KeysUnavailable

@@ -18,7 +18,7 @@ import yaml
 from support.cli import Cli
 from support.front import Front
 from support.postgres import USER, Postgres, postgres
-from vestry.adapters.directory.migrate import HEAD
+from vestry.adapters.directory.schemas import HEAD
 
 
 @pytest.fixture

@@ -20,9 +20,11 @@ from fakes.engine import FakeEngine
 from support.house import PLAIN, House, chat, until
 from support.outcomes import events, said
 from support.server import ServerProcess
+from support.tokens import issuer, rsa, signed
 from support.wire import Wire
 
 CONTENT = "The capital of France is Paris."
+BODIES = (chat(), chat(stream=True), {"model": "small"})
 
 
 @pytest.fixture
@@ -288,3 +290,23 @@ def test_a_rolling_restart_fails_no_call(tmp_path: Path, engine: FakeEngine) -> 
                 each.result(20)
         assert failed == []
         assert {status for seen in statuses.values() for status in seen} == {200}
+
+
+def test_nothing_is_imported_once_it_is_ready(
+    tmp_path: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a call needs has been imported before the first one, of keys, tokens and errors as well."""
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    pair = rsa("one")
+    with ServerProcess(tmp_path, [engine], identity={"issuers": [issuer(tmp_path, pair)]}) as server:
+        server.start()
+        begun = server.errors.stat().st_size
+        assert b"import time:" in server.errors.read_bytes()
+        found = []
+        for bearer in (server.key, signed(pair), "vst_wrong", "a.b.c"):
+            with httpx.Client(headers={"authorization": f"Bearer {bearer}"}, verify=PLAIN) as client:
+                asked = [client.post(f"{server.url}/v1/chat/completions", json=body) for body in BODIES]
+                found += [each.status_code for each in (*asked, client.get(f"{server.admin}/admin/v1/whoami"))]
+        assert found == [*(200, 200, 400, 200) * 2, *(401,) * 8]
+        assert httpx.get(f"{server.ops}/metrics", verify=PLAIN).status_code == 200
+        assert server.errors.read_bytes()[begun:] == b""

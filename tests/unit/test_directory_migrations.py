@@ -21,7 +21,7 @@ from support.directories import PEPPER, postgres_directory
 from support.keys import ran, sqlite_directory
 from support.postgres import postgres
 from vestry.adapters.directory.faults import DirectoryFault, SchemaFault
-from vestry.adapters.directory.migrate import HEAD, REVISIONS
+from vestry.adapters.directory.schemas import HEAD, REVISIONS
 from vestry.adapters.directory.store import SqlDirectory
 from vestry.adapters.directory.tables import METADATA
 from vestry.adapters.key_format import mint, mint_id

@@ -1,29 +1,42 @@
-"""Commands are imported when they are called: what the program says of itself needs none of them."""
+"""Commands are imported when they are called, and libraries where something needs them."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
+from alembic.script import ScriptDirectory
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
-from support.cli import clean, every_command
+from support.cli import Cli, clean, every_command
+from vestry.adapters.directory.migrate import FOLDER
+from vestry.adapters.directory.schemas import REVISIONS
 from vestry.cli import main
 from vestry.commands.late import LateGroup
 
 GROUPS = {path: command for path, command in every_command() if isinstance(command, click.Group)}
 LIBRARIES = ("pydantic", "msgspec", "sqlalchemy", "cryptography", "yaml", "fastapi", "asyncio")
+OF_SERVERS = {"fastapi", "starlette", "uvicorn", "httptools", "prometheus_client", "uvloop"}
+OF_DIRECTORIES = {"sqlalchemy", "aiosqlite", "asyncpg", "alembic"}
+OF_TOKENS = {"authlib", "joserfc"}
+WATCHED = {*LIBRARIES, *OF_SERVERS, *OF_DIRECTORIES, *OF_TOKENS}
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    return Cli(tmp_path / "state")
 
 
 def ask(*words: str, **variables: str) -> list[str]:
     """Which modules of ours, and which libraries, a run of `vestry` has imported."""
     program = (
         "import sys\nfrom vestry.cli import main\nsys.argv[0] = 'vestry'\ntry:\n    main()\nfinally:\n"
-        f"    print('>>', *(name for name in sys.modules if name.startswith('vestry') or name in {LIBRARIES}))\n"
+        f"    print('>>', *(name for name in sys.modules if name.startswith('vestry') or name in {WATCHED}))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, *words],
@@ -57,6 +70,30 @@ def test_a_command_imports_no_other() -> None:
     found = ask("audit", "verify", "--help")
     assert "vestry.commands.audit.verify" in found
     assert set(found) & {"vestry.commands.audit.show", "vestry.commands.check", "vestry.settings", "pydantic"} == set()
+
+
+@pytest.mark.parametrize(
+    "words", ["check", "check --schema", "audit init", "audit public-key", "engine --list", "keys list", "tenants list"]
+)
+def test_what_opens_no_directory_imports_no_database(words: str, cli: Cli) -> None:
+    """Without a directory to open nothing of it is imported; nor, ever, what only a server or an issuer needs."""
+    cli.ok("audit", "init")
+    assert set(ask(*words.split(), **cli.variables)) & (OF_SERVERS | OF_DIRECTORIES | OF_TOKENS) == set()
+
+
+def test_a_directory_that_is_there_needs_no_migration(cli: Cli) -> None:
+    """A command on SQLite imports SQLAlchemy and its own driver: not Alembic, not the driver of PostgreSQL."""
+    cli.ok("audit", "init")
+    cli.ok("keys", "create", "--owner", "a")
+    for words in ("keys list", "keys create --owner b"):
+        found = set(ask(*words.split(), **cli.variables))
+        assert found & (OF_SERVERS | OF_DIRECTORIES | OF_TOKENS) == {"sqlalchemy", "aiosqlite"}
+
+
+def test_the_schemas_are_those_of_the_migrations() -> None:
+    """What is known without Alembic of the schemas is what Alembic finds among the migrations."""
+    found = ScriptDirectory(str(FOLDER), version_locations=[str(FOLDER / "versions")]).walk_revisions()
+    assert [each.revision for each in found] == [*reversed(REVISIONS)]
 
 
 @pytest.mark.parametrize("path", GROUPS)

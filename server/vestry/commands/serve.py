@@ -11,13 +11,13 @@ import click
 import uvloop
 
 from vestry.adapters.directory.faults import DirectoryFault
-from vestry.app import Secrets, Server, state_directory
+from vestry.app import Secrets, Server
 from vestry.audit.scan import LogUnusable
 from vestry.commands.common import BadSettings, reading_of
 from vestry.configuration import inspect
 from vestry.models.catalog import ModelError
 from vestry.models.chosen import served
-from vestry.secret_files import SecretFault, engine_key, key_hash
+from vestry.secret_files import SecretFault, engine_key, key_hash, state_directory
 from vestry.signing import signing
 
 

@@ -7,19 +7,20 @@ import contextlib
 import json
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from vestry.adapters.directory.backend import Backend
 from vestry.adapters.directory.faults import DirectoryFault
-from vestry.adapters.directory.migrate import HEAD, REVISIONS
-from vestry.app import state_directory
+from vestry.adapters.directory.schemas import HEAD, REVISIONS
 from vestry.commands.common import BadSettings, settings_of
 from vestry.faults import ConfigurationError
-from vestry.secret_files import key_hash
+from vestry.secret_files import key_hash, state_directory
 from vestry.settings import Settings
 from vestry.store import directory_of
+
+if TYPE_CHECKING:
+    from vestry.adapters.directory.backend import Backend
 
 T = TypeVar("T")
 

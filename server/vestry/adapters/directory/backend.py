@@ -14,9 +14,10 @@ from vestry.seams import Freshness
 class Backend(Protocol):
     """One database. `read_seconds` bounds a look-up, `write_seconds` a step of a transaction.
 
-    What its methods raise, `fault` explains.
+    `faults` are what its driver raises. What its methods raise, `fault` explains.
     """
 
+    faults: tuple[type[Exception], ...]
     read_seconds: float
     write_seconds: float
 

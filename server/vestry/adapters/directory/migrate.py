@@ -1,6 +1,7 @@
 """The schema of the directory's tables: which one there is, and how it becomes another one.
 
-The steps are in `migrations/versions`. A change of schema is one transaction, on SQLite as well.
+The steps are in `migrations/versions`, their names in `schemas.py`. A change of schema is one transaction, on SQLite as
+well. Alembic is here alone: this is imported when tables are made or changed.
 """
 
 from __future__ import annotations
@@ -11,21 +12,12 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
 from vestry.adapters.directory.faults import WrongSchema
+from vestry.adapters.directory.schemas import FIRST, HEAD, REVISIONS, require_head
 
 FOLDER = Path(__file__).parent / "migrations"
-FIRST = "v1"
-REVISIONS = tuple(
-    each.revision
-    for each in reversed(
-        list(ScriptDirectory(str(FOLDER), version_locations=[str(FOLDER / "versions")]).walk_revisions())
-    )
-)
-"""Every schema that this program knows, oldest first."""
-HEAD = REVISIONS[-1]
 _ONE = threading.Lock()
 """Alembic keeps the migration in progress in a global of its own: of several threads one runs at a time."""
 
@@ -36,22 +28,6 @@ def schema(connection: Connection) -> str | None:
     if noted is None and inspect(connection).has_table("keys") and inspect(connection).has_table("store"):
         return FIRST  # which noted nothing
     return noted
-
-
-def require_head(found: str | None) -> None:
-    """Raises WrongSchema unless this is the schema that this program works with."""
-    if found is None:
-        raise WrongSchema("has no tables yet: make them with `vestry store migrate`")
-    if found not in REVISIONS:
-        raise WrongSchema(
-            f"has the schema {found} of a newer version, and this one works with {HEAD}: use the newer version, or "
-            f"undo its change with its own `vestry store downgrade {HEAD}`"
-        )
-    if found != HEAD:
-        raise WrongSchema(
-            f"has the schema {found} of an older version, and this one works with {HEAD}: bring it up to date with "
-            "`vestry store migrate`"
-        )
 
 
 def upgrade(connection: Connection) -> tuple[str | None, str]:

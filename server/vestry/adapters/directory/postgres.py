@@ -11,7 +11,7 @@ import hmac
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 from msgspec import Struct
@@ -19,11 +19,17 @@ from sqlalchemy import AsyncAdaptedQueuePool, Connection, NullPool, insert, sele
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from vestry.adapters.directory import migrate
 from vestry.adapters.directory.faults import DirectoryFault, SchemaFault, Unfit, WrongSchema
 from vestry.adapters.directory.listener import ListenerFreshness
 from vestry.adapters.directory.pepper import Pepper
+from vestry.adapters.directory.schemas import REVISIONS, require_head
 from vestry.adapters.directory.tables import STORE
+from vestry.late import Late
+
+if TYPE_CHECKING:
+    from vestry.adapters.directory import migrate
+else:
+    migrate = Late("vestry.adapters.directory.migrate")
 
 ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(6217983745330713)")
 STANDS = "SELECT (SELECT version_num FROM alembic_version), (SELECT pepper_check FROM store)"
@@ -72,6 +78,8 @@ class Where(Struct, frozen=True):
 
 class Postgres:
     """A Backend."""
+
+    faults: tuple[type[Exception], ...] = (asyncpg.PostgresError, asyncpg.InterfaceError)
 
     def __init__(self, where: Where, pepper: Pepper) -> None:
         self._where, self._check = where, pepper.check
@@ -132,8 +140,8 @@ class Postgres:
         """
         row = await connection.fetchrow(STANDS)
         found, check = (None, None) if row is None else (row[0], row[1])
-        if strict or found is None or found in migrate.REVISIONS:
-            migrate.require_head(found)
+        if strict or found is None or found in REVISIONS:
+            require_head(found)
         if check is None or not hmac.compare_digest(check, self._check):
             raise Unfit("was made with another `key-hash` secret: restore the secret that belongs to it")
 

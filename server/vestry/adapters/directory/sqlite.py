@@ -13,22 +13,32 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aiosqlite
 from sqlalchemy import AsyncAdaptedQueuePool
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from vestry.adapters.directory import migrate, sqlite_file
+from vestry.adapters.directory import sqlite_file
 from vestry.adapters.directory.faults import DirectoryFault, SchemaFault, Unfit, WrongSchema
 from vestry.adapters.directory.mark import FileFreshness
 from vestry.adapters.directory.pepper import Pepper
+from vestry.adapters.directory.schemas import HEAD
+from vestry.late import Late
+
+if TYPE_CHECKING:
+    from vestry.adapters.directory import migrate
+else:
+    migrate = Late("vestry.adapters.directory.migrate")
 
 CONNECTIONS = 4
 
 
 class Sqlite:
     """A Backend: the file at a path."""
+
+    faults: tuple[type[Exception], ...] = (sqlite3.Error,)
 
     def __init__(self, path: Path, pepper: Pepper, *, lock_seconds: float = sqlite_file.LOCK_SECONDS):
         self.path, self._check = path.absolute(), pepper.check
@@ -84,7 +94,7 @@ class Sqlite:
         """As Backend."""
         if not await asyncio.to_thread(os.path.lexists, self.path):
             await self.prepare(upgrade=True)
-            return None, migrate.HEAD
+            return None, HEAD
         return await asyncio.to_thread(sqlite_file.changed, self.path, self._check, migrate.upgrade)
 
     async def downgrade(self, revision: str) -> tuple[str | None, str]:

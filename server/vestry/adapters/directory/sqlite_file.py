@@ -15,12 +15,18 @@ import sqlite3
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Connection, NullPool, create_engine
 
-from vestry.adapters.directory import migrate
 from vestry.adapters.directory.faults import Unfit, WrongSchema
+from vestry.adapters.directory.schemas import HEAD, REVISIONS, require_head
+from vestry.late import Late
+
+if TYPE_CHECKING:
+    from vestry.adapters.directory import migrate
+else:
+    migrate = Late("vestry.adapters.directory.migrate")
 
 APPLICATION_ID = 0x56535459
 FORMAT = 2
@@ -70,16 +76,16 @@ def prepare(path: Path, pepper_check: bytes, *, upgrade: bool) -> None:
         _build(path, pepper_check)
 
     def bring(connection: Connection) -> None:
-        if migrate.schema(connection) != migrate.HEAD:  # nobody else was faster
+        if migrate.schema(connection) != HEAD:  # nobody else was faster
             migrate.upgrade(connection)
 
     with contextlib.closing(_opened(path)) as connection:
-        old = _ours(connection) < FORMAT or _noted(connection) in migrate.REVISIONS[:-1]
+        old = _ours(connection) < FORMAT or _noted(connection) in REVISIONS[:-1]
     if old and upgrade:
         changed(path, pepper_check, bring)
     with contextlib.closing(_opened(path)) as connection:
         verify(connection, pepper_check)
-        migrate.require_head(_noted(connection))
+        require_head(_noted(connection))
 
 
 def _noted(connection: sqlite3.Connection) -> str | None:

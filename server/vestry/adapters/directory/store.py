@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
-import asyncpg
 from sqlalchemy import Select, case, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -33,8 +31,8 @@ from vestry.types import Document, Key, Kind
 
 NOTED_AT_ONCE = 500
 LEAVE_SECONDS = 2.0
-FAULTS = (SQLAlchemyError, sqlite3.Error, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, Unfit)
-"""What a database's failure looks like. A TimeoutError is an OSError."""
+FAULTS = (SQLAlchemyError, OSError, Unfit)
+"""What a database's failure looks like, beside what its driver raises. A TimeoutError is an OSError."""
 T = TypeVar("T")
 
 _PATH = DOCUMENTS.c.tenant + "/" + DOCUMENTS.c.name
@@ -45,6 +43,7 @@ class SqlDirectory:
 
     def __init__(self, backend: Backend, pepper: Pepper) -> None:
         self.backend, self._pepper = backend, pepper
+        self._faults: tuple[type[Exception], ...] = (*FAULTS, *backend.faults)
         self._turn = asyncio.Lock()
         self._left: set[asyncio.Task[Any]] = set()
 
@@ -63,7 +62,7 @@ class SqlDirectory:
         """What something of the database itself comes to. Raises DirectoryFault."""
         try:
             return await work(self.backend)
-        except FAULTS as error:
+        except self._faults as error:
             raise self.backend.fault(error) from error
 
     async def close(self) -> None:
@@ -215,7 +214,7 @@ class SqlDirectory:
             raise self.backend.fault(TimeoutError())
         try:
             return task.result()
-        except FAULTS as error:
+        except self._faults as error:
             raise self.backend.fault(error) from error
 
     def _started(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
