@@ -6,8 +6,8 @@ Every failure is the same refusal: what was wrong with a credential is nobody's 
 from __future__ import annotations
 
 from collections.abc import Container
-from ipaddress import ip_address
 
+from vestry import addresses
 from vestry.errors import InvalidKey
 from vestry.seams import Credentials
 from vestry.types import Head, Principal
@@ -29,9 +29,5 @@ async def authenticate(head: Head, credentials: Credentials, tenants: Container[
 
 def _from_there(source: str, principal: Principal) -> bool:
     """Whether the address is in one of the networks that the credential may be used from."""
-    try:
-        address = ip_address(source)
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return any((mapped or address) in network for network in principal.sources)
+    address = addresses.read(source)
+    return address is not None and any(address in network for network in principal.sources)

@@ -123,5 +123,5 @@ def _certificate_grant(grant: CertificateGrant) -> Grant:
         models=None if grant.models is None else frozenset(grant.models),
         project=grant.project or "",
         subject=grant.subject or "",
-        sources=tuple(ipaddress.ip_network(each, strict=False) for each in grant.sources),
+        sources=tuple(ipaddress.ip_network(each) for each in grant.sources),
     )

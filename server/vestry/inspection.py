@@ -18,11 +18,12 @@ from pathlib import Path
 
 from cryptography import x509
 
+from vestry.addresses import Address
 from vestry.export_files import faults_of_exports
 from vestry.faults import Fault
 from vestry.identity_files import faults_of_identity
 from vestry.secret_files import CONTENT_HASH, ENGINE_KEY, KEY_HASH, exposure, is_folder, looked_at, lost_pepper
-from vestry.settings import Address, Settings, Tls, address_of, is_private
+from vestry.settings import Settings, Tls, address_of, is_private
 from vestry.store_files import faults_of_store
 from vestry.strict_yaml import Trail
 

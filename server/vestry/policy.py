@@ -10,10 +10,11 @@ import zoneinfo
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 
 from msgspec import Struct, field
 
+from vestry import addresses
 from vestry.roles import Role
 from vestry.settings_policy import DAYS, Hours, Rule
 from vestry.types import ContentMode, Head, Network, Principal
@@ -207,10 +208,6 @@ def _within(source: str, ranges: tuple[tuple[int, int, int], ...], *, unknown: b
 
 @lru_cache(maxsize=4096)
 def _address(source: str) -> tuple[int, int]:
-    """Version and number of an address; of an IPv4 address within IPv6 (RFC 4291, 2.5.5.2) its own. 0 for none."""
-    try:
-        address = ip_address(source)
-    except ValueError:
-        return 0, 0
-    plain = getattr(address, "ipv4_mapped", None) or address
-    return plain.version, int(plain)
+    """Version and number of an address; 0 for none."""
+    address = addresses.read(source)
+    return (0, 0) if address is None else (address.version, int(address))

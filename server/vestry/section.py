@@ -8,14 +8,14 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from vestry.addresses import Address, unmapped
+
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
 LABEL = r"^[a-z0-9][a-z0-9-]{0,62}$"
 ORIGIN = r"^[a-z0-9][a-z0-9./-]{0,62}$"
 HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
 NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 CARRIER_NAT = ipaddress.ip_network("100.64.0.0/10")
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def address_of(host: str) -> Address | None:
@@ -37,8 +37,7 @@ def is_private(address: Address) -> bool:
 
     Link-local addresses are not: clouds answer there with their own secrets.
     """
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    plain = mapped or address
+    plain = unmapped(address)
     if plain.is_loopback:
         return True
     if plain.is_link_local or plain.is_unspecified or plain.is_multicast or plain.is_reserved:
@@ -61,11 +60,19 @@ def network(value: str) -> str:
         raise ValueError("this is neither an address nor a network such as 10.0.0.0/8") from None
 
 
+def _trimmed(value: str) -> str:
+    if value != value.strip() or not value.isprintable():
+        raise ValueError("write printable characters, with no space at either end")
+    return value
+
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Name = Annotated[str, Field(pattern=NAME)]
 Label = Annotated[str, Field(pattern=LABEL)]
 Host = Annotated[str, AfterValidator(check_host)]
+Subject = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_trimmed)]
+Source = Annotated[str, Field(max_length=64), AfterValidator(network)]
 
 
 class Section(BaseModel):

@@ -19,7 +19,6 @@ from vestry.section import (
     LABEL,
     NAME,
     ORIGIN,
-    Address,
     Host,
     Label,
     Name,
@@ -36,7 +35,7 @@ from vestry.settings_policy import Policy
 from vestry.settings_record import Audit, Contents
 from vestry.settings_store import Store
 
-__all__ = ["LABEL", "NAME", "ORIGIN", "Address", "Section", "address_of", "is_host_name", "is_private"]
+__all__ = ["LABEL", "NAME", "ORIGIN", "Section", "address_of", "is_host_name", "is_private"]
 
 
 class Tls(Section):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from vestry.roles import Role
 from vestry.san import pattern
-from vestry.section import Label, Name, Seconds, Section, address_of, check_host
+from vestry.section import Label, Name, Seconds, Section, Source, Subject, address_of, check_host
 
 ALGORITHMS = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"
@@ -48,26 +47,10 @@ def _pattern(value: str) -> str:
     return value
 
 
-def _subject(value: str) -> str:
-    if value != value.strip() or not value.isprintable():
-        raise ValueError("write printable characters, with no space at either end")
-    return value
-
-
-def _network(value: str) -> str:
-    try:
-        ipaddress.ip_network(value, strict=False)
-    except ValueError:
-        raise ValueError(f"`{value}` is neither an address nor a network such as 10.0.0.0/8") from None
-    return value
-
-
 ClaimPath = Annotated[str | tuple[str, ...], AfterValidator(_steps)]
 Url = Annotated[str, Field(max_length=1024), AfterValidator(_url)]
 Value = Annotated[str, Field(min_length=1, max_length=256)]
 Pattern = Annotated[str, Field(max_length=512), AfterValidator(_pattern)]
-Subject = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_subject)]
-Source = Annotated[str, Field(max_length=64), AfterValidator(_network)]
 
 
 def steps_of(path: str | tuple[str, ...]) -> tuple[str, ...]:

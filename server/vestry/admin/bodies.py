@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from vestry.audit.records import microseconds_of
 from vestry.errors import InvalidRequest
 from vestry.roles import Role
-from vestry.section import Label, Name, Section, network
+from vestry.section import Label, Name, Section, Source, Subject
 from vestry.types import Key, Limits
 
 DOCUMENT_BYTES = 24_576
@@ -21,18 +21,10 @@ DOCUMENT_BYTES = 24_576
 TOLD = 8
 
 
-def _subject(value: str) -> str:
-    if value != value.strip() or not value.isprintable():
-        raise ValueError("printable characters, with no space at either end")
-    return value
-
-
 def _models(value: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(set(value)))
 
 
-Subject = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_subject)]
-Source = Annotated[str, Field(max_length=64), AfterValidator(network)]
 Sources = Annotated[tuple[Source, ...], Field(max_length=64)]
 Models = Annotated[tuple[Name, ...], Field(min_length=1, max_length=256), AfterValidator(_models)]
 Routes = Annotated[tuple[Literal["chat.completions", "completions", "models", "model"], ...], Field(min_length=1)]

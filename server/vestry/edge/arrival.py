@@ -5,11 +5,11 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable
-from functools import lru_cache
 
 from msgspec import Struct, field
 from starlette.types import Receive, Scope
 
+from vestry import addresses
 from vestry.edge.bodies import Parser
 from vestry.edge.certificates import Form
 from vestry.edge.cycle import Cycle
@@ -145,7 +145,7 @@ class Arrival:
             return peer
         for hop in reversed(forwarded.decode("latin-1").rsplit(",", MAX_HOPS)[-MAX_HOPS:]):
             address = hop.strip()
-            if len(address) > MAX_ADDRESS or _address(address) is None:
+            if len(address) > MAX_ADDRESS or addresses.read(address) is None:
                 return peer
             peer = address
             if not self._trusts(address):
@@ -153,7 +153,7 @@ class Arrival:
         return peer
 
     def _trusts(self, address: str) -> bool:
-        parsed = _address(address)
+        parsed = addresses.read(address)
         return parsed is not None and any(parsed in network for network in self._rules.trusted_proxies)
 
     # The body -------------------------------------------------------------------------------------------------
@@ -277,13 +277,3 @@ def _text(value: bytes) -> str:
     """A header for the record: at most 256 characters, what is not printable ASCII escaped."""
     text = value[:MAX_TEXT].decode("latin-1")
     return text if text.isascii() and text.isprintable() else ascii(text)[1:-1][:MAX_TEXT]
-
-
-@lru_cache(maxsize=4096)
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """An address; one of IPv4 that a socket of IPv6 shows (RFC 4291, section 2.5.5.2) is itself."""
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address

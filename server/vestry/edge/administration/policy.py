@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 from pydantic import AfterValidator, AwareDatetime, Field
 
 from vestry.admin.actor import Match
-from vestry.admin.bodies import Subject, judge
+from vestry.admin.bodies import judge
 from vestry.admin.documents import Kept, Where
 from vestry.edge.administration import shapes
 from vestry.edge.administration.ask import Ask
@@ -20,7 +20,7 @@ from vestry.edge.administration.table import ROOT, Reply, Row
 from vestry.errors import Conflict, NotFound, PreconditionFailed, PreconditionRequired
 from vestry.explaining import explain
 from vestry.roles import Permission, Role
-from vestry.section import Label, Name, Section
+from vestry.section import Label, Name, Section, Subject
 from vestry.settings_policy import Rules
 from vestry.types import Call, Document, Head, Kind, Operation, Principal
 
