@@ -95,6 +95,9 @@ class Change(Protocol):
     async def keys(self, tenant: str, limit: int) -> list[Key]:
         """Keys of a tenant that are not revoked, at most `limit`."""
 
+    async def members(self, tenant: str, project: str, limit: int) -> tuple[list[str], list[str]]:
+        """Ids of keys that are not revoked, and names of users, that belong to a project; at most `limit` of each."""
+
     async def add_key(self, key: Key, secret: str) -> Key:
         """Keep a new key; of `secret` only a keyed hash is kept."""
 

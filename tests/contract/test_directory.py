@@ -177,6 +177,35 @@ def test_a_change_sees_the_tenants_keys_that_are_not_revoked(stand: Stand) -> No
     on(stand, work)
 
 
+def test_a_change_sees_who_belongs_to_a_project(stand: Stand) -> None:
+    """Keys that are not revoked, and users: of the tenant alone, with changes of its own, no more than asked for."""
+
+    async def work(pair: Pair) -> None:
+        mine = [await add(pair.mine, key("a", project="p")) for _ in range(3)]
+        for other in (key("a"), key("a", project="q"), key("b", project="p"), key("a", project="p", revoked=wall())):
+            await add(pair.mine, other)
+        for tenant, name, project in (
+            ("a", "x", "p"),
+            ("a", "y", "p"),
+            ("a", "z", None),
+            ("a", "w", "q"),
+            ("b", "x", "p"),
+        ):
+            await put(pair.mine, Kind.USER, tenant, name, {"project": project})
+        await put(pair.mine, Kind.PROJECT, "a", "p", {"project": "p"})
+        ids = sorted(each.id for each in mine)
+        async with pair.theirs.changing() as change:
+            assert await change.members("a", "p", 10) == (ids, ["x", "y"])
+            assert await change.members("a", "p", 1) == (ids[:1], ["x"])
+            assert await change.members("a", "none", 10) == ([], [])
+            assert await change.members("a", "p\x00", 10) == ([], [])
+            await change.remove(Kind.USER, "a", "x")
+            await change.put(Kind.USER, "a", "y", {"project": "q"})
+            assert await change.members("a", "p", 10) == (ids, [])
+
+    on(stand, work)
+
+
 def test_noting_use_changes_nothing_else(stand: Stand) -> None:
     """The time is the latest that was noted, ids that there are not are nobody's, and a change of the key leaves it."""
     made, other = key(), key()

@@ -153,6 +153,15 @@ class FakeChange:
         held = sorted(self._state.keys.values(), key=lambda key: key.id.encode())
         return [each for each in held if each.tenant == tenant and each.revoked is None][:limit]
 
+    async def members(self, tenant: str, project: str, limit: int) -> tuple[list[str], list[str]]:
+        keys = [each.id for each in await self.keys(tenant, len(self._state.keys)) if each.project == project]
+        held = {
+            name: each.body
+            for (of, owner, name), each in self._state.documents.items()
+            if (of, owner) == (Kind.USER, tenant)
+        }
+        return keys[:limit], sorted(name for name, body in held.items() if body.get("project") == project)[:limit]
+
     async def add_key(self, key: Key, secret: str) -> Key:
         if key.id in self._state.keys or secret in self._state.secrets:
             raise ValueError("there is such a key already")

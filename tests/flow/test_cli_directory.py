@@ -146,7 +146,7 @@ def test_what_is_refused(cli: Cli, arguments: list[str], status: int, said: str)
 
 
 def test_what_others_depend_on_stays(cli: Cli) -> None:
-    """A tenant with a project, a project with a key: neither goes before what depends on it."""
+    """A tenant with a project, a project with a key or a user: neither goes before what depends on it."""
     cli.ok("tenants", "set", "research")
     cli.ok("projects", "set", "p", "--tenant", "research")
     refused(cli, "tenants", "remove", "research", status=1, said="has a project")
@@ -155,7 +155,11 @@ def test_what_others_depend_on_stays(cli: Cli) -> None:
     [key] = json.loads(cli.ok("keys", "list", "--json"))
     assert (key["tenant"], key["project"], key["state"]) == ("research", "p", "active")
     cli.ok("keys", "revoke", key["id"])
+    cli.ok("users", "set", "dana", "--tenant", "research", "--project", "p")
+    refused(cli, "projects", "remove", "p", "--tenant", "research", status=1, said="has users")
+    cli.ok("users", "set", "dana", "--tenant", "research", "--unset", "project")
     cli.ok("projects", "remove", "p", "--tenant", "research")
+    cli.ok("users", "remove", "dana", "--tenant", "research")
     cli.ok("tenants", "remove", "research")
     assert [row["state"] for row in json.loads(cli.ok("keys", "list", "--all", "--json"))] == ["revoked"]
 
@@ -236,6 +240,23 @@ def test_freeze_and_thaw(cli: Cli) -> None:
         ("freeze", "odd"),
         ("thaw", None),
     ]
+
+
+def test_a_frozen_key_is_replaced_by_a_frozen_one(cli: Cli) -> None:
+    """Nobody gets past a freeze by replacing the key: the new one works once it is thawed, the old one never again."""
+    old = cli.ok("keys", "create", "--owner", "a").strip()
+    [row] = json.loads(cli.ok("keys", "list", "--json"))
+    cli.ok("keys", "freeze", row["id"])
+    done = cli("keys", "rotate", row["id"], "--overlap", "24h")
+    new = done.stdout.strip()
+    [made] = [each for each in json.loads(cli.ok("keys", "list", "--json")) if each["replaces"] == row["id"]]
+    assert "which is frozen, and expires at" in done.stderr
+    assert f"It is frozen, as the old one is. When it may be used: vestry keys thaw {made['id']}" in done.stderr
+    assert made["state"] == "frozen"
+    assert store(cli).holder(new) is None
+    cli.ok("keys", "thaw", made["id"])
+    assert store(cli).holder(new) is not None
+    assert store(cli).holder(old) is None
 
 
 def test_rotation_overlaps(cli: Cli) -> None:

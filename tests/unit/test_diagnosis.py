@@ -161,11 +161,22 @@ def test_gpus(
 # The network.
 
 
+class Strange(BaseHTTPRequestHandler):
+    """Another program."""
+
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
 class Plain(BaseHTTPRequestHandler):
     """Answers with a refusal of ours, or with `/readyz` of a server that waits for its engines."""
 
     bodies: ClassVar[dict[str, tuple[int, bytes]]] = {
         "/v1/models": (401, b'{"error": {"code": "invalid_api_key"}}'),
+        "/admin/v1/whoami": (401, b'{"error": {"code": "invalid_api_key"}}'),
         "/readyz": (503, b'{"missing": {"models": "no engine of any model is available"}}'),
     }
 
@@ -185,8 +196,8 @@ def serve() -> Iterator[Callable[..., str]]:
     """Starts a server; gives its origin."""
     servers: list[ThreadingHTTPServer] = []
 
-    def start(context: ssl.SSLContext | None = None) -> str:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Plain)
+    def start(context: ssl.SSLContext | None = None, program: type[BaseHTTPRequestHandler] = Plain) -> str:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), program)
         if context is not None:
             server.socket = context.wrap_socket(server.socket, server_side=True)
         servers.append(server)
@@ -210,6 +221,7 @@ def test_a_server_that_waits_for_its_engines(serve: Callable[..., str], tmp_path
     found = list(network.server(settings(serve(), serve(), tmp_path)))
     assert found[0].said == "it is not ready: models: no engine of any model is available"
     assert (found[1].state, "the API answers" in found[1].said) == ("ok", True)
+    assert (found[2].state, "the administration does not answer" in found[2].said) == ("warn", True)
 
 
 def test_a_server_behind_tls(serve: Callable[..., str], tmp_path: Path) -> None:
@@ -221,12 +233,23 @@ def test_a_server_behind_tls(serve: Callable[..., str], tmp_path: Path) -> None:
     assert found[1].said.startswith("the API answers at https://")
 
 
+def test_the_administration_is_asked(serve: Callable[..., str], tmp_path: Path) -> None:
+    """At its own port: what answers there as a server of ours is one, and another program is named with the mend."""
+    ours = serve()
+    found = list(network.server(settings(serve(), serve(), tmp_path, admin_port=int(ours.rpartition(":")[2]))))
+    assert (found[2].state, found[2].said) == ("ok", f"the administration answers at {ours}")
+    strange = serve(program=Strange)
+    found = list(network.server(settings(serve(), serve(), tmp_path, admin_port=int(strange.rpartition(":")[2]))))
+    assert (found[2].state, found[2].said) == ("fail", f"what answers at {strange} is not this server's administration")
+    assert "`server.admin_port`" in found[2].mend
+
+
 def test_an_api_that_does_not_answer(serve: Callable[..., str], tmp_path: Path) -> None:
     """Operations up and API silent is a warning with a hint."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         found = list(network.server(settings(f"x:{silent.getsockname()[1]}", serve(), tmp_path)))
-    assert [each.state for each in found] == ["warn", "warn"]
+    assert [each.state for each in found] == ["warn", "warn", "warn"]
     assert "client_certificates" in found[1].mend
 
 
@@ -235,20 +258,21 @@ def test_an_api_that_does_not_answer(serve: Callable[..., str], tmp_path: Path) 
 )
 def test_listeners_on_all_addresses_are_called_here(tmp_path: Path, host: str, called: str) -> None:
     """A listener on every address is asked at the loopback one."""
-    found = network.addresses(Settings.model_validate({"state": tmp_path, "server": {"host": host, "ops_host": host}}))
-    assert found == {"api": f"http://{called}:8080", "ops": f"http://{called}:8081"}
+    hosts = {"host": host, "ops_host": host, "admin_host": host}
+    found = network.addresses(Settings.model_validate({"state": tmp_path, "server": hosts}))
+    assert found == {"api": f"http://{called}:8080", "ops": f"http://{called}:8081", "admin": f"http://{called}:8082"}
 
 
 @pytest.mark.parametrize(
-    "note", [None, "garbage", "[]", "{}", '{"api": "http://127.0.0.1:5", "ops": "http://127.0.0.1:6"}']
+    "note", [None, "garbage", "[]", "{}", '{"api": "http://x:5", "ops": "http://x:6", "admin": "http://x:7"}']
 )
 def test_free_ports_are_those_that_the_server_noted(tmp_path: Path, note: str | None) -> None:
     """With port 0 the running server's own note counts, if it is one."""
     if note is not None:
         (tmp_path / "server.json").write_text(note)
     found = network.addresses(Settings.model_validate({"state": tmp_path, "server": {"port": 0, "ops_port": 0}}))
-    ports = ("5", "6") if note and "api" in note else ("0", "0")
-    assert tuple(each.rpartition(":")[2] for each in (found["api"], found["ops"])) == ports
+    ports = ("5", "6", "7") if note and "api" in note else ("0", "0", "8082")
+    assert tuple(found[name].rpartition(":")[2] for name in ("api", "ops", "admin")) == ports
 
 
 @pytest.mark.parametrize("origin", ["http://127.0.0.1:0", "nonsense", "https://127.0.0.1:1"])

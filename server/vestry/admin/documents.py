@@ -37,7 +37,6 @@ WRITE = {
     Kind.USER: Permission.USERS_WRITE,
     Kind.POLICY: Permission.POLICY_WRITE,
 }
-IN_USE = 10_000
 DECLARED = "It is declared in the settings, and changed only there."
 
 
@@ -200,10 +199,12 @@ class Documents:
             for each in (Kind.PROJECT, Kind.USER):
                 if await change.names(each, where.name, 1):
                     raise Conflict(f"The tenant has a {each}: remove it first.")
-        if where.kind == Kind.PROJECT and any(
-            key.project == where.name for key in await change.keys(where.tenant, IN_USE)
-        ):
-            raise Conflict("The project has keys: revoke them, or move them to another, first.")
+        if where.kind == Kind.PROJECT:
+            keys, users = await change.members(where.tenant, where.name, 1)
+            if keys:
+                raise Conflict("The project has keys: revoke them, or move them to another, first.")
+            if users:
+                raise Conflict("The project has users: move them to another, or remove them, first.")
 
 
 def matches(match: Match, version: int | None) -> None:

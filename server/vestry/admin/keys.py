@@ -134,7 +134,8 @@ class Keys:
     async def rotate(
         self, actor: Actor, key_id: str, *, overlap_seconds: int, token: str = "", reason: str = ""
     ) -> tuple[str | None, Key]:
-        """Make a key that takes over from another, with the same rights; the old one works for so long on.
+        """Make a key that takes over from another, with the same rights; the old one works for so long on. One that is
+        frozen has a frozen one take over: nobody gets past a freeze by replacing the key.
 
         The new one's text and what is kept of it; `token` as in `make`.
         """
@@ -159,7 +160,6 @@ class Keys:
                 replaces=found.id,
                 made_by=actor.name,
                 last_used=None,
-                frozen=None,
                 version=1,
             )
             kept = await change.add_key(new, secret)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Collection
 from typing import Any
 
@@ -64,6 +65,16 @@ class Rehearsal:
             found += [each for each in now if each.revoked is None]
             after = page[-1].id
         return found[:limit]
+
+    async def members(self, tenant: str, project: str, limit: int) -> tuple[list[str], list[str]]:
+        """As seams.Change."""
+        keys = [each.id for each in await self.keys(tenant, sys.maxsize) if each.project == project]
+        users = [
+            name
+            for name in await self.names(Kind.USER, tenant, sys.maxsize)
+            if (found := await self.read(Kind.USER, tenant, name)) is not None and found.body["project"] == project
+        ]
+        return keys[:limit], users[:limit]
 
     async def add_key(self, key: Key, secret: str) -> Key:  # noqa: ARG002 - of a rehearsal no secret is kept
         """As seams.Change."""

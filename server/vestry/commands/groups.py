@@ -126,7 +126,7 @@ def policy() -> None:
         "list": ("vestry.commands.directory.projects:listed", "List projects."),
         "show": ("vestry.commands.directory.projects:show", "Show a project."),
         "set": ("vestry.commands.directory.projects:put", "Make or change a project."),
-        "remove": ("vestry.commands.directory.projects:remove", "Remove a project that no key belongs to."),
+        "remove": ("vestry.commands.directory.projects:remove", "Remove a project that nobody belongs to."),
     },
 )
 def projects() -> None:

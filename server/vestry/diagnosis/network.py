@@ -6,6 +6,7 @@ import http.client
 import json
 import ssl
 from collections.abc import Iterator
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from vestry.diagnosis.findings import Finding
@@ -14,7 +15,23 @@ from vestry.settings import Settings
 ANSWER_SECONDS = 2.0
 ANSWER_BYTES = 65_536
 
+UNKNOWN = frozenset({"invalid_api_key", "malformed_request", "authentication_unavailable"})
+"""What the server says to whoever shows no credential, or names a host that it is not called by."""
+
 Answer = tuple[int, bytes]
+
+
+class Port(NamedTuple):
+    """One of the ports that ask for a credential."""
+
+    name: str
+    said: str
+    path: str
+    setting: str
+
+
+API = Port("api", "API", "/v1/models", "server.port")
+ADMINISTRATION = Port("admin", "administration", "/admin/v1/whoami", "server.admin_port")
 
 
 def server(settings: Settings) -> Iterator[Finding]:
@@ -29,19 +46,21 @@ def server(settings: Settings) -> Iterator[Finding]:
         yield Finding("server", "warn", f"it is not ready: {why}", "See the lines about its parts, and its own log")
     else:
         yield Finding("server", "ok", f"ready, says {at['ops']}")
-    called = ask(at["api"], "/v1/models")
-    if called is not None and _code(called[1]) in {
-        "invalid_api_key",
-        "malformed_request",
-        "authentication_unavailable",
-    }:
-        yield Finding("server", "ok", f"the API answers at {at['api']}")
+    for port in (API, ADMINISTRATION):
+        yield from _answering(port, at[port.name], running=ready is not None)
+
+
+def _answering(port: Port, at: str, *, running: bool) -> Iterator[Finding]:
+    """Whether what answers there is ours: without a credential it says so in an error of our shape."""
+    called = ask(at, port.path)
+    if called is not None and _code(called[1]) in UNKNOWN:
+        yield Finding("server", "ok", f"the {port.said} answers at {at}")
     elif called is not None:
-        mend = "Another program may have the port: give `server.port` another number"
-        yield Finding("server", "fail", f"what answers at {at['api']} is not this server's API", mend)
-    elif ready is not None:
+        mend = f"Another program may have the port: give `{port.setting}` another number"
+        yield Finding("server", "fail", f"what answers at {at} is not this server's {port.said}", mend)
+    elif running:
         mend = "See the server's own log; with `client_certificates: required` only clients that have one are answered"
-        yield Finding("server", "warn", f"the API does not answer at {at['api']}", mend)
+        yield Finding("server", "warn", f"the {port.said} does not answer at {at}", mend)
 
 
 def engines(settings: Settings) -> Iterator[Finding]:
@@ -60,14 +79,15 @@ def engines(settings: Settings) -> Iterator[Finding]:
 
 
 def addresses(settings: Settings) -> dict[str, str]:
-    """Where the API and the operations port are: as a running server has noted, else as the settings say."""
+    """Where API, operations and administration are: as a running server has noted, else as the settings say."""
     server = settings.server
     scheme = "http" if server.tls is None else "https"
     found = {
         "api": f"{scheme}://{_reachable(server.host)}:{server.port}",
         "ops": f"http://{_reachable(server.ops_host)}:{server.ops_port}",
+        "admin": f"{scheme}://{_reachable(server.admin_host)}:{server.admin_port}",
     }
-    if server.port and server.ops_port:
+    if server.port and server.ops_port and server.admin_port:
         return found
     try:
         note = json.loads((settings.state / "server.json").read_bytes())

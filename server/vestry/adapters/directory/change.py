@@ -43,7 +43,7 @@ class SqlChange:
     async def names(self, kind: Kind, tenant: str, limit: int) -> list[str]:
         """As seams.Change."""
         asked = select(DOCUMENTS.c.name).where(DOCUMENTS.c.kind == kind.value, DOCUMENTS.c.tenant == tenant)
-        return await self._found(lambda row: str(row["name"]), asked.order_by(DOCUMENTS.c.name).limit(limit))
+        return await self._found(_name, asked.order_by(DOCUMENTS.c.name).limit(limit))
 
     async def put(self, kind: Kind, tenant: str, name: str, body: dict[str, Any]) -> Document:
         """As seams.Change. Raises ValueError for a name that cannot be kept."""
@@ -72,6 +72,19 @@ class SqlChange:
         """As seams.Change."""
         asked = select(*KEY).where(KEYS.c.tenant == tenant, KEYS.c.revoked.is_(None))
         return await self._found(key_of, asked.order_by(KEYS.c.id).limit(limit))
+
+    async def members(self, tenant: str, project: str, limit: int) -> tuple[list[str], list[str]]:
+        """As seams.Change."""
+        keys = select(KEYS.c.id.label("name")).where(
+            KEYS.c.tenant == tenant, KEYS.c.project == project, KEYS.c.revoked.is_(None)
+        )
+        users = select(DOCUMENTS.c.name).where(
+            DOCUMENTS.c.kind == Kind.USER.value,
+            DOCUMENTS.c.tenant == tenant,
+            DOCUMENTS.c.body["project"].as_string() == project,
+        )
+        keys, users = (each.order_by("name").limit(limit) for each in (keys, users))
+        return await self._found(_name, keys, tenant, project), await self._found(_name, users, tenant, project)
 
     async def add_key(self, key: Key, secret: str) -> Key:
         """As seams.Change. Raises ValueError for what no key can have, or one that is there already."""
@@ -116,6 +129,10 @@ def document(kind: Kind, tenant: str, name: str) -> Select[Any]:
 
 def place(kind: Kind, tenant: str, name: str) -> tuple[ColumnElement[bool], ...]:
     return DOCUMENTS.c.kind == kind.value, DOCUMENTS.c.tenant == tenant, DOCUMENTS.c.name == name
+
+
+def _name(row: RowMapping) -> str:
+    return str(row["name"])
 
 
 def _values(document: Document) -> dict[str, Any]:

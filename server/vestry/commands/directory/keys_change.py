@@ -172,7 +172,8 @@ def rotate(
 ) -> None:
     """Make a key with the same owner, rights and bounds, and print it, alone, on standard output.
 
-    The old key works as long as --overlap says, and then expires. The new one cannot be shown again.
+    The old key works as long as --overlap says, and then expires. The new one cannot be shown again. Of a frozen key
+    the new one is frozen too: thaw it when it may be used.
 
     \b
     Examples:
@@ -198,10 +199,17 @@ def rotate(
         return
     click.echo(secret)
     click.echo(
-        f"{key.id} takes over from {old.id}, which works until {day(old.expires)}. Owner: {safe(key.owner)}; tenant: "
+        f"{key.id} takes over from {old.id}, which {_ends(old)}. Owner: {safe(key.owner)}; tenant: "
         f"{key.tenant}.\nThis is the only time it is shown.",
         err=True,
     )
+    if key.frozen is not None:
+        click.echo(f"It is frozen, as the old one is. When it may be used: vestry keys thaw {key.id}", err=True)
+
+
+def _ends(old: Key) -> str:
+    until = day(old.expires)
+    return f"works until {until}" if old.frozen is None else f"is frozen, and expires at {until}"
 
 
 def _expires(context: click.Context, option: click.Parameter, value: str | None) -> str | None:

@@ -92,14 +92,14 @@ def put(
     documents.put(config, place, options, unset=unset, file=file, if_version=if_version, as_json=as_json)
 
 
-@click.command("remove", short_help="Remove a project that no key belongs to.")
+@click.command("remove", short_help="Remove a project that nobody belongs to.")
 @click.argument("name", shell_complete=a_project)
 @of_tenant
 @if_version
 @as_json
 @click.pass_obj
 def remove(config: Path | None, name: str, tenant: str | None, if_version: int | None, as_json: bool) -> None:
-    """Remove a project. It is refused while keys that are not revoked belong to it.
+    """Remove a project. It is refused while users, or keys that are not revoked, belong to it.
 
     \b
     Example:
