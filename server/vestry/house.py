@@ -88,7 +88,7 @@ class House(Struct, frozen=True):
         tenants = {name: tenant for name, tenant in tenants.items() if not tenant.disabled}
         rules = compiled(settings.policy.rules, "settings")
         for each in kept[Kind.POLICY]:
-            rules += compiled(Rules.model_validate(each.body).rules, "directory")
+            rules += compiled(Rules.model_validate(each.body).rules, "directory", {rule.name for rule in rules})
         return cls(
             tenants,
             {(each.tenant, each.name): _project(each.body) for each in kept[Kind.PROJECT] if not each.body["disabled"]},

@@ -7,7 +7,7 @@ decides. What models a tenant, a project and a credential may use at all is not 
 from __future__ import annotations
 
 import zoneinfo
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from ipaddress import ip_network
@@ -149,19 +149,23 @@ class Ruling(Struct, frozen=True):
         return not self.rules and self.default
 
 
-def compiled(rules: Iterable[Rule], origin: str) -> tuple[Compiled, ...]:
-    """Rules made ready. `origin` says where they stand: `settings` or `directory`."""
-    return tuple(_compiled(rule, origin) for rule in rules)
+def compiled(rules: Iterable[Rule], origin: str, taken: Container[str] = ()) -> tuple[Compiled, ...]:
+    """Rules made ready. `origin` says where they stand: `settings` or `directory`. One whose name is taken by another
+    is called `ORIGIN/NAME`, as no rule can be named, so that a record says which of them decided.
+    """
+    return tuple(
+        _compiled(rule, origin, f"{origin}/{rule.name}" if rule.name in taken else rule.name) for rule in rules
+    )
 
 
-def _compiled(rule: Rule, origin: str) -> Compiled:
+def _compiled(rule: Rule, origin: str, name: str) -> Compiled:
     def wanted(names: tuple[str, ...]) -> frozenset[str] | None:
         return frozenset(names) if names else None
 
     networks = tuple(ip_network(each) for each in rule.sources)
     named = {name: wanted(getattr(rule, name)) for name in FACTS}
     return Compiled(
-        name=rule.name,
+        name=name,
         allow=rule.effect == "allow",
         origin=origin,
         **named,

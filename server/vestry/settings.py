@@ -31,7 +31,7 @@ from vestry.section import (
     is_private,
 )
 from vestry.settings_identity import Identity
-from vestry.settings_policy import Policy
+from vestry.settings_policy import Policy, misfits
 from vestry.settings_record import Audit, Contents
 from vestry.settings_store import Store
 
@@ -318,17 +318,17 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _rules(self) -> Settings:
-        for rule in self.policy.rules:
-            if unknown := next((each for each in rule.models if each not in self.models), None):
-                raise ValueError(f"rule `{rule.name}` is for `{unknown}`, which is not among `models`")
-            named = [self.tenants[name] for name in rule.tenants or self.tenants if name in self.tenants]
-            lacking = any(each.content.auditor is None for each in named)
-            if rule.content == "sealed" and self.audit.auditor is None and lacking:
-                raise ValueError(
-                    f"rule `{rule.name}` has content `sealed`, but there is no auditor's key to seal it to: make one "
-                    "elsewhere with `vestry audit keygen`, and put its public half into `audit.auditor`"
-                )
+        rules = self.policy.rules
+        for (_, number, field, *_), what, mend in misfits(rules, models=self.models, unsealable=self.unsealable):
+            raise ValueError(f"`{field}` of the rule `{rules[int(number)].name}`: {what}. {mend}")
         return self
+
+    @property
+    def unsealable(self) -> frozenset[str]:
+        """Tenants of these settings whose content cannot be sealed: there is no auditor to seal it to."""
+        if self.audit.auditor is not None:
+            return frozenset()
+        return frozenset(name for name, tenant in self.tenants.items() if tenant.content.auditor is None)
 
     @property
     def audit_directory(self) -> Path:

@@ -6,7 +6,8 @@ The directory's rules have the same form.
 from __future__ import annotations
 
 import zoneinfo
-from typing import Annotated, Literal
+from collections.abc import Container, Iterable, Iterator
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -119,6 +120,32 @@ class Rules(Section):
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"two of them are named `{twice}`: give each a name of its own")
         return value
+
+
+class Misfit(NamedTuple):
+    """What keeps a rule from doing what it says: where it stands among the rules, what is wrong, and the mend."""
+
+    place: tuple[str | int, ...]
+    what: str
+    mend: str
+
+
+def misfits(
+    rules: Iterable[Rule], *, models: Container[str], unsealable: frozenset[str], taken: Container[str] = ()
+) -> Iterator[Misfit]:
+    """How rules do not fit the house that they are for: its `models`, tenants that have no auditor to seal to, and
+    names of rules that stand elsewhere. A rule that denies a misspelt model would deny nothing.
+    """
+    for number, rule in enumerate(rules):
+        for index, model in enumerate(rule.models):
+            if model not in models:
+                yield Misfit(("rules", number, "models", index), "no such model is served", "Name one of `models`")
+        if rule.content == "sealed" and (unsealable.intersection(rule.tenants) if rule.tenants else unsealable):
+            mend = "Make one elsewhere with `vestry audit keygen`, and put its public half into `audit.auditor`"
+            yield Misfit(("rules", number, "content"), "there is no auditor's key to seal it to", mend)
+        if rule.name in taken:
+            what = "the settings have a rule of this name, and records would not tell them apart"
+            yield Misfit(("rules", number, "name"), what, "Take another name")
 
 
 class Policy(Rules):

@@ -55,6 +55,8 @@ def test_looking_makes_nothing(cli: Cli) -> None:
     for group in ("projects", "users"):
         assert json.loads(cli.ok(group, "list", "--json")) == []
     assert cli.ok("tenants", "export").startswith("#")
+    assert json.loads(cli.ok("policy", "rules", "--json")) == []
+    assert "allowed by" in cli.ok("policy", "explain", "--tenant", "radiology", "--model", "scan")
     refused(cli, "tenants", "set", "x", "--model", "none", status=2, said="not among those that are served")
     refused(cli, "projects", "remove", "x", status=1, said="There is no project `x`")
     refused(cli, "keys", "show", "key_none", status=1, said="No key has this id")
@@ -174,6 +176,52 @@ def test_users(cli: Cli) -> None:
     assert cli.ok("users", "list").splitlines()[1].split()[-3:] == ["auditor,user", "triage", "*"]
     cli.ok("users", "remove", "Zoë Å")
     assert len(json.loads(cli.ok("users", "list", "--json"))) == 2
+
+
+MISFITS = """
+rules:
+  - {name: nights, models: [notes, note]}
+  - {name: own, content: sealed}
+"""
+SETTLED = {"VESTRY_POLICY": "{rules: [{name: nights}]}"}
+
+
+def test_rules_that_would_not_do_what_they_say(cli: Cli, tmp_path: Path) -> None:
+    """A model that is not served, a name of the settings' rules, content that nobody could unseal: each is refused with
+    its place and mend, by `policy set` and `apply` alike, and nothing is written.
+    """
+    file = tmp_path / "policy.yaml"
+    file.write_text(MISFITS)
+    done = cli("policy", "set", "-f", str(file), **SETTLED)
+    assert done.exit_code == 2
+    for said in (
+        "rules.0.models.1: no such model is served. Name one of `models`",
+        "rules.0.name: the settings have a rule of this name, and records would not tell them apart. Take another name",
+        "rules.1.content: there is no auditor's key to seal it to. Make one elsewhere with `vestry audit keygen`",
+    ):
+        assert said in done.stderr
+    file.write_text("policy:" + MISFITS.replace("\n", "\n  "))
+    done = cli("apply", "-f", str(file), **SETTLED)
+    assert done.exit_code == 2
+    for said in (
+        "policy.yaml:3 policy.rules[0].models[1]: no such model is served",
+        "policy.yaml:3 policy.rules[0].name: the settings have a rule of this name",
+        "policy.yaml:4 policy.rules[1].content: there is no auditor's key",
+    ):
+        assert said in done.stderr
+    assert not cli.state.exists()
+
+
+def test_a_name_that_the_settings_take_later(cli: Cli, tmp_path: Path) -> None:
+    """The directory's rule is told from the settings' one by where it stands."""
+    file = tmp_path / "policy.yaml"
+    file.write_text("rules: [{name: nights, effect: deny}]")
+    cli.ok("policy", "set", "-f", str(file))
+    found = json.loads(cli(*("policy", "rules", "--json"), **SETTLED).stdout)
+    assert [(each["name"], each["origin"]) for each in found] == [
+        ("nights", "settings"),
+        ("directory/nights", "directory"),
+    ]
 
 
 def test_policy(cli: Cli, tmp_path: Path) -> None:

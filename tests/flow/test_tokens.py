@@ -6,6 +6,7 @@ import base64
 import hmac
 import json
 import time
+import warnings
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -62,6 +63,15 @@ def test_every_algorithm_that_is_allowed_works(house: House, key: Any) -> None:
     assert ask(house, signed(key)) == 200
     if key is KEY:
         assert ask(house, signed(key, alg="PS256")) == 200
+
+
+def test_what_is_allowed_is_not_warned_of(house: House) -> None:
+    """joserfc warns of `EdDSA` on standard error, where the server's log is, as soon as one token has it."""
+    token = signed(EDWARDS, claims(jti="unwarned"))
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        assert ask(house, token) == 200
+    assert [each for each in warned if "EdDSA" in str(each.message)] == []
 
 
 def _pem() -> bytes:

@@ -157,10 +157,18 @@ def test_an_address_that_nobody_knows_is_denied() -> None:
 
 def test_rules_that_cannot_work_are_named_at_once() -> None:
     """A model that is not served would make a rule that denies deny nothing; sealing needs somebody to seal to."""
-    with pytest.raises(ValidationError, match="not among `models`"):
+    with pytest.raises(ValidationError, match="no such model is served"):
         house({"name": "a", "effect": "deny", "models": ["smal"]})
     with pytest.raises(ValidationError, match="no auditor's key"):
         house({"name": "a", "content": "sealed"})
+
+
+def test_two_rules_of_one_name_are_told_apart() -> None:
+    """The settings' rule keeps the name; the directory's, which was there before, is told by where it stands."""
+    kept = Document(Kind.POLICY, "", "policy", {"rules": [{"name": "a", "effect": "deny", "subjects": ["alice"]}]})
+    place = house({"name": "a", "subjects": ["bob"]}, documents=(kept,))
+    assert ask(place) == "denied directory/a"
+    assert [each.name for each in place.rules] == ["a", "directory/a"]
 
 
 def test_a_rule_says_what_is_kept() -> None:

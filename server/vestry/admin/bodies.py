@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -129,7 +129,8 @@ def judge(form: type[Body], body: Mapping[str, Any]) -> Body:
     try:
         return form.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise InvalidRequest(_told(error), param=_place(error.errors()[0]["loc"])) from None
+        faults = error.errors(include_url=False, include_input=False, include_context=False)
+        raise faulty([(each["loc"], each["msg"].removeprefix("Value error, ")) for each in faults]) from None
 
 
 def plain(body: Section) -> dict[str, Any]:
@@ -137,13 +138,11 @@ def plain(body: Section) -> dict[str, Any]:
     return dict(body.model_dump(mode="json"))
 
 
-def _told(error: ValidationError) -> str:
-    faults = error.errors(include_url=False, include_input=False, include_context=False)
-    said = [
-        f"{_place(each['loc']) or 'the body'}: {each['msg'].removeprefix('Value error, ')}" for each in faults[:TOLD]
-    ]
+def faulty(faults: Sequence[tuple[tuple[int | str, ...], str]]) -> InvalidRequest:
+    """What is said of a body with these faults, one or more: each by its place in the body."""
+    said = [f"{_place(loc) or 'the body'}: {what}" for loc, what in faults[:TOLD]]
     more = f"; and {len(faults) - TOLD} more" if len(faults) > TOLD else ""
-    return "; ".join(said) + more + "."
+    return InvalidRequest("; ".join(said) + more + ".", param=_place(faults[0][0]))
 
 
 def _place(loc: tuple[int | str, ...]) -> str:

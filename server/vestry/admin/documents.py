@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from vestry.admin.actor import Actor, Match, within
-from vestry.admin.bodies import Project, User, judge, plain
+from vestry.admin.bodies import Project, User, faulty, judge, plain
 from vestry.admin.events import Events
 from vestry.admin.names import is_name
 from vestry.errors import Conflict, InvalidRequest, NotFound, PreconditionFailed, PreconditionRequired
@@ -16,7 +16,7 @@ from vestry.roles import Permission
 from vestry.seams import Change, Directory
 from vestry.section import Section
 from vestry.settings import Settings, Tenant
-from vestry.settings_policy import Rules
+from vestry.settings_policy import Misfit, Rules, misfits
 from vestry.types import Document, Kind
 
 FORMS: Mapping[Kind, type[Section]] = {
@@ -175,6 +175,8 @@ class Documents:
                 raise InvalidRequest("One of the models is not among those that are served.", param="models")
         if isinstance(judged, User):
             within(actor, judged.roles)
+        if isinstance(judged, Rules) and (found := misfits_of(judged, self._settings)):
+            raise faulty([(each.place, f"{each.what}. {each.mend}") for each in found])
         return plain(judged)
 
     def _declared(self, kind: Kind, name: str) -> Document | None:
@@ -205,6 +207,12 @@ class Documents:
                 raise Conflict("The project has keys: revoke them, or move them to another, first.")
             if users:
                 raise Conflict("The project has users: move them to another, or remove them, first.")
+
+
+def misfits_of(rules: Rules, settings: Settings) -> list[Misfit]:
+    """How the directory's rules would not fit these settings, which have rules of their own."""
+    taken = {each.name for each in settings.policy.rules}
+    return list(misfits(rules.rules, models=settings.models, unsealable=settings.unsealable, taken=taken))
 
 
 def matches(match: Match, version: int | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from typing import Any
 import click
 from msgspec.structs import asdict
 
+from vestry.administration import ChangeRefused, Office, look
 from vestry.commands.common import BadSettings, settings_of
 from vestry.errors import KeysUnavailable
 from vestry.explaining import Explanation, bounds_of, explain
@@ -23,7 +23,6 @@ from vestry.models.chosen import served
 from vestry.policy import Compiled
 from vestry.roles import Role
 from vestry.settings import Settings
-from vestry.store import opened
 from vestry.types import Call, Document, Head, Key, Operation, Principal, Via
 
 
@@ -97,15 +96,17 @@ _HEADS = ("name", "effect", "origin")
 def _house(settings: Settings, key_id: str | None) -> tuple[House, Key | None]:
     """The house as it stands, and a key of it."""
 
-    async def look() -> tuple[list[Document], Key | None]:
-        async with opened(settings) as directory:
-            return await directory.standing(), None if key_id is None else await directory.key(key_id)
+    async def found(office: Office) -> tuple[list[Document], Key | None]:
+        directory = office.directory
+        return await directory.standing(), None if key_id is None else await directory.key(key_id)
 
     try:
-        documents, key = asyncio.run(look())
+        documents, key = look(settings, found)
         house = House.of(settings, documents)
     except ConfigurationError as error:
         raise BadSettings(error.faults) from None
+    except ChangeRefused as error:
+        raise click.ClickException(str(error)) from None
     except KeysUnavailable as error:
         raise click.ClickException(f"{getattr(error, 'why', error)}.") from None
     except ValueError as error:

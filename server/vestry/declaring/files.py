@@ -26,10 +26,11 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from vestry.admin.batch import KeyState
-from vestry.admin.documents import FORMS, Where
+from vestry.admin.documents import FORMS, Where, misfits_of
 from vestry.admin.names import is_name
 from vestry.faults import Fault
 from vestry.settings import Settings
+from vestry.settings_policy import Rules
 from vestry.strict_yaml import Document, Trail, parse_all
 from vestry.types import Kind
 
@@ -126,7 +127,9 @@ class _Reader:
         found = self._mapping(body, trail)
         self._declared.entries[where] = Entry(where, found, self._place(trail))
         try:
-            form.model_validate_json(json.dumps(found), strict=True)
+            judged = form.model_validate_json(json.dumps(found), strict=True)
+            for misfit in misfits_of(judged, self._settings) if isinstance(judged, Rules) else ():
+                self._fault((*trail, *misfit.place), misfit.what, misfit.mend)
         except ValidationError as error:
             for each in error.errors(include_url=False):
                 self._judged(each, trail, [*form.model_fields, *(PARTS if where.kind == Kind.TENANT else ())])

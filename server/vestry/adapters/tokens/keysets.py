@@ -7,7 +7,7 @@ from typing import Any
 
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
-from joserfc.jws import deserialize_compact
+from joserfc.jws import JWSRegistry, deserialize_compact
 from msgspec import Struct
 
 from vestry.adapters.tokens.compact import BadToken, Compact
@@ -31,6 +31,15 @@ class _Held(Struct, frozen=True):
     curve: str
     algorithm: str | None
     key: Key
+
+
+class _Registry(JWSRegistry):
+    """Signature algorithms, without joserfc's warning that RFC 9864 calls `EdDSA` by another name: providers write
+    either, and here both mean Ed25519.
+    """
+
+    def get_alg(self, name: str) -> Any:
+        return self.algorithms[name] if name == "EdDSA" and name in (self.allowed or ()) else super().get_alg(name)
 
 
 class KeySet:
@@ -67,7 +76,7 @@ class KeySet:
         fitting = [each for each in fitting if _fits(each, token.algorithm)][:TRIED]
         for each in fitting:
             try:
-                deserialize_compact(token.text, each.key, algorithms=[token.algorithm])
+                deserialize_compact(token.text, each.key, registry=_Registry(algorithms=[token.algorithm]))
             except (JoseError, ValueError):
                 continue
             return
