@@ -1,40 +1,70 @@
 """The program that faults are injected into: the server's journal under load, as `app` opens it.
 
-`python -m injection.program DIRECTORY ROUND` appends intents and outcomes from several callers at once, and writes the
-name of each acknowledged record to standard output. Exit status 3: the log could not be opened.
+`python -m injection.program DIRECTORY ROUND OPENINGS TURNS [torn]` opens and closes the log so many times. In between
+callers append intents and outcomes at once, in turns that each end with a checkpoint: TURNS after the last opening,
+one after each before. With `torn` the disk takes only half of every third write of the journal, as write(2) may, and
+the log has to cut the file back. The name of each acknowledged record goes to standard output. Exit status 3: the log
+could not be opened.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
+import threading
 from pathlib import Path
 
 from fakes.audit import ORIGIN, SIGNING
 from fakes.calls import intent, outcome
 from vestry.audit.canonical import said
+from vestry.audit.files import Files
 from vestry.audit.log import AuditLog
 from vestry.audit.notary import Signing
 from vestry.audit.scan import LogUnusable
+from vestry.audit.tlog.notes import Checkpoint
 from vestry.errors import AuditUnavailable
 from vestry.seams import Record
 
-CALLERS = 8
-CALLS_EACH = 24
-REFUSALS_EACH = 3
+CALLERS = 6
+PATIENCE_SECONDS = 0.15
+PATIENCE_LOOKS = 15
 SEGMENT_BYTES = 65_536
-OFTEN = Signing(SIGNING.signer, records=48, seconds=0.05)
+RARELY = Signing(SIGNING.signer, records=1_000_000, seconds=3600)
 
 
-async def caller(log: AuditLog, name: str) -> None:
-    """Calls one after the other; one that is refused often enough gives up."""
-    refused = 0
-    for number in range(CALLS_EACH):
-        for record in (intent(f"{name}-{number}"), outcome(f"{name}-{number}")):
-            if refused < REFUSALS_EACH and not await appended(log, record):
-                refused += 1
-                await asyncio.sleep(0.02)
+class Signed:
+    """notary.Watcher: tells the loop that a checkpoint was made, or could not be."""
+
+    def __init__(self) -> None:
+        self._loop, self.event = asyncio.get_running_loop(), asyncio.Event()
+
+    def checkpointed(self, note: str, head: Checkpoint) -> None:
+        self._loop.call_soon_threadsafe(self.event.set)
+
+    def checkpoint_failed(self) -> None:
+        self._loop.call_soon_threadsafe(self.event.set)
+
+
+class Torn(Files):
+    """A disk that takes half of every third write of the journal's thread."""
+
+    def __init__(self) -> None:
+        self._writes = 0
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        if threading.current_thread().name == "vestry-audit":
+            self._writes += 1
+            if self._writes % 3 == 0:
+                return super().write(descriptor, data[: len(data) // 2])
+        return super().write(descriptor, data)
+
+
+async def call(log: AuditLog, name: str) -> None:
+    """An intent, and its outcome if the intent was acknowledged."""
+    if await appended(log, intent(name)):
+        await appended(log, outcome(name))
 
 
 async def appended(log: AuditLog, record: Record) -> bool:
@@ -48,17 +78,48 @@ async def appended(log: AuditLog, record: Record) -> bool:
     return True
 
 
-async def main(directory: Path, turn: str) -> int:
+async def turn(log: AuditLog, name: str, signed: asyncio.Event) -> None:
+    """One call of each caller, and a checkpoint; a log that is broken is given some time before."""
+    for _ in range(PATIENCE_LOOKS):
+        if log.healthy:
+            break
+        await asyncio.sleep(PATIENCE_SECONDS / PATIENCE_LOOKS)
+    size = log.size
+    await asyncio.gather(*(call(log, f"{name}-{each}") for each in range(CALLERS)))
+    if log.size > size:
+        signed.clear()
+        log.checkpoint()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(signed.wait(), PATIENCE_SECONDS)
+
+
+async def life(directory: Path, name: str, turns: int, *, torn: bool) -> None:
+    """Open the log, use it, close it. Raises LogUnusable."""
+    signed = Signed()
+    log = AuditLog.open(
+        directory,
+        ORIGIN,
+        signing=RARELY,
+        commit_seconds=2,
+        segment_bytes=SEGMENT_BYTES,
+        probe_seconds=0.03,
+        watchers=[signed],
+        files=Torn() if torn else None,
+    )
+    for number in range(turns):
+        await turn(log, f"{name}-{number}", signed.event)
+    await log.close()
+
+
+async def main(directory: Path, name: str, openings: int, turns: int, *, torn: bool) -> int:
     try:
-        log = AuditLog.open(
-            directory, ORIGIN, signing=OFTEN, commit_seconds=2, segment_bytes=SEGMENT_BYTES, probe_seconds=0.05
-        )
+        for left in reversed(range(openings)):
+            await life(directory, f"{name}-{left}", 1 if left else turns, torn=torn)
     except LogUnusable:
         return 3
-    await asyncio.gather(*(caller(log, f"{turn}-{each}") for each in range(CALLERS)))
-    await log.close()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main(Path(sys.argv[1]), sys.argv[2])))
+    _, folder, round_, openings, turns, *more = sys.argv
+    sys.exit(asyncio.run(main(Path(folder), round_, int(openings), int(turns), torn=more == ["torn"])))
