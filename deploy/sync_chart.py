@@ -50,7 +50,8 @@ BORROWED_NAMES = ("settings", "engineArguments", "kubernetes.")
 DECIDED_BY_THE_CHART = {
     "Settings": {"state", "secrets", "models"},
     "Server": {"host", "port", "ops_host", "ops_port", "admin_host", "admin_port", "tls"},
-    "Audit": {"directory", "origin"},
+    "Audit": {"directory", "origin", "commands"},
+    "Store": {"url", "password", "ca", "certificate", "key"},
 }
 
 Schema = dict[str, Any]

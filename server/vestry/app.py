@@ -11,6 +11,7 @@ import contextlib
 import ipaddress
 import json
 import logging
+import math
 import os
 import signal
 import time
@@ -298,12 +299,22 @@ class Server:
         if not self._ready:
             missing["server"] = "stopping" if self._stopping.is_set() else "starting"
         missing |= self._recording.missing()
-        if self._directory.backend.missing:
+        if self._lost():
             missing["keys"] = "the key store cannot be read"
         now = asyncio.get_running_loop().time()
         if not any(self._router.available(model, now) for model in self._models):
             missing["models"] = "no engine of any model is available"
         return missing
+
+    def _lost(self) -> bool:
+        """Whether nobody's key can be judged any more. A directory that is out of reach is no such thing while what is
+        remembered of it holds: not ready are all servers at once, and then nobody is left to serve.
+        """
+        try:
+            self._directory.backend.freshness.epoch(math.inf)
+        except DirectoryFault:
+            return True
+        return False
 
     def _replicas(self) -> list[tuple[str, str, bool, int]]:
         now = asyncio.get_running_loop().time()

@@ -24,6 +24,7 @@ from pydantic_core import ErrorDetails
 
 from vestry.faults import ConfigurationError, Fault
 from vestry.inspection import inspect
+from vestry.section import COMMANDS
 from vestry.settings import LABEL, NAME, ORIGIN, Section, Settings
 from vestry.settings_copies import BUCKET, KEYS, PROFILE, REGION, VKEY
 from vestry.shape import kinds_of, optional, place_of, section_of, table_of
@@ -45,6 +46,7 @@ _PATTERNS = {
     REGION: "write a region such as eu-central-1",
     PROFILE: "write 1 to 64 of A-Z, a-z, 0-9, `.`, `_` and `-`",
     LABEL: "write 1 to 63 of a-z, 0-9 and `-`, beginning with a letter or digit",
+    COMMANDS: "write `cli`, or up to 59 of a-z, 0-9, `.` and `-`, and then `-cli`",
     ORIGIN: "write 1 to 63 of a-z, 0-9, `.`, `/` and `-`, beginning with a letter or digit",
     NAME: "write 1 to 128 of A-Z, a-z, 0-9, `.`, `_`, `/` and `-`, beginning with a letter or digit",
 }

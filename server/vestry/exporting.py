@@ -1,7 +1,8 @@
 """The live exports that the settings name: built, started after the record, stopped before it closes.
 
-Each export has a worker for this server's own log, and one for `cli`, where commands record what they do. Of several
-servers that share a directory one alone, whoever comes first, sends `cli` on; another takes over after its next start.
+Each export has a worker for this server's own log, and one for that in which commands record what they do. Of several
+servers that share a directory one alone, whoever comes first, sends the latter on; another takes over after its next
+start.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from vestry.settings import Settings
 from vestry.settings_record import Export
 
 FLUSH_SECONDS = 5.0
-COMMANDS = "cli"
 
 
 class Exports:
@@ -35,7 +35,7 @@ class Exports:
         self._settings = settings
         directory, exports = settings.audit_directory, settings.audit.exports
         self._own = [worker_of(each, directory / settings.audit.origin, meter) for each in exports]
-        self._commands = [worker_of(each, directory / COMMANDS, meter) for each in exports]
+        self._commands = [worker_of(each, directory / settings.audit.commands, meter) for each in exports]
         meter.exports = self.lags
 
     def grown(self, size: int) -> None:
@@ -71,7 +71,7 @@ class Exports:
         """Whether this server is the one that sends the commands' log on."""
         if not self._commands:
             return False
-        folder = self._settings.audit_directory / COMMANDS / "export"
+        folder = self._settings.audit_directory / self._settings.audit.commands / "export"
         for each in (folder.parent, folder):
             each.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

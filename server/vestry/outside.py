@@ -87,13 +87,14 @@ def record_once(settings: Settings, event: Record) -> None:
 
 
 def record_all(settings: Settings, events: Sequence[Record]) -> None:
-    """Write records from a command, in the log `cli`; their checkpoint goes to the copies, a few seconds tried.
+    """Write records from a command, in the log of commands; their checkpoint goes to the copies, a few seconds tried.
 
     Raises ConfigurationError, LogUnusable, OSError; then what the records announce must not be done.
     """
     signs = signing(settings)
-    copies = OutsideCopies(settings, signs.signer.public, origin="cli", seconds=5)
-    append_all(settings.audit_directory, events, signing=signs, confirm=copies.confirm)
+    origin = settings.audit.commands
+    copies = OutsideCopies(settings, signs.signer.public, origin=origin, seconds=5)
+    append_all(settings.audit_directory, events, signing=signs, origin=origin, confirm=copies.confirm)
     copies.start()
     copies.close()
 

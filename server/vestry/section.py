@@ -13,6 +13,7 @@ from vestry.addresses import Address, unmapped
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
 LABEL = r"^[a-z0-9][a-z0-9-]{0,62}$"
 ORIGIN = r"^[a-z0-9][a-z0-9./-]{0,62}$"
+COMMANDS = r"^([a-z0-9][a-z0-9.-]{0,58}-)?cli$"
 HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
 NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 CARRIER_NAT = ipaddress.ip_network("100.64.0.0/10")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -9,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from vestry.auditor import AuditorKey
-from vestry.section import ORIGIN, Label, Seconds, Section, address_of, check_host
+from vestry.section import COMMANDS, ORIGIN, Label, Seconds, Section, address_of, check_host
 from vestry.settings_copies import Copy
 
 FOLDERS = frozenset({"tile", "spool", "cosigned", "content", "export"})
@@ -124,6 +125,9 @@ class Audit(Section):
     """Where the record is kept. Left out: `audit/` under the state directory."""
     origin: Annotated[str, Field(pattern=ORIGIN)] = "server"
     """Name of this process's log. Every server process has its own."""
+    commands: Annotated[str, Field(pattern=COMMANDS)] = "cli"
+    """Name of the log in which commands record what they do: `cli`, or something that ends in `-cli`. Of servers with
+    one signing key, and a directory each for the record, every one has its own."""
     commit_seconds: Seconds = 2
     """How long a call waits for its record; then 503."""
     segment_bytes: Annotated[int, Field(ge=65_536, le=1 << 30)] = 67_108_864
@@ -162,8 +166,8 @@ class Audit(Section):
     @field_validator("origin")
     @classmethod
     def _folder(cls, value: str) -> str:
-        if value == "cli":
-            raise ValueError("`cli` is the log of the command line: take another name")
+        if re.fullmatch(COMMANDS, value):
+            raise ValueError("`cli`, and what ends in `-cli`, is a log of the command line: take another name")
         if any(part in {"", ".", ".."} for part in value.split("/")):
             raise ValueError("between slashes stands a name, not nothing, `.` or `..`")
         if taken := FOLDERS.intersection(value.split("/")):

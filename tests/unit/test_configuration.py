@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vestry.configuration import LARGEST_FILE, ConfigurationError, Fault, digest, load, read, schema
 from vestry.settings import Model, Settings, Tenant
 
-KNOWN = "sha256:d857c5b2144597b3fec48171ec862dc4423ae62393a75bfd6d17ca084c133bc5"
+KNOWN = "sha256:de6bdc85afe483da2ebddbad823a16dbf383ab1e6612a9ddb7f2da787efad527"
 
 Write = Callable[[str | bytes], Path]
 
@@ -153,7 +153,9 @@ def test_an_endless_file_is_refused() -> None:
         ("models:\n  'a b': {}\n", "vestry.yaml:2 models.a b: this is not such a name"),
         ("audit:\n  origin: A\n", "vestry.yaml:2 audit.origin: this is not such a name"),
         ("audit:\n  origin: a/../b\n", "vestry.yaml:2 audit.origin: between slashes"),
-        ("audit:\n  origin: cli\n", "vestry.yaml:2 audit.origin: `cli` is the log of the command line"),
+        ("audit:\n  origin: cli\n", "vestry.yaml:2 audit.origin: `cli`, and what ends in `-cli`, is a log of the command"),
+        ("audit:\n  origin: a-cli\n", "vestry.yaml:2 audit.origin: `cli`, and what ends in `-cli`, is a log of the"),
+        ("audit:\n  commands: server\n", "vestry.yaml:2 audit.commands: write `cli`, or up to 59 of a-z"),
         ("server:\n  host: a b\n", "vestry.yaml:2 server.host: this is neither an IP address nor a host name"),
         ("server:\n  host: '127.1'\n", "vestry.yaml:2 server.host: this is neither an IP address nor a host name"),
         ("server:\n  allowed_hosts: ['http://a']\n", "vestry.yaml:2 server.allowed_hosts: `http://a` is not a host"),

@@ -32,6 +32,33 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- with .Values.store.postgresql -}}
+{{- if .existingSecret -}}
+{{- if and $.Values.networkPolicy.enabled (not $.Values.networkPolicy.database.peers) -}}
+{{- $faults = append $faults "networkPolicy.database.peers: the servers could not reach PostgreSQL. Add a peer that selects its pods, or an ipBlock with its address." -}}
+{{- end -}}
+{{- if and .caSecret .caConfigMap -}}
+{{- $faults = append $faults "store.postgresql: the authorities of PostgreSQL's certificate are in caSecret or in caConfigMap. Set one of them." -}}
+{{- end -}}
+{{- if and .migration.clientCertificateSecret (not .clientCertificateSecret) -}}
+{{- $faults = append $faults "store.postgresql.migration.clientCertificateSecret: the servers have no client certificate. Set store.postgresql.clientCertificateSecret too." -}}
+{{- end -}}
+{{- else -}}
+{{- if gt (int $.Values.server.replicas) 1 -}}
+{{- $faults = append $faults (printf "server.replicas: %d servers cannot share a SQLite file of keys. Set store.postgresql.existingSecret to a Secret that names a PostgreSQL which all of them use (docs/directory.md), or server.replicas to 1." (int $.Values.server.replicas)) -}}
+{{- end -}}
+{{- range $name := list "caSecret" "caConfigMap" "clientCertificateSecret" -}}
+{{- if get $.Values.store.postgresql $name -}}
+{{- $faults = append $faults (printf "store.postgresql.%s: no PostgreSQL is used. Set store.postgresql.existingSecret too, or leave it out." $name) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name := list "existingSecret" "clientCertificateSecret" "downgradeTo" -}}
+{{- if get $.Values.store.postgresql.migration $name -}}
+{{- $faults = append $faults (printf "store.postgresql.migration.%s: no PostgreSQL is used. Set store.postgresql.existingSecret too, or leave it out." $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if .Values.ingress.enabled -}}
 {{- if not .Values.ingress.hosts -}}
 {{- $faults = append $faults "ingress.hosts: name at least one host, or set ingress.enabled to false." -}}

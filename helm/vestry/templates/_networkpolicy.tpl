@@ -7,3 +7,11 @@
     - port: {{ int .Values.networkPolicy.dns.port }}
       protocol: TCP
 {{- end -}}
+
+{{- define "vestry.networkPolicy.database" -}}
+- to:
+    {{- toYaml .Values.networkPolicy.database.peers | nindent 4 }}
+  ports:
+    - port: {{ int .Values.networkPolicy.database.port }}
+      protocol: TCP
+{{- end -}}

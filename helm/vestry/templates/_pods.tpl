@@ -51,3 +51,27 @@ imagePullSecrets:
   {{- end }}
 {{- end }}
 {{- end -}}
+
+{{/* Several servers on several nodes and zones. */}}
+{{- define "vestry.server.spread" -}}
+{{- $keys := list -}}
+{{- if gt (int .Values.server.replicas) 1 -}}
+{{- with .Values.server.spread.nodes -}}
+{{- $keys = append $keys (dict "key" "kubernetes.io/hostname" "when" .) -}}
+{{- end -}}
+{{- with .Values.server.spread.zones -}}
+{{- $keys = append $keys (dict "key" "topology.kubernetes.io/zone" "when" .) -}}
+{{- end -}}
+{{- end -}}
+{{- if $keys -}}
+topologySpreadConstraints:
+{{- range $keys }}
+  - maxSkew: 1
+    topologyKey: {{ .key }}
+    whenUnsatisfiable: {{ .when }}
+    labelSelector:
+      matchLabels:
+        {{- include "vestry.server.selector" $ | nindent 8 }}
+{{- end }}
+{{- end -}}
+{{- end -}}

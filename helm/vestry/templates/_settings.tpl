@@ -19,6 +19,13 @@ server/vestry/settings.py; a test loads the result with the program's own reader
 {{- end -}}
 {{- $_ := set $settings "server" (merge $server $settings.server) -}}
 {{- /* Not the volume's root: that belongs to the cluster, and to its file system (`lost+found`). */ -}}
+{{- if include "vestry.postgresql" . -}}
+{{- $_ := set $settings "store" (merge (include "vestry.store.files" . | fromJson) (default dict $settings.store)) -}}
+{{- end -}}
+{{- if gt (int .Values.server.replicas) 1 -}}
+{{- /* No server alone can say what the engines did. */ -}}
+{{- $_ := set $settings "audit" (merge (dict "engines_shared" true) $settings.audit) -}}
+{{- end -}}
 {{- $_ := set $settings "state" "/var/lib/vestry/state" -}}
 {{- $_ := set $settings "secrets" "/run/secrets/vestry" -}}
 {{- $models := dict -}}

@@ -15,6 +15,8 @@ from vestry.audit.tlog.tiles import CHECKPOINT, WIDTH, Tiles
 _LAST, _FOLDER = re.compile("[0-9]{3}"), re.compile("x[0-9]{3}")
 _DEEPEST = 5
 ORIGIN = re.compile(r"[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*")
+COMMANDS = re.compile(r"([a-z0-9][a-z0-9.-]*-)?cli")
+"""The name of a log in which commands record what they do."""
 
 
 class NoLog(Exception):  # noqa: N818 - what the directory is

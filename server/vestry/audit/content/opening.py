@@ -17,7 +17,7 @@ from vestry.audit.calls import Content
 from vestry.audit.content.bundles import LARGEST_KEYS, NAME, ContentDamaged, Entry, Place, blob_at, entry_at
 from vestry.audit.content.sealing import Context, NotOpened, Sealed, commitment, unseal
 from vestry.audit.fields import RecordType
-from vestry.audit.reading import LogReader, NoLog, is_log, origins
+from vestry.audit.reading import COMMANDS, LogReader, NoLog, is_log, origins
 from vestry.types import ContentMode
 
 KINDS = {RecordType.INTENT.value: "prompt", RecordType.OUTCOME.value: "answer"}
@@ -214,23 +214,32 @@ def _unsealed(leaf: Leaf, entry: Entry, blob: bytes, private: bytes) -> tuple[by
 
 def _erased(home: Path, entry: Entry) -> str:
     """The sentence of an entry that says it was erased: that a record says so too, or that none does."""
-    directory = next((each for each in home.parents if is_log(each / "cli")), None)
-    if directory is None:
+    logs = _of_commands(home)
+    if not logs:
         return "it was erased; which record says so cannot be seen here, without the log `cli` beside this one"
     about = entry.about
-    for index, raw in LogReader(directory / "cli").leaves():
-        if b'"content.erase"' not in raw:
-            continue
-        erasure = _erasure(raw)
-        if (
-            erasure is not None
-            and erasure.subject == about.subject
-            and erasure.tenant in {"", about.tenant}
-            and (not erasure.before or about.time < erasure.before)
-            and erasure.time >= about.time
-        ):
-            return f"it was erased at {erasure.time}, as record {index} of the log `cli` says"
-    raise ContentDamaged("it is marked as erased, but no record of the log `cli` says that it was")
+    for log in logs:
+        for index, raw in LogReader(log).leaves():
+            erasure = _erasure(raw) if b'"content.erase"' in raw else None
+            if (
+                erasure is not None
+                and erasure.subject == about.subject
+                and erasure.tenant in {"", about.tenant}
+                and (not erasure.before or about.time < erasure.before)
+                and erasure.time >= about.time
+            ):
+                return f"it was erased at {erasure.time}, as record {index} of the log `{log.name}` says"
+    named = " or ".join(f"`{log.name}`" for log in logs)
+    raise ContentDamaged(f"it is marked as erased, but no record of the log {named} says that it was")
+
+
+def _of_commands(home: Path) -> list[Path]:
+    """The logs of commands beside a log."""
+    for folder in home.parents:
+        found = [each for each in sorted(folder.glob("*cli")) if COMMANDS.fullmatch(each.name) and is_log(each)]
+        if found:
+            return found
+    return []
 
 
 def _erasure(raw: bytes) -> Erasure | None:

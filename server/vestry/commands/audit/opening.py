@@ -14,7 +14,7 @@ from vestry.administration import ReadingRefused, record_reading
 from vestry.audit.content import opening
 from vestry.audit.content.bundles import ContentDamaged
 from vestry.audit.content.opening import Found, Leaf, Nothing, Opened, WrongKey
-from vestry.audit.reading import NoLog
+from vestry.audit.reading import COMMANDS, NoLog
 from vestry.audit.scan import LogUnusable
 from vestry.audit.tlog.tiles import TileMissing
 from vestry.auditor import NoAuditorKey, parse_secret
@@ -135,7 +135,7 @@ def _home(directory: Path, origin: str | None, settings: Settings | None) -> Pat
         if not home.resolve().is_relative_to(directory.resolve()):
             raise NoLog(f"`{origin}` is no log of {directory}.")
         return home
-    found = [home for home in opening.homes(directory) if home != directory / "cli"]
+    found = [home for home in opening.homes(directory) if not COMMANDS.fullmatch(home.name)]
     if settings is not None and directory / settings.audit.origin in found:
         return directory / settings.audit.origin
     if len(found) != 1:
