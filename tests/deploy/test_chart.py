@@ -297,7 +297,7 @@ def test_the_default_settings_are_the_programs_own(tmp_path: Path) -> None:
     """What values.yaml writes out under `settings` changes nothing: it shows the defaults."""
     found = settings_of(render({}), tmp_path)
     fresh = Settings()
-    for section in ("door", "bounds", "relay", "tenants", "log_level"):
+    for section in ("door", "bounds", "relay", "store", "tenants", "log_level"):
         assert getattr(found, section) == getattr(fresh, section), section
     ours = {"host", "ops_host"}
     assert found.server.model_dump(exclude=ours) == fresh.server.model_dump(exclude=ours)

@@ -86,7 +86,7 @@ def test_values_and_settings_that_are_named_exist(page: Path) -> None:
     known = {"settings": chart().values["settings"], "engine": chart().values["engine"]}
     text = page.read_text()
     for dotted in re.findall(
-        r"`((?:server|settings|engine|networkPolicy|monitoring|podSecurity|secrets)(?:\.\w+)+)`", text
+        r"`((?:server|store|settings|engine|networkPolicy|monitoring|podSecurity|secrets)(?:\.\w+)+)`", text
     ):
         trees = [chart().values, known["settings"], {"models": {}, "engine": known["engine"]}]
         assert any(_has(tree, dotted.split(".")) for tree in trees), dotted

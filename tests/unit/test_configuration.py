@@ -153,7 +153,10 @@ def test_an_endless_file_is_refused() -> None:
         ("models:\n  'a b': {}\n", "vestry.yaml:2 models.a b: this is not such a name"),
         ("audit:\n  origin: A\n", "vestry.yaml:2 audit.origin: this is not such a name"),
         ("audit:\n  origin: a/../b\n", "vestry.yaml:2 audit.origin: between slashes"),
-        ("audit:\n  origin: cli\n", "vestry.yaml:2 audit.origin: `cli`, and what ends in `-cli`, is a log of the command"),
+        (
+            "audit:\n  origin: cli\n",
+            "vestry.yaml:2 audit.origin: `cli`, and what ends in `-cli`, is a log of the command",
+        ),
         ("audit:\n  origin: a-cli\n", "vestry.yaml:2 audit.origin: `cli`, and what ends in `-cli`, is a log of the"),
         ("audit:\n  commands: server\n", "vestry.yaml:2 audit.commands: write `cli`, or up to 59 of a-z"),
         ("server:\n  host: a b\n", "vestry.yaml:2 server.host: this is neither an IP address nor a host name"),
