@@ -25,7 +25,7 @@ from support.front import Front
 from support.house import PLAIN, chat, until
 from support.pods import Container, Files
 from support.postgres import Postgres, postgres
-from vestry.adapters.directory.migrate import HEAD
+from vestry.adapters.directory.schemas import HEAD
 from vestry.cli import main
 from vestry.configuration import load
 
