@@ -154,6 +154,24 @@ def test_a_key_that_the_asker_had_a_hand_in_is_no_second_person() -> None:
     run(work)
 
 
+def test_a_key_changes_hands_on_the_servers_machine_alone() -> None:
+    """Whoever could give the other key of theirs another owner would be two people; rights and bounds may change."""
+
+    async def work(bench: Bench) -> None:
+        ada, second = await bench.person("ada", Role.ADMIN), await bench.person("ada", Role.OPERATOR)
+        asked = await bench.glass.ask(Actor.of(ada), {"role": "auditor", "reason": "fire"})
+        body = {"owner": "bob", "roles": ["operator"]}
+        with pytest.raises(PermissionDenied) as refused:
+            await bench.keys.change(Actor.of(ada), second.key_id, body, Match(any_version=True))
+        assert refused.value.param == "owner"
+        with pytest.raises(PermissionDenied, match="Somebody else"):
+            await bench.glass.approve(Actor.of(await bench.seen(second)), asked.id)
+        _, changed = await bench.keys.change(Actor("root"), second.key_id, body, Match(any_version=True))
+        assert changed
+
+    run(work)
+
+
 def test_an_ask_lapses() -> None:
     """After an hour it cannot be approved any more, and another may be asked."""
 

@@ -203,7 +203,7 @@ def test_a_key_is_never_wider_than_its_makers_credential(own: dict[str, Any], gi
         for attempt in (
             bench.keys.make(actor, "ward", {"owner": "x", **given}),
             bench.keys.rotate(actor, wide.id, overlap_seconds=0),
-            bench.keys.change(actor, wide.id, {"owner": "x", **given}, ANY),
+            bench.keys.change(actor, wide.id, {"owner": "wide", "expires": "2099-01-01T00:00:00Z", **given}, ANY),
         ):
             with pytest.raises(PermissionDenied):
                 await attempt

@@ -13,7 +13,7 @@ from vestry.admin.actor import Actor, Match, within_bounds
 from vestry.admin.bodies import KeyBody, judge
 from vestry.admin.documents import matches
 from vestry.admin.events import Events, described
-from vestry.errors import Conflict, InvalidRequest, NotFound
+from vestry.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from vestry.roles import Permission
 from vestry.seams import Change, Directory
 from vestry.settings import Settings
@@ -92,6 +92,7 @@ class Keys:
                 return found, False
             matches(match, found.version)
             _alive(found)
+            _keeps_its_owner(actor, found, key)
             within_bounds(actor, found)
             within_bounds(actor, key)
             self._models(key)
@@ -196,6 +197,15 @@ class Keys:
 def _alive(key: Key) -> None:
     if key.revoked is not None:
         raise Conflict("The key is revoked, for good: make a new one.")
+
+
+def _keeps_its_owner(actor: Actor, found: Key, key: Key) -> None:
+    """Records and break-glass tell people apart by a key's owner: who changed it could be two of them.
+
+    Raises PermissionDenied.
+    """
+    if actor.principal is not None and key.owner != found.owner:
+        raise PermissionDenied("A key keeps its owner: make one of their own for somebody else.", param="owner")
 
 
 def _same(made: Key, asked: Key) -> Key:
