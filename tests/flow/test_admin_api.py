@@ -218,6 +218,11 @@ def test_a_tenants_administrator_stays_within_their_own_rights(house: House) -> 
     ):
         refused(desk.post("/tenants/default/keys", {**within, **more}), 403, "permission_denied", param)
     assert desk.get("/whoami").json()["whole_house"] == []
+    refused(desk.put("/tenants/default/users/tess", {}), 403, "permission_denied", "models")
+    refused(desk.put("/tenants/default/projects/wide", {"models": ["small"]}), 403, "permission_denied", "concurrency")
+    ada = Desk(house, Role.ADMIN, owner="ada")
+    refused(desk.post(f"/keys/{ada.key_id}/revoke"), 403, "permission_denied")
+    assert ada.get("/whoami").status_code == 200
 
 
 # What is no request.

@@ -69,7 +69,7 @@ QUESTIONS: dict[str, Question] = {
     "admin.keys.of-tenant": Question(),
     "admin.keys.make": Question({"owner": "new"}, {}, 201),
     "admin.keys.read": Question(),
-    "admin.keys.write": Question({"owner": "changed"}, ANY_VERSION),
+    "admin.keys.write": Question({"owner": "held", "concurrency": 3}, ANY_VERSION),
     "admin.keys.freeze": Question({}),
     "admin.keys.thaw": Question({}),
     "admin.keys.rotate": Question({}, {}, 201),

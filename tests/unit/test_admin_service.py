@@ -212,6 +212,94 @@ def test_a_key_is_never_wider_than_its_makers_credential(own: dict[str, Any], gi
     run(work)
 
 
+@pytest.mark.parametrize(
+    ("own", "given"),
+    [
+        ({"models": frozenset({"small"})}, {}),
+        ({"models": frozenset({"small"})}, {"models": ["big"]}),
+        ({"project": "letters"}, {}),
+        ({"limits": Limits(concurrency=2)}, {"concurrency": 3}),
+        ({"limits": Limits(requests_per_minute=2)}, {}),
+    ],
+)
+def test_users_and_projects_are_never_wider_than_their_writers_credential(
+    own: dict[str, Any], given: dict[str, Any]
+) -> None:
+    """Neither their own bounds are lifted by it, nor others': not by writing, and not by removing what bounds them."""
+    actor = Actor.of(Principal("key_1", "ward", "somebody", frozenset({Role.TENANT_ADMIN}), **own))
+
+    async def work(bench: Bench) -> None:
+        await bench.documents.put(ROOT, WARD, {}, Match())
+        letters, uma = Where(Kind.PROJECT, "ward", "letters"), Where(Kind.USER, "ward", "uma")
+        await bench.documents.put(ROOT, letters, {"models": ["small"], "concurrency": 1, **given}, Match())
+        narrow = {"models": ["small"], "concurrency": 1, "requests_per_minute": 1, "project": "letters"}
+        await bench.documents.put(ROOT, uma, narrow, Match())
+        before = await bench.held()
+        for attempt in (
+            bench.documents.put(actor, letters, given, ANY),
+            bench.documents.put(actor, Where(Kind.PROJECT, "ward", "new"), given, ANY),
+            bench.documents.put(actor, uma, given, ANY),
+            bench.documents.put(actor, Where(Kind.USER, "ward", "new"), given, ANY),
+            bench.documents.remove(actor, uma, ANY),
+        ):
+            with pytest.raises(PermissionDenied):
+                await attempt
+        assert await bench.held() == before
+        more = {"description": "as narrow as before"}
+        assert (await bench.documents.put(actor, uma, {**narrow, **more}, ANY)).changed
+
+    run(work)
+
+
+def test_a_key_that_ends_makes_none_that_lives_longer() -> None:
+    """Neither made, nor changed, nor replaced: else whoever has a key until Friday would have another by then."""
+
+    async def work(bench: Bench) -> None:
+        await bench.documents.put(ROOT, WARD, {}, Match())
+        soon, later = "2098-01-01T00:00:00Z", "2099-01-01T00:00:00Z"
+        body = {"owner": "tess", "roles": ["tenant-admin"]}
+        _, own = await bench.keys.make(ROOT, "ward", {**body, "expires": soon})
+        _, lasting = await bench.keys.make(ROOT, "ward", body)
+        actor = Actor.of(own.holder())
+        before = await bench.held()
+        for attempt in (
+            bench.keys.make(actor, "ward", {"owner": "x"}),
+            bench.keys.make(actor, "ward", {"owner": "x", "expires": later}),
+            bench.keys.change(actor, own.id, body, ANY),
+            bench.keys.change(actor, own.id, {**body, "expires": later}, ANY),
+            bench.keys.rotate(actor, lasting.id, overlap_seconds=0),
+        ):
+            with pytest.raises(PermissionDenied) as refused:
+                await attempt
+            assert refused.value.param == "expires"
+        assert await bench.held() == before
+        assert (await bench.keys.make(actor, "ward", {"owner": "x", "expires": soon}))[0]
+        assert (await bench.keys.rotate(actor, own.id, overlap_seconds=60))[0]
+        assert (await bench.keys.make(Actor.of(lasting.holder()), "ward", {"owner": "x"}))[0]
+
+    run(work)
+
+
+def test_who_reaches_one_tenant_neither_stops_nor_lets_in_the_houses_keys() -> None:
+    """A house's key is in some tenant: its administrator is not above it. Who reaches the house freezes and thaws."""
+
+    async def work(bench: Bench) -> None:
+        await bench.documents.put(ROOT, WARD, {}, Match())
+        _, key = await bench.keys.make(ROOT, "ward", {"owner": "ada", "roles": ["admin"]})
+        tess, olga = of(Role.TENANT_ADMIN), of(Role.OPERATOR, tenant="default")
+        for frozen in (True, False):
+            with pytest.raises(PermissionDenied):
+                await bench.keys.freeze(tess, key.id, frozen=frozen)
+            await bench.keys.freeze(olga, key.id, frozen=frozen)
+        with pytest.raises(PermissionDenied):
+            await bench.keys.revoke(tess, key.id)
+        assert await bench.directory.key(key.id) is not None
+        _, revoked = await bench.keys.revoke(of(Role.ADMIN, tenant="default"), key.id)
+        assert revoked
+
+    run(work)
+
+
 def test_another_tenants_things_are_not_there() -> None:
     """Who has one tenant is told of another's what they are told of what there is not; nothing of it is changed."""
 

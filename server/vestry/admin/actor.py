@@ -95,15 +95,35 @@ def within_bounds(actor: Actor, key: Key) -> None:
     if own is None:
         return
     within(actor, key.roles)
-    if own.models is not None and (key.models is None or not key.models <= own.models):
-        raise PermissionDenied("Your own credential may use fewer models.", param="models")
     if own.routes is not None and (key.routes is None or not key.routes <= own.routes):
         raise PermissionDenied("Your own credential may use fewer routes.", param="routes")
-    if own.project and key.project != own.project:
-        raise PermissionDenied("Your own credential belongs to one project.", param="project")
     if own.sources and not (key.sources and all(_inside(each, own.sources) for each in key.sources)):
         raise PermissionDenied("Your own credential may be used from fewer addresses.", param="sources")
-    _within_limits(own.limits, key.limits)
+    within_scope(actor, key.models, key.project, key.limits)
+
+
+def within_scope(actor: Actor, models: frozenset[str] | None, project: str, limits: Limits) -> None:
+    """Nobody gives models, projects or calls that they do not have, to themselves or others.
+
+    Raises PermissionDenied, with `param`.
+    """
+    own = actor.principal
+    if own is None:
+        return
+    if own.models is not None and (models is None or not models <= own.models):
+        raise PermissionDenied("Your own credential may use fewer models.", param="models")
+    if own.project and project != own.project:
+        raise PermissionDenied("Your own credential belongs to one project.", param="project")
+    _within_limits(own.limits, limits)
+
+
+def within_house(actor: Actor, key: Key) -> None:
+    """A key that reaches the whole house is not stopped, or let in again, by who reaches one tenant.
+
+    Raises PermissionDenied.
+    """
+    if actor.principal is not None and key.roles & HOUSE and not actor.principal.roles & HOUSE:
+        raise PermissionDenied("The key reaches the whole house, and your role one tenant.")
 
 
 def _within_limits(own: Limits, given: Limits) -> None:

@@ -7,17 +7,24 @@ from typing import Any
 
 from msgspec import Struct
 
-from vestry.admin.actor import Actor, Match, within
+from vestry.admin.actor import Actor, Match, within, within_scope
 from vestry.admin.bodies import Project, User, faulty, judge, plain
 from vestry.admin.events import Events
 from vestry.admin.names import is_name
-from vestry.errors import Conflict, InvalidRequest, NotFound, PreconditionFailed, PreconditionRequired
+from vestry.errors import (
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    PreconditionFailed,
+    PreconditionRequired,
+)
 from vestry.roles import Permission
 from vestry.seams import Change, Directory
 from vestry.section import Section
 from vestry.settings import Settings, Tenant
 from vestry.settings_policy import Misfit, Rules, misfits
-from vestry.types import Document, Kind
+from vestry.types import Document, Kind, Limits
 
 FORMS: Mapping[Kind, type[Section]] = {
     Kind.TENANT: Tenant,
@@ -126,8 +133,8 @@ class Documents:
         if found is not None and found.body == judged and not match.new:
             return Kept(found)
         matches(match, None if found is None else found.version)
-        if found is not None and where.kind == Kind.USER:
-            within(actor, judge(User, found.body).roles)
+        if found is not None:
+            _within_bounds(actor, where.kind, found.body)
         if where.kind in {Kind.PROJECT, Kind.USER}:
             await self._tenant_is_there(change, where.tenant)
             await self._project_is_there(change, where.tenant, judged.get("project"))
@@ -151,8 +158,9 @@ class Documents:
         if found is None:
             raise NotFound
         matches(match, found.version)
-        if where.kind == Kind.USER:
-            within(actor, judge(User, found.body).roles)
+        _within_bounds(actor, where.kind, found.body)
+        if where.kind == Kind.USER:  # what is left of them is what their tokens say
+            _within_bounds(actor, where.kind, {})
         await self._unused(change, where)
         await change.remove(where.kind, where.tenant, where.name)
         await self._events.document(actor, where.kind, where.tenant, where.name, bodies=(found.body, None))
@@ -173,8 +181,7 @@ class Documents:
         for model in getattr(judged, "models", None) or ():
             if model != "*" and model not in self._settings.models:
                 raise InvalidRequest("One of the models is not among those that are served.", param="models")
-        if isinstance(judged, User):
-            within(actor, judged.roles)
+        _within_bounds(actor, where.kind, plain(judged))
         if isinstance(judged, Rules) and (found := misfits_of(judged, self._settings)):
             raise faulty([(each.place, f"{each.what}. {each.mend}") for each in found])
         return plain(judged)
@@ -213,6 +220,27 @@ def misfits_of(rules: Rules, settings: Settings) -> list[Misfit]:
     """How the directory's rules would not fit these settings, which have rules of their own."""
     taken = {each.name for each in settings.policy.rules}
     return list(misfits(rules.rules, models=settings.models, unsealable=settings.unsealable, taken=taken))
+
+
+def _within_bounds(actor: Actor, kind: Kind, body: Mapping[str, Any]) -> None:
+    """A project or user is never wider than the credential of whoever writes it. Raises PermissionDenied."""
+    if kind == Kind.USER:
+        user = judge(User, body)
+        within(actor, user.roles)
+        within_scope(actor, _set(user.models), user.project or "", _limits(user))
+    if kind == Kind.PROJECT:
+        if actor.principal is not None and actor.principal.project:
+            raise PermissionDenied("Your own credential belongs to one project, and does not make its bounds.")
+        project = judge(Project, body)
+        within_scope(actor, _set(project.models), "", _limits(project))
+
+
+def _set(models: tuple[str, ...] | None) -> frozenset[str] | None:
+    return None if models is None else frozenset(models)
+
+
+def _limits(body: Project | User) -> Limits:
+    return Limits(body.concurrency, body.requests_per_minute)
 
 
 def matches(match: Match, version: int | None) -> None:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from vestry.adapters.key_format import derived_id, mint, mint_id
 from vestry.adapters.memory import wall
-from vestry.admin.actor import Actor, Match, within_bounds
+from vestry.admin.actor import Actor, Match, within_bounds, within_house
 from vestry.admin.bodies import KeyBody, judge
 from vestry.admin.documents import matches
 from vestry.admin.events import Events, described
@@ -17,7 +17,7 @@ from vestry.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from vestry.roles import Permission
 from vestry.seams import Change, Directory
 from vestry.settings import Settings
-from vestry.types import Key, Kind
+from vestry.types import Key, Kind, Via
 
 LONGEST_OVERLAP_SECONDS = 30 * 86_400
 SECOND = 1_000_000
@@ -67,6 +67,7 @@ class Keys:
         async with self._directory.changing() as change:
             if token and (made := await change.key(key.id)) is not None:
                 return None, _same(made, key)
+            await self._within_life(change, actor, key)
             secret = mint()
             await self._belongs(change, key)
             kept = await change.add_key(key, secret)
@@ -95,6 +96,7 @@ class Keys:
             _keeps_its_owner(actor, found, key)
             within_bounds(actor, found)
             within_bounds(actor, key)
+            await self._within_life(change, actor, key)
             self._models(key)
             await self._belongs(change, key)
             kept = await change.put_key(key)
@@ -111,6 +113,7 @@ class Keys:
     ) -> tuple[Key, bool]:
         """`freeze`, within a transaction."""
         found = await self._found(change, actor, key_id, Permission.KEYS_FREEZE)
+        within_house(actor, found)
         if (found.frozen is not None) == frozen:
             return found, False
         _alive(found)
@@ -126,6 +129,7 @@ class Keys:
     async def revoke_in(self, change: Change, actor: Actor, key_id: str, *, reason: str = "") -> tuple[Key, bool]:
         """`revoke`, within a transaction."""
         found = await self._found(change, actor, key_id, Permission.KEYS_WRITE)
+        within_house(actor, found)
         if found.revoked is not None:
             return found, False
         kept = await change.put_key(replace(found, revoked=self._clock()))
@@ -149,6 +153,7 @@ class Keys:
                 return None, made
             _alive(found)
             within_bounds(actor, found)
+            await self._within_life(change, actor, found)
             now = self._clock()
             until = now + max(1, overlap_seconds * SECOND)
             if found.state(now) == "expired":
@@ -176,6 +181,15 @@ class Keys:
             raise NotFound
         actor.require(permission, found.tenant)
         return found
+
+    @staticmethod
+    async def _within_life(change: Change, actor: Actor, key: Key) -> None:
+        """A key that ends makes none that lives longer: it would go on by it. Raises PermissionDenied."""
+        if actor.principal is None or actor.principal.via != Via.KEY:
+            return
+        own = await change.key(actor.principal.key_id)
+        if own is not None and own.expires is not None and (key.expires is None or key.expires > own.expires):
+            raise PermissionDenied("Your own key expires sooner.", param="expires")
 
     def _models(self, key: Key) -> None:
         if any(name not in self._settings.models for name in key.models or ()):
