@@ -401,6 +401,30 @@ def test_state_and_whoami(house: House, auditor: Desk) -> None:
     assert (record["type"], record["route"], record["key_id"]) == ("outcome", "admin.whoami", auditor.key_id)
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"sec_fetch_site": "same-origin", "origin": "https://behind.a.proxy"}, 200),
+        ({"sec_fetch_site": "none"}, 200),
+        ({"origin": "{admin}"}, 200),
+        ({"sec_fetch_site": "cross-site"}, 403),
+        ({"sec_fetch_site": "same-site"}, 403),
+        ({"sec_fetch_site": ""}, 403),
+        ({"sec_fetch_site": "cross-site", "origin": "{admin}"}, 403),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "{admin}.evil.example"}, 403),
+        ({"origin": "null"}, 403),
+    ],
+)
+def test_pages_of_other_sites_change_nothing(headers: dict[str, str], status: int, house: House, admin: Desk) -> None:
+    """A browser sends the administrator's certificate with a form of any page: such a form revokes no key."""
+    key = admin.post("/tenants/default/keys", {"owner": "victim"}).json()["id"]
+    given = {name: value.format(admin=house.admin) for name, value in headers.items()}
+    assert admin.post(f"/keys/{key}/revoke", **given).status_code == status
+    assert (admin.get(f"/keys/{key}", **given).json()["state"] == "active") == (status == 403)
+
+
 # Break-glass.
 
 

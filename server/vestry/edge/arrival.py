@@ -171,7 +171,7 @@ class Arrival:
         return await self._read_body()
 
     def header(self, name: bytes) -> list[str]:
-        """What headers of this name say, in lower case."""
+        """What headers of this name say; `name` is in lower case."""
         if not self._door.repeated:
             found = self._headers.get(name)
             return [] if found is None else [found.decode("latin-1").strip()]

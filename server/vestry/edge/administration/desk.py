@@ -26,7 +26,7 @@ from vestry.edge.administration.ask import Ask
 from vestry.edge.administration.office import Office
 from vestry.edge.administration.table import Reply, Row
 from vestry.edge.arrival import Arrival, Route, Rules
-from vestry.errors import InternalError, InvalidRequest, Overloaded, Refusal, Stopping
+from vestry.errors import InternalError, InvalidRequest, Overloaded, PermissionDenied, Refusal, Stopping
 from vestry.pipeline import Corridor
 from vestry.section import Section
 from vestry.types import Ending, Limits, Operation, Outcome, Principal
@@ -64,6 +64,8 @@ class Desk:
 
         async def answer(arrival: Arrival, principal: Principal) -> Response:
             permitted(principal, row.permission, row.name)
+            if row.method != "GET":
+                _from_here(arrival)
             head = arrival.head
             actor = Actor.of(principal, source=head.source, request_id=head.request_id)
             ask = Ask(arrival, actor, dict(request.path_params), request.scope["query_string"])
@@ -137,6 +139,19 @@ class Desk:
         tenant = "none" if principal is None else principal.tenant
         seconds = time.monotonic() - arrival.head.began
         self._corridor.meter.ended(arrival.head, None, tenant, outcome, seconds)
+
+
+def _from_here(arrival: Arrival) -> None:
+    """A browser shows its user's certificate to every site that a page elsewhere asks, so what it is made to ask for from
+    there is refused: by Fetch Metadata (`Sec-Fetch-Site`), or by `Origin` where there is none.
+
+    Raises PermissionDenied.
+    """
+    sites, origins = arrival.header(b"sec-fetch-site"), arrival.header(b"origin")
+    host = arrival.header(b"host")[0].lower()
+    own = all(each in {"none", "same-origin"} for each in sites)
+    if not own or not (sites or all(each.lower().partition("://")[2] == host for each in origins)):
+        raise PermissionDenied("A page of another site has made a browser ask for this.")
 
 
 def _understand(row: Row, ask: Ask) -> None:
