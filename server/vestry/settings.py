@@ -80,7 +80,8 @@ class Server(Section):
     admin_port: Port = 8082
     """Port of the administration. 0 takes a free one."""
     admin_concurrency: Annotated[int, Field(ge=2, le=1000)] = 16
-    """Requests to the administration in progress at once; beyond it the answer is 503. One credential may have half."""
+    """Requests to the administration in progress at once; beyond it the answer is 503. One credential may have half, as
+    may all together who reach one tenant alone."""
     backlog: Annotated[int, Field(ge=128, le=65535)] = 2048
     """Connections that may wait to be accepted."""
     allowed_hosts: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import ssl
@@ -17,7 +18,8 @@ from support import certificates
 from support.desk import Desk
 from support.disk import Disk
 from support.house import House, chat, until
-from support.wire import Wire
+from support.wire import Wire, request
+from vestry.adapters.key_format import mint
 from vestry.roles import Role
 from vestry.types import Limits
 
@@ -509,6 +511,29 @@ def test_few_places_and_a_fair_share(tmp_path: Path) -> None:
             assert first.answer().status_code == 201
             second.send(b"{}")
             assert second.answer().status_code == 200
+
+
+def test_neither_strangers_nor_tenants_keep_the_houses_administrators_out(tmp_path: Path) -> None:
+    """Strangers take no place, however many they are; those who reach one tenant have half of the places together."""
+    with FakeEngine() as engine, House(tmp_path, [engine], server={"admin_concurrency": 2}) as house:
+        admin = Desk(house, Role.ADMIN, owner="ada")
+        tess, tom = (Desk(house, Role.TENANT_ADMIN, owner=owner) for owner in ("tess", "tom"))
+        port = int(house.admin.rpartition(":")[2])
+        with contextlib.ExitStack() as stack:
+            strangers = [stack.enter_context(Wire(port)) for _ in range(24)]
+            for each in strangers:
+                each.send(request("GET", "/admin/v1/whoami", f"Authorization: Bearer {mint()}"))
+            assert {each.answer().status_code for each in strangers} == {401}
+        for who in (tess, tom):  # from here on both are known when they arrive
+            assert who.get("/whoami").status_code == 200
+        with Wire(port) as slow:
+            head = "POST /admin/v1/tenants/default/keys HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            slow.send(f"{head}Content-Length: 13\r\nAuthorization: Bearer {tess.key}\r\n\r\n".encode())
+            assert admin.get("/whoami").status_code == 200
+            assert tom.get("/whoami").status_code == 503
+            slow.send(b'{"owner":"x"}')
+            assert slow.answer().status_code == 201
+        assert tom.get("/whoami").status_code == 200
 
 
 def test_the_administration_speaks_tls_where_the_api_does(tmp_path: Path) -> None:

@@ -2,15 +2,17 @@
 
 What stops one is a Refusal: it is recorded and counted like one of the data plane, and what comes in floods is summed
 up. What was read leaves a record (`outcome`) before it is shown; a change has its own. There are few places, so that
-the administration takes little from the calls that are served beside it.
+the administration takes little from the calls that are served beside it; who is not known yet takes none, so that no
+flood of strangers keeps administrators out.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
 from msgspec.structs import replace
@@ -26,8 +28,9 @@ from vestry.edge.administration.ask import Ask
 from vestry.edge.administration.office import Office
 from vestry.edge.administration.table import Reply, Row
 from vestry.edge.arrival import Arrival, Route, Rules
-from vestry.errors import InternalError, InvalidRequest, Overloaded, PermissionDenied, Refusal, Stopping
+from vestry.errors import InternalError, InvalidRequest, PermissionDenied, Refusal, Stopping
 from vestry.pipeline import Corridor
+from vestry.roles import HOUSE
 from vestry.section import Section
 from vestry.types import Ending, Limits, Operation, Outcome, Principal
 
@@ -55,8 +58,8 @@ class Desk:
 
     def __init__(self, corridor: Corridor, office: Office, rules: Rules, *, concurrency: int) -> None:
         self._corridor, self._office, self._rules = corridor, office, rules
-        self._most, self._busy = concurrency, 0
         self._admission = Admission(server_concurrency=concurrency)
+        self._tenants = Admission(server_concurrency=max(1, concurrency // 2))
         self._each = Limits(max(1, concurrency // 2), PER_MINUTE)
 
     async def serve(self, request: Request, row: Row) -> Response:
@@ -89,12 +92,9 @@ class Desk:
         route = Route(request.method, name, Operation.NONE)
         arrival = Arrival(self._rules, request.scope, request.receive, route)
         principal: Principal | None = None
-        if self._busy >= self._most:
-            return await self._refused(arrival, None, Overloaded(retry_after=1.0))
-        self._busy += 1
         try:
             principal = await self._known(arrival)
-            with self._admission.place(replace(principal, limits=self._each), Limits(), time.monotonic()):
+            with self._place(principal):
                 return await answer(arrival, principal)
         except Refusal as refusal:
             return await self._refused(arrival, principal, refusal)
@@ -103,8 +103,19 @@ class Desk:
         except Exception:  # the border: no fault of ours may leave a request unanswered or unrecorded
             log.exception("request %s to the administration failed", arrival.head.request_id)
             return await self._refused(arrival, principal, InternalError())
-        finally:
-            self._busy -= 1
+
+    @contextlib.contextmanager
+    def _place(self, principal: Principal) -> Iterator[None]:
+        """A place. Those who reach one tenant have half of them together: they cannot keep the house's people out.
+
+        Raises RateLimited, ConcurrencyLimited, Overloaded.
+        """
+        asks, now = replace(principal, limits=self._each), time.monotonic()
+        with contextlib.ExitStack() as places:
+            if not principal.roles & HOUSE:
+                places.enter_context(self._tenants.place(asks, Limits(), now))
+            places.enter_context(self._admission.place(asks, Limits(), now))
+            yield
 
     async def _known(self, arrival: Arrival) -> Principal:
         house = self._corridor.house
@@ -142,7 +153,7 @@ class Desk:
 
 
 def _from_here(arrival: Arrival) -> None:
-    """A browser shows its user's certificate to every site that a page elsewhere asks, so what it is made to ask for from
+    """A browser shows its user's certificate to the sites that pages elsewhere ask, so what it is made to ask for from
     there is refused: by Fetch Metadata (`Sec-Fetch-Site`), or by `Origin` where there is none.
 
     Raises PermissionDenied.
