@@ -33,6 +33,10 @@ CHAINS = {
     "an attack": (("X-Forwarded-For: '; DROP TABLE keys; --",), "127.9.0.1"),
     "nothing": (("X-Forwarded-For: ",), "127.9.0.1"),
     "two headers": (("X-Forwarded-For: 1.1.1.1", "X-Forwarded-For: 203.0.113.7"), "203.0.113.7"),
+    "two headers, a proxy in the last": (
+        ("X-Forwarded-For: 1.1.1.1, 203.0.113.7", "X-Forwarded-For: 10.1.2.3"),
+        "203.0.113.7",
+    ),
     "3,000 hops": (("X-Forwarded-For: 1.1.1.1" + ",10.1.1.1" * 3000,), "10.1.1.1"),
     "a hop of 20,000 characters": (("X-Forwarded-For: " + "1" * 20_000,), "127.9.0.1"),
 }

@@ -22,6 +22,7 @@ TRACEPARENT = re.compile(r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
 JSON_TYPE = re.compile(rb"^application/json(?:\s*;\s*charset=\"?utf-8\"?)?\s*$", re.IGNORECASE)
 JSON = (b"content-type", b"application/json")
 CREDENTIALS = (b"authorization", b"x-api-key")
+FORWARDED = b"x-forwarded-for"
 MAX_TEXT = 256
 MAX_HOPS = 16
 MAX_ADDRESS = 45
@@ -140,10 +141,11 @@ class Arrival:
     def _source(self) -> str:
         """The caller's address: the last hop that is not a trusted proxy."""
         peer = self._peer
-        forwarded = self._headers.get(b"x-forwarded-for")
+        forwarded = self._headers.get(FORWARDED)
         if not self._rules.trusted_proxies or forwarded is None or not self._trusts(peer):
             return peer
-        for hop in reversed(forwarded.decode("latin-1").rsplit(",", MAX_HOPS)[-MAX_HOPS:]):
+        chain = ",".join(self.header(FORWARDED)) if self._door.repeated else forwarded.decode("latin-1")
+        for hop in reversed(chain.rsplit(",", MAX_HOPS)[-MAX_HOPS:]):
             address = hop.strip()
             if len(address) > MAX_ADDRESS or addresses.read(address) is None:
                 return peer
