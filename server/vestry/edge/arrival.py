@@ -23,6 +23,8 @@ JSON_TYPE = re.compile(rb"^application/json(?:\s*;\s*charset=\"?utf-8\"?)?\s*$",
 JSON = (b"content-type", b"application/json")
 CREDENTIALS = (b"authorization", b"x-api-key")
 FORWARDED = b"x-forwarded-for"
+PORTED = re.compile(r"([0-9.]{7,15}):[0-9]{1,5}|\[([0-9A-Fa-f:.]{2,45})\](?::[0-9]{1,5})?")
+"""An address as some proxies write it, with the port that the caller has (RFC 3986, section 3.2.2)."""
 MAX_TEXT = 256
 MAX_HOPS = 16
 MAX_ADDRESS = 45
@@ -139,7 +141,9 @@ class Arrival:
         return client[0] if client else ""
 
     def _source(self) -> str:
-        """The caller's address: the last hop that is not a trusted proxy."""
+        """The caller's address: the last hop that is not a trusted proxy. Empty where a proxy says what is no address:
+        whoever may call from its network alone is not taken for the proxy.
+        """
         peer = self._peer
         forwarded = self._headers.get(FORWARDED)
         if not self._rules.trusted_proxies or forwarded is None or not self._trusts(peer):
@@ -147,8 +151,10 @@ class Arrival:
         chain = ",".join(self.header(FORWARDED)) if self._door.repeated else forwarded.decode("latin-1")
         for hop in reversed(chain.rsplit(",", MAX_HOPS)[-MAX_HOPS:]):
             address = hop.strip()
+            if ported := PORTED.fullmatch(address):
+                address = ported[1] or ported[2]
             if len(address) > MAX_ADDRESS or addresses.read(address) is None:
-                return peer
+                return ""
             peer = address
             if not self._trusts(address):
                 break
