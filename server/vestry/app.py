@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vestry import __version__
-from vestry.adapters.credentials import EveryCredential
+from vestry.adapters.credentials import EveryCredential, NobodyYet
 from vestry.adapters.directory.faults import DirectoryFault, SchemaFault
 from vestry.adapters.health import HealthChecks
 from vestry.adapters.keys import KeyCredentials
@@ -49,6 +49,7 @@ from vestry.record import Recorder
 from vestry.recording import Recording
 from vestry.relay import Relay
 from vestry.route import Router
+from vestry.seams import Credentials
 from vestry.settings import Door, Settings, is_private
 from vestry.standing import Standing
 from vestry.store import directory_of
@@ -77,7 +78,7 @@ class Server:
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._stop_asked = 0.0
-        self._ready = False
+        self._ready = self._housed = False
         self._stack = contextlib.AsyncExitStack()
         self._recording = Recording(settings, secrets.signing, self.meter.record)
         self.addresses: dict[str, str] = {}
@@ -134,10 +135,11 @@ class Server:
         await stack.enter_async_context(recording.held_against(engines))
         house = House.of(settings, secret=self._secrets.key_hash)
         recording.housed(house)
+        credentials = EveryCredential(
+            keys, believed, certificates_of(settings.identity, self._directory, self._directory.backend.freshness)
+        )
         corridor = Corridor(
-            credentials=EveryCredential(
-                keys, believed, certificates_of(settings.identity, self._directory, self._directory.backend.freshness)
-            ),
+            credentials=NobodyYet(),
             house=house,
             models=self._models,
             admission=Admission(server_concurrency=settings.server.concurrency),
@@ -146,7 +148,7 @@ class Server:
             meter=self.meter,
             keep=recording.keep,
         )
-        standing = await stack.enter_async_context(self._house_kept(corridor))
+        standing = await stack.enter_async_context(self._house_kept(corridor, credentials))
         parts = Parts(
             settings=settings,
             corridor=corridor,
@@ -179,11 +181,13 @@ class Server:
         return keys
 
     @contextlib.asynccontextmanager
-    async def _house_kept(self, corridor: Corridor) -> AsyncIterator[Standing]:
-        """Keep what the corridor knows of tenants and rules as the directory has it."""
+    async def _house_kept(self, corridor: Corridor, credentials: Credentials) -> AsyncIterator[Standing]:
+        """Keep what the corridor knows of tenants and rules as the directory has it. Before that is known for the first
+        time nobody is let in.
+        """
 
         def place(house: House) -> None:
-            corridor.house = house
+            corridor.house, corridor.credentials, self._housed = house, credentials, True
             self._recording.housed(house)
 
         self.meter.broken_glass = lambda: corridor.house.broken(time.time_ns() // 1000)
@@ -301,6 +305,8 @@ class Server:
         missing |= self._recording.missing()
         if self._lost():
             missing["keys"] = "the key store cannot be read"
+        elif not self._housed:
+            missing["keys"] = "what the key store holds of tenants and policy cannot be used"
         now = asyncio.get_running_loop().time()
         if not any(self._router.available(model, now) for model in self._models):
             missing["models"] = "no engine of any model is available"

@@ -20,7 +20,7 @@ class Standing:
     """Reads the house, and hands it to whoever asks for it.
 
     A directory that cannot be read, or holds a document that no program of this version has written, leaves the last
-    house in its place.
+    house in its place; before there was one, none is placed.
     """
 
     def __init__(

@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from fakes.engine import FakeEngine
 from support.cli import Cli
-from support.house import House, chat
+from support.house import PEPPER, House, chat, until
+from support.keys import ran
+from vestry.store import directory_of
+from vestry.types import Kind
 
 RULES = [
     {"name": "no-tools", "effect": "deny", "subjects": ["banned"]},
@@ -68,6 +72,33 @@ def test_a_client_cannot_choose_its_salt(house: House) -> None:
     answer = house.post(json=chat(cache_salt="mine"))
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "cache_salt"
+
+
+def test_a_server_that_cannot_use_the_directorys_rules_lets_nobody_in(tmp_path: Path, engine: FakeEngine) -> None:
+    """It is not ready and answers 503: by the settings' rules alone it would serve what the directory denies."""
+
+    async def written(house: House, kind: Kind, tenant: str, name: str, body: dict[str, Any]) -> None:
+        directory = directory_of(house.settings, PEPPER)
+        try:
+            async with directory.changing() as change:
+                await change.put(kind, tenant, name, body)
+        finally:
+            await directory.close()
+
+    with House(tmp_path, [engine], wait=False) as house:
+        ran(written(house, Kind.POLICY, "", "policy", {"rules": [{"name": "nobody", "effect": "deny"}]}))
+        ran(written(house, Kind.TENANT, "", "radiology", {"models": "of another version"}))
+        key = house.key
+    house = House(tmp_path, [engine], wait=False)
+    house._key = key
+    with house:
+        assert house.get_ops("/readyz").json()["missing"]["keys"].startswith("what the key store holds")
+        assert house.get_ops("/livez").status_code == 200
+        for answer in (house.post(json=chat()), house.get("/v1/models"), httpx.get(house.admin + "/admin/v1/whoami")):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "authentication_unavailable")
+        ran(written(house, Kind.TENANT, "", "radiology", {}))
+        until(lambda: house.get_ops("/readyz").status_code == 200, what="readiness")
+        assert house.post(json=chat()).json()["error"]["code"] == "permission_denied"
 
 
 def settings_file(tmp_path: Path) -> Path:

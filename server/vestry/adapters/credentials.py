@@ -6,6 +6,7 @@ The shape of what was shown decides who is asked, so that no credential is tried
 from __future__ import annotations
 
 from vestry.adapters.key_format import PREFIX
+from vestry.errors import KeysUnavailable
 from vestry.seams import Credentials
 from vestry.types import Head, Principal
 
@@ -33,3 +34,15 @@ class EveryCredential:
         if shown is None:
             return self._certificates if head.certificate is not None and not head.ambiguous else None
         return self._keys if shown.startswith(PREFIX) else self._tokens
+
+
+class NobodyYet:
+    """seams.Credentials while it is not known which tenants and rules the directory holds: a caller would be let in by
+    the settings' alone. Always raises KeysUnavailable.
+    """
+
+    def known(self, head: Head) -> Principal | None:  # noqa: ARG002
+        raise KeysUnavailable
+
+    async def find(self, head: Head) -> Principal | None:  # noqa: ARG002
+        raise KeysUnavailable
