@@ -149,6 +149,9 @@ REFUSED: dict[str, Any] = {
     "a type that is a list": lambda: signed(KEY, claims(typ=["ID"], groups=["none"])),
     "good for longer than a day": lambda: signed(KEY, claims(iat=NOW - 80_000, exp=NOW + 80_000)),
     "a logout token": lambda: signed(KEY, typ="logout+jwt"),
+    "a logout token that does not say so": lambda: signed(
+        KEY, claims(events={"http://schemas.openid.net/event/backchannel-logout": {}})
+    ),
     "no grant": lambda: signed(KEY, claims(groups=["cardiology"])),
     "no subject": lambda: signed(KEY, claims(sub=None)),
     "an empty subject": lambda: signed(KEY, claims(sub="")),

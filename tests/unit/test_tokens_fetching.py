@@ -62,6 +62,13 @@ def test_our_token_goes_to_the_issuer_alone(server: ApiServer, tmp_path: Path) -
         assert other.asked == [("/keys", "")]
 
 
+def test_a_provider_does_not_have_this_machines_own_services_asked(server: ApiServer) -> None:
+    """Metadata that came by https lead to https: not to what speaks plain HTTP on loopback here."""
+    metadata(server, jwks_uri="http://127.0.0.1:1/keys")
+    with pytest.raises(BadKeys, match="no `jwks_uri` that is https"):
+        asking(server)()
+
+
 @pytest.mark.parametrize(
     "changes",
     [

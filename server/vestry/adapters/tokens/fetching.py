@@ -63,7 +63,7 @@ class Asking:
         if metadata.get("issuer") != self._issuer:  # OpenID Connect Discovery 1.0, section 4.3
             raise BadKeys("the provider's metadata names another issuer")
         found = metadata.get("jwks_uri")
-        if not isinstance(found, str) or not _allowed(found):
+        if not isinstance(found, str) or not _allowed(found, plain=self._issuer.startswith("http:")):
             raise BadKeys("the provider's metadata has no `jwks_uri` that is https")
         return found
 
@@ -84,8 +84,10 @@ class Asking:
         return answer.body
 
 
-def _allowed(url: str) -> bool:
-    """Whether metadata may lead there: https, or http on this machine; nothing before the host, nothing behind."""
+def _allowed(url: str, *, plain: bool) -> bool:
+    """Whether metadata may lead there: https; http on this machine if they came from there by it (`plain`), so that no
+    provider elsewhere has this machine's own services asked. Nothing before the host, nothing behind.
+    """
     try:
         parts = urlsplit(url)
         host = parts.hostname
@@ -93,7 +95,7 @@ def _allowed(url: str) -> bool:
         return False
     if not host or parts.username is not None or parts.fragment:
         return False
-    return parts.scheme == "https" or (parts.scheme == "http" and host in {"localhost", "127.0.0.1", "::1"})
+    return parts.scheme == "https" or (plain and parts.scheme == "http" and host in {"localhost", "127.0.0.1", "::1"})
 
 
 def _is_loopback(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:

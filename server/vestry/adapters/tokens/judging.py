@@ -15,8 +15,10 @@ from vestry.types import Certificate, Principal, Via
 
 ACCESS_TOKEN = ("client_id", "jti", "iat", "sub")
 """What RFC 9068 wants, beside what every token has."""
-OF_ID_TOKENS = frozenset({"nonce", "at_hash", "c_hash"})
-"""Claims that only ID tokens have: those are for the client, and are not shown to servers."""
+OF_OTHERS = frozenset({"nonce", "at_hash", "c_hash", "events"})
+"""Claims that only ID tokens have, which are for the client and are not shown to servers; and security events, such as
+logout tokens (RFC 8417; OpenID Connect Back-Channel Logout 1.0, section 2.4).
+"""
 KEYCLOAK = frozenset({"id", "refresh", "offline", "logout"})
 """What Keycloak's claim `typ` says, in lower case, of tokens that are no access tokens."""
 
@@ -30,8 +32,8 @@ def judge(rules: IssuerRules, token: Compact, certificate: Certificate | None, n
     _registered(rules, claims, now)
     if rules.access_tokens_only and not token.typ.endswith("at+jwt"):
         raise BadToken("it is no access token by its `typ`")
-    if OF_ID_TOKENS & claims.keys() or _texts(claims.get("typ")).lower() in KEYCLOAK:
-        raise BadToken("it is an ID token")
+    if OF_OTHERS & claims.keys() or _texts(claims.get("typ")).lower() in KEYCLOAK:
+        raise BadToken("it is an ID token, or tells of an event")
     if rules.clients and not {_texts(claims.get("azp")), _texts(claims.get("client_id"))} & rules.clients:
         raise BadToken("its client is not among those that are allowed")
     if not all(each.holds(claims) for each in rules.required):
