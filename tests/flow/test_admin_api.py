@@ -401,6 +401,7 @@ def test_state_and_whoami(house: House, auditor: Desk) -> None:
     outcome = auditor.get("/whoami")
     (record,) = about(house, outcome)
     assert (record["type"], record["route"], record["key_id"]) == ("outcome", "admin.whoami", auditor.key_id)
+    assert record["source"] == "127.0.0.1"
 
 
 @pytest.mark.parametrize(

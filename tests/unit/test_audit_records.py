@@ -135,7 +135,10 @@ def test_an_outcome(records: Records, clock: HandClock) -> None:
 def test_an_outcome_without_an_engine(records: Records) -> None:
     """A route that calls no engine has an outcome without model fields, and one that knows a name has the name."""
     done = Outcome(Ending.COMPLETE, 200)
-    assert "model" not in stored(records.outcome(head(), PRINCIPAL, None, None, done))
+    found = stored(records.outcome(head(), replace(PRINCIPAL, issuer="company"), None, None, done))
+    assert "model" not in found
+    assert (found["source"], found["issuer"]) == (head().source, "company")
+    assert "source" not in stored(records.outcome(head(), PRINCIPAL, call(), GRANT, done))
     assert stored(records.outcome(head(), PRINCIPAL, call(model="a\nb"), None, done))["model"] == "a\\nb"
 
 

@@ -93,6 +93,8 @@ class OutcomeRecord(CallRecord, kw_only=True):
     content_mode: str
     content: Content | None = None
     engine_work: list[dict[str, Any]] | None = None
+    issuer: str = ""
+    source: str = ""
 
 
 class RefusalRecord(DecidedRecord, kw_only=True):

@@ -198,7 +198,7 @@ FIELDS: tuple[Field, ...] = (
     _row(
         "role", text(64), "Roles of the caller or key; the role that is given.", always={I, *GLASS}, maybe={O, R, *KEY}
     ),
-    _row("issuer", text(63), "Issuer in the settings whose token it was.", maybe={I, R}),
+    _row("issuer", text(63), "Issuer in the settings whose token it was. In an outcome as `source`.", maybe=CALL),
     _row("end_user", text(128), "The client's `user` field, escaped: whom it says it acts for.", maybe={I}),
     _row(
         "actor",
@@ -218,8 +218,8 @@ FIELDS: tuple[Field, ...] = (
     _row(
         "source",
         text(64),
-        "Address of the caller; through trusted proxies only, the one they name.",
-        maybe={I, R, *ADMINISTRATION, READ},
+        "Address of the caller; through trusted proxies only, the one they name. In an outcome if there is no intent.",
+        maybe={*CALL, *ADMINISTRATION, READ},
     ),
     _row("user_agent", text(256), "The client's `User-Agent`, escaped.", maybe={I, R}),
     # What

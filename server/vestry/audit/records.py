@@ -149,6 +149,8 @@ class Records:
             record.engine_work = engine_work(call, grant, outcome)
         elif call is not None:
             record.model = clean(call.model, LIMITS["model"])
+        if grant is None:  # there is no intent that says it
+            record.issuer, record.source = principal.issuer, clean(head.source, LIMITS["source"])
         if content is not None:
             record.content = content
         return record
