@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from support.office import CANARY, WORDS, Office
 from vestry.audit.content.bundles import entries
 
 
-def test_erasing_destroys_content_and_nothing_else(office: Office) -> None:
+def test_erasing_destroys_content_and_nothing_else(office: Office, tmp_path: Path) -> None:
     """While the server runs: what was kept cannot be opened, says so, and the log is as it was; others' stays."""
     sealed, plain = office.ask(), office.complete()
     assert CANARY.encode() in office.raw()
@@ -44,6 +45,11 @@ def test_erasing_destroys_content_and_nothing_else(office: Office) -> None:
     assert office.server.wait() == 0
     read(office.audit)
     read(office.audit, "cli")
+    copy = shutil.copytree(office.audit, tmp_path / "copy")
+    (copy / "cli").rename(copy / "ward-3-cli")  # as `audit.commands` may name it
+    assert "of the log `ward-3-cli`" in office.open(sealed, "--directory", str(copy)).output
+    shutil.rmtree(copy / "ward-3-cli")
+    assert "cannot be seen here, without the log `cli`" in office.open(sealed, "--directory", str(copy)).output
 
 
 def test_what_is_erased_can_be_bounded(office: Office) -> None:

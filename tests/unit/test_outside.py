@@ -212,3 +212,26 @@ def _written(tmp_path: Path, copy: dict[str, str]) -> Path:
     path = tmp_path / "settings.yaml"
     path.write_text(json.dumps({"state": str(tmp_path / "state"), "audit": {"copies": [copy]}}))
     return path
+
+
+def test_two_servers_with_one_key_copy_to_one_place(tmp_path: Path) -> None:
+    """Each has a directory of its own, and commands in it: under one name the second one's log looks rewritten, and is
+    refused; under names of their own (`audit.commands`) both are copied, side by side.
+    """
+    vault, key = tmp_path / "vault", tmp_path / "audit-key"
+    vault.mkdir()
+    copy = {"kind": "directory", "name": "vault", "path": str(vault)}
+
+    def server(name: str, commands: str) -> Settings:
+        audit = {"copies": [copy], "signing_key": key, "commands": commands}
+        return Settings.model_validate({"state": tmp_path / name, "audit": audit})
+
+    make_signer(server("one", "cli"), "house.test/vestry")
+    create_key(server("one", "cli"), owner="alice")
+    with pytest.raises(ChangeRefused, match=r"Nothing was changed.*was rolled back or cut off: `vault`"):
+        create_key(server("two", "cli"), owner="bob")
+    for name in ("one", "two"):
+        create_key(server(name, f"{name}-cli"), owner="carol")
+        log = tmp_path / name / "audit" / f"{name}-cli"
+        assert (vault / f"{name}-cli/latest").read_text() == (log / "checkpoint").read_text()
+    assert len(list((vault / "registry").iterdir())) >= 3
