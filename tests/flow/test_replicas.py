@@ -182,9 +182,9 @@ class Load:
 
 @pytest.mark.parametrize("fault", ["stopped", "frozen"])
 def test_an_outage_under_load(houses: tuple[House, House], server: Postgres, fault: str) -> None:
-    """PostgreSQL is stopped, or hangs, while both servers are busy. Keys in memory are served until `stale_seconds`,
-    then refused with 503; keys that are not in memory, at once. A key that is none is never served. No call hangs. When
-    PostgreSQL is back so are they, by themselves.
+    """PostgreSQL is stopped, or hangs, with both servers busy. Both are ready, and keys in memory are served, until
+    `stale_seconds`, then refused with 503; keys that are not in memory, at once. A key that is none is never served. No
+    call hangs. When PostgreSQL is back so are they, by themselves.
     """
     one = houses[0]
     (known, _), (revoked, revoked_id), (late, _) = (one.keys.create() for _ in range(3))
@@ -200,7 +200,11 @@ def test_an_outage_under_load(houses: tuple[House, House], server: Postgres, fau
         else:
             server.freeze()
         gone = time.monotonic()
-        time.sleep(1.0)
+        if fault == "stopped":
+            until(lambda: all("vestry_directory_up 0.0" in each.metrics() for each in houses), what="notice")
+            ready = [each.get_ops("/readyz").status_code for each in houses]
+            assert ready == [200, 200] or time.monotonic() - gone > STALE_SECONDS - 1
+        time.sleep(max(0, gone + 1 - time.monotonic()))
         assert [status(each, late) for each in houses] == [503, 503]
         for each in houses:
             until(lambda each=each: "keys" in each.get_ops("/readyz").json()["missing"], what="readiness")  # type: ignore[misc]
