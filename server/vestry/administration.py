@@ -81,12 +81,12 @@ class Office(Struct, frozen=True):
 
 
 def look(settings: Settings, work: Callable[[Office], Awaitable[T]]) -> T:
-    """What this finds; looking makes no store. Raises SecretFault, DirectoryFault, ChangeRefused, Refusals."""
+    """What this finds; looking makes no file. Raises SecretFault, DirectoryFault, ChangeRefused, Refusals."""
 
     async def find() -> T:
         if not exists(settings):
             return await work(_office(settings, Nothing()))
-        async with _entered(settings) as directory:
+        async with _entered(settings, make=False) as directory:
             return await work(_office(settings, directory))
 
     return asyncio.run(find())
@@ -107,11 +107,11 @@ def change(settings: Settings, work: Callable[[Office], Awaitable[T]], *, actor:
 
 
 @contextlib.asynccontextmanager
-async def _entered(settings: Settings) -> AsyncIterator[Directory]:
+async def _entered(settings: Settings, *, make: bool = True) -> AsyncIterator[Directory]:
     """The directory; raises ChangeRefused where its certificates cannot be read."""
     async with contextlib.AsyncExitStack() as stack:
         try:
-            directory = await stack.enter_async_context(opened(settings))
+            directory = await stack.enter_async_context(opened(settings, make=make))
         except (OSError, ValueError) as fault:
             raise ChangeRefused(f"The store cannot be opened: {fault}.") from fault
         yield directory
@@ -176,7 +176,7 @@ def whole_keys(settings: Settings) -> list[Key]:
     """All keys, once the whole store was read and found sound. Raises SecretFault, DirectoryFault."""
 
     async def read() -> list[Key]:
-        async with opened(settings) as directory:
+        async with opened(settings, make=False) as directory:
             await directory.integrity()
             return await every_key(directory)
 

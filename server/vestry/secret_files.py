@@ -41,11 +41,14 @@ def state_directory(path: Path) -> None:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def key_hash(settings: Settings) -> bytes:
-    """The pepper of the key store, made if there is none yet. Raises SecretFault."""
+def key_hash(settings: Settings, *, make: bool = True) -> bytes:
+    """The pepper of the key store, made if there is none yet, unless that is not to be. Raises SecretFault."""
     path = settings.secrets_directory / KEY_HASH
     if fault := lost_pepper(settings):
         raise fault
+    if not make and not os.path.lexists(path):
+        mend = "Restore it from a copy, or from another server's; for a new store, `vestry store migrate` makes it"
+        raise SecretFault(path, "it is missing, and the store's keys cannot be told without it", mend)
     read_or_make(path, lambda: secrets.token_bytes(32))
     return read(path, 32)
 

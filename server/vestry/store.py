@@ -61,13 +61,14 @@ def _where(settings: Store, address: Address) -> postgres.Where:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, *, upgrade: bool = False) -> AsyncIterator[store.SqlDirectory]:
+async def opened(settings: Settings, *, upgrade: bool = False, make: bool = True) -> AsyncIterator[store.SqlDirectory]:
     """The directory while it is needed. In SQLite it is made where there is none; one that an older version made is
     brought up to date if `upgrade` says so, and else refused: the server that uses it may be of that version still.
 
-    Raises SecretFault, DirectoryFault; OSError or ValueError for files of certificates.
+    Its secret is made where there is none, if `make` says so. Raises SecretFault, DirectoryFault; OSError or ValueError
+    for files of certificates.
     """
-    directory = directory_of(settings, key_hash(settings))
+    directory = directory_of(settings, key_hash(settings, make=make))
     try:
         await directory.prepare(upgrade=upgrade)
         yield directory

@@ -19,6 +19,8 @@ from support.cli import Cli
 from support.front import Front
 from support.postgres import USER, Postgres, postgres
 from vestry.adapters.directory.schemas import HEAD
+from vestry.secret_files import key_hash
+from vestry.settings import Settings
 
 
 @pytest.fixture
@@ -93,8 +95,21 @@ def test_a_newer_schema_is_left_alone(cli: Cli) -> None:
     assert cli("store", "status").stdout == f"The schema is v999; this version needs {HEAD}.\n"
 
 
+@pytest.mark.parametrize("command", ["keys list", "tenants list", "policy rules", "keys create --owner a", "doctor"])
+def test_looking_makes_no_secret(hospital: Cli, command: str) -> None:
+    """A machine without the secret of the store's keys is told so; no other one is made that would fit no key."""
+    before = sorted(hospital.state.rglob("*"))
+    assert hospital("store", "status").exit_code == 1
+    told = hospital(*command.split())
+    assert told.exit_code == (1 if command == "doctor" else 2)
+    assert "key-hash: it is missing, and the store's keys cannot be told without it" in told.output
+    assert "`vestry store migrate` makes it" in told.output
+    assert sorted(hospital.state.rglob("*")) == before
+
+
 def test_keys_in_postgresql(hospital: Cli) -> None:
     """Made, listed, found by their text, revoked; without tables each command names the one that makes them."""
+    key_hash(Settings(state=hospital.state))
     for command in (["list"], ["create", "--owner", "b"], ["revoke", "key_1"]):
         assert "make them with `vestry store migrate`" in failed(hospital, "keys", *command)
     hospital.ok("store", "migrate")

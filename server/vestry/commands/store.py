@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -15,7 +16,7 @@ from vestry.adapters.directory.faults import DirectoryFault
 from vestry.adapters.directory.schemas import HEAD, REVISIONS
 from vestry.commands.common import BadSettings, settings_of
 from vestry.faults import ConfigurationError
-from vestry.secret_files import key_hash, state_directory
+from vestry.secret_files import KEY_HASH, key_hash, state_directory
 from vestry.settings import Settings
 from vestry.store import directory_of
 
@@ -56,7 +57,7 @@ def status(config: Path | None, as_json: bool) -> None:
       vestry store status --json
     """
     settings = settings_of(config)
-    found = _done(settings, lambda backend: backend.schema()) if _there(settings) else None
+    found = _done(settings, lambda backend: backend.schema(), make=False) if _there(settings) else None
     if as_json:
         click.echo(json.dumps({"schema": found, "needed": HEAD, "known": list(REVISIONS)}, indent=2))
     else:
@@ -87,19 +88,21 @@ def _there(settings: Settings) -> bool:
     return settings.store.url is not None or settings.keys_database.exists()
 
 
-def _done(settings: Settings, work: Callable[[Backend], Awaitable[T]]) -> T:
-    """What this comes to. Raises click's exceptions."""
+def _done(settings: Settings, work: Callable[[Backend], Awaitable[T]], *, make: bool = True) -> T:
+    """What this comes to, and no file made for it unless `make` says so. Raises click's exceptions."""
 
     async def do() -> T:
-        directory = directory_of(settings, key_hash(settings))
+        directory = directory_of(settings, secret)
         try:
             return await directory.asked(work)
         finally:
             await directory.close()
 
     with _told():
-        if settings.store.url is None:
+        if make and settings.store.url is None:
             state_directory(settings.state)
+        there = make or settings.store.url is None or os.path.lexists(settings.secrets_directory / KEY_HASH)
+        secret = key_hash(settings, make=make) if there else bytes(32)  # a schema is told without it
         return asyncio.run(do())
 
 
