@@ -19,7 +19,6 @@ from typing import Any
 
 from msgspec import Struct
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from vestry.faults import ConfigurationError, Fault
@@ -345,7 +344,7 @@ def _fault(error: ErrorDetails, places: Places) -> Fault:
     place = place_of(Settings, tuple(step for step in error["loc"] if step != "[key]"))
     field, trail = place.field, place.trail
     kind, context = error["type"], error.get("ctx", {})
-    mend = _described(_name(trail, behind="[key]" in error["loc"]), field)
+    mend = _described(_name(trail, behind="[key]" in error["loc"]), place.about)
     match kind:
         case "extra_forbidden":
             what, mend = "there is no such setting", _meant(str(trail[-1]), place.names, "Remove it")
@@ -380,11 +379,9 @@ def _name(trail: Trail, *, behind: bool) -> str:
     return (names[:-1] if behind else names)[-1] if names else ""
 
 
-def _described(name: str, field: FieldInfo | None) -> str:
+def _described(name: str, about: str) -> str:
     """What a setting is, from its docstring."""
-    if field is None or not field.description:
-        return "See docs/reference/settings.md"
-    return f"About `{name}`: {' '.join(field.description.split()).rstrip('.')}"
+    return f"About `{name}`: {' '.join(about.split()).rstrip('.')}" if about else "See docs/reference/settings.md"
 
 
 def _meant(written: str, known: list[str], otherwise: str) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from msgspec import Struct
 from pydantic.fields import FieldInfo
 
-from vestry.settings import Section
+from vestry.section import Section, about
 
 
 def section_of(field: FieldInfo) -> type[Section] | None:
@@ -45,6 +45,8 @@ class Place(Struct, frozen=True):
     names: list[str]
     trail: tuple[int | str, ...]
     """As in the file."""
+    about: str = ""
+    """What the setting is."""
 
 
 def place_of(root: type[Section], loc: tuple[int | str, ...]) -> Place:
@@ -52,6 +54,7 @@ def place_of(root: type[Section], loc: tuple[int | str, ...]) -> Place:
     section: type[Section] | None = root
     field: FieldInfo | None = None
     names: list[str] = []
+    said = ""
     trail: list[int | str] = []
     steps = list(loc)
     while steps and section is not None:
@@ -59,6 +62,7 @@ def place_of(root: type[Section], loc: tuple[int | str, ...]) -> Place:
         field, names = section.model_fields.get(str(trail[-1])), list(section.model_fields)
         if field is None:
             return Place(None, names, (*trail, *steps))
+        said = about(section).get(str(trail[-1]), "")
         kinds, table = kinds_of(field), table_of(field) or items_of(field)
         section = table or section_of(field)
         if (table is not None or kinds) and steps:
@@ -66,7 +70,7 @@ def place_of(root: type[Section], loc: tuple[int | str, ...]) -> Place:
         if kinds and steps:
             section = kinds.get(str(steps.pop(0)))
     inner = list(section.model_fields) if section is not None and not steps else names
-    return Place(field, inner, (*trail, *steps))
+    return Place(field, inner, (*trail, *steps), said)
 
 
 def optional(field: FieldInfo) -> bool:

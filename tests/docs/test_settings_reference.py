@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from vestry.configuration import load, schema
-from vestry.settings import Section, Settings
+from vestry.section import Section, about
+from vestry.settings import Settings
 from vestry.shape import items_of, kinds_of, section_of, table_of
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -25,7 +26,7 @@ def every_field(section: type[Section], prefix: str = "") -> Iterator[tuple[str,
         if inner is not None:
             yield from every_field(inner, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", field.description or ""
+            yield f"{prefix}{name}", about(section).get(name, "")
         if table is not None:
             yield from every_field(table, f"{prefix}{name}.NAME.")
         if items is not None:

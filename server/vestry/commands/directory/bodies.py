@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from vestry.admin.bodies import DOCUMENT_BYTES
 from vestry.commands.directory.common import Faulty
-from vestry.section import Section
+from vestry.section import Section, about
 from vestry.strict_yaml import Document, parse
 
 LARGEST_FILE = 4 * DOCUMENT_BYTES
@@ -32,8 +32,9 @@ def options_of(form: type[Section]) -> Callable[[F], F]:
     """An option for every field of a form, by the field's name; those of lists are in the singular, and repeated."""
 
     def give(function: F) -> F:
+        said = about(form)
         for name, field in reversed(form.model_fields.items()):
-            function = _option(name, field)(function)
+            function = _option(name, field, said.get(name, ""))(function)
         unset = click.option(
             "--unset",
             multiple=True,
@@ -45,19 +46,19 @@ def options_of(form: type[Section]) -> Callable[[F], F]:
     return give
 
 
-def _option(name: str, field: FieldInfo) -> Callable[[F], F]:
+def _option(name: str, field: FieldInfo, said: str) -> Callable[[F], F]:
     kind = _kind(field)
     flag = "--" + name.replace("_", "-")
-    about = " ".join((field.description or getattr(kind, "__doc__", "") or name).split())
+    help_ = " ".join((said or getattr(kind, "__doc__", "") or name).split())
     if kind is bool:
-        return click.option(f"{flag}/--not-{name.replace('_', '-')}", name, default=None, help=about)
+        return click.option(f"{flag}/--not-{name.replace('_', '-')}", name, default=None, help=help_)
     if kind is tuple:
-        return click.option(flag.removesuffix("s"), name, multiple=True, help=f"{about} May be repeated.")
+        return click.option(flag.removesuffix("s"), name, multiple=True, help=f"{help_} May be repeated.")
     if kind is int:
-        return click.option(flag, name, type=int, metavar="N", help=about)
+        return click.option(flag, name, type=int, metavar="N", help=help_)
     if kind is str:
-        return click.option(flag, name, help=about)
-    return click.option(flag, name, metavar="YAML", callback=_read, help=f"{about} As YAML: {{default: hashed}}.")
+        return click.option(flag, name, help=help_)
+    return click.option(flag, name, metavar="YAML", callback=_read, help=f"{help_} As YAML: {{default: hashed}}.")
 
 
 def _kind(field: FieldInfo) -> Any:
