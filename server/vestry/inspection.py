@@ -15,17 +15,22 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-
-from cryptography import x509
+from typing import TYPE_CHECKING
 
 from vestry.addresses import Address
 from vestry.export_files import faults_of_exports
 from vestry.faults import Fault
 from vestry.identity_files import faults_of_identity
+from vestry.late import Late
 from vestry.secret_files import CONTENT_HASH, ENGINE_KEY, KEY_HASH, exposure, is_folder, looked_at, lost_pepper
 from vestry.settings import Settings, Tls, address_of, is_private
 from vestry.store_files import faults_of_store
 from vestry.strict_yaml import Trail
+
+if TYPE_CHECKING:
+    from cryptography import x509
+else:  # where there are certificates
+    x509 = Late("cryptography.x509")
 
 RESOLVE_SECONDS = 2.0
 LARGEST_PEM = 1_048_576
