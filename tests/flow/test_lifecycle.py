@@ -102,6 +102,14 @@ def test_it_starts_says_where_it_is_and_stops_at_once(server: ServerProcess, num
     assert "Traceback" not in server.errors.read_text()
 
 
+def test_it_leaves_no_core_dump(server: ServerProcess) -> None:
+    """Whatever the limit of who starts it: the memory of a server holds keys, secrets and prompts."""
+    assert server.process is not None
+    limits = Path(f"/proc/{server.process.pid}/limits").read_text()
+    (line,) = [each.split() for each in limits.splitlines() if each.startswith("Max core file size")]
+    assert line[4:6] == ["0", "0"]
+
+
 def test_a_stop_under_load_fails_no_call(server: ServerProcess, engine: FakeEngine) -> None:
     """Every call that was taken is answered whole; readiness turns false first; status 0; the stop is recorded."""
     engine.behave(first_seconds=0.02, between_seconds=0.01)

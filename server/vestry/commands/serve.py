@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import resource
 import sys
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def command(config: Path | None) -> None:
     logging.basicConfig(
         level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold keys, secrets, and what was asked
     try:
         uvloop.run(_serve(Server(settings, models, secrets)))
     except (OSError, LogUnusable) as fault:
