@@ -10,7 +10,7 @@ import pytest
 
 from fakes.directory import FakeDirectory
 from vestry.admin.actor import Actor, Match
-from vestry.admin.documents import Documents, Where
+from vestry.admin.documents import MOST_PROJECTS, Documents, Where
 from vestry.admin.events import Events
 from vestry.admin.keys import Keys
 from vestry.audit.records import Records
@@ -247,6 +247,23 @@ def test_users_and_projects_are_never_wider_than_their_writers_credential(
         assert await bench.held() == before
         more = {"description": "as narrow as before"}
         assert (await bench.documents.put(actor, uma, {**narrow, **more}, ANY)).changed
+
+    run(work)
+
+
+def test_a_tenant_has_so_many_projects_and_no_more() -> None:
+    """Every server knows all of them: one tenant's administrator cannot make the house slow. A change is no new one."""
+
+    async def work(bench: Bench) -> None:
+        await bench.furnished()
+        for number in range(MOST_PROJECTS - 1):
+            await bench.directory.write(Kind.PROJECT, "ward", f"p{number}", {})
+        with pytest.raises(Conflict, match="1000 projects"):
+            await bench.documents.put(ROOT, Where(Kind.PROJECT, "ward", "more"), {}, Match())
+        letters = Where(Kind.PROJECT, "ward", "letters")
+        assert (await bench.documents.put(ROOT, letters, {"description": "changed"}, ANY)).changed
+        await bench.documents.remove(ROOT, Where(Kind.PROJECT, "ward", "p0"), ANY)
+        assert (await bench.documents.put(ROOT, Where(Kind.PROJECT, "ward", "more"), {}, Match())).changed
 
     run(work)
 

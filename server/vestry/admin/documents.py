@@ -44,6 +44,8 @@ WRITE = {
     Kind.USER: Permission.USERS_WRITE,
     Kind.POLICY: Permission.POLICY_WRITE,
 }
+MOST_PROJECTS = 1000
+"""Of one tenant: every server knows all projects of the house, and reads them again with each change."""
 DECLARED = "It is declared in the settings, and changed only there."
 
 
@@ -135,6 +137,8 @@ class Documents:
         matches(match, None if found is None else found.version)
         if found is not None:
             _within_bounds(actor, where.kind, found.body)
+        elif where.kind == Kind.PROJECT:
+            await _room(change, where.tenant)
         if where.kind in {Kind.PROJECT, Kind.USER}:
             await self._tenant_is_there(change, where.tenant)
             await self._project_is_there(change, where.tenant, judged.get("project"))
@@ -220,6 +224,12 @@ def misfits_of(rules: Rules, settings: Settings) -> list[Misfit]:
     """How the directory's rules would not fit these settings, which have rules of their own."""
     taken = {each.name for each in settings.policy.rules}
     return list(misfits(rules.rules, models=settings.models, unsealable=settings.unsealable, taken=taken))
+
+
+async def _room(change: Change, tenant: str) -> None:
+    """A tenant's administrator cannot make the whole house slow. Raises Conflict."""
+    if len(await change.names(Kind.PROJECT, tenant, MOST_PROJECTS)) >= MOST_PROJECTS:
+        raise Conflict(f"The tenant has {MOST_PROJECTS} projects, and more it cannot have: remove one first.")
 
 
 def _within_bounds(actor: Actor, kind: Kind, body: Mapping[str, Any]) -> None:

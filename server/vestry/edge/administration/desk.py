@@ -106,14 +106,15 @@ class Desk:
 
     @contextlib.contextmanager
     def _place(self, principal: Principal) -> Iterator[None]:
-        """A place. Those who reach one tenant have half of them together: they cannot keep the house's people out.
+        """A place. Those who reach one tenant have half of them together: they cannot keep the house's people out. One
+        tenant's have no more than one credential may have, however many they make: each change is the whole house's.
 
         Raises RateLimited, ConcurrencyLimited, Overloaded.
         """
         asks, now = replace(principal, limits=self._each), time.monotonic()
         with contextlib.ExitStack() as places:
             if not principal.roles & HOUSE:
-                places.enter_context(self._tenants.place(asks, Limits(), now))
+                places.enter_context(self._tenants.place(asks, self._each, now))
             places.enter_context(self._admission.place(asks, Limits(), now))
             yield
 
