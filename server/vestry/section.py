@@ -24,6 +24,7 @@ ORIGIN = r"^[a-z0-9][a-z0-9./-]{0,62}$"
 COMMANDS = r"^([a-z0-9][a-z0-9.-]{0,58}-)?cli$"
 HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
 NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
+UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
 CARRIER_NAT = ipaddress.ip_network("100.64.0.0/10")
 
 
@@ -75,12 +76,20 @@ def _trimmed(value: str) -> str:
     return value
 
 
+def _shown(value: str) -> str:
+    if UNSHOWN.search(value):
+        raise ValueError("leave out control characters, and those that turn the direction of text")
+    return value
+
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Name = Annotated[str, Field(pattern=NAME)]
 Label = Annotated[str, Field(pattern=LABEL)]
 Host = Annotated[str, AfterValidator(check_host)]
 Subject = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_trimmed)]
+Remark = Annotated[str, Field(max_length=256), AfterValidator(_shown)]
+"""What somebody writes for others to read: it is shown in terminals, and exported to files that are read again."""
 Source = Annotated[str, Field(max_length=64), AfterValidator(network)]
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from vestry.roles import Role
-from vestry.section import Label, Name, Section, network
+from vestry.section import Label, Name, Remark, Section, network
 
 CLOCK = r"^([01][0-9]|2[0-3]):[0-5][0-9]$|^24:00$"
 RESERVED = frozenset({"default", "tenant-model", "tenant-and-key-model"})
@@ -28,7 +28,7 @@ def _zone(value: str) -> str:
     return value
 
 
-Text = Annotated[str, Field(min_length=1, max_length=128)]
+Text = Annotated[Remark, Field(min_length=1, max_length=128)]
 Few = Field(max_length=256)
 Clock = Annotated[str, Field(pattern=CLOCK)]
 
@@ -87,7 +87,7 @@ class Rule(Section):
     """`false` refuses calls with tools."""
     content: Literal["metadata", "hashed", "sealed", "full"] | None = None
     """What is kept of prompt and answer, instead of what the tenant's settings say."""
-    description: Annotated[str, Field(max_length=256)] = ""
+    description: Remark = ""
     """Why there is this rule."""
 
     @field_validator("name")

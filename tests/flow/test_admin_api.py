@@ -428,6 +428,22 @@ def test_pages_of_other_sites_change_nothing(headers: dict[str, str], status: in
     assert (admin.get(f"/keys/{key}", **given).json()["state"] == "active") == (status == 403)
 
 
+@pytest.mark.parametrize("text", ["\x1b[31m", "a\rb", "\x9b", "\u202eegdelivirp", "\u2066", "\u2028"])
+def test_what_others_read_shows_as_it_is(text: str, admin: Desk) -> None:
+    """Nothing that a terminal obeys, or that turns text around, is kept; lines and any language are."""
+    rules = {"rules": [{"name": "r", "effect": "deny", "subjects": ["x"], "description": text}]}
+    subjects = {"rules": [{"name": "r", "effect": "deny", "subjects": [text]}]}
+    refused(admin.put("/tenants/default/projects/told", {"description": text}), 400, "invalid_request", "description")
+    refused(admin.put("/tenants/default/users/told", {"description": text}), 400, "invalid_request", "description")
+    refused(admin.put("/policy", rules, **ANY), 400, "invalid_request", "rules.0.description")
+    refused(admin.put("/policy", subjects, **ANY), 400, "invalid_request", "rules.0.subjects.0")
+    refused(admin.post(f"/keys/{admin.key_id}/freeze", {"reason": text}), 400, "invalid_request", "reason")
+    asked = admin.post("/break-glass", {"role": "auditor", "reason": text})
+    refused(asked, 400, "invalid_request", "reason")
+    good = {"description": "Arztbriefe\n\t\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \U0001f9d1\u200d\u2695"}
+    assert admin.put("/tenants/default/projects/told", good, **ANY).status_code in {200, 201}
+
+
 # Break-glass.
 
 

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from vestry.audit.records import microseconds_of
 from vestry.errors import InvalidRequest
 from vestry.roles import Role
-from vestry.section import Label, Name, Section, Source, Subject
+from vestry.section import Label, Name, Remark, Section, Source, Subject
 from vestry.types import Key, Limits
 
 DOCUMENT_BYTES = 24_576
@@ -44,7 +44,7 @@ class Project(Section):
     """Calls begun in a minute, for each key. Left out: the tenant's bound for keys."""
     disabled: bool = False
     """Refuse everything that belongs to it."""
-    description: Annotated[str, Field(max_length=256)] = ""
+    description: Remark = ""
 
 
 class User(Section):
@@ -62,7 +62,7 @@ class User(Section):
     """Calls begun in a minute. Left out: the tenant's bound for keys."""
     disabled: bool = False
     """Refuse every token and certificate of this user."""
-    description: Annotated[str, Field(max_length=256)] = ""
+    description: Remark = ""
 
 
 class KeyBody(Section):

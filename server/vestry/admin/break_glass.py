@@ -26,7 +26,7 @@ from vestry.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from vestry.glass import LONGEST_MINUTES, SECOND, Grant, Person
 from vestry.roles import Permission, Role
 from vestry.seams import Change, Directory
-from vestry.section import Section
+from vestry.section import Remark, Section
 from vestry.types import Document, Key, Kind, Via
 
 log = logging.getLogger("vestry")
@@ -41,7 +41,7 @@ class Wish(Section):
 
     role: Literal["admin", "operator", "auditor"]
     """Role that the asker is to have."""
-    reason: Annotated[str, Field(min_length=1, max_length=256)]
+    reason: Annotated[Remark, Field(min_length=1)]
     """Why. It stands in the record, and whoever approves reads it."""
     minutes: Annotated[int, Field(ge=1, le=LONGEST_MINUTES)] = 60
     """For how long, from the approval on."""

@@ -15,7 +15,7 @@ from vestry.edge.administration.office import Office
 from vestry.edge.administration.table import PAGED, ROOT, Handler, Reply, Row
 from vestry.errors import Conflict, PreconditionFailed, PreconditionRequired
 from vestry.roles import Permission
-from vestry.section import Section
+from vestry.section import Remark, Section
 from vestry.types import Key, Kind
 
 ONE = f"{ROOT}/keys/{{key}}"
@@ -26,7 +26,7 @@ MAKING = (Conflict,)
 class Why(Section):
     """Why it is done: it stands in the record."""
 
-    reason: Annotated[str, Field(max_length=256)] = ""
+    reason: Remark = ""
 
 
 class Rotation(Why):
