@@ -7,8 +7,8 @@ line with the server. Exit status 1 if anything is not caught.
 
 from __future__ import annotations
 
+import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -20,6 +20,7 @@ import openai
 
 from demo import tampering
 from fakes.engine import FakeEngine
+from support import forks
 from support.server import ROOT, ServerProcess
 
 CALLS = 400
@@ -42,8 +43,8 @@ def main() -> int:
 
 def _calls(server: ServerProcess, base: Path) -> Path:
     """Make a key, and calls in two lives of a server; a copy of the log between them."""
-    keys = [sys.executable, "-m", "vestry", "--config", str(server.config), "keys", "create", "--owner", "alice"]
-    subprocess.run(keys, check=True, capture_output=True)
+    keys = ["-m", "vestry", "--config", str(server.config), "keys", "create", "--owner", "alice"]
+    forks.run(keys, env=os.environ).check_returncode()
     server.start()
     click.echo(f"A server is up, and answers {CALLS} calls ...")
     _ask(server, CALLS // 2)
@@ -79,7 +80,7 @@ def _verdicts(log: Path, key: str, outside: Path) -> Iterator[tuple[str, int, st
     """Of each verifier its name, its exit status, and what it says."""
     options = [str(log), "--public-key", key, "--checkpoint", str(outside)]
     for name, command in (("vestry audit verify", ["-m", "vestry", "audit", "verify"]), (ALONE.name, [str(ALONE)])):
-        done = subprocess.run([sys.executable, *command, *options], capture_output=True, text=True, check=False)
+        done = forks.run([*command, *options], env=os.environ)
         yield name, done.returncode, done.stdout.strip() or done.stderr.strip()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import threading
 from collections import Counter
@@ -24,10 +25,17 @@ from vestry.audit.tlog.notes import Signer
 ORIGIN = "server"
 SIGNING = Signing(Signer("house.test/vestry", Ed25519PrivateKey.from_private_bytes(b"t" * 32)))
 """The house's key of these tests, the same in every process; checkpoints as seldom as a server makes them."""
-VALIDATORS = {
-    kind: jsonschema.Draft202012Validator({"$ref": f"#/$defs/{kind}", "$defs": document()["$defs"]})
-    for kind in RecordType
-}
+
+
+@functools.cache
+def validator(kind: str) -> jsonschema.Draft202012Validator:
+    """For records of a type; made when the first one is read, for it takes a while."""
+    return jsonschema.Draft202012Validator({"$ref": f"#/$defs/{RecordType(kind)}", "$defs": _definitions()})
+
+
+@functools.cache
+def _definitions() -> Any:
+    return document()["$defs"]
 
 
 def read(directory: Path, origin: str = ORIGIN) -> list[dict[str, Any]]:
@@ -45,7 +53,7 @@ def read(directory: Path, origin: str = ORIGIN) -> list[dict[str, Any]]:
         assert rfc8785.dumps(record) == leaf
         assert record["index"] == index == len(found)
         assert record["origin"] == origin
-        VALIDATORS[RecordType(record["type"])].validate(record)
+        validator(record["type"]).validate(record)
         found.append(record)
     return found
 

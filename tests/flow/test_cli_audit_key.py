@@ -14,6 +14,7 @@ import pytest
 
 from fakes.calls import intent
 from fakes.engine import FakeEngine
+from support import forks
 from support.cli import Cli, clean
 from support.house import chat, until
 from support.server import ServerProcess
@@ -262,14 +263,7 @@ def test_a_server_signs_its_end(tmp_path: Path) -> None:
 
 def refused(server: ServerProcess) -> tuple[int, str]:
     """Exit status and sentence of a server that does not start."""
-    done = subprocess.run(
-        [sys.executable, "-m", "vestry", "--config", str(server.config), "serve"],
-        env=clean(os.environ),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = forks.run(["-m", "vestry", "--config", str(server.config), "serve"], env=clean(os.environ))
     assert "Traceback" not in done.stderr
     return done.returncode, done.stderr
 

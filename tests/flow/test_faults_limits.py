@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,6 +13,7 @@ import httpx
 import pytest
 
 from fakes.engine import Behaviour, FakeEngine
+from support import forks
 from support.house import PEPPER, PLAIN, House, chat, until
 from support.outcomes import idle, metric
 from support.wire import Wire, chat_request
@@ -175,8 +174,7 @@ def test_a_key_that_another_process_revokes_is_refused_at_the_very_next_call(
         url, headers = house.url + "/v1/chat/completions", {"authorization": f"Bearer {plaintext}"}
         assert client.post(url, json=chat(), headers=headers).status_code == 200
         arguments = [str(house.settings.keys_database), PEPPER.hex(), key_id]
-        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        subprocess.run([sys.executable, "-c", REVOKE, *arguments], check=True, timeout=30, env=environ)
+        forks.run(["-c", REVOKE, *arguments], env=os.environ).check_returncode()
         assert unknown(client.post(url, json=chat(), headers=headers))
         assert post(house, house.key).status_code == 200
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
 from click.testing import CliRunner, Result
 
+from support import forks
 from vestry.cli import main
 
 
@@ -45,14 +45,7 @@ class Cli:
     def apart(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """In a process of its own."""
         environment = {**clean(os.environ), **self.variables, **variables}
-        return subprocess.run(
-            [sys.executable, "-m", "vestry", *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return forks.run(["-m", "vestry", *arguments], env=environment)
 
     def ok(self, *arguments: str, **variables: str) -> str:
         """What a command that must work prints on standard output."""

@@ -14,6 +14,7 @@ import httpx
 import yaml
 
 from fakes.engine import FakeEngine
+from support import forks
 from support.house import PLAIN, read_records, until
 from support.keys import Keys
 from vestry.configuration import load
@@ -47,7 +48,9 @@ class ServerProcess:
         self.public = make_signer(self.settings, "house.test/vestry")[0].public
         self.keys = Keys.of(self.settings.keys_database, key_hash(self.settings))
         self.key, _ = self.keys.create()
-        self.process: subprocess.Popen[bytes] | None = None
+        self.forked = True
+        """Whether it is spared the start of Python (`forks.py`)."""
+        self.process: forks.Child | subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> ServerProcess:
         return self
@@ -63,13 +66,13 @@ class ServerProcess:
         note.unlink(missing_ok=True)
         environ = {name: value for name, value in os.environ.items() if not name.startswith("VESTRY_")}
         path = os.pathsep.join([str(ROOT / "server"), environ.get("PYTHONPATH", "")])
-        with self.errors.open("ab") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "vestry", "--config", str(self.config), "serve"],
-                env={**environ, "PYTHONPATH": path},
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-            )
+        environ["PYTHONPATH"] = path
+        argv = ["-m", "vestry", "--config", str(self.config), "serve"]
+        with self.errors.open("ab") as errors, Path(os.devnull).open("wb") as nothing:
+            if self.forked:
+                self.process = forks.Child(argv, env=environ, stdout=nothing, stderr=errors)
+            else:
+                self.process = subprocess.Popen([sys.executable, *argv], env=environ, stdout=nothing, stderr=errors)
         until(lambda: note.exists() or self.process is None or self.process.poll() is not None, what="server.json")
         assert self.process.poll() is None, self.errors.read_text()
         addresses = json.loads(note.read_text())

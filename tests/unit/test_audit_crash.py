@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 from fakes.audit import ORIGIN, SIGNING, kinds, read
+from support import forks
 from vestry.audit.opening import open_store
 
-TESTS = Path(__file__).parents[1]
 KILLS = 20
 
 WRITER = """
@@ -45,16 +43,11 @@ asyncio.run(main(*sys.argv[1:]))
 
 def killed(directory: Path, number: int, lines: int) -> list[str]:
     """Start a writer, kill it after it has acknowledged so many records, and return all that it acknowledged."""
-    writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(directory), str(number)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert writer.stdout is not None
-    found = [writer.stdout.readline() for _ in range(lines)]
-    writer.send_signal(signal.SIGKILL)
-    found += writer.stdout.readlines()
+    writer = forks.Child(["-c", WRITER, str(directory), str(number)], env=os.environ)
+    with writer.stdout as said:
+        found = [said.readline() for _ in range(lines)]
+        writer.send_signal(signal.SIGKILL)
+        found += said.readlines()
     assert writer.wait(10) == -signal.SIGKILL
     return [line.strip() for line in found if line.endswith("\n")]
 

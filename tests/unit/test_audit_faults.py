@@ -11,7 +11,6 @@ import errno
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 
 from fakes.audit import ORIGIN, SIGNING, FaultyFiles, kinds, read
 from fakes.calls import intent, outcome
+from support import forks
 from vestry.audit.log import AuditLog
 from vestry.errors import AuditUnavailable
 
@@ -254,15 +254,7 @@ async def main(directory, fill, empty):
 
 def run_program(program: str, directory: Path) -> dict[str, Any]:
     """What a program of its own reported, which writes to a log in `directory`."""
-    path = os.pathsep.join([str(TESTS), *sys.path])
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM + program, str(directory)],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = forks.run(["-c", PROGRAM + program, str(directory)], env=os.environ)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found

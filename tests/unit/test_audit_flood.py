@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fakes.audit import VALIDATORS, HandClock
+from fakes.audit import HandClock, validator
 from fakes.calls import PRINCIPAL, head
 from fakes.journal import MemoryJournal
 from vestry.audit.calls import RefusalRecord
@@ -92,7 +92,7 @@ def test_memory_and_leaf_are_bounded() -> None:
     assert details is not None
     record = {**Records().event(RecordType.REFUSALS_SUMMARY, **details), "index": 0, "origin": "server"}
     assert len(encode(record)) < LEAF_BYTES
-    VALIDATORS[RecordType.REFUSALS_SUMMARY].validate(json.loads(encode(record)))
+    validator(RecordType.REFUSALS_SUMMARY).validate(json.loads(encode(record)))
     assert (len(details["counts"]), details["total"]) == (256, 100_000 - 50)
 
 

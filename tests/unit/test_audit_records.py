@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from msgspec.structs import replace
 
 from fakes.audit import HandClock
 from fakes.calls import GRANT, PRINCIPAL, call, head
+from support import forks
 from vestry.audit import fields, schema
 from vestry.audit.calls import CallRecord, IntentRecord, OutcomeRecord, RefusalRecord
 from vestry.audit.canonical import LEAF_BYTES, leaf, placed
@@ -294,13 +293,9 @@ def test_the_schema_is_a_schema_and_closed() -> None:
 @pytest.mark.parametrize(("form", "file"), [("json", "audit-records.json"), ("page", "audit-records.md")])
 def test_the_reference_is_up_to_date(form: str, file: str) -> None:
     """The reference in docs/ is what `python -m vestry.audit.schema` prints today."""
-    printed = subprocess.run(
-        [sys.executable, "-m", "vestry.audit.schema", form],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        check=True,
-    )
-    assert (ROOT / "docs/reference" / file).read_bytes() == printed.stdout, (
+    printed = forks.run(["-m", "vestry.audit.schema", form], env=os.environ)
+    assert printed.returncode == 0, printed.stderr
+    assert (ROOT / "docs/reference" / file).read_text() == printed.stdout, (
         f"the table of fields has changed: run `python -m vestry.audit.schema {form} > docs/reference/{file}`"
     )
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 
 from fakes.audit import ORIGIN, SIGNING, FaultyFiles, kinds, read
 from fakes.calls import intent
+from support import forks
 from vestry.audit import resume as module
 from vestry.audit.files import Files
 from vestry.audit.opening import open_store
@@ -146,18 +145,10 @@ store.notary.work()
 
 def test_killed_at_any_point_of_a_checkpoint(tmp_path: Path) -> None:
     """Dead at the n-th call of making one, for every n: each next start goes on, and nothing is lost."""
-    path = ":".join([str(Path(__file__).parents[1]), *sys.path])
     old = None
     turn = 0
     while True:
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(tmp_path), str(turn)],
-            env={"PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = forks.run(["-c", PROGRAM, str(tmp_path), str(turn)], env={})
         assert done.returncode in (0, 9), done.stderr
         if old is not None:
             assert head_of(tmp_path / ORIGIN).size >= old.size

@@ -11,7 +11,6 @@ import shutil
 import sqlite3
 import stat
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from support import forks
 from support.house import until
 from support.keys import Keys, OpenKeys, sqlite_directory
 from vestry.adapters.directory import sqlite_file
@@ -252,9 +252,8 @@ def elsewhere(script: str, path: Path, *arguments: str) -> str:
         "import sys; from pathlib import Path; from support.keys import Keys; "
         f"keys = Keys.of(Path(sys.argv[1]), bytes(range(32))); arguments = sys.argv[2:]; {script}"
     )
-    argv = [sys.executable, "-c", head, str(path), *map(str, arguments)]
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(argv, capture_output=True, text=True, check=True, env=environ)
+    done = forks.run(["-c", head, path, *arguments], env=os.environ)
+    done.check_returncode()
     return done.stdout.strip()
 
 

@@ -9,22 +9,22 @@ import shlex
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from support import forks
 from support.engines import SMALL, install_engine, put_model
 from support.processes import alive, eventually
 from vestry.models import catalog
 
-VESTRY = (sys.executable, "-m", "vestry")
-
 
 class Desk:
     """A state directory with a fake engine, free ports, and a terminal to type commands into."""
+
+    running: Running | None = None
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -44,18 +44,18 @@ class Desk:
 
     def run(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         """A command that ends by itself, with this status."""
-        argv = (*VESTRY, "--config", str(self.config), *arguments)
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env=self.environ, check=False)
+        done = forks.run(["-m", "vestry", "--config", self.config, *arguments], env=self.environ)
         assert done.returncode == status, done.stderr
         assert "Traceback" not in done.stderr
         return done
 
     def start(self, *arguments: str) -> Running:
         """A command that goes on until it is told to stop."""
-        return Running(self, arguments)
+        self.running = Running(self, arguments)
+        return self.running
 
     def processes(self) -> list[int]:
-        """Every process that has to do with this state directory."""
+        """Every process that a command has started for this state directory."""
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal() and int(entry.name) != os.getpid():
@@ -74,8 +74,8 @@ class Running:
     def __init__(self, desk: Desk, arguments: tuple[str, ...]):
         self.out, self.err = desk.folder / "out", desk.folder / "err"
         with self.out.open("w") as out, self.err.open("w") as err:
-            argv = (*VESTRY, "--config", str(desk.config), *arguments)
-            self.process = subprocess.Popen(argv, stdout=out, stderr=err, env=desk.environ, start_new_session=True)
+            argv = ("-m", "vestry", "--config", str(desk.config), *arguments)
+            self.process = forks.Child(argv, stdout=out, stderr=err, env=desk.environ)
 
     def until(self, pattern: str) -> re.Match[str]:
         """Wait for this in its output."""
@@ -113,6 +113,8 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     """A desk; whatever a failed test left running on it is killed."""
     made = Desk(tmp_path)
     yield made
+    if made.running is not None:
+        made.running.process.kill()
     for pid in made.processes():
         os.kill(pid, signal.SIGKILL)
 
