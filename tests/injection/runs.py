@@ -187,10 +187,11 @@ def root(leaves: Iterator[bytes]) -> bytes:
 
 def _program(directory: Path, name: str, before: list[str], load: Load) -> subprocess.CompletedProcess[bytes]:
     """Run the program, which prints what it acknowledged."""
-    path = os.pathsep.join([str(TESTS), *sys.path])
+    environ = {each: value for each, value in os.environ.items() if not each.startswith("COVERAGE_")}
+    environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), *sys.path])
     return subprocess.run(
         [*before, sys.executable, "-m", "injection.program", str(directory), name, *load.arguments()],
-        env={**os.environ, "PYTHONPATH": path, "COVERAGE_PROCESS_START": ""},
+        env=environ,
         capture_output=True,
         timeout=LONGEST_SECONDS,
         check=False,
