@@ -33,15 +33,15 @@ COPY server/requirements.lock server/build.lock server/
 RUN --mount=type=bind,from=wheelhouse,target=/wheelhouse \
     python3 -m venv /build/tools \
     && python3 -m venv /opt/vestry \
-    && /build/tools/bin/pip install --require-hashes --only-binary :all: --no-deps -r server/build.lock \
-    && /opt/vestry/bin/pip install --require-hashes --only-binary :all: --no-deps -r server/requirements.lock
+    && /build/tools/bin/pip install --no-compile --require-hashes --only-binary :all: --no-deps -r server/build.lock \
+    && /opt/vestry/bin/pip install --no-compile --require-hashes --only-binary :all: --no-deps -r server/requirements.lock
 
 COPY pyproject.toml README.md LICENSE ./
 COPY server/vestry server/vestry
 # The project's own wheel is built and installed without any index. pip then leaves: the result installs nothing.
-# Compiled here, because the file system is read-only there.
+# Compiled here, because the file system is read-only there; and nowhere before, for what is compiled stays as it is.
 RUN /build/tools/bin/pip wheel --no-index --no-build-isolation --no-deps --wheel-dir dist . \
-    && /opt/vestry/bin/pip install --no-index --no-deps dist/vestry-*.whl \
+    && /opt/vestry/bin/pip install --no-compile --no-index --no-deps dist/vestry-*.whl \
     && /opt/vestry/bin/pip check \
     && /opt/vestry/bin/pip uninstall --yes pip setuptools \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/vestry/lib \

@@ -39,11 +39,12 @@ class BootstrapError(Exception):
 
 
 class Target:
-    """One environment: where it is and which locks fill it."""
+    """One environment: where it is and which locks fill it, with bytecode for all of it or as it comes to be used."""
 
-    def __init__(self, folder: Path, *locks: Path) -> None:
+    def __init__(self, folder: Path, *locks: Path, compiled: bool = True) -> None:
         self.folder = folder
         self.locks = locks
+        self.options = () if compiled else ("--no-compile",)
 
     @property
     def python(self) -> Path:
@@ -52,7 +53,7 @@ class Target:
 
 TARGETS = {
     "server": Target(STATE / "server", ROOT / "server" / "requirements.lock"),
-    "tests": Target(ROOT / ".venv", ROOT / "tests" / "requirements.lock"),
+    "tests": Target(ROOT / ".venv", ROOT / "tests" / "requirements.lock", compiled=False),
 }
 BUILD = Target(STATE / "build", ROOT / "server" / "build.lock")
 
@@ -134,7 +135,8 @@ def fill(target: Target, installer: Target) -> None:
         run("making the environment", sys.executable, "-m", "venv", *bare, target.folder)
     for lock in target.locks:
         with step(f"packages of {lock.relative_to(ROOT)}"):
-            run("installing the packages", installer.python, *PIP, target.python, *LOCKED, lock)
+            command = (*PIP, target.python, *LOCKED, lock, *target.options)
+            run("installing the packages", installer.python, *command)
     stamp(target, "requirements", wanted)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,10 +15,32 @@ HERE = Path(__file__).resolve().parent
 # longest first, so that both workers have one. The rest is many short files: no worker waits long for the other.
 ORDER = ("deploy/test_image.py", "flow", "unit", "engine/test_small.py", "engine/test_families.py", "engine")
 
+# Files that run the same lines of the whole product over and over are not measured: coverage nearly doubles what they
+# cost, and finds there what it finds elsewhere. The mark is held without them.
+UNMEASURED = ("flow/test_requests_*.py", "flow/test_faults_*.py", "flow/test_kill.py", "flow/test_audit_demo.py")
+FOR_CHILDREN = "COVERAGE_PROCESS_CONFIG"
+STOPPED = pytest.StashKey[tuple[Any, str]]()
+"""While coverage is off: it, and what it tells the processes that are started."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort by ORDER; within one place of it everything stays as it was collected."""
     items.sort(key=lambda item: place(item.path))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Turn coverage off before the first test of a file that is not measured, and on before the next that is."""
+    measured = not any(item.path.relative_to(HERE).match(pattern) for pattern in UNMEASURED)
+    stopped = item.config.stash.get(STOPPED, None)
+    if measured and stopped is not None:
+        measuring, os.environ[FOR_CHILDREN] = stopped
+        measuring.start()
+        del item.config.stash[STOPPED]
+    elif not measured and stopped is None and FOR_CHILDREN in os.environ:
+        measuring = sys.modules["coverage"].Coverage.current()
+        measuring.stop()
+        item.config.stash[STOPPED] = measuring, os.environ.pop(FOR_CHILDREN)
 
 
 def pytest_unconfigure() -> None:
