@@ -42,6 +42,15 @@ def server(tmp_path: Path, engine: FakeEngine) -> Iterator[ServerProcess]:
         yield server
 
 
+@pytest.fixture
+def started(tmp_path: Path, engine: FakeEngine) -> Iterator[ServerProcess]:
+    """A running server, from the start of Python on."""
+    with ServerProcess(tmp_path, [engine], server={"drain_seconds": 4}) as server:
+        server.forked = False
+        server.start()
+        yield server
+
+
 def log_of(server: ServerProcess) -> list[dict[str, Any]]:
     """The whole record, read strictly."""
     return read(server.settings.audit_directory, server.settings.audit.origin)
@@ -80,8 +89,9 @@ class Load:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_starts_says_where_it_is_and_stops_at_once(server: ServerProcess, number: signal.Signals) -> None:
+def test_it_starts_says_where_it_is_and_stops_at_once(started: ServerProcess, number: signal.Signals) -> None:
     """`server.json` names its addresses and process while it runs; idle connections cost no time; status 0."""
+    server = started
     note = server.state / "server.json"
     told = json.loads(note.read_text())
     assert server.process is not None

@@ -73,7 +73,11 @@ class ServerProcess:
                 self.process = forks.Child(argv, env=environ, stdout=nothing, stderr=errors)
             else:
                 self.process = subprocess.Popen([sys.executable, *argv], env=environ, stdout=nothing, stderr=errors)
-        until(lambda: note.exists() or self.process is None or self.process.poll() is not None, what="server.json")
+        until(
+            lambda: note.exists() or self.process is None or self.process.poll() is not None,
+            seconds=60,
+            what="server.json",
+        )
         assert self.process.poll() is None, self.errors.read_text()
         addresses = json.loads(note.read_text())
         self.url, self.ops, self.admin = addresses["api"], addresses["ops"], addresses["admin"]

@@ -153,7 +153,7 @@ def test_reading_while_it_is_written(tmp_path: Path) -> None:
         done = threading.Event()
 
         def write() -> None:
-            for _ in range(300):
+            for _ in range(100):
                 log.add_calls(20)
                 log.checkpoint()
             done.set()
