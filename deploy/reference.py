@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from vestry.cli import main as root
-from vestry.configuration import schema
+from vestry.configuration.reading import schema
 
 WIDTH = 100
 
@@ -44,7 +44,7 @@ models:
 SETTINGS_HEAD = f"""\
 # Settings
 
-<!-- Made by deploy/docs.py from server/vestry/settings.py. Change it there. -->
+<!-- Made by deploy/docs.py from server/vestry/settings/tree.py. Change it there. -->
 
 Settings come from one YAML file, named with `--config` or `VESTRY_CONFIG`, and from the environment, which wins.
 Without either, the defaults below hold. `vestry check` reads them as the server does and names every fault with its

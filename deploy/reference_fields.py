@@ -13,7 +13,7 @@ from vestry.audit.fields import LIMITS
 from vestry.edge import bodies, patterns
 from vestry.edge.fields import ChatBody, CompletionBody, Sampled
 from vestry.errors import UnsupportedField
-from vestry.settings import Bounds
+from vestry.settings.tree import Bounds
 
 HEAD = """\
 # Fields of a request

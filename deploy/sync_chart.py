@@ -32,7 +32,7 @@ from vestry.models.arguments import SWITCHES, TUNABLE, VALUE
 from vestry.models.catalog import Device, Entry
 from vestry.models.chosen import Chosen
 from vestry.models.environment import Stamp
-from vestry.settings import Engine, Model, Settings
+from vestry.settings.tree import Engine, Model, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "helm" / "vestry"

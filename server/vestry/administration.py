@@ -27,13 +27,13 @@ from vestry.admin.rehearsal import Nothing
 from vestry.audit.fields import RecordType
 from vestry.audit.records import Records, rfc3339
 from vestry.audit.scan import LogUnusable
+from vestry.composition.outside import record_all, record_once
+from vestry.composition.store import PAGE, every_key, opened
 from vestry.errors import NotFound, Refusal
 from vestry.faults import ConfigurationError
-from vestry.outside import record_all, record_once
 from vestry.seams import Directory, Record
 from vestry.secret_files import state_directory
-from vestry.settings import Settings
-from vestry.store import PAGE, every_key, opened
+from vestry.settings.tree import Settings
 from vestry.types import Key, Kind, Limits
 
 UNLIMITED = Limits()

@@ -28,10 +28,13 @@ from vestry.adapters.directory.faults import DirectoryFault, SchemaFault
 from vestry.adapters.health import HealthChecks
 from vestry.adapters.keys import KeyCredentials
 from vestry.adapters.upstream import Upstream
-from vestry.administering import Parts, administration, door_of
 from vestry.admit import Admission
-from vestry.alongside import running
 from vestry.audit.notary import Signing
+from vestry.composition.administering import Parts, administration, door_of
+from vestry.composition.alongside import running
+from vestry.composition.identity import certificates_of, providers_of, tokens
+from vestry.composition.recording import Recording
+from vestry.composition.store import directory_of
 from vestry.edge import arrival, door, doorkeeper
 from vestry.edge.administration.ask import BODY_BYTES
 from vestry.edge.certificates import form
@@ -42,17 +45,14 @@ from vestry.edge.tls import Certificates
 from vestry.errors import KeysUnavailable, Refusal
 from vestry.forward import Forward
 from vestry.house import House
-from vestry.identity import certificates_of, providers_of, tokens
-from vestry.meter import Meter
+from vestry.meter.calls import Meter
 from vestry.pipeline import Corridor
 from vestry.record import Recorder
-from vestry.recording import Recording
 from vestry.relay import Relay
 from vestry.route import Router
 from vestry.seams import Credentials
-from vestry.settings import Door, Settings, is_private
+from vestry.settings.tree import Door, Settings, is_private
 from vestry.standing import Standing
-from vestry.store import directory_of
 from vestry.types import ServedModel
 
 log = logging.getLogger("vestry")

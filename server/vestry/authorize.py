@@ -10,7 +10,7 @@ from vestry.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound, 
 from vestry.house import House
 from vestry.policy import DEFAULT, Compiled
 from vestry.roles import Permission
-from vestry.settings import Tenant
+from vestry.settings.tree import Tenant
 from vestry.types import Call, ContentMode, Grant, Head, Limits, Operation, Principal, ServedModel
 
 ANY = "*"

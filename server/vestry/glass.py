@@ -12,7 +12,7 @@ from pydantic import Field
 
 from vestry.audit.records import microseconds_of
 from vestry.roles import Role
-from vestry.section import Section
+from vestry.settings.section import Section
 from vestry.types import Document
 
 LAPSE_SECONDS = 3600

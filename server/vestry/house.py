@@ -18,8 +18,8 @@ from vestry.errors import InvalidKey
 from vestry.glass import Glass, glass_of
 from vestry.policy import Compiled, Ruling, by_tenant, compiled
 from vestry.roles import Permission
-from vestry.settings import Settings, Tenant
-from vestry.settings_policy import Rules
+from vestry.settings.policy import Rules
+from vestry.settings.tree import Settings, Tenant
 from vestry.types import ContentMode, Document, Kind, Limits, Principal
 
 ROUTES = ("chat.completions", "completions")

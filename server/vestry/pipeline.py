@@ -25,7 +25,7 @@ from vestry.errors import AuditUnavailable, ClientLeft, InternalError, Refusal, 
 from vestry.forward import Forward
 from vestry.house import House
 from vestry.keeping import Keep, Keeping
-from vestry.meter import Meter
+from vestry.meter.calls import Meter
 from vestry.record import Recorder
 from vestry.roles import Permission
 from vestry.seams import Credentials, Visitor

@@ -16,7 +16,7 @@ from msgspec import Struct, field
 
 from vestry import addresses
 from vestry.roles import Role
-from vestry.settings_policy import DAYS, Hours, Rule
+from vestry.settings.policy import DAYS, Hours, Rule
 from vestry.types import ContentMode, Head, Network, Principal
 
 DEFAULT = "default"

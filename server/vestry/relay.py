@@ -17,7 +17,7 @@ import msgspec
 
 from vestry.errors import ContextLengthExceeded, EngineFailed, EngineTimeout, InvalidRequest, Refusal, Stopping
 from vestry.seams import Client, Engine, Wire
-from vestry.settings import Relay as Deadlines
+from vestry.settings.tree import Relay as Deadlines
 from vestry.sse import BrokenStream, EventStream, decode_answer
 from vestry.types import Call, Ending, Head, Outcome, Replica, Usage
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vestry.faults import ConfigurationError, Fault
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 
 KEY_HASH = "key-hash"
 ENGINE_KEY = "engine-key"

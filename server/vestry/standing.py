@@ -10,7 +10,7 @@ from collections.abc import Callable
 from vestry.errors import KeysUnavailable
 from vestry.house import House
 from vestry.seams import Directory, Freshness
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 
 log = logging.getLogger("vestry")
 LOOK_SECONDS = 0.5

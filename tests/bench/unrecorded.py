@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
-from vestry import recording
 from vestry.audit.log import AuditLog
 from vestry.cli import main
+from vestry.composition import recording
 from vestry.record import Recorder
 from vestry.seams import Record
 

@@ -32,12 +32,12 @@ from support.charts import (
     values,
 )
 from support.launches import OWN_VARIABLES, planned
-from vestry.configuration import load
-from vestry.inspection import inspect
+from vestry.configuration.inspection import inspect
+from vestry.configuration.reading import load
 from vestry.models import catalog, environment, launch
 from vestry.models.catalog import Device
 from vestry.models.chosen import served
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 
 SERVER = f"{RELEASE}-vestry"
 LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")

@@ -27,7 +27,7 @@ from support.pods import Container, Files
 from support.postgres import Postgres, postgres
 from vestry.adapters.directory.schemas import HEAD
 from vestry.cli import main
-from vestry.configuration import load
+from vestry.configuration.reading import load
 
 SERVER = "demo-vestry"
 MIGRATION = "demo-vestry-migration"

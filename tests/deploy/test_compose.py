@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from support.launches import OWN_VARIABLES, planned
-from vestry.configuration import load
+from vestry.configuration.reading import load
 from vestry.models import catalog
 from vestry.models.chosen import served
 from vestry.models.environment import locked_version
-from vestry.settings import Settings, address_of, is_private
+from vestry.settings.tree import Settings, address_of, is_private
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy"

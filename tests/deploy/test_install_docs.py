@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from support.charts import NAMESPACE, ROOT, Object, chart, named, render, validate
-from vestry.configuration import load
+from vestry.configuration.reading import load
 from vestry.models import catalog
 
 HELM = ROOT / "docs" / "install-helm.md"

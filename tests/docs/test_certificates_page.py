@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from vestry.configuration import load
+from vestry.configuration.reading import load
 from vestry.edge.certificates import FORMS, MOST_BYTES, MOST_NAMES
 from vestry.san import MOST, normal, pattern
 

@@ -17,7 +17,7 @@ from vestry.adapters.directory.schemas import REVISIONS
 from vestry.adapters.key_format import mint, mint_id
 from vestry.adapters.memory import wall
 from vestry.errors import KeysUnavailable
-from vestry.settings_store import Store
+from vestry.settings.store import Store
 from vestry.types import Key, Kind
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "directory.md").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ import pytest
 from vestry.edge.bodies import parse_chat, parse_completion
 from vestry.edge.fields import ChatBody, CompletionBody
 from vestry.errors import InvalidRequest, UnsupportedField
-from vestry.settings import Bounds
+from vestry.settings.tree import Bounds
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "fields.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `(\w+)`(?: ✱)? \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)

@@ -11,9 +11,9 @@ import pytest
 from support.tokens import claims
 from vestry.adapters.tokens.compact import BadToken
 from vestry.adapters.tokens.judging import holder
-from vestry.configuration import read
-from vestry.identity import rules_of
-from vestry.settings_identity import Issuer
+from vestry.composition.identity import rules_of
+from vestry.configuration.reading import read
+from vestry.settings.identity import Issuer
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "identity.md"
 EXAMPLES = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)

@@ -18,7 +18,7 @@ from vestry.authorize import authorize
 from vestry.errors import PermissionDenied
 from vestry.house import House
 from vestry.roles import TABLE, Permission, Role
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 from vestry.types import ContentMode, Document, Grant, Kind, Principal
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -10,7 +10,7 @@ import pytest
 
 from fakes.engine import FakeEngine
 from support.house import House
-from vestry.configuration import load
+from vestry.configuration.reading import load
 from vestry.models.arguments import context_length
 from vestry.models.chosen import choose
 

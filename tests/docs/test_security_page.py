@@ -13,11 +13,11 @@ from fakes.engine import FakeEngine
 from support.engines import SMALL, install_engine, put_model
 from support.house import House, chat
 from vestry.administration import create_key, identified
+from vestry.composition.signing import make_signer
 from vestry.models.chosen import choose
 from vestry.models.launch import plan
 from vestry.secret_files import SecretFault, engine_key, key_hash
-from vestry.settings import Settings, Tls
-from vestry.signing import make_signer
+from vestry.settings.tree import Settings, Tls
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
 TEXT = " ".join(PAGE.split())

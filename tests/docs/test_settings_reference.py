@@ -10,10 +10,10 @@ import jsonschema
 import pytest
 import yaml
 
-from vestry.configuration import load, schema
-from vestry.section import Section, about
-from vestry.settings import Settings
-from vestry.shape import items_of, kinds_of, section_of, table_of
+from vestry.configuration.reading import load, schema
+from vestry.settings.section import Section, about
+from vestry.settings.shape import items_of, kinds_of, section_of, table_of
+from vestry.settings.tree import Settings
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

@@ -14,7 +14,7 @@ import pytest
 
 from fakes.engine import Behaviour, FakeEngine
 from support.house import House
-from vestry.settings import Bounds, Door, Relay
+from vestry.settings.tree import Bounds, Door, Relay
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "use-the-api.md").read_text(encoding="utf-8")
 MODEL = "smollm2-135m-instruct"

@@ -25,7 +25,7 @@ from vestry.cli import main
 from vestry.declaring.files import read
 from vestry.declaring.plan import plan
 from vestry.declaring.state import written
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 from vestry.types import Kind
 
 FILE = """

@@ -21,8 +21,8 @@ from support.server import ServerProcess
 from vestry.audit.opening import open_store
 from vestry.audit.reading import LogReader
 from vestry.audit.tlog.notes import Checkpoint, PublicKey, Signer
-from vestry.settings import Settings
-from vestry.signing import signing
+from vestry.composition.signing import signing
+from vestry.settings.tree import Settings
 
 HOUSE = "hospital.example/vestry"
 

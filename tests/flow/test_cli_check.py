@@ -10,8 +10,8 @@ import pytest
 
 from support import certificates
 from support.cli import Cli
-from vestry.configuration import digest, schema
-from vestry.settings import Settings
+from vestry.configuration.reading import digest, schema
+from vestry.settings.tree import Settings
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from support.keys import Keys
 from vestry.adapters.key_format import mint, well_formed
 from vestry.cli import main
 from vestry.secret_files import key_hash
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from fakes.engine import FakeEngine
 from support import certificates
 from support.cli import Cli
 from support.house import House
+from vestry.composition.signing import make_signer
 from vestry.secret_files import engine_key, key_hash
-from vestry.settings import Settings
-from vestry.signing import make_signer
+from vestry.settings.tree import Settings
 
 Lines = dict[str, list[tuple[str, str]]]
 

@@ -17,7 +17,7 @@ from support.house import read_records
 from support.keys import Keys, OpenKeys, sqlite_directory
 from vestry.adapters.key_format import mint, well_formed
 from vestry.secret_files import key_hash
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 
 SETTINGS = """
 state: {state}

@@ -20,7 +20,7 @@ from support.front import Front
 from support.postgres import USER, Postgres, postgres
 from vestry.adapters.directory.schemas import HEAD
 from vestry.secret_files import key_hash
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 
 
 @pytest.fixture

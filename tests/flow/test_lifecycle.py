@@ -317,6 +317,7 @@ def test_nothing_is_imported_once_it_is_ready(
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     pair = rsa("one")
     with ServerProcess(tmp_path, [engine], identity={"issuers": [issuer(tmp_path, pair)]}) as server:
+        server.forked = False
         server.start()
         begun = server.errors.stat().st_size
         assert b"import time:" in server.errors.read_bytes()

@@ -14,7 +14,7 @@ from fakes.engine import FakeEngine
 from support.cli import Cli
 from support.house import PEPPER, House, chat, until
 from support.keys import ran
-from vestry.store import directory_of
+from vestry.composition.store import directory_of
 from vestry.types import Kind
 
 RULES = [

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from vestry.settings import Tls
+from vestry.settings.tree import Tls
 
 _AUTHORITY = trustme.CA()
 

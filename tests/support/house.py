@@ -20,8 +20,8 @@ from support.keys import Keys
 from vestry.app import Secrets, Server
 from vestry.audit.notary import Signing
 from vestry.audit.tlog.notes import Signer
-from vestry.settings import Settings
-from vestry.store import directory_of
+from vestry.composition.store import directory_of
+from vestry.settings.tree import Settings
 from vestry.types import Replica, ServedModel
 
 PEPPER = b"p" * 32

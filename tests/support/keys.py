@@ -17,8 +17,8 @@ from vestry.adapters.directory.store import SqlDirectory
 from vestry.adapters.key_format import mint, mint_id
 from vestry.adapters.keys import KeyCredentials
 from vestry.adapters.memory import wall
+from vestry.composition.store import every_key
 from vestry.roles import Role
-from vestry.store import every_key
 from vestry.types import Head, Key, Limits, Operation, Principal
 
 T = TypeVar("T")

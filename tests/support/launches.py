@@ -11,7 +11,7 @@ from vestry.models.catalog import Device
 from vestry.models.chosen import choose
 from vestry.models.environment import Stamp
 from vestry.models.places import Places
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 
 OWN_VARIABLES = {"USER", "TORCHINDUCTOR_CACHE_DIR"}
 

@@ -13,7 +13,7 @@ from fakes.calls import call, head
 from fakes.wires import MemoryClient, MemoryEngine, MemoryWire
 from vestry.errors import Refusal
 from vestry.relay import Relay
-from vestry.settings import Relay as Deadlines
+from vestry.settings.tree import Relay as Deadlines
 from vestry.types import Outcome, Replica
 
 REPLICA = Replica("a", "http://127.0.0.1:1")

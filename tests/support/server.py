@@ -17,9 +17,9 @@ from fakes.engine import FakeEngine
 from support import forks
 from support.house import PLAIN, read_records, until
 from support.keys import Keys
-from vestry.configuration import load
+from vestry.composition.signing import make_signer
+from vestry.configuration.reading import load
 from vestry.secret_files import key_hash
-from vestry.signing import make_signer
 
 ROOT = Path(__file__).parents[2]
 MODEL = "smollm2-135m-instruct"

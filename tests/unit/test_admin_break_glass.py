@@ -23,7 +23,7 @@ from vestry.errors import AuditUnavailable, Conflict, InvalidRequest, NotFound, 
 from vestry.house import House
 from vestry.roles import HOUSE, Role, permissions
 from vestry.seams import Record
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 from vestry.types import Key, Kind, Principal, Via
 
 START = 1_800_000_000_000_000

@@ -27,7 +27,7 @@ from vestry.errors import (
 )
 from vestry.roles import Role
 from vestry.seams import Record
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 from vestry.types import Key, Kind, Limits, Principal
 
 ROOT = Actor("root")

@@ -21,8 +21,8 @@ from vestry.administration import (
     revoke_key,
     user_of_this_process,
 )
-from vestry.settings import Settings
-from vestry.signing import make_signer
+from vestry.composition.signing import make_signer
+from vestry.settings.tree import Settings
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from support.house import served_model
 from vestry.authorize import authorize, bounded, limits_of, may_use
 from vestry.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
 from vestry.house import House
-from vestry.settings import Tenant
+from vestry.settings.tree import Tenant
 from vestry.types import Limits, Principal
 
 MODELS = {"small": served_model("small"), "large": served_model("large")}

@@ -13,8 +13,8 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from vestry.configuration import LARGEST_FILE, ConfigurationError, Fault, digest, load, read, schema
-from vestry.settings import Model, Settings, Tenant
+from vestry.configuration.reading import LARGEST_FILE, ConfigurationError, Fault, digest, load, read, schema
+from vestry.settings.tree import Model, Settings, Tenant
 
 KNOWN = "sha256:de6bdc85afe483da2ebddbad823a16dbf383ab1e6612a9ddb7f2da787efad527"
 

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from vestry.audit.content.sealing import new_private
 from vestry.auditor import AuditorKey, secret_text
-from vestry.configuration import ConfigurationError, load, read
-from vestry.recording import content_modes, sealers
-from vestry.settings import Settings
-from vestry.settings_record import Hold
+from vestry.composition.recording import content_modes, sealers
+from vestry.configuration.reading import ConfigurationError, load, read
+from vestry.settings.record import Hold
+from vestry.settings.tree import Settings
 from vestry.types import ContentMode
 
 PRIVATE, PUBLIC = new_private()

@@ -23,7 +23,7 @@ from vestry.audit.copies.couriers import Couriers
 from vestry.audit.copies.sink import Item
 from vestry.audit.copies.syslog import SyslogSink
 from vestry.audit.tlog.notes import Checkpoint
-from vestry.section import is_private
+from vestry.settings.section import is_private
 from vestry.wires import Peer, Undelivered
 
 AUTHORITY = trustme.CA()

@@ -20,7 +20,7 @@ import pytest
 from support import certificates
 from vestry.diagnosis import machine, network
 from vestry.diagnosis.findings import Finding
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 
 
 def only(findings: Iterator[Finding]) -> Finding:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vestry.edge.bodies import parse_chat, parse_completion
 from vestry.edge.fields import ChatBody, User
 from vestry.errors import InvalidRequest
-from vestry.settings import Bounds
+from vestry.settings.tree import Bounds
 
 BOUNDS = Bounds()
 PLAIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-[]"

@@ -10,10 +10,10 @@ import yaml
 from pydantic import ValidationError
 
 from support.certificates import made
-from vestry.configuration import ConfigurationError, inspect, load
-from vestry.export_files import context_of, token_of
-from vestry.settings import Settings
-from vestry.settings_record import Export
+from vestry.configuration.export_files import context_of, token_of
+from vestry.configuration.reading import ConfigurationError, inspect, load
+from vestry.settings.record import Export
+from vestry.settings.tree import Settings
 
 
 def settings_with(tmp_path: Path, *exports: dict[str, Any]) -> Settings:

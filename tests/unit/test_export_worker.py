@@ -20,8 +20,8 @@ from vestry.audit.export import worker as workers
 from vestry.audit.export.cursor import Cursor
 from vestry.audit.export.worker import Worker
 from vestry.audit.finding.walk import Walker
-from vestry.exporting import worker_of
-from vestry.settings_record import Export
+from vestry.composition.exporting import worker_of
+from vestry.settings.record import Export
 
 
 class Counts:

@@ -15,7 +15,7 @@ from vestry.errors import ContextLengthExceeded, EngineFailed, EngineTimeout, No
 from vestry.forward import Forward
 from vestry.relay import Relay
 from vestry.route import Router, Seat
-from vestry.settings import Relay as Deadlines
+from vestry.settings.tree import Relay as Deadlines
 from vestry.types import Ending, Outcome
 
 SAID = b'data: {"choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}]}\n\n'

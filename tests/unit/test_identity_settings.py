@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from support.tokens import ISSUER, issuer, rsa
-from vestry.configuration import inspect, read
+from vestry.configuration.reading import inspect, read
 from vestry.faults import ConfigurationError
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 
 KEY = rsa("one")
 

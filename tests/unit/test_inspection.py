@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from support import certificates
-from vestry import inspection
-from vestry.configuration import inspect, read
+from vestry.configuration import inspection
+from vestry.configuration.reading import inspect, read
 from vestry.secret_files import key_hash
-from vestry.settings import Settings, Tls
+from vestry.settings.tree import Settings, Tls
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from fakes.calls import GRANT, head
 from vestry import __version__
 from vestry.audit.completeness import Standing, Work
 from vestry.audit.tlog.notes import Checkpoint
-from vestry.histogram import Histogram
-from vestry.meter import DURATION, Meter
+from vestry.meter.calls import DURATION, Meter
+from vestry.meter.histogram import Histogram
 from vestry.types import Ending, Outcome, Usage
 
 NAMES = {

@@ -10,7 +10,7 @@ import pytest
 from support.engines import SMALL, install_engine, put_model
 from vestry.models.catalog import ModelError
 from vestry.models.chosen import choose, served
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 from vestry.types import Replica
 
 

@@ -12,7 +12,7 @@ from vestry.models.catalog import ModelError
 from vestry.models.chosen import choose
 from vestry.models.launch import GUARD, KEY, Launch, plan
 from vestry.models.places import Places
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 
 SECRET = "a-secret-that-nobody-may-see"
 

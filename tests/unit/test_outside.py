@@ -20,11 +20,11 @@ from vestry.audit.copies.sink import Item
 from vestry.audit.copies.syslog import SyslogSink
 from vestry.audit.copies.witness import WitnessSink
 from vestry.cli import main
-from vestry.configuration import ConfigurationError, inspect, load
-from vestry.meter import Meter
-from vestry.outside import credentials_in, sinks_of
-from vestry.settings import Settings
-from vestry.signing import make_signer
+from vestry.composition.outside import credentials_in, sinks_of
+from vestry.composition.signing import make_signer
+from vestry.configuration.reading import ConfigurationError, inspect, load
+from vestry.meter.calls import Meter
+from vestry.settings.tree import Settings
 from vestry.wires import Undelivered, Web
 
 KEY = Witness().vkey

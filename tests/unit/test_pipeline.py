@@ -25,10 +25,10 @@ from vestry.errors import (
     Refusal,
 )
 from vestry.house import House
-from vestry.meter import Meter
+from vestry.meter.calls import Meter
 from vestry.pipeline import Corridor
 from vestry.record import Recorder
-from vestry.settings import Tenant
+from vestry.settings.tree import Tenant
 from vestry.types import Call, Ending, Grant, Head, Outcome, Principal, Usage
 
 KEY = "vst_good"

@@ -17,8 +17,8 @@ from vestry.errors import InvalidKey, ModelNotFound, PermissionDenied, Refusal
 from vestry.explaining import explain
 from vestry.house import House
 from vestry.roles import Role
-from vestry.settings import Settings
-from vestry.settings_policy import Hours, Rule
+from vestry.settings.policy import Hours, Rule
+from vestry.settings.tree import Settings
 from vestry.types import Call, ContentMode, Document, Head, Kind, Operation, Principal
 
 MODELS = {"small": served_model("small"), "large": served_model("large")}

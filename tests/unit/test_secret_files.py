@@ -13,7 +13,7 @@ import pytest
 
 from vestry.faults import ConfigurationError
 from vestry.secret_files import SecretFault, engine_key, exposure, is_folder, key_hash, looked_at, read, read_or_make
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_no_two_secrets_are_alike(tmp_path: Path) -> None:
 def test_processes_that_start_together_share_one_secret(settings: Settings) -> None:
     """Whoever comes second takes the secret of the first, whole."""
     script = (
-        "import sys; from pathlib import Path; from vestry.settings import Settings; "
+        "import sys; from pathlib import Path; from vestry.settings.tree import Settings; "
         "from vestry.secret_files import key_hash; print(key_hash(Settings(state=Path(sys.argv[1]))).hex())"
     )
     running = [

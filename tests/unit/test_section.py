@@ -8,8 +8,8 @@ from types import ModuleType
 import pytest
 from msgspec import Struct
 
-from vestry.section import Section, about
-from vestry.settings import Settings
+from vestry.settings.section import Section, about
+from vestry.settings.tree import Settings
 
 
 class Bounds(Section):
@@ -75,5 +75,5 @@ def test_without_sources_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_reading_settings_reads_no_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only faults, helps and schemas ask what is said of settings."""
-    monkeypatch.setattr("vestry.section._said", None)
+    monkeypatch.setattr("vestry.settings.section._said", None)
     assert Settings.model_validate({"log_level": "debug"}).log_level == "debug"

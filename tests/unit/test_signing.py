@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from vestry.audit.tlog.notes import Signer
+from vestry.composition.signing import make_signer, signer, signing
 from vestry.secret_files import SecretFault
-from vestry.settings import Settings
-from vestry.signing import make_signer, signer, signing
+from vestry.settings.tree import Settings
 
 HOUSE = "hospital.example/vestry"
 

@@ -11,7 +11,7 @@ from fakes.directory import FakeDirectory
 from vestry import standing
 from vestry.errors import KeysUnavailable
 from vestry.house import House
-from vestry.settings import Settings, Tenant
+from vestry.settings.tree import Settings, Tenant
 from vestry.standing import Standing
 from vestry.types import Kind
 

@@ -12,11 +12,11 @@ from pydantic import ValidationError
 from support.certificates import made
 from vestry.adapters.directory.faults import Unfit
 from vestry.adapters.directory.postgres import Postgres
-from vestry.inspection import inspect
-from vestry.settings import Model, Settings
-from vestry.settings_store import Address, Store
-from vestry.store import directory_of
-from vestry.store_files import context_of, password_of
+from vestry.composition.store import directory_of
+from vestry.configuration.inspection import inspect
+from vestry.configuration.store_files import context_of, password_of
+from vestry.settings.store import Address, Store
+from vestry.settings.tree import Model, Settings
 
 URL = "postgresql://db.hospital.example/vestry"
 

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vestry.strict_yaml import DEPTH, parse, scalar
+from vestry.configuration.strict_yaml import DEPTH, parse, scalar
 
 
 def flaw(text: str) -> str:

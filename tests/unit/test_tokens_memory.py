@@ -16,9 +16,9 @@ from fakes.directory import FakeDirectory
 from support.tokens import claims, issuer, jwks, rsa, signed
 from vestry.adapters.tokens.credentials import TokenCredentials
 from vestry.adapters.tokens.provider import Provider
+from vestry.composition.identity import providers_of
 from vestry.errors import KeysUnavailable
-from vestry.identity import providers_of
-from vestry.settings_identity import Issuer
+from vestry.settings.identity import Issuer
 from vestry.types import Certificate, Head, Kind, Principal
 
 KEY, NEXT = rsa("one"), rsa("two")

@@ -15,7 +15,7 @@ from vestry.admin.rehearsal import Rehearsal
 from vestry.audit.records import Records
 from vestry.errors import KeysUnavailable, Refusal
 from vestry.seams import Change, Directory, Record
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 
 KeyState = Literal["active", "frozen", "revoked"]
 WriteAll = Callable[[Sequence[Record]], Awaitable[None]]

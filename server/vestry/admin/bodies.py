@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from vestry.audit.records import microseconds_of
 from vestry.errors import InvalidRequest
 from vestry.roles import Role
-from vestry.section import Label, Name, Remark, Section, Source, Subject
+from vestry.settings.section import Label, Name, Remark, Section, Source, Subject
 from vestry.types import Key, Limits
 
 DOCUMENT_BYTES = 24_576

@@ -26,7 +26,7 @@ from vestry.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from vestry.glass import LONGEST_MINUTES, SECOND, Grant, Person
 from vestry.roles import Permission, Role
 from vestry.seams import Change, Directory
-from vestry.section import Remark, Section
+from vestry.settings.section import Remark, Section
 from vestry.types import Document, Key, Kind, Via
 
 log = logging.getLogger("vestry")

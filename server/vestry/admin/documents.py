@@ -21,9 +21,9 @@ from vestry.errors import (
 )
 from vestry.roles import Permission
 from vestry.seams import Change, Directory
-from vestry.section import Section
-from vestry.settings import Settings, Tenant
-from vestry.settings_policy import Misfit, Rules, misfits
+from vestry.settings.policy import Misfit, Rules, misfits
+from vestry.settings.section import Section
+from vestry.settings.tree import Settings, Tenant
 from vestry.types import Document, Kind, Limits
 
 FORMS: Mapping[Kind, type[Section]] = {

@@ -16,7 +16,7 @@ from vestry.admin.events import Events, described
 from vestry.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from vestry.roles import Permission
 from vestry.seams import Change, Directory
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 from vestry.types import Key, Kind, Via
 
 LONGEST_OVERLAP_SECONDS = 30 * 86_400

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from vestry.section import LABEL
+from vestry.settings.section import LABEL
 from vestry.types import Kind
 
 NAMES = {Kind.TENANT: LABEL, Kind.PROJECT: LABEL, Kind.POLICY: "^policy$"}

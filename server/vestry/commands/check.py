@@ -13,12 +13,12 @@ import msgspec
 
 from vestry.audit.registry import REGISTRY
 from vestry.commands.common import BadSettings
-from vestry.configuration import ConfigurationError, Fault, Places, digest, inspect, read, schema
+from vestry.composition.signing import signer
+from vestry.configuration.reading import ConfigurationError, Fault, Places, digest, inspect, read, schema
 from vestry.models.arguments import address, context_length
 from vestry.models.catalog import ModelError, entries
 from vestry.secret_files import SecretFault
-from vestry.settings import Settings
-from vestry.signing import signer
+from vestry.settings.tree import Settings
 
 
 @click.command("check", short_help="Name every fault of the settings, with its place and the mend.")

@@ -8,8 +8,8 @@ from typing import IO, Any
 
 import click
 
-from vestry.configuration import ConfigurationError, Fault, Reading, read
-from vestry.settings import Settings
+from vestry.configuration.reading import ConfigurationError, Fault, Reading, read
+from vestry.settings.tree import Settings
 
 
 class BadSettings(click.ClickException):

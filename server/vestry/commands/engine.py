@@ -21,7 +21,7 @@ from vestry.models.ports import require_free
 from vestry.models.progress import Progress
 from vestry.models.supervise import NeverReadyError, Supervisor
 from vestry.secret_files import ENGINE_KEY, engine_key
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 
 
 @click.command("engine", short_help="Run one model's engine, and keep it running.")

@@ -22,7 +22,7 @@ from vestry.models.catalog import ModelError
 from vestry.models.chosen import served
 from vestry.policy import Compiled
 from vestry.roles import Role
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 from vestry.types import Call, Document, Head, Key, Operation, Principal, Via
 
 

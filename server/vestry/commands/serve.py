@@ -15,11 +15,11 @@ from vestry.adapters.directory.faults import DirectoryFault
 from vestry.app import Secrets, Server
 from vestry.audit.scan import LogUnusable
 from vestry.commands.common import BadSettings, reading_of
-from vestry.configuration import inspect
+from vestry.composition.signing import signing
+from vestry.configuration.reading import inspect
 from vestry.models.catalog import ModelError
 from vestry.models.chosen import served
 from vestry.secret_files import SecretFault, engine_key, key_hash, state_directory
-from vestry.signing import signing
 
 
 @click.command("serve", short_help="Serve the API in front of engines that run already.")

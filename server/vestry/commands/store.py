@@ -15,10 +15,10 @@ import click
 from vestry.adapters.directory.faults import DirectoryFault
 from vestry.adapters.directory.schemas import HEAD, REVISIONS
 from vestry.commands.common import BadSettings, settings_of
+from vestry.composition.store import directory_of
 from vestry.faults import ConfigurationError
 from vestry.secret_files import KEY_HASH, key_hash, state_directory
-from vestry.settings import Settings
-from vestry.store import directory_of
+from vestry.settings.tree import Settings
 
 if TYPE_CHECKING:
     from vestry.adapters.directory.backend import Backend

@@ -20,7 +20,8 @@ from vestry.adapters.memory import wall
 from vestry.administration import ChangeRefused, create_key, identified, prepare_store
 from vestry.commands.common import BadSettings, settings_of
 from vestry.commands.running import announcer, engine_program, keep, terminated_as_interrupted
-from vestry.configuration import inspect
+from vestry.composition.signing import make_signer
+from vestry.configuration.reading import inspect
 from vestry.errors import KeysUnavailable
 from vestry.faults import ConfigurationError
 from vestry.models import environment
@@ -33,8 +34,7 @@ from vestry.models.prepare import prepare
 from vestry.models.progress import Progress
 from vestry.models.supervise import POLL_SECONDS, Program, Supervisor, answers
 from vestry.secret_files import SecretFault, engine_key, read
-from vestry.settings import Settings
-from vestry.signing import make_signer
+from vestry.settings.tree import Settings
 
 STEPS = 4
 OWNER = "up"

@@ -28,10 +28,10 @@ from pydantic_core import ErrorDetails
 from vestry.admin.batch import KeyState
 from vestry.admin.documents import FORMS, Where, misfits_of
 from vestry.admin.names import is_name
+from vestry.configuration.strict_yaml import Document, Trail, parse_all
 from vestry.faults import Fault
-from vestry.settings import Settings
-from vestry.settings_policy import Rules
-from vestry.strict_yaml import Document, Trail, parse_all
+from vestry.settings.policy import Rules
+from vestry.settings.tree import Settings
 from vestry.types import Kind
 
 PARTS = {"projects": Kind.PROJECT, "users": Kind.USER}

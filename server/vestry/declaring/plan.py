@@ -13,7 +13,7 @@ from vestry.declaring.files import Declared, Entry, KeyEntry
 from vestry.declaring.text import normal
 from vestry.faults import Fault
 from vestry.seams import Directory
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 from vestry.types import Document, Kind
 
 PAGE = 500

@@ -9,7 +9,7 @@ from vestry.admin.documents import FORMS
 from vestry.declaring.plan import everything
 from vestry.declaring.text import as_yaml, slim
 from vestry.seams import Directory
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 from vestry.types import Document, Kind
 
 PARTS = {Kind.PROJECT: "projects", Kind.USER: "users"}

@@ -9,8 +9,8 @@ import yaml
 from pydantic import ValidationError
 
 from vestry.admin.bodies import plain
-from vestry.section import Section
-from vestry.strict_yaml import scalar
+from vestry.configuration.strict_yaml import scalar
+from vestry.settings.section import Section
 
 
 class _Dumper(yaml.SafeDumper):

@@ -14,11 +14,11 @@ from vestry.adapters.memory import wall
 from vestry.administration import whole_keys
 from vestry.audit.records import rfc3339
 from vestry.audit.scan import parse, segments
+from vestry.configuration.inspection import validity
 from vestry.diagnosis.findings import Finding, standing
 from vestry.faults import Fault
-from vestry.inspection import validity
 from vestry.secret_files import ENGINE_KEY, KEY_HASH, SecretFault, exposure, is_folder, looked_at, lost_pepper, read
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 
 TAIL_BYTES = 262_144
 SOON = timedelta(days=14)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from vestry.diagnosis.findings import Finding
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 
 ANSWER_SECONDS = 2.0
 ANSWER_BYTES = 65_536

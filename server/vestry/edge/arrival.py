@@ -15,7 +15,7 @@ from vestry.edge.certificates import Form
 from vestry.edge.cycle import Cycle
 from vestry.edge.door import Door, new_request_id
 from vestry.errors import BodyTooLarge, ClientLeft, Overloaded, Refusal, UnsupportedMedia
-from vestry.settings import Bounds
+from vestry.settings.tree import Bounds
 from vestry.types import Call, Certificate, Head, Operation
 
 TRACEPARENT = re.compile(r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")

@@ -25,7 +25,7 @@ from vestry.edge.fields import (
     StructuredOutputs,
 )
 from vestry.errors import InvalidRequest, UnsupportedField
-from vestry.settings import Bounds
+from vestry.settings.tree import Bounds
 from vestry.types import Call
 
 DROPPED = (

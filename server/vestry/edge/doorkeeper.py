@@ -6,8 +6,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from vestry import settings
 from vestry.errors import Refusal
+from vestry.settings import tree as settings
 
 
 class Doorkeeper(Protocol):

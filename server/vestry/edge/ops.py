@@ -11,7 +11,7 @@ from prometheus_client.exposition import choose_encoder
 from starlette.exceptions import HTTPException
 
 from vestry.errors import InternalError, MethodNotAllowed, NotFound, Refusal
-from vestry.meter import Meter
+from vestry.meter.calls import Meter
 
 Readiness = Callable[[], dict[str, str]]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from vestry.settings import Tls
+from vestry.settings.tree import Tls
 
 log = logging.getLogger("vestry")
 VERIFY = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}

@@ -11,7 +11,7 @@ from vestry.models import catalog, environment, manifest
 from vestry.models.arguments import address, context_length
 from vestry.models.catalog import Entry, ModelError
 from vestry.models.places import Places
-from vestry.settings import Model, Settings
+from vestry.settings.tree import Model, Settings
 from vestry.types import Replica, ServedModel
 
 

@@ -21,7 +21,7 @@ from vestry.models.arguments import address, checked, context_length, without_co
 from vestry.models.catalog import Device, Entry, ModelError
 from vestry.models.chosen import Chosen
 from vestry.models.places import Places
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 
 GUARD = Path(str(files("vestry.models") / "guard"))
 PROGRAM = ("-m", "vllm.entrypoints.openai.api_server")

@@ -13,10 +13,10 @@ from vestry.audit.opening import open_store
 from vestry.audit.reading import LogReader, NoLog, journal
 from vestry.audit.scan import LogLocked, LogUnusable
 from vestry.commands.common import BadSettings, settings_of
+from vestry.composition.outside import OutsideCopies
+from vestry.composition.signing import signing
 from vestry.faults import ConfigurationError
-from vestry.outside import OutsideCopies
-from vestry.settings import Settings
-from vestry.signing import signing
+from vestry.settings.tree import Settings
 
 PATIENCE_SECONDS = 15.0
 AGAIN_SECONDS = 0.5

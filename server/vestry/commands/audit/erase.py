@@ -9,7 +9,7 @@ import click
 
 from vestry.audit.records import rfc3339
 from vestry.commands.common import settings_of
-from vestry.custody import Refused, erase
+from vestry.composition.custody import Refused, erase
 
 
 def _time(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:

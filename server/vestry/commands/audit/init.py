@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from vestry.commands.common import BadSettings, settings_of
+from vestry.composition.signing import make_signer, new_signer
 from vestry.secret_files import SecretFault
-from vestry.signing import make_signer, new_signer
 
 
 @click.command("init", short_help="Make the key that signs the audit log.")

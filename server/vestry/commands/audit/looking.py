@@ -28,7 +28,7 @@ from vestry.audit.reading import NoLog, is_log, origins
 from vestry.audit.scan import LogUnusable
 from vestry.commands.common import BadSettings, settings_of
 from vestry.models.progress import Progress
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 from vestry.types import Ending
 
 HELD_BYTES = 16 << 20

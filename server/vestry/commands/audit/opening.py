@@ -19,9 +19,9 @@ from vestry.audit.scan import LogUnusable
 from vestry.audit.tlog.tiles import TileMissing
 from vestry.auditor import NoAuditorKey, parse_secret
 from vestry.commands.common import BadSettings, settings_of
-from vestry.custody import is_own
+from vestry.composition.custody import is_own
 from vestry.secret_files import SecretFault, read
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 from vestry.types import ContentMode
 
 _CONTROLS = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u200e\u200f\u202a-\u202e\u2066-\u2069]")

@@ -14,10 +14,10 @@ from vestry.audit.scan import LogLocked
 from vestry.audit.store import SIGNING_SECONDS, Store, WriteFailed
 from vestry.commands.audit.common import DIRECTORY, directory_of, logs_of, told
 from vestry.commands.common import BadSettings, settings_of
-from vestry.retention import policy_of
+from vestry.composition.retention import policy_of
+from vestry.composition.signing import signing
 from vestry.secret_files import SecretFault
-from vestry.settings import Settings
-from vestry.signing import signing
+from vestry.settings.tree import Settings
 
 
 class _Own:

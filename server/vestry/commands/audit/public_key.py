@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from vestry.commands.common import BadSettings, settings_of
+from vestry.composition.signing import signer
 from vestry.secret_files import SecretFault
-from vestry.signing import signer
 
 
 @click.command("public-key", short_help="Print the public key of the audit log.")

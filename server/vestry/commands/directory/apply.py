@@ -20,7 +20,7 @@ from vestry.declaring.files import Declared, read
 from vestry.declaring.plan import Difference, plan
 from vestry.errors import Conflict, PreconditionFailed
 from vestry.faults import Fault
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 
 LARGEST_FILE = 8_388_608
 DIFFERENT = 3

@@ -13,8 +13,8 @@ from pydantic.fields import FieldInfo
 
 from vestry.admin.bodies import DOCUMENT_BYTES
 from vestry.commands.directory.common import Faulty
-from vestry.section import Section, about
-from vestry.strict_yaml import Document, parse
+from vestry.configuration.strict_yaml import Document, parse
+from vestry.settings.section import Section, about
 
 LARGEST_FILE = 4 * DOCUMENT_BYTES
 F = typing.TypeVar("F", bound=Callable[..., Any])

@@ -14,8 +14,8 @@ from vestry.admin.break_glass import Shown
 from vestry.administration import ChangeRefused, Office, change, look
 from vestry.commands.common import settings_of
 from vestry.commands.directory.common import Listing, as_json, paged, tell, told
+from vestry.composition.store import PAGE
 from vestry.errors import NotFound
-from vestry.store import PAGE
 
 COLUMNS = {
     "ID": lambda row: str(row["id"]),

@@ -13,9 +13,9 @@ from vestry.adapters.directory.faults import DirectoryFault
 from vestry.admin.actor import Match
 from vestry.administration import ChangeRefused
 from vestry.commands.common import BadSettings
+from vestry.composition.store import PAGE
 from vestry.errors import InvalidRequest, Refusal
 from vestry.faults import ConfigurationError
-from vestry.store import PAGE
 
 T = TypeVar("T")
 

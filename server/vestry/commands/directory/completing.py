@@ -11,8 +11,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from vestry.adapters.directory.glance import documents_of, key_ids
-from vestry.configuration import ConfigurationError, load
-from vestry.settings import Settings
+from vestry.configuration.reading import ConfigurationError, load
+from vestry.settings.tree import Settings
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 MOST = 200

@@ -17,9 +17,9 @@ from vestry.audit.records import rfc3339
 from vestry.commands.common import settings_of
 from vestry.commands.directory.bodies import body_of, composed, given
 from vestry.commands.directory.common import Listing, match_of, paged, safe, tell, told
+from vestry.composition.store import PAGE
 from vestry.declaring.text import as_yaml
 from vestry.errors import Conflict, NotFound, PreconditionFailed
-from vestry.store import PAGE
 from vestry.types import Kind
 
 

@@ -16,9 +16,9 @@ from vestry.commands.directory.common import Listing, as_json, paged, safe, told
 from vestry.commands.directory.completing import a_key, a_model, a_project, a_tenant
 from vestry.commands.directory.showing import COLUMNS, STATES, described, lines, models_of
 from vestry.commands.directory.times import SPAN, day, expiry
+from vestry.composition.store import PAGE
 from vestry.errors import NotFound
 from vestry.roles import Role
-from vestry.store import PAGE
 from vestry.types import Key
 
 SORTED = 10_000

@@ -20,7 +20,7 @@ from vestry.commands.directory.completing import a_key
 from vestry.commands.directory.showing import described
 from vestry.commands.directory.times import day, expiry, span
 from vestry.errors import NotFound, PreconditionFailed, Refusal
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 from vestry.types import Key
 
 WORDS = {

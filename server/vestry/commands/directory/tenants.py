@@ -12,7 +12,7 @@ from vestry.commands.directory.bodies import from_file, options_of
 from vestry.commands.directory.common import as_json, if_version
 from vestry.commands.directory.completing import a_tenant
 from vestry.commands.directory.documents import Place, body_cell, field_cell, from_cell
-from vestry.settings import Tenant
+from vestry.settings.tree import Tenant
 from vestry.types import Kind
 
 COLUMNS = {

@@ -31,7 +31,7 @@ from vestry.edge.arrival import Arrival, Route, Rules
 from vestry.errors import InternalError, InvalidRequest, PermissionDenied, Refusal, Stopping
 from vestry.pipeline import Corridor
 from vestry.roles import HOUSE
-from vestry.section import Section
+from vestry.settings.section import Section
 from vestry.types import Ending, Limits, Operation, Outcome, Principal
 
 log = logging.getLogger("vestry")

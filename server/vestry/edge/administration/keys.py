@@ -15,7 +15,7 @@ from vestry.edge.administration.office import Office
 from vestry.edge.administration.table import PAGED, ROOT, Handler, Reply, Row
 from vestry.errors import Conflict, PreconditionFailed, PreconditionRequired
 from vestry.roles import Permission
-from vestry.section import Remark, Section
+from vestry.settings.section import Remark, Section
 from vestry.types import Key, Kind
 
 ONE = f"{ROOT}/keys/{{key}}"

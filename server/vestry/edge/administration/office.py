@@ -15,7 +15,7 @@ from vestry.admin.keys import Keys
 from vestry.audit.records import Records
 from vestry.house import House
 from vestry.seams import Journal
-from vestry.settings_policy import Policy
+from vestry.settings.policy import Policy
 from vestry.types import ServedModel
 
 

@@ -31,7 +31,7 @@ from vestry.errors import (
     UnsupportedField,
     UnsupportedMedia,
 )
-from vestry.section import Section
+from vestry.settings.section import Section
 
 REF = "#/components/schemas/{model}"
 EVERY: tuple[type[Refusal], ...] = (

@@ -20,8 +20,8 @@ from vestry.edge.administration.table import ROOT, Reply, Row
 from vestry.errors import Conflict, NotFound, PreconditionFailed, PreconditionRequired
 from vestry.explaining import explain
 from vestry.roles import Permission, Role
-from vestry.section import Label, Name, Section, Subject
-from vestry.settings_policy import Rules
+from vestry.settings.policy import Rules
+from vestry.settings.section import Label, Name, Section, Subject
 from vestry.types import Call, Document, Head, Kind, Operation, Principal
 
 WHERE = Where(Kind.POLICY, "", "policy")

@@ -12,9 +12,9 @@ from vestry.admin.documents import Kept
 from vestry.audit.records import rfc3339
 from vestry.glass import Grant
 from vestry.roles import Role
-from vestry.section import Section
-from vestry.settings import Tenant
-from vestry.settings_policy import Policy, Rules
+from vestry.settings.policy import Policy, Rules
+from vestry.settings.section import Section
+from vestry.settings.tree import Tenant
 from vestry.types import Key
 
 

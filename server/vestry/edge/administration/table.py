@@ -11,7 +11,7 @@ from vestry.edge.administration.ask import Ask
 from vestry.edge.administration.office import Office
 from vestry.errors import Refusal
 from vestry.roles import Permission
-from vestry.section import Section
+from vestry.settings.section import Section
 
 ROOT = "/admin/v1"
 

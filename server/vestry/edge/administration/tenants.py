@@ -13,8 +13,8 @@ from vestry.edge.administration.office import Office
 from vestry.edge.administration.table import PAGED, ROOT, Handler, Reply, Row
 from vestry.errors import Conflict, PreconditionFailed, PreconditionRequired
 from vestry.roles import Permission
-from vestry.section import Section
-from vestry.settings import Tenant
+from vestry.settings.section import Section
+from vestry.settings.tree import Tenant
 from vestry.types import Kind
 
 Shape = Callable[[Kept], Section]

@@ -20,10 +20,10 @@ from vestry.adapters.syslog_tls import SyslogTls
 from vestry.audit.export import syslog
 from vestry.audit.export.formats import FORMATS, Render
 from vestry.audit.export.worker import Observer, Pack, Sender, Worker
-from vestry.export_files import context_of, token_of
-from vestry.meter_record import RecordMeter
-from vestry.settings import Settings
-from vestry.settings_record import Export
+from vestry.configuration.export_files import context_of, token_of
+from vestry.meter.record import RecordMeter
+from vestry.settings.record import Export
+from vestry.settings.tree import Settings
 
 FLUSH_SECONDS = 5.0
 

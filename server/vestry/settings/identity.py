@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from vestry.roles import Role
 from vestry.san import pattern
-from vestry.section import Label, Name, Seconds, Section, Source, Subject, address_of, check_host
+from vestry.settings.section import Label, Name, Seconds, Section, Source, Subject, address_of, check_host
 
 ALGORITHMS = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"

@@ -21,13 +21,13 @@ from msgspec import Struct
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from vestry.configuration.inspection import inspect
+from vestry.configuration.strict_yaml import Document, Trail, parse
 from vestry.faults import ConfigurationError, Fault
-from vestry.inspection import inspect
-from vestry.section import COMMANDS
-from vestry.settings import LABEL, NAME, ORIGIN, Section, Settings
-from vestry.settings_copies import BUCKET, KEYS, PROFILE, REGION, VKEY
-from vestry.shape import kinds_of, optional, place_of, section_of, table_of
-from vestry.strict_yaml import Document, Trail, parse
+from vestry.settings.copies import BUCKET, KEYS, PROFILE, REGION, VKEY
+from vestry.settings.section import COMMANDS
+from vestry.settings.shape import kinds_of, optional, place_of, section_of, table_of
+from vestry.settings.tree import LABEL, NAME, ORIGIN, Section, Settings
 
 __all__ = ["ConfigurationError", "Fault", "Places", "Reading", "digest", "inspect", "load", "read", "schema"]
 

@@ -13,6 +13,7 @@ from vestry.admin.break_glass import BreakGlass
 from vestry.admin.documents import Documents
 from vestry.admin.events import Events
 from vestry.admin.keys import Keys
+from vestry.composition.recording import Recording
 from vestry.edge.administration.application import build
 from vestry.edge.administration.ask import BODY_BYTES
 from vestry.edge.administration.desk import Desk
@@ -22,9 +23,8 @@ from vestry.edge.administration.routes import ROUTES
 from vestry.edge.arrival import Rules
 from vestry.errors import KeysUnavailable
 from vestry.pipeline import Corridor
-from vestry.recording import Recording
 from vestry.seams import Directory
-from vestry.settings import Door, Settings
+from vestry.settings.tree import Door, Settings
 
 CONNECTIONS = 512
 THREADS = 2

@@ -14,9 +14,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from vestry import __version__
-from vestry.histogram import Histogram
-from vestry.meter_identity import IdentityMeter
-from vestry.meter_record import Families, RecordMeter
+from vestry.meter.histogram import Histogram
+from vestry.meter.identity import IdentityMeter
+from vestry.meter.record import Families, RecordMeter
 from vestry.types import Grant, Head, Outcome
 
 OTHER = "other"

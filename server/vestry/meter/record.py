@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from vestry.audit.completeness import Standing, Work
 from vestry.audit.tlog.notes import Checkpoint
-from vestry.histogram import Histogram
+from vestry.meter.histogram import Histogram
 
 Families = Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
 Kind = type[CounterMetricFamily] | type[GaugeMetricFamily]

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from vestry.section import Host, Label, Port, Seconds, Section, address_of, check_host, is_private
+from vestry.settings.section import Host, Label, Port, Seconds, Section, address_of, check_host, is_private
 
 VKEY = r"^[^\s+]{1,200}\+[0-9a-f]{8}\+[A-Za-z0-9+/]{44}$"
 BUCKET = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"

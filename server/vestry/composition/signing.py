@@ -13,7 +13,7 @@ import socket
 from vestry.audit.notary import Signing
 from vestry.audit.tlog.notes import NoteRefused, Signer
 from vestry.secret_files import SecretFault, read, read_or_make
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*")
 

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from vestry.auditor import AuditorKey
-from vestry.section import COMMANDS, ORIGIN, Label, Seconds, Section, address_of, check_host
-from vestry.settings_copies import Copy
+from vestry.settings.copies import Copy
+from vestry.settings.section import COMMANDS, ORIGIN, Label, Seconds, Section, address_of, check_host
 
 FOLDERS = frozenset({"tile", "spool", "cosigned", "content", "export"})
 """Folders within a log."""

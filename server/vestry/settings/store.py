@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from vestry.section import Section, address_of, check_host
+from vestry.settings.section import Section, address_of, check_host
 
 FORM = "write it as postgresql://host:5432/database, or postgresql:///database?host=/run/postgresql for a Unix socket"
 PORT = 5432

@@ -15,7 +15,10 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from vestry.section import (
+from vestry.settings.identity import Identity
+from vestry.settings.policy import Policy, misfits
+from vestry.settings.record import Audit, Contents
+from vestry.settings.section import (
     LABEL,
     NAME,
     ORIGIN,
@@ -30,10 +33,7 @@ from vestry.section import (
     is_host_name,
     is_private,
 )
-from vestry.settings_identity import Identity
-from vestry.settings_policy import Policy, misfits
-from vestry.settings_record import Audit, Contents
-from vestry.settings_store import Store
+from vestry.settings.store import Store
 
 __all__ = ["LABEL", "NAME", "ORIGIN", "Section", "address_of", "is_host_name", "is_private"]
 

@@ -31,12 +31,12 @@ from vestry.audit.registry import REGISTRY
 from vestry.audit.tlog.cosignatures import Cosigner
 from vestry.audit.tlog.merkle import EMPTY_ROOT
 from vestry.audit.tlog.notes import Checkpoint, NoteRefused, PublicKey
+from vestry.composition.signing import signing
 from vestry.faults import ConfigurationError, Fault
 from vestry.seams import Record
-from vestry.section import is_private
-from vestry.settings import Settings
-from vestry.settings_copies import Copy, DirectoryCopy, S3Copy, SyslogCopy, WitnessCopy
-from vestry.signing import signing
+from vestry.settings.copies import Copy, DirectoryCopy, S3Copy, SyslogCopy, WitnessCopy
+from vestry.settings.section import is_private
+from vestry.settings.tree import Settings
 from vestry.wires import Peer, Undelivered, Web
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from vestry.adapters.directory.faults import Unfit
 from vestry.adapters.directory.pepper import Pepper
+from vestry.configuration.store_files import context_of, password_of
 from vestry.late import Late
 from vestry.seams import Directory
 from vestry.secret_files import key_hash
-from vestry.settings import Settings
-from vestry.settings_store import Address, Store
-from vestry.store_files import context_of, password_of
+from vestry.settings.store import Address, Store
+from vestry.settings.tree import Settings
 from vestry.types import Key
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from vestry.audit.fields import RecordType
 from vestry.audit.reading import NoLog
 from vestry.audit.records import Records
 from vestry.audit.scan import LogUnusable
+from vestry.composition.outside import record_once
 from vestry.faults import ConfigurationError
-from vestry.outside import record_once
-from vestry.settings import Settings
-from vestry.settings_record import Hold
+from vestry.settings.record import Hold
+from vestry.settings.tree import Settings
 
 
 class Refused(Exception):  # noqa: N818 - an answer to the operator

@@ -6,12 +6,12 @@ import ssl
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from vestry.configuration.strict_yaml import Trail
 from vestry.faults import Fault
 from vestry.late import Late
 from vestry.secret_files import SecretFault, read
-from vestry.settings import Settings
-from vestry.settings_identity import Issuer
-from vestry.strict_yaml import Trail
+from vestry.settings.identity import Issuer
+from vestry.settings.tree import Settings
 
 if TYPE_CHECKING:
     from vestry.adapters.tokens import fetching, keysets

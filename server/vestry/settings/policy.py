@@ -12,7 +12,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from vestry.roles import Role
-from vestry.section import Label, Name, Remark, Section, network
+from vestry.settings.section import Label, Name, Remark, Section, network
 
 CLOCK = r"^([01][0-9]|2[0-3]):[0-5][0-9]$|^24:00$"
 RESERVED = frozenset({"default", "tenant-model", "tenant-and-key-model"})

@@ -14,7 +14,6 @@ from functools import partial
 
 from vestry.adapters.counters import NoReading, read_counters
 from vestry.adapters.upstream import Upstream
-from vestry.alongside import running
 from vestry.audit.completeness import Ledger
 from vestry.audit.content.keeper import Keeper
 from vestry.audit.content.keeper import Secrets as ContentSecrets
@@ -24,19 +23,20 @@ from vestry.audit.notary import Signing
 from vestry.audit.records import Records
 from vestry.audit.scan import LogUnusable
 from vestry.auditor import AuditorKey
-from vestry.configuration import digest
+from vestry.composition.alongside import running
+from vestry.composition.exporting import Exports
+from vestry.composition.outside import OutsideCopies
+from vestry.composition.reconcile import Reconciler
+from vestry.composition.retention import Retainer, policy_of
+from vestry.configuration.reading import digest
 from vestry.errors import AuditUnavailable
-from vestry.exporting import Exports
 from vestry.house import House
 from vestry.keeping import Keep
-from vestry.meter_record import RecordMeter
-from vestry.outside import OutsideCopies
-from vestry.reconcile import Reconciler
+from vestry.meter.record import RecordMeter
 from vestry.record import Recorder
 from vestry.relay import PATHS
-from vestry.retention import Retainer, policy_of
 from vestry.secret_files import SecretFault, content_hash
-from vestry.settings import Settings, Tenant
+from vestry.settings.tree import Settings, Tenant
 from vestry.types import ContentMode
 
 log = logging.getLogger("vestry")

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vestry.addresses import Address
-from vestry.export_files import faults_of_exports
+from vestry.configuration.export_files import faults_of_exports
+from vestry.configuration.identity_files import faults_of_identity
+from vestry.configuration.store_files import faults_of_store
+from vestry.configuration.strict_yaml import Trail
 from vestry.faults import Fault
-from vestry.identity_files import faults_of_identity
 from vestry.late import Late
 from vestry.secret_files import CONTENT_HASH, ENGINE_KEY, KEY_HASH, exposure, is_folder, looked_at, lost_pepper
-from vestry.settings import Settings, Tls, address_of, is_private
-from vestry.store_files import faults_of_store
-from vestry.strict_yaml import Trail
+from vestry.settings.tree import Settings, Tls, address_of, is_private
 
 if TYPE_CHECKING:
     from cryptography import x509

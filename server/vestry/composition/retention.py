@@ -19,7 +19,7 @@ from vestry.audit.scan import LogUnusable
 from vestry.errors import AuditUnavailable
 from vestry.faults import cause_of
 from vestry.seams import Journal
-from vestry.settings import Settings
+from vestry.settings.tree import Settings
 
 log = logging.getLogger("vestry")
 _RECORD_SECONDS = 30.0

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from vestry.adapters.certificates import CertificateCredentials, Grant
 from vestry.adapters.tokens.rules import ClaimRule, GrantRule, IssuerRules
-from vestry.alongside import running
-from vestry.export_files import token_of
+from vestry.composition.alongside import running
+from vestry.configuration.export_files import token_of
 from vestry.late import Late
 from vestry.san import pattern
 from vestry.seams import Directory, Freshness
-from vestry.settings_identity import CertificateGrant, Claim, Identity, Issuer, TokenGrant, pattern_of, steps_of
+from vestry.settings.identity import CertificateGrant, Claim, Identity, Issuer, TokenGrant, pattern_of, steps_of
 
 if TYPE_CHECKING:
     from vestry.adapters.tokens import credentials, fetching, keysets, provider

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from msgspec import Struct
 from pydantic.fields import FieldInfo
 
-from vestry.section import Section, about
+from vestry.settings.section import Section, about
 
 
 def section_of(field: FieldInfo) -> type[Section] | None:

@@ -6,11 +6,11 @@ import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from vestry.configuration.strict_yaml import Trail
 from vestry.faults import Fault
 from vestry.secret_files import SecretFault, read
-from vestry.settings import Settings
-from vestry.settings_store import Store
-from vestry.strict_yaml import Trail
+from vestry.settings.store import Store
+from vestry.settings.tree import Settings
 
 
 def password_of(path: Path) -> str:
