@@ -17,7 +17,16 @@ ORDER = ("deploy/test_image.py", "flow", "unit", "engine/test_small.py", "engine
 
 # Files that run the same lines of the whole product over and over are not measured: coverage nearly doubles what they
 # cost, and finds there what it finds elsewhere. The mark is held without them.
-UNMEASURED = ("flow/test_requests_*.py", "flow/test_faults_*.py", "flow/test_kill.py", "flow/test_audit_demo.py")
+UNMEASURED = (
+    "flow/test_admin_openapi.py",
+    "flow/test_audit_demo.py",
+    "flow/test_faults_*.py",
+    "flow/test_kill.py",
+    "flow/test_live_export.py",
+    "flow/test_requests_costs.py",
+    "flow/test_tokens_fuzz.py",
+    "flow/test_walls.py",
+)
 FOR_CHILDREN = "COVERAGE_PROCESS_CONFIG"
 STOPPED = pytest.StashKey[tuple[Any, str]]()
 """While coverage is off: it, and what it tells the processes that are started."""

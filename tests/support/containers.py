@@ -32,6 +32,7 @@ RELEASE_PYTHON = "3.11"
 DOCUMENTATION = ("usr/share/doc", "usr/share/info", "usr/share/locale", "usr/share/man")
 BASE = f"localhost/vestry-base-{RELEASE}"
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
+UV = Path(sys.executable).parent / "uv"
 LOCKED = ("--require-hashes", "--only-binary", ":all:", "--no-deps")
 
 
@@ -83,6 +84,15 @@ def wheels_for(python: str) -> Path:
     """A folder with every wheel that the locks name, for this version of Python. Fails if one is missing."""
     with alone():
         return _wheelhouse(python)
+
+
+def offered_for(python: str) -> str:
+    """The packages whose locked versions have wheels for this Python; none is fetched. Fails if not all have."""
+    index = os.environ.get("PIP_INDEX_URL")
+    environ = os.environ | ({"UV_DEFAULT_INDEX": index} if index else {})
+    wanted = ("--python-version", python, "--python-platform", "x86_64-unknown-linux-gnu", "--target", CACHE / "none")
+    locks = [part for lock in LOCKS for part in ("--requirement", lock)]
+    return run(UV, "pip", "install", "--dry-run", "--no-cache", *LOCKED, *wanted, *locks, env=environ)
 
 
 def _wheelhouse(python: str) -> Path:

@@ -38,7 +38,8 @@ UNFINISHED = "vestry-unfinished"
 TORCH = "2.13.0"
 LOCKS = Path(str(files("vestry.models") / "locks"))  # a folder: the package is never installed as an archive
 TORCH_LOCK = LOCKS / "engine-torch.lock"
-PIP = ("--disable-pip-version-check", "--no-input", "install", "--progress-bar", "off")
+# An engine uses a part of what is installed: each module is compiled when it is first imported, and kept.
+PIP = ("--disable-pip-version-check", "--no-input", "install", "--no-compile", "--progress-bar", "off")
 LOCKED = ("--require-hashes", "--only-binary", ":all:", "--no-deps", "--requirement")
 PASSED_ON = re.compile(
     r"PATH|LANG|LC_.*|HOME|TMPDIR|PIP_.*|XDG_CONFIG_.*|(https?|no|all)_proxy|SSL_CERT_(FILE|DIR)", re.IGNORECASE

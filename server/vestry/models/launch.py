@@ -116,7 +116,6 @@ def _environment(places: Places, key: str, environ: Mapping[str, str]) -> dict[s
         "VLLM_CONFIG_ROOT": f"{cache}/vllm-config",
         "PYTHONPATH": os.fspath(GUARD),
         "PYTHONSAFEPATH": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
