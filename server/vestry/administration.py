@@ -26,11 +26,9 @@ from vestry.admin.keys import Keys
 from vestry.admin.rehearsal import Nothing
 from vestry.audit.fields import RecordType
 from vestry.audit.records import Records, rfc3339
-from vestry.audit.scan import LogUnusable
-from vestry.composition.outside import record_all, record_once
+from vestry.composition.outside import record_all, record_once, recorded_or
 from vestry.composition.store import PAGE, every_key, opened
 from vestry.errors import NotFound, Refusal
-from vestry.faults import ConfigurationError
 from vestry.seams import Directory, Record
 from vestry.secret_files import state_directory
 from vestry.settings.tree import Settings
@@ -145,13 +143,8 @@ def office_of(settings: Settings, directory: Directory, actor: str, write_all: W
 
 def _recorded(settings: Settings, events: Sequence[Record]) -> None:
     """Make records durable in the log `cli`. Raises ChangeRefused."""
-    try:
+    with recorded_or(ChangeRefused, "Nothing was changed, because the change could not be recorded."):
         record_all(settings, events)
-    except ConfigurationError as fault:
-        why = "; ".join(map(str, fault.faults))
-        raise ChangeRefused(f"Nothing was changed, because the change could not be recorded. {why}") from None
-    except (LogUnusable, OSError, ValueError) as fault:
-        raise ChangeRefused(f"Nothing was changed, because the change could not be recorded. {fault}") from fault
 
 
 def prepare_store(settings: Settings) -> None:
@@ -282,13 +275,8 @@ def record_reading(settings: Settings, *, command: str, asked: str, records: int
     event = Records().event(
         RecordType.LOG_READ, actor=user_of_this_process(), command=command, filter=asked, records=records
     )
-    try:
+    with recorded_or(ReadingRefused, "Nothing is shown, because the reading could not be recorded."):
         record_once(settings, event)
-    except ConfigurationError as fault:
-        why = "; ".join(map(str, fault.faults))
-        raise ReadingRefused(f"Nothing is shown, because the reading could not be recorded. {why}") from None
-    except (LogUnusable, OSError) as fault:
-        raise ReadingRefused(f"Nothing is shown, because the reading could not be recorded. {fault}") from fault
 
 
 def user_of_this_process() -> str:

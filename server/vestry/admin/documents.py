@@ -136,7 +136,7 @@ class Documents:
             return Kept(found)
         matches(match, None if found is None else found.version)
         if found is not None:
-            _within_bounds(actor, where.kind, found.body)
+            _kept_within_bounds(actor, where.kind, found.body)
         elif where.kind == Kind.PROJECT:
             await _room(change, where.tenant)
         if where.kind in {Kind.PROJECT, Kind.USER}:
@@ -162,9 +162,9 @@ class Documents:
         if found is None:
             raise NotFound
         matches(match, found.version)
-        _within_bounds(actor, where.kind, found.body)
+        _kept_within_bounds(actor, where.kind, found.body)
         if where.kind == Kind.USER:  # what is left of them is what their tokens say
-            _within_bounds(actor, where.kind, {})
+            _within_bounds(actor, User())
         await self._unused(change, where)
         await change.remove(where.kind, where.tenant, where.name)
         await self._events.document(actor, where.kind, where.tenant, where.name, bodies=(found.body, None))
@@ -185,7 +185,7 @@ class Documents:
         for model in getattr(judged, "models", None) or ():
             if model != "*" and model not in self._settings.models:
                 raise InvalidRequest("One of the models is not among those that are served.", param="models")
-        _within_bounds(actor, where.kind, plain(judged))
+        _within_bounds(actor, judged)
         if isinstance(judged, Rules) and (found := misfits_of(judged, self._settings)):
             raise faulty([(each.place, f"{each.what}. {each.mend}") for each in found])
         return plain(judged)
@@ -232,17 +232,21 @@ async def _room(change: Change, tenant: str) -> None:
         raise Conflict(f"The tenant has {MOST_PROJECTS} projects, and more it cannot have: remove one first.")
 
 
-def _within_bounds(actor: Actor, kind: Kind, body: Mapping[str, Any]) -> None:
+def _within_bounds(actor: Actor, body: Section) -> None:
     """A project or user is never wider than the credential of whoever writes it. Raises PermissionDenied."""
-    if kind == Kind.USER:
-        user = judge(User, body)
-        within(actor, user.roles)
-        within_scope(actor, _set(user.models), user.project or "", _limits(user))
-    if kind == Kind.PROJECT:
+    if isinstance(body, User):
+        within(actor, body.roles)
+        within_scope(actor, _set(body.models), body.project or "", _limits(body))
+    if isinstance(body, Project):
         if actor.principal is not None and actor.principal.project:
             raise PermissionDenied("Your own credential belongs to one project, and does not make its bounds.")
-        project = judge(Project, body)
-        within_scope(actor, _set(project.models), "", _limits(project))
+        within_scope(actor, _set(body.models), "", _limits(body))
+
+
+def _kept_within_bounds(actor: Actor, kind: Kind, body: Mapping[str, Any]) -> None:
+    """The same of what is kept. Tenants and policies are not judged: a damaged one can be replaced."""
+    if kind in {Kind.PROJECT, Kind.USER}:
+        _within_bounds(actor, judge(FORMS[kind], body))
 
 
 def _set(models: tuple[str, ...] | None) -> frozenset[str] | None:

@@ -14,9 +14,7 @@ from vestry.audit.content.opening import homes
 from vestry.audit.fields import RecordType
 from vestry.audit.reading import NoLog
 from vestry.audit.records import Records
-from vestry.audit.scan import LogUnusable
-from vestry.composition.outside import record_once
-from vestry.faults import ConfigurationError
+from vestry.composition.outside import record_once, recorded_or
 from vestry.settings.record import Hold
 from vestry.settings.tree import Settings
 
@@ -93,10 +91,5 @@ def _matching(holds: Iterable[Hold], subject: str, tenants: list[str]) -> Iterat
 
 def _record(settings: Settings, kind: RecordType, actor: str | None, **details: Any) -> None:
     event = Records().event(kind, actor=actor or user_of_this_process(), **details)
-    try:
+    with recorded_or(Refused, "Nothing was done, because it could not be recorded."):
         record_once(settings, event)
-    except ConfigurationError as fault:
-        why = "; ".join(map(str, fault.faults))
-        raise Refused(f"Nothing was done, because it could not be recorded. {why}") from None
-    except (LogUnusable, OSError) as fault:
-        raise Refused(f"Nothing was done, because it could not be recorded. {fault}") from fault

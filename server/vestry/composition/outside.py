@@ -12,8 +12,8 @@ The order in which a log and its copies are taken up and down:
 from __future__ import annotations
 
 import configparser
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vestry import secret_files
@@ -28,6 +28,7 @@ from vestry.audit.copies.syslog import SyslogSink
 from vestry.audit.copies.witness import WitnessSink
 from vestry.audit.opening import append_all
 from vestry.audit.registry import REGISTRY
+from vestry.audit.scan import LogUnusable
 from vestry.audit.tlog.cosignatures import Cosigner
 from vestry.audit.tlog.merkle import EMPTY_ROOT
 from vestry.audit.tlog.notes import Checkpoint, NoteRefused, PublicKey
@@ -97,6 +98,18 @@ def record_all(settings: Settings, events: Sequence[Record]) -> None:
     append_all(settings.audit_directory, events, signing=signs, origin=origin, confirm=copies.confirm)
     copies.start()
     copies.close()
+
+
+@contextmanager
+def recorded_or(refused: type[Exception], otherwise: str) -> Iterator[None]:
+    """A command's record is written within; where it cannot be, this is raised, and says `otherwise` and why."""
+    try:
+        yield
+    except ConfigurationError as fault:
+        why = "; ".join(map(str, fault.faults))
+        raise refused(f"{otherwise} {why}") from None
+    except (LogUnusable, OSError, ValueError) as fault:
+        raise refused(f"{otherwise} {fault}") from fault
 
 
 def sinks_of(settings: Settings, home: Path, public: PublicKey, origin: str) -> list[Sink]:
