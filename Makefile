@@ -1,5 +1,7 @@
 # `make up` runs the server with a small model on this machine; `make help` lists the rest.
 PYTHON ?= python3
+# A Python that is named is taken as it is. Otherwise a faster build of it is, where there is one.
+AS_IS   = $(if $(filter-out file,$(origin PYTHON)),--as-is)
 STATE  := .vestry
 TESTS  := .venv
 LOCK    = $(TESTS)/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate \
@@ -8,7 +10,7 @@ LOCK    = $(TESTS)/bin/uv pip compile --quiet --universal --generate-hashes --no
 .PHONY: up test check help tests-environment packages docs lock bench audit-demo audit-faults
 
 up: ## set everything up, run the server and an engine, print a key; Ctrl-C stops it all
-	@$(PYTHON) deploy/bootstrap.py server
+	@$(PYTHON) deploy/bootstrap.py $(AS_IS) server
 	@$(STATE)/server/bin/vestry up
 
 test: tests-environment packages ## set up what the tests need, and run them all
@@ -29,7 +31,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1: \2/p' $(MAKEFILE_LIST)
 
 tests-environment: ## make the environment of the tests and checks (.venv)
-	@$(PYTHON) deploy/bootstrap.py tests
+	@$(PYTHON) deploy/bootstrap.py $(AS_IS) tests
 
 packages: ## install the distribution's packages that the tests use (as root)
 	@$(PYTHON) deploy/packages.py

@@ -62,7 +62,7 @@ class Project:
         environ |= {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1"}
         if wheels:
             environ["PIP_FIND_LINKS"] = str(self.wheels)
-        argv = [sys.executable, "deploy/bootstrap.py", *arguments]
+        argv = [sys.executable, "deploy/bootstrap.py", "--as-is", *arguments]
         done = subprocess.run(
             argv, cwd=self.root, env=environ, capture_output=True, text=True, timeout=120, check=False
         )
@@ -125,7 +125,7 @@ def test_a_wheel_with_another_hash_is_refused(project: Project) -> None:
 @pytest.mark.parametrize("arguments", [(), ("all",), ("server", "tests")])
 def test_a_wrong_word_shows_the_usage(project: Project, arguments: tuple[str, ...]) -> None:
     """Anything but `server` or `tests` ends with the usage, and makes nothing."""
-    assert "usage: python3 deploy/bootstrap.py server|tests" in project.run(*arguments, status=1)
+    assert "usage: python3 deploy/bootstrap.py [--as-is] server|tests" in project.run(*arguments, status=1)
     assert not (project.root / ".vestry").exists()
 
 
@@ -171,9 +171,79 @@ def test_root_gets_the_venv_module_installed(
     assert install.startswith("install --yes --no-install-recommends python3.")
 
 
+class Other:
+    """A distribution's Python that says this of itself, and writes down what it is started with."""
+
+    def __init__(self, module: ModuleType, folder: Path, version: str, ensurepip: str) -> None:
+        self.asked = folder / "started"
+        self.python = folder / "python3"
+        says = f'printf "{version}\\n{ensurepip}\\n"'
+        self.python.write_text(f'#!/bin/sh\nif [ "$1" = -I ]; then {says}; else echo "$@" > {self.asked}; fi\n')
+        self.python.chmod(0o755)
+        module.DISTRIBUTION = self.python  # type: ignore[attr-defined]
+
+    @property
+    def started(self) -> str | None:
+        return self.asked.read_text().strip() if self.asked.exists() else None
+
+
+def hand_over_in_a_child(module: ModuleType) -> None:
+    """It takes the place of its process, so that is another one."""
+    child = os.fork()
+    if child == 0:
+        try:
+            module.hand_over("server")
+        finally:
+            os._exit(3)
+    os.waitpid(child, 0)
+
+
+BUILDS = [("--prefix=/opt --enable-optimizations", "/opt", False), ("--prefix=/opt", "/opt", True), ("", "/usr", False)]
+
+
+@pytest.mark.parametrize(("built", "base", "slow"), BUILDS)
+def test_a_python_without_optimizations_is_told_from_others(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, built: str, base: str, slow: bool
+) -> None:
+    """By how it was configured; a distribution's own is taken to be a fast one."""
+    monkeypatch.setattr("sysconfig.get_config_var", lambda _name: built)
+    monkeypatch.setattr(sys, "base_prefix", base)
+    assert module.slow() is slow
+
+
+def test_a_slow_python_leaves_the_work_to_the_distributions(module: ModuleType, tmp_path: Path) -> None:
+    """Which is then started in its place, to be taken as it is."""
+    module.slow = lambda: True  # type: ignore[attr-defined]
+    other = Other(module, tmp_path, "3.11", "ModuleSpec")
+    hand_over_in_a_child(module)
+    assert other.started == f"{BOOTSTRAP} --as-is server"
+
+
+@pytest.mark.parametrize(
+    ("slow", "version", "ensurepip"),
+    [(False, "3.13", "ModuleSpec"), (True, "3.9", "ModuleSpec"), (True, "3.11", "None")],
+)
+def test_it_is_not_taken_where_it_is_no_better_or_cannot_be(  # noqa: PLR0917 - the table's columns
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, slow: bool, version: str, ensurepip: str
+) -> None:
+    """This Python is fast; the other is too old, or makes no environments and we may not mend that."""
+    module.slow = lambda: slow  # type: ignore[attr-defined]
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    other = Other(module, tmp_path, version, ensurepip)
+    module.hand_over("server")
+    assert other.started is None
+
+
+def test_there_may_be_no_python_of_the_distribution(module: ModuleType, tmp_path: Path) -> None:
+    """Then the one at hand does the work."""
+    module.slow = lambda: True  # type: ignore[attr-defined]
+    module.DISTRIBUTION = tmp_path / "none"  # type: ignore[attr-defined]
+    module.hand_over("server")
+
+
 def test_two_at_once_do_not_spoil_each_other(project: Project) -> None:
     """The second of two runs waits for the first and finds everything done."""
-    argv = [sys.executable, "deploy/bootstrap.py", "server"]
+    argv = [sys.executable, "deploy/bootstrap.py", "--as-is", "server"]
     environ = {**os.environ, "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": str(project.wheels)}
     both = [
         subprocess.Popen(
