@@ -15,6 +15,7 @@ class Cable:
         self._whole = threading.Event()
         self._whole.set()
         self._ends: list[socket.socket] = []
+        self._near: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
 
@@ -45,6 +46,13 @@ class Cable:
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
         self._ends.clear()
+        self._near.clear()
+
+    def say(self, words: bytes) -> None:
+        """Say this to every client, as if the server had, and let nothing more through."""
+        self.cut()
+        for each in self._near:
+            each.sendall(words)
 
     def _accept(self) -> None:
         while True:
@@ -53,6 +61,7 @@ class Cable:
             except OSError:
                 return
             self._ends.append(near)
+            self._near.append(near)
             threading.Thread(target=self._forward, args=(near,), daemon=True).start()
 
     def _forward(self, near: socket.socket) -> None:

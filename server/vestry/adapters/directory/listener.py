@@ -24,6 +24,8 @@ from vestry.adapters.directory.faults import DirectoryFault, Unfit
 CHANNEL = "vestry_directory"
 ASK_SECONDS = 0.5
 ANSWER_SECONDS = 1.5
+FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What asyncpg raises. The last one where PostgreSQL's farewell came just before our question."""
 log = logging.getLogger("vestry")
 
 Connect = Callable[[], Awaitable[Any]]
@@ -75,7 +77,7 @@ class ListenerFreshness:
         while True:
             try:
                 await self._listen()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, Unfit) as error:
+            except (OSError, *FAULTS, Unfit) as error:
                 fault = self._fault(error)
                 if self._lost is None:
                     log.warning("changes of the directory are not heard: %s", fault.why)

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from vestry.adapters.directory.faults import DirectoryFault, SchemaFault, Unfit, WrongSchema
-from vestry.adapters.directory.listener import ListenerFreshness
+from vestry.adapters.directory.listener import FAULTS, ListenerFreshness
 from vestry.adapters.directory.pepper import Pepper
 from vestry.adapters.directory.schemas import REVISIONS, require_head
 from vestry.adapters.directory.tables import STORE
@@ -43,6 +43,7 @@ SENTENCES: Mapping[type[Exception], str] = MappingProxyType(
         asyncpg.InsufficientPrivilegeError: "does not let this user do that ({line}): see docs/directory.md",
         asyncpg.LockNotAvailableError: "is being changed by somebody else for longer than this waits: try again",
         asyncpg.InterfaceError: "has closed the connection: look whether PostgreSQL runs",
+        asyncpg.InternalClientError: "takes leave, or has said what was not asked: look whether PostgreSQL runs",
         asyncpg.PostgresError: "cannot be used at the moment ({line})",
         TimeoutError: "does not answer in time: look whether PostgreSQL runs, and how busy it is",
     }
@@ -79,7 +80,7 @@ class Where(Struct, frozen=True):
 class Postgres:
     """A Backend."""
 
-    faults: tuple[type[Exception], ...] = (asyncpg.PostgresError, asyncpg.InterfaceError)
+    faults: tuple[type[Exception], ...] = FAULTS
 
     def __init__(self, where: Where, pepper: Pepper) -> None:
         self._where, self._check = where, pepper.check
