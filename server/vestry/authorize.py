@@ -1,4 +1,8 @@
-"""Authorization: may this principal make this call? A pure function of the two and the settings."""
+"""Authorization: may this principal make this call? A pure function of the two and the settings.
+
+What was found for a caller of a tenant without rules is kept at hand in the house it was found in: the same caller
+(the same object, as memory gives it) gets the same grant until anything changes, and the house with it.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,8 @@ from vestry.types import Call, ContentMode, Grant, Head, Limits, Operation, Prin
 ANY = "*"
 USUAL_TOKENS = 16
 """What `max_tokens` is for `/v1/completions` where it is left out (OpenAI's API reference; vLLM does the same)."""
+GRANTS = 16_384
+"""Grants that a house keeps at hand at most."""
 DENIED = "The policy does not allow this call."
 
 
@@ -26,25 +32,29 @@ def authorize(principal: Principal, head: Head, call: Call, models: Mapping[str,
     do not let them call at all, whose credential is for other routes, or whom a rule of the policy denies it;
     InvalidKey for one whose project is gone.
     """
+    place = principal.key_id, head.route, call.model
+    found = house.granted.get(place)
+    if found is not None and found[0] is principal:
+        grant = found[1]
+        _within_model(call, grant.model)
+        return grant
     permitted(principal, Permission.CALL, head.route)
     allowed = may_use(principal, house, call.model)
     model = models.get(call.model)
     if model is None or not allowed:
         raise ModelNotFound(param="model")
-    if call.completion_tokens is not None and call.completion_tokens > model.context_length:
-        raise ContextLengthExceeded(
-            f"More completion tokens are asked for than the model's context of {model.context_length}.",
-            param="max_tokens",
-        )
-    if call.highest_token >= model.vocabulary:
-        raise InvalidRequest("A token id is outside the model's vocabulary.", param=call.highest_in)
+    _within_model(call, model)
     tenant = principal.tenant
     caller, limits, extra = bounded(principal, house), limits_of(house.tenants[tenant]), house.extras.get(tenant, b"")
     content = house.contents.get((tenant, head.route), ContentMode.METADATA)
     ruling = house.rulings.get(tenant)
     if ruling is None or ruling.silent:
         rule = "tenant-model" if principal.models is None else "tenant-and-key-model"
-        return Grant(caller, model, rule, limits, extra, content)
+        grant = Grant(caller, model, rule, limits, extra, content)
+        if len(house.granted) >= GRANTS:
+            house.granted.clear()
+        house.granted[place] = principal, grant
+        return grant
     decided = ruling.decide(principal, head, model.name)
     if decided is None:
         if not ruling.default:
@@ -58,6 +68,17 @@ def authorize(principal: Principal, head: Head, call: Call, models: Mapping[str,
         bound = min(decided.max_tokens, most)
         extra += b',"max_tokens":%d' % bound
     return Grant(caller, model, decided.name, limits, extra, decided.content or content, bound)
+
+
+def _within_model(call: Call, model: ServedModel) -> None:
+    """Raises InvalidRequest where the call asks for more than the model has."""
+    if call.completion_tokens is not None and call.completion_tokens > model.context_length:
+        raise ContextLengthExceeded(
+            f"More completion tokens are asked for than the model's context of {model.context_length}.",
+            param="max_tokens",
+        )
+    if call.highest_token >= model.vocabulary:
+        raise InvalidRequest("A token id is outside the model's vocabulary.", param=call.highest_in)
 
 
 def within(rule: Compiled, call: Call) -> None:

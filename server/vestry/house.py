@@ -20,7 +20,7 @@ from vestry.policy import Compiled, Ruling, by_tenant, compiled
 from vestry.roles import Permission
 from vestry.settings.policy import Rules
 from vestry.settings.tree import Settings, Tenant
-from vestry.types import ContentMode, Document, Kind, Limits, Principal
+from vestry.types import ContentMode, Document, Grant, Kind, Limits, Principal
 
 ROUTES = ("chat.completions", "completions")
 """Routes that an engine answers."""
@@ -46,6 +46,8 @@ class House(Struct, frozen=True):
     contents: Mapping[tuple[str, str], ContentMode] = {}
     extras: Mapping[str, bytes] = {}
     glass: Mapping[str, tuple[Glass, ...]] = {}
+    granted: dict[tuple[str, str, str], tuple[Principal, Grant]] = {}
+    """What `authorize` has found in this house: it follows from the rest, and spares asking again."""
 
     def project(self, principal: Principal) -> Project | None:
         """The project that they belong to; None for none. Raises InvalidKey for one that is gone, or is disabled."""

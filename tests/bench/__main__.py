@@ -215,12 +215,14 @@ def measure(options: argparse.Namespace, folder: Path) -> Measured:
     if options.record or RECORD in (options.only or ()):
         median = machine.fdatasync_times(folder)[0] * 1000
         turns = 1 if options.quick else options.rounds
-        cost = record.measure(folder, Loader(binary, Cores.choose().load), mock_binary, rounds=turns, sync_ms=median)
+        cost = record.measure(
+            folder, Loader(binary, Cores.choose().load), mock_binary, rounds=turns, sync_ms=median, quick=options.quick
+        )
         found = replace(found, cost=cost)
     if options.credential or CREDENTIAL in (options.only or ()):
-        turns, loader = 1 if options.quick else options.rounds, Loader(binary, Cores.choose().load)
-        seconds = 1.0 if options.quick else options.seconds
-        found = replace(found, beside=credential.measure(folder, loader, mock_binary, rounds=turns, seconds=seconds))
+        pairs, loader = 1 if options.quick else options.rounds * credential.PAIRS, Loader(binary, Cores.choose().load)
+        seconds = options.seconds or credential.SECONDS
+        found = replace(found, beside=credential.measure(folder, loader, mock_binary, pairs=pairs, seconds=seconds))
     if options.real or REAL in (options.only or ()):
         ratio = real.measure(folder, Loader(binary), 2 if options.quick else 2 * options.rounds)
         found = replace(found, ratio=ratio)

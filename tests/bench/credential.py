@@ -1,5 +1,8 @@
 """What a token costs beside an API key: the same server, the same load, one credential after the other.
 
+The difference is some hundredths of a call's cost, less than by what a machine's speed moves from one second to the
+next. So there are many short runs, in pairs, and what counts is the median of the pairs' differences.
+
 The token is an ordinary one of a hospital's provider (RS256, about 900 bytes), shown again and again, as clients do.
 """
 
@@ -20,6 +23,9 @@ from support.tokens import claims, issuer, rsa, signed
 
 HEAD = ("figure", "JWT", "API key", "difference", "bound")
 TOKEN, KEY = "jwt", "key"
+PAIRS = 6
+"""Pairs of runs in each of the bench's rounds."""
+SECONDS = 1.2
 BOUND = 10.0
 """Microseconds of CPU a call that a token may cost more than a key."""
 
@@ -40,17 +46,16 @@ class Beside:
         ]
 
     def _row(self, name: str, read: Callable[[Result], float], bound: str) -> list[str]:
-        both = [
-            statistics.median(read(each) for each in self.results if each.target == target) for target in (TOKEN, KEY)
-        ]
-        return [name, *(f"{each:,.2f}" for each in both), f"{both[0] - both[1]:,.2f}", bound]
+        token, key = ([read(each) for each in self.results if each.target == target] for target in (TOKEN, KEY))
+        difference = works.difference(token, key)
+        return [name, f"{statistics.median(token):,.2f}", f"{statistics.median(key):,.2f}", f"{difference:,.2f}", bound]
 
     def json(self) -> dict[str, Any]:
         return {"runs": [each.json() for each in self.results]}
 
 
-def measure(folder: Path, loader: Loader, mock_binary: Path, *, rounds: int, seconds: float | None) -> Beside:
-    """Measure both, round after round, each first in turn. Raises BenchError."""
+def measure(folder: Path, loader: Loader, mock_binary: Path, *, pairs: int, seconds: float) -> Beside:
+    """Measure so many pairs of runs, each credential first in turn. Raises BenchError."""
     cores = Cores.choose()
     home = folder / "credential"
     home.mkdir()
@@ -65,7 +70,7 @@ def measure(folder: Path, loader: Loader, mock_binary: Path, *, rounds: int, sec
         mock = stack.enter_context(servers.mock(mock_binary, folder, cores))
         key = stack.enter_context(servers.vestry(mock, home, cores, name=KEY, issuers=(keys,)))
         targets = [key, replace(key, name=TOKEN, key=token)]
-        for number in range(rounds):
-            line = work.arguments(seconds, False)
+        line = work.arguments(seconds, False)
+        for number in range(pairs):
             results += [works.measure(work, each, mock, loader, line) for each in targets[:: -1 if number % 2 else 1]]
     return Beside(results)

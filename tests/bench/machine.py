@@ -24,6 +24,8 @@ from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parent
 REPOSITORY = SOURCES.parent.parent
+CPU_CLOCK = 2
+"""As clock_getcpuclockid(3) makes a process's clock of its id: its CPU time to the nanosecond."""
 TICKS = os.sysconf("SC_CLK_TCK")
 VOLATILE = {"tmpfs", "ramfs"}
 
@@ -153,9 +155,13 @@ class Process:
             waiting.extend(children.get(pid, ()))
 
     def cpu_seconds(self) -> float:
-        """User and system time of all processes and threads so far, reaped children included."""
-        stats = [stat for pid in self.tree() if (stat := _stat(pid))]
-        return sum(int(ticks) for stat in stats for ticks in stat[11:15]) / TICKS
+        """User and system time of all processes and threads so far, reaped children included (these in whole ticks)."""
+        total = 0.0
+        for pid in self.tree():
+            if stat := _stat(pid):
+                with contextlib.suppress(OSError):
+                    total += time.clock_gettime(~pid << 3 | CPU_CLOCK) + sum(map(int, stat[13:15])) / TICKS
+        return total
 
     def memory(self) -> tuple[int, int]:
         """Resident size now and its peak, in bytes, summed over the processes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -137,6 +138,11 @@ def measure(work: Work, target: Target, mock: Target, loader: Loader, arguments:
         upstream=seen_after[0] - seen[0] - 1,  # one of them asked for the counts
         posts=seen_after[1] - seen[1],
     )
+
+
+def difference(these: Sequence[float], those: Sequence[float]) -> float:
+    """By how much these are more, run for run: the median of the pairs' differences."""
+    return statistics.median(one - other for one, other in zip(these, those, strict=True))
 
 
 def _value(text: str, name: str) -> int | None:

@@ -40,7 +40,7 @@ class GrownLog:
 
     def grow(self, size: int) -> str:
         """Let it have so many records, and sign that; returns the note."""
-        self.tree.add(f'{{"{self.text}":{index}}}'.encode() for index in range(self.tree.size, size))
+        self.tree.add([f'{{"{self.text}":{index}}}'.encode() for index in range(self.tree.size, size)])
         self.tree.settle()
         head = Checkpoint(self.public.name, self.tree.size, self.tree.root())
         self.heads.append(head)

@@ -55,6 +55,10 @@ def microseconds_of(time_of_record: str) -> int:
     return int(moment.replace(microsecond=0).timestamp()) * 1_000_000 + moment.microsecond
 
 
+_began = lru_cache(maxsize=1024)(rfc3339)
+"""The beginning of a call stands in two records."""
+
+
 @lru_cache(maxsize=64)
 def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
@@ -89,7 +93,7 @@ class Records:
     ) -> IntentRecord:
         """What is about to be done, and why it may be. Durable before an engine is called."""
         record = self._stencil(head, principal, grant).intent.__copy__()
-        record.began = rfc3339(head.began_wall)
+        record.began = _began(head.began_wall)
         record.duration_us = self._since(head.began)
         record.request_id = head.request_id
         record.sampling = sampling(call.sampling)
@@ -127,7 +131,7 @@ class Records:
         record = self._stencil(head, principal, grant).outcome.__copy__()
         usage = outcome.usage
         record.attempts = outcome.attempts
-        record.began = rfc3339(head.began_wall)
+        record.began = _began(head.began_wall)
         record.cached_tokens = usage.cached
         record.completion_tokens = usage.completion
         record.duration_us = self._since(head.began)

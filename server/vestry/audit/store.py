@@ -21,6 +21,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from vestry.audit.calls import IntentRecord, OutcomeRecord
 from vestry.audit.canonical import NotCanonical, leaf, placed, said
 from vestry.audit.fields import OPEN_INTENTS_EACH, RecordType
 from vestry.audit.files import Files
@@ -184,10 +185,11 @@ class Store:
         """Keep the set of open intents."""
         index = self.next_index - len(taken)
         for record in taken:
-            kind = said(record, "type")
-            if kind == "intent":
-                self.open_intents[said(record, "request_id")] = index
-            elif kind in CLOSING:
+            if record.__class__ is IntentRecord:
+                self.open_intents[record.request_id] = index
+            elif record.__class__ is OutcomeRecord:
+                self.open_intents.pop(record.request_id, None)
+            elif said(record, "type") in CLOSING:
                 self.open_intents.pop(said(record, "request_id"), None)
             index += 1
 

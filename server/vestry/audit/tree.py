@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from vestry.audit.files import Files
@@ -53,13 +53,15 @@ class Tree:
         tree.size = size
         return tree
 
-    def add(self, leaves: Iterable[bytes]) -> None:
+    def add(self, leaves: Sequence[bytes]) -> None:
         """Append leaves, each of at most 65,535 bytes."""
-        lowest = self._edges[0]
-        for leaf in leaves:
-            self._bundle += bundled(leaf)
-            lowest += leaf_hash(leaf)
-            self.size += 1
+        lowest, at = self._edges[0], 0
+        while at < len(leaves):
+            some = leaves[at : at + (TILE_BYTES - len(lowest)) // HASH_BYTES]
+            self._bundle += b"".join(map(bundled, some))
+            lowest += b"".join(map(leaf_hash, some))
+            self.size += len(some)
+            at += len(some)
             if len(lowest) == TILE_BYTES:
                 self._complete()
 

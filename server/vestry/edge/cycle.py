@@ -60,8 +60,17 @@ class Cycle(RequestResponseCycle):
         self.body = bytearray()
 
     async def run_asgi(self, app: Any) -> None:
+        """Run the application for this request. One that fails, or does not answer whole, ends the connection."""
         try:
-            await super().run_asgi(app)
+            await app(self.scope, self.receive, self.send)
+            if not (self.response_complete or self.disconnected):
+                raise RuntimeError("the application has not answered whole")  # noqa: TRY301 - one end for all faults
+        except BaseException as fault:  # the border of the application, as in uvicorn
+            self.logger.error("Exception in ASGI application\n", exc_info=fault)  # noqa: TRY400 - uvicorn's words
+            if self.response_started:
+                self.transport.close()
+            else:
+                await self.send_500_response()
         finally:
             self._connection.server_state.tasks.discard(self.task)
 

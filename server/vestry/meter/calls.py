@@ -1,14 +1,17 @@
 """Every metric that the server has; those of the record are in `meter_record.py`. Names and labels are in
 `docs/reference/metrics.md`.
 
-Counting a call is one dictionary look-up and a few additions: the numbers live in plain objects and become
-Prometheus samples only when they are scraped. Labels are bounded: tenants and models come from the settings, routes
-from the route table, replicas from the settings, codes from `errors`.
+Counting a call is one dictionary look-up and one tuple: what has gathered is added up once there are some hundreds,
+or when somebody looks, and becomes Prometheus samples only when it is scraped. Labels are bounded: tenants and models
+come from the settings, routes from the route table, replicas from the settings, codes from `errors`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from operator import sub
+from typing import TypeAlias
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
@@ -21,6 +24,8 @@ from vestry.types import Grant, Head, Outcome
 
 OTHER = "other"
 NONE = "none"
+GATHERED = 512
+"""Calls of one tenant, model and route that wait to be added up."""
 
 # Buckets: OpenTelemetry's GenAI metrics, where it has them.
 DURATION = tuple(0.01 * 2**step for step in range(14))
@@ -45,15 +50,54 @@ class _Timings:
         self.endings: dict[str, int] = {}
 
 
+_Ended: TypeAlias = tuple[int, str, float, float, float | None, int, int, int]
+"""One call: status, ending; seconds in all, of the engine, to its first byte; tokens: prompt, completion, cached."""
+
+
 class _Use:
-    """What one tenant uses of one model through one route."""
+    """What one tenant uses of one model through one route. `ended` are calls that are not in its sums yet."""
 
-    __slots__ = ("cached", "codes", "input", "output", "timings")
+    __slots__ = ("cached", "codes", "ended", "input", "output", "sizes", "timings")
 
-    def __init__(self, timings: _Timings) -> None:
-        self.timings = timings
+    def __init__(self, timings: _Timings, sizes: tuple[Histogram, Histogram] | None) -> None:
+        self.timings, self.sizes = timings, sizes
         self.codes: dict[int, int] = {}
         self.input = self.output = self.cached = 0
+        self.ended: list[_Ended] = []
+
+    def add_up(self) -> None:
+        """Take the calls that have gathered into the sums."""
+        if not self.ended:
+            return
+        calls, self.ended = self.ended, []
+        statuses, endings, seconds, engine, _, inputs, outputs, cached = zip(*calls, strict=True)
+        for status, count in Counter(statuses).items():
+            self.codes[status] = self.codes.get(status, 0) + count
+        timings = self.timings
+        for ending, count in Counter(endings).items():
+            timings.endings[ending] = timings.endings.get(ending, 0) + count
+        if self.sizes is None:
+            return
+        timings.duration.add_all(seconds)
+        timings.overhead.add_all(list(map(sub, seconds, engine)))
+        self.input += sum(inputs)
+        self.output += sum(outputs)
+        self.cached += sum(cached)
+        self._add_up_answered([call for call in calls if call[4] is not None], self.sizes)
+
+    def _add_up_answered(self, calls: list[_Ended], sizes: tuple[Histogram, Histogram]) -> None:
+        """Those of which an engine's first byte has come."""
+        timings = self.timings
+        sizes[0].add_all([call[5] for call in calls])
+        sizes[1].add_all([call[6] for call in calls])
+        timings.first_token.add_all([first for _, _, _, _, first, _, _, _ in calls if first is not None])
+        timings.per_token.add_all(
+            [
+                (seconds - first) / (output - 1)
+                for _, _, seconds, _, first, _, output, _ in calls
+                if first is not None and output > 1
+            ]
+        )
 
 
 class Meter(Collector):
@@ -91,27 +135,22 @@ class Meter(Collector):
         """Count one call: after its outcome is known, before it is recorded."""
         model = grant.model.name if grant is not None else NONE
         use = self._uses.get((tenant, model, head.route)) or self._new_use(tenant, model, head.route)
-        status, ending = outcome.status, outcome.ending
-        use.codes[status] = use.codes.get(status, 0) + 1
-        timings = use.timings
-        timings.endings[ending] = timings.endings.get(ending, 0) + 1
-        if grant is None:
-            return
-        timings.duration.add(seconds)
-        timings.overhead.add(seconds - outcome.engine_seconds)
-        usage = outcome.usage
-        use.input += usage.prompt
-        use.output += usage.completion
-        use.cached += usage.cached
-        if outcome.first_byte is None:
-            return
-        sizes = self._sizes.get(model) or self._new_sizes(model)
-        sizes[0].add(usage.prompt)
-        sizes[1].add(usage.completion)
-        to_first = outcome.first_byte - head.began
-        timings.first_token.add(to_first)
-        if usage.completion > 1:
-            timings.per_token.add((seconds - to_first) / (usage.completion - 1))
+        usage, first = outcome.usage, outcome.first_byte
+        ended = use.ended
+        ended.append(
+            (
+                outcome.status,
+                outcome.ending,
+                seconds,
+                outcome.engine_seconds,
+                None if first is None else first - head.began,
+                usage.prompt,
+                usage.completion,
+                usage.cached,
+            )
+        )
+        if len(ended) >= GATHERED:
+            use.add_up()
 
     def refused(self, head: Head, tenant: str, reason: str) -> None:
         """Count a refusal by its cause."""
@@ -120,7 +159,8 @@ class Meter(Collector):
 
     def _new_use(self, tenant: str, model: str, route: str) -> _Use:
         timings = self._timings.setdefault((model, route), _Timings())
-        return self._uses.setdefault((tenant, model, route), _Use(timings))
+        sizes = None if model == NONE else self._sizes.get(model) or self._new_sizes(model)
+        return self._uses.setdefault((tenant, model, route), _Use(timings, sizes))
 
     def _new_sizes(self, model: str) -> tuple[Histogram, Histogram]:
         return self._sizes.setdefault(model, (Histogram(TOKENS), Histogram(TOKENS)))
@@ -152,6 +192,8 @@ class Meter(Collector):
 
     def collect(self) -> Families:
         """The samples, as they stand now (prometheus_client's Collector)."""
+        for use in list(self._uses.values()):
+            use.add_up()
         info = GaugeMetricFamily("vestry_build_info", "Version of the server.", labels=["version"])
         info.add_metric([__version__], 1)
         yield info

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
+from itertools import repeat
 
 
 class Histogram:
@@ -21,6 +23,12 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         if value > 0.0:
             self.total += value
+
+    def add_all(self, values: Sequence[float]) -> None:
+        """Count many at once, each as `add` does."""
+        for place, count in Counter(map(bisect_left, repeat(self.bounds), values)).items():
+            self.counts[place] += count
+        self.total += sum(values if min(values, default=0.0) >= 0.0 else [max(value, 0.0) for value in values])
 
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative, as Prometheus wants them."""
