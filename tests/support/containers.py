@@ -1,6 +1,6 @@
-"""Building the image without a daemon, and running it as a container engine would. Needs root, buildah, debootstrap.
+"""Building the image without a daemon, and running it as a container engine would. Needs root, buildah, mmdebstrap.
 
-The base is a minimal Debian with Python, made by debootstrap; the wheels are fetched here and the build itself has
+The base is a minimal Debian with Python, made by mmdebstrap; the wheels are fetched here and the build itself has
 no network. All three are kept under `.vestry/cache/`, by what they were made of, so that a second run is quick.
 """
 
@@ -26,7 +26,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".vestry" / "cache"
 LOCKS = (ROOT / "server" / "build.lock", ROOT / "server" / "requirements.lock")
-TOOLS = ("buildah", "debootstrap", "unshare", "setpriv", "chroot")
+TOOLS = ("buildah", "mmdebstrap", "unshare", "setpriv", "chroot")
 RELEASE = "bookworm"
 RELEASE_PYTHON = "3.11"
 DOCUMENTATION = ("usr/share/doc", "usr/share/info", "usr/share/locale", "usr/share/man")
@@ -113,16 +113,13 @@ def _base() -> None:
     """The base image: Debian's smallest variant, with Python."""
     if BASE in buildah("images", "--format", "{{.Name}}").splitlines():
         return
-    archive = CACHE / f"debootstrap-{RELEASE}.tar"
+    archive = CACHE / f"base-{RELEASE}.tar"
     if not archive.is_file():
         with tempfile.TemporaryDirectory(dir=CACHE) as draft:
-            system = Path(draft) / "system"
-            run("debootstrap", "--variant=minbase", "--include=python3,python3-venv", RELEASE, system)
             packed = Path(draft) / "system.tar"
-            left_out = [
-                f"--exclude=./{each}" for each in ("dev/*", "var/cache/apt", "var/lib/apt/lists", *DOCUMENTATION)
-            ]
-            run("tar", "--create", "--numeric-owner", "--file", packed, "--directory", system, *left_out, ".")
+            left_out = [f"--dpkgopt=path-exclude=/{each}/*" for each in DOCUMENTATION]
+            include = "--include=python3,python3-venv"
+            run("mmdebstrap", "--variant=minbase", "--skip=output/dev", include, *left_out, RELEASE, packed)
             packed.rename(archive)
     container = buildah("from", "scratch")
     buildah("add", "--quiet", container, archive, "/")
@@ -166,7 +163,7 @@ def build() -> Image:
 _START = """
 set -eu
 root=$1; given=$2; shift 2
-mkdir -p "$root/etc/vestry"
+mkdir -p "$root/etc/vestry" "$root/dev"
 mount --make-rprivate /
 mount --bind "$root" "$root"
 mount -o remount,bind,ro "$root"
