@@ -173,17 +173,22 @@ class _Look:
     def _engines(self) -> None:
         found = self._found
         engines: dict[str, Engine] = {}
+        before: dict[str, tuple[str, Engine]] = {}
         last: Reconciled | None = None
         try:
             for last in reconciliations(journal(self._home)):
                 for row in last.replicas:
                     old = engines.get(row.replica, Engine(row.replica, row.readable))
+                    since, base = before.get(row.replica, ("", old))
+                    if since != last.since:  # else it covers the time of the one before again, and takes its place
+                        base = old
+                    before[row.replica] = last.since, base
                     engines[row.replica] = Engine(
                         row.replica,
                         row.readable,
-                        old.unexplained.plus(row.unexplained),
-                        old.uncounted.plus(row.uncounted),
-                        old.restarts + row.restarts,
+                        base.unexplained.plus(row.unexplained),
+                        base.uncounted.plus(row.uncounted),
+                        base.restarts + row.restarts,
                     )
         except ValueError as error:
             self._wrong(f"a log.reconciled record cannot be read: {error}")
