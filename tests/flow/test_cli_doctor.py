@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -52,7 +53,7 @@ def test_a_fresh_machine_has_nothing_to_mend(cli: Cli) -> None:
     for name in ("state", "keys", "record", "server", "engine"):
         assert states(lines, name) == ["warn"], name
     assert states(lines, "secrets") == ["warn", "warn", "warn"]
-    assert states(lines, "python") == ["ok"]
+    assert set(states(lines, "python")) <= {"ok", "warn"}, lines["python"]  # as it was compiled
     for name in ("disk", "durability", "open files", "clock", "gpu"):
         assert set(states(lines, name)) <= {"ok", "warn"}, lines[name]
     assert not cli.state.exists()
@@ -62,7 +63,7 @@ def test_the_text_is_for_people(cli: Cli) -> None:
     """One line a finding, its mend below it, a sum at the end."""
     done = cli.apart("doctor")
     assert done.returncode == 0
-    assert done.stdout.startswith("ok    python       Python 3.")
+    assert re.match(r"(ok|warn) +python       Python 3\.", done.stdout)
     assert "\n                   -> Make one: vestry keys create --owner NAME\n" in done.stdout
     assert "\n0 to mend, " in done.stdout
 
@@ -142,7 +143,7 @@ def test_settings_that_cannot_be_read(cli: Cli) -> None:
     lines = diagnosis(cli, 1, VESTRY_NONE="1", VESTRY_SERVER__PORT="x")
     assert states(lines, "settings") == ["fail", "fail"]
     assert "state" not in lines
-    assert states(lines, "python") == ["ok"]
+    assert set(states(lines, "python")) <= {"ok", "warn"}, lines["python"]  # as it was compiled
 
 
 def test_keys_that_need_a_look(cli: Cli) -> None:

@@ -7,6 +7,8 @@ import shutil
 import socket
 import sqlite3
 import ssl
+import sys
+import sysconfig
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -35,9 +37,24 @@ def only(findings: Iterator[Finding]) -> Finding:
 
 def test_an_old_sqlite_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """The key store needs STRICT tables."""
-    assert only(machine.programs()).state == "ok"
+    assert only(machine.programs()).state != "fail"
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 36, 0))
     assert only(machine.programs()).state == "fail"
+
+
+@pytest.mark.parametrize(
+    ("base", "built", "state"),
+    [
+        ("/usr", "", "ok"),
+        ("/opt", "'--prefix=/opt' '--enable-optimizations'", "ok"),
+        ("/opt", "'--prefix=/opt'", "warn"),
+    ],
+)
+def test_a_slow_python_is_told(monkeypatch: pytest.MonkeyPatch, base: str, built: str, state: str) -> None:
+    """One that was compiled without optimizations, and is not the distribution's."""
+    monkeypatch.setattr(sys, "base_prefix", base)
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda _name: built)
+    assert only(machine.programs()).state == state
 
 
 @pytest.mark.parametrize(
