@@ -19,6 +19,7 @@ from engine.conftest import MARKS, Place
 from support.house import read_records
 from support.preparation import SMALL
 from support.processes import eventually
+from support.wire import Wire, request
 from vestry.models import catalog, manifest
 from vestry.models.places import Places
 
@@ -248,26 +249,11 @@ def test_no_tenant_hits_what_another_has_cached(small: Place, route: str) -> Non
 def test_a_client_that_leaves_stops_the_engine(small: Place, stream: bool) -> None:
     """Within a second of the client's leaving the engine works on nothing, streaming or not."""
     body = {"model": SMALL, "prompt": "Once", "max_tokens": 900, "ignore_eos": True, "stream": stream}
-    headers = {"authorization": f"Bearer {small.key}"}
     before = small.gauge(SMALL, "vllm:generation_tokens_total")
-
-    seen = threading.Event()
-
-    def call() -> None:
-        limit = httpx.Timeout(30, read=30 if stream else 1.5)
-        try:
-            with httpx.stream(
-                "POST", f"{small.url}/v1/completions", json=body, headers=headers, timeout=limit
-            ) as answer:
-                next(line for line in answer.iter_lines() if seen.is_set())
-        except httpx.ReadTimeout:
-            return
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    eventually(lambda: small.gauge(SMALL, "vllm:num_requests_running") > 0)
-    seen.set()
-    thread.join()
+    with Wire(int(small.url.rpartition(":")[2])) as wire:
+        headers = (f"Authorization: Bearer {small.key}", "Content-Type: application/json")
+        wire.send(request("POST", "/v1/completions", *headers, body=json.dumps(body).encode()))
+        eventually(lambda: small.gauge(SMALL, "vllm:num_requests_running") > 0)
     left = time.monotonic()
     eventually(lambda: small.gauge(SMALL, "vllm:num_requests_running") == 0, 10)
     assert time.monotonic() - left < 1.5

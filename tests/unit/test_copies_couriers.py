@@ -97,7 +97,7 @@ def test_a_restart_delivers_what_waited(tmp_path: Path) -> None:
     sink.wait_for(1)
     sink.down = "it is down"
     tell(couriers, log, 2, 3)
-    until(lambda: len(list((log.home / "spool" / "list").glob("*.checkpoint"))) == 2, what="the spool")
+    until(lambda: len(list((log.home / "spool" / "list").glob("0*.checkpoint"))) == 2, what="the spool")
     couriers.close()
     sink.down = ""
     counted = Counted()
