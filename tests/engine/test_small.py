@@ -33,7 +33,7 @@ WEATHER: Any = {
         "description": "The weather of a city",
         "parameters": {
             "type": "object",
-            "properties": {"city": {"type": "string"}, "unit": {"enum": ["celsius", "fahrenheit"]}},
+            "properties": {"city": {"type": "string", "maxLength": 8}, "unit": {"enum": ["celsius", "fahrenheit"]}},
             "required": ["city", "unit"],
             "additionalProperties": False,
         },
@@ -156,7 +156,7 @@ def test_a_conversation_with_a_tools_result_goes_on(small: Place) -> None:
         {"role": "tool", "tool_call_id": "call_1", "content": "21 degrees Celsius"},
     ]
     answer = small.client().chat.completions.create(
-        model=SMALL, messages=messages, temperature=0, max_completion_tokens=60, tools=[WEATHER], tool_choice="auto"
+        model=SMALL, messages=messages, temperature=0, max_completion_tokens=16, tools=[WEATHER], tool_choice="auto"
     )
     assert answer.choices[0].message.content or answer.choices[0].message.tool_calls
 
@@ -166,7 +166,7 @@ def test_completions_and_their_options(small: Place) -> None:
     client = small.client()
 
     def complete(**options: Any) -> Any:
-        given = {"prompt": "The capital of France is", "max_tokens": 8, **options}
+        given = {"prompt": "The capital of France is", "max_tokens": 3, **options}
         return client.completions.create(model=SMALL, **given)
 
     assert "Paris" in complete(temperature=0).choices[0].text
@@ -319,9 +319,7 @@ def test_the_engines_own_counters_agree_with_the_log(small: Place) -> None:
     time.sleep(4)  # two looks at an idle engine: nothing of the tests before is open
     before = _completeness(small)
     for options in ({}, {"n": 3, "temperature": 1}, {"stop": ["."]}, {"stream": True, "n": 2, "temperature": 1}):
-        answer: Any = client.chat.completions.create(
-            model=SMALL, messages=QUESTION, max_completion_tokens=12, **options
-        )
+        answer: Any = client.chat.completions.create(model=SMALL, messages=QUESTION, max_completion_tokens=4, **options)
         if options.get("stream"):
             list(answer)
     client.completions.create(model=SMALL, prompt=["One", "Two"], n=2, max_tokens=5, temperature=1)
@@ -369,7 +367,7 @@ def test_a_killed_engine_comes_back(small: Place) -> None:
 
 def test_stopping_lets_calls_finish_and_leaves_nothing(small: Place) -> None:
     """SIGTERM during a stream: the stream ends whole, the exit status is 0, and no process is left."""
-    stream = small.client().completions.create(model=SMALL, prompt="Once", max_tokens=60, stream=True, extra_body={"ignore_eos": True})  # fmt: skip  # noqa: E501
+    stream = small.client().completions.create(model=SMALL, prompt="Once", max_tokens=30, stream=True, extra_body={"ignore_eos": True})  # fmt: skip  # noqa: E501
     next(iter(stream))
     result: list[Any] = []
     thread = threading.Thread(target=lambda: result.append(small.stop()))
