@@ -284,10 +284,21 @@ DIRECTORY = (
         "short",
         (Query(f"min(vestry_directory_up{{{HERE}}})"),),
         "stat",
-        6,
+        4,
         ONE_IS_WELL,
         empty="unknown",
         words=(("0", "unreadable", RED), ("1", "readable", GREEN)),
+    ),
+    Panel(
+        "Tenants and policy",
+        "Whether the directory's newest state is in force. Where a document in it cannot be used, an older one is.",
+        "short",
+        (Query(f"max(vestry_directory_outdated{{{HERE}}})"),),
+        "stat",
+        4,
+        NONE_IS_WELL,
+        empty="unknown",
+        words=(("0", "in force", GREEN), ("1", "older ones in force", RED)),
     ),
     Panel(
         "Changes unheard",
@@ -296,7 +307,7 @@ DIRECTORY = (
         (Query(f"vestry_directory_stale_seconds{{{HERE}}}", "{{instance}}"),),
         steps=((None, GREEN), (3, RED)),
         line=True,
-        width=9,
+        width=8,
     ),
     Panel(
         "Look-ups",
@@ -304,7 +315,7 @@ DIRECTORY = (
         "could not be read.",
         "ops",
         (Query(f"sum by (result) (rate(vestry_directory_lookups_total{{{HERE}}}[$__rate_interval]))", "{{result}}"),),
-        width=9,
+        width=8,
     ),
 )
 

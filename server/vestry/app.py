@@ -194,6 +194,7 @@ class Server:
         standing = Standing(
             self.settings, self._directory, self._directory.backend.freshness, place, secret=self._secrets.key_hash
         )
+        self.meter.outdated = lambda: standing.outdated
         with contextlib.suppress(KeysUnavailable):
             await standing.refresh()
         async with running(standing.run()):

@@ -35,6 +35,8 @@ class Standing:
         self._settings, self._directory, self._freshness, self._place = settings, directory, freshness, place
         self._secret = secret
         self._epoch = -1
+        self.outdated = False
+        """Whether a document in the directory cannot be used, so that nothing that has changed since is in force."""
 
     async def refresh(self) -> None:
         """Read it now, if anything has changed. Raises KeysUnavailable."""
@@ -46,8 +48,10 @@ class Standing:
         try:
             house = House.of(self._settings, documents, secret=self._secret)
         except ValueError as fault:
+            self.outdated = True
             log.warning("the directory holds a document that cannot be used, and the one before stays: %s", fault)
         else:
+            self.outdated = False
             self._place(house)
 
     async def run(self) -> None:

@@ -75,7 +75,8 @@ def test_a_client_cannot_choose_its_salt(house: House) -> None:
 
 
 def test_a_server_that_cannot_use_the_directorys_rules_lets_nobody_in(tmp_path: Path, engine: FakeEngine) -> None:
-    """It is not ready and answers 503: by the settings' rules alone it would serve what the directory denies."""
+    """It is not ready and answers 503: by the settings' rules alone it would serve what the directory denies. One that
+    runs already goes on with the rules before, and a metric says so."""
 
     async def written(house: House, kind: Kind, tenant: str, name: str, body: dict[str, Any]) -> None:
         directory = directory_of(house.settings, PEPPER)
@@ -99,6 +100,14 @@ def test_a_server_that_cannot_use_the_directorys_rules_lets_nobody_in(tmp_path: 
         ran(written(house, Kind.TENANT, "", "radiology", {}))
         until(lambda: house.get_ops("/readyz").status_code == 200, what="readiness")
         assert house.post(json=chat()).json()["error"]["code"] == "permission_denied"
+        assert "\nvestry_directory_outdated 0.0\n" in house.get_ops("/metrics").text
+        ran(written(house, Kind.POLICY, "", "policy", {"rules": []}))
+        ran(written(house, Kind.TENANT, "", "radiology", {"models": "of another version"}))
+        until(lambda: "\nvestry_directory_outdated 1.0\n" in house.get_ops("/metrics").text, what="the metric")
+        assert house.get_ops("/readyz").status_code == 200
+        ran(written(house, Kind.TENANT, "", "radiology", {}))
+        until(lambda: "\nvestry_directory_outdated 0.0\n" in house.get_ops("/metrics").text, what="the metric's end")
+        until(lambda: house.post(json=chat()).status_code == 200, what="the new rules")
 
 
 def settings_file(tmp_path: Path) -> Path:

@@ -51,6 +51,7 @@ NAMES = {
     "vestry_door_refusals_total": {"code"},
     "vestry_directory_up": set(),
     "vestry_directory_stale_seconds": set(),
+    "vestry_directory_outdated": set(),
     "vestry_directory_lookups_total": {"result"},
     "vestry_tls_certificate_expiry_timestamp_seconds": set(),
 }
@@ -191,10 +192,12 @@ def test_what_other_rooms_report_is_counted() -> None:
     meter.looked_up("found")
     meter.looked_up("failed")
     meter.directory = lambda: (False, 2.5)
+    meter.outdated = lambda: True
     value = Samples(meter)
     assert value("vestry_directory_lookups_total", result="found") == 2
     assert value("vestry_directory_lookups_total", result="failed") == 1
     assert (value("vestry_directory_up"), value("vestry_directory_stale_seconds")) == (0, 2.5)
+    assert value("vestry_directory_outdated") == 1
     assert value("vestry_upstream_retries_total", model="small") == 2
     assert value("vestry_replica_ejections_total", model="small", replica="a:1", cause="slow") == 2
     assert value("vestry_refusals_total", tenant="default", route="chat.completions", reason="rate_limit_exceeded") == 2

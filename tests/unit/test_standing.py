@@ -50,16 +50,19 @@ def test_a_document_that_cannot_be_used_leaves_the_house_as_it_was(caplog: pytes
         house, placed = kept(directory)
         await directory.write(Kind.TENANT, "", "radiology", {})
         await house.refresh()
+        assert not house.outdated
         await directory.write(Kind.TENANT, "", "radiology", {"no": "such field"})
         with caplog.at_level(logging.WARNING):
             for _ in range(3):
                 await house.refresh()
         assert len(placed) == 1
+        assert house.outdated
         assert len([each for each in caplog.records if "cannot be used" in each.message]) == 1
         await directory.write(Kind.TENANT, "", "radiology", {})
         await directory.write(Kind.TENANT, "", "oncology", {})
         await house.refresh()
         assert set(placed[-1].tenants) == {"default", "radiology", "oncology"}
+        assert not house.outdated
 
     asyncio.run(work())
 

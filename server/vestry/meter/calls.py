@@ -120,6 +120,7 @@ class Meter(Collector):
         self.broken_glass: Callable[[], int] = int
         self.certificate_expiry: Callable[[], float | None] = _never
         self.directory: Callable[[], tuple[bool, float]] = _well
+        self.outdated: Callable[[], bool] = bool
 
     # Calls ----------------------------------------------------------------------------------------------------
 
@@ -289,6 +290,11 @@ class Meter(Collector):
         yield GaugeMetricFamily("vestry_directory_up", "1 if tenants and keys can be read.", value=up)
         yield GaugeMetricFamily(
             "vestry_directory_stale_seconds", "For how long changes may have been missed.", value=stale
+        )
+        yield GaugeMetricFamily(
+            "vestry_directory_outdated",
+            "1 if its tenants and policy cannot be used, and older ones are in force.",
+            value=self.outdated(),
         )
         lookups = CounterMetricFamily("vestry_directory_lookups", "Keys that memory did not have.", labels=["result"])
         for result, count in list(self._lookups.items()):
