@@ -38,7 +38,7 @@ def programs() -> Iterator[Finding]:
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         yield Finding("python", "fail", said, "Use a Python whose SQLite is 3.37 or newer")
     elif not _optimized():
-        mend = "A call costs a fourth more CPU: use the distribution's Python, or one made with --enable-optimizations"
+        mend = "A call costs a fifth more CPU: use the distribution's Python, or one made with --enable-optimizations"
         yield Finding("python", "warn", f"{said}; compiled without optimizations", mend)
     else:
         yield Finding("python", "ok", said)
