@@ -33,7 +33,7 @@ class Receiver:
         return [dict(zip(names, line.split("|"), strict=True)) for line in lines]
 
     def wait_for(self, count: int) -> list[dict[str, str]]:
-        until(lambda: len(self.messages()) >= count, what=f"{count} messages")
+        until(lambda: len(self.messages()) >= count, seconds=45, what=f"{count} messages")
         return self.messages()
 
 

@@ -234,6 +234,22 @@ def test_it_is_not_taken_where_it_is_no_better_or_cannot_be(  # noqa: PLR0917 - 
     assert other.started is None
 
 
+def test_root_gets_what_the_distributions_python_lacks(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its `venv` is a package of its own, which is installed before it takes over."""
+    tool = tmp_path / "apt-get"
+    tool.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    module.slow = lambda: True  # type: ignore[attr-defined]
+    other = Other(module, tmp_path, "3.12", "None")
+    hand_over_in_a_child(module)
+    assert (tmp_path / "asked").read_text().endswith(" python3.12-venv\n")
+    assert other.started == f"{BOOTSTRAP} --as-is server"
+
+
 def test_there_may_be_no_python_of_the_distribution(module: ModuleType, tmp_path: Path) -> None:
     """Then the one at hand does the work."""
     module.slow = lambda: True  # type: ignore[attr-defined]
