@@ -15,12 +15,12 @@ import signal
 import socket
 import statistics
 import subprocess
-import sys
-import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from vestry.diagnosis.machine import optimized
 
 SOURCES = Path(__file__).resolve().parent
 REPOSITORY = SOURCES.parent.parent
@@ -259,11 +259,9 @@ def describe() -> dict[str, str]:
     """The machine and the interpreter, in words that belong beside the figures."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-    # distributions optimize in ways of their own
-    optimized = sys.base_prefix == "/usr" or "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS"))
     return {
         "processor": model,
         "cores": str(os.cpu_count()),
         "kernel": os.uname().release,
-        "python": f"{platform.python_version()} ({'an' if optimized else 'not an'} optimized build)",
+        "python": f"{platform.python_version()} ({'an' if optimized() else 'not an'} optimized build)",
     }

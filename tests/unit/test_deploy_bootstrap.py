@@ -155,18 +155,22 @@ def test_a_missing_venv_module_is_told(module: ModuleType, monkeypatch: pytest.M
         module.need_venv()
 
 
-def test_root_gets_the_venv_module_installed(
-    module: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Debian without python3-venv: root gets the package installed, by apt-get's own commands."""
-    tool = tmp_path / "apt-get"
-    tool.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """For root, with an apt-get that only writes into this file what it is asked for."""
+    tool, asked = tmp_path / "apt-get", tmp_path / "asked"
+    tool.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    return asked
+
+
+def test_root_gets_the_venv_module_installed(module: ModuleType, monkeypatch: pytest.MonkeyPatch, asked: Path) -> None:
+    """Debian without python3-venv: root gets the package installed, by apt-get's own commands."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     module.need_venv()
-    update, install = (tmp_path / "asked").read_text().splitlines()
+    update, install = asked.read_text().splitlines()
     assert update == "update"
     assert install.startswith("install --yes --no-install-recommends python3.")
 
@@ -234,19 +238,12 @@ def test_it_is_not_taken_where_it_is_no_better_or_cannot_be(  # noqa: PLR0917 - 
     assert other.started is None
 
 
-def test_root_gets_what_the_distributions_python_lacks(
-    module: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_root_gets_what_the_distributions_python_lacks(module: ModuleType, tmp_path: Path, asked: Path) -> None:
     """Its `venv` is a package of its own, which is installed before it takes over."""
-    tool = tmp_path / "apt-get"
-    tool.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
     module.slow = lambda: True  # type: ignore[attr-defined]
     other = Other(module, tmp_path, "3.12", "None")
     hand_over_in_a_child(module)
-    assert (tmp_path / "asked").read_text().endswith(" python3.12-venv\n")
+    assert asked.read_text().endswith(" python3.12-venv\n")
     assert other.started == f"{BOOTSTRAP} --as-is server"
 
 

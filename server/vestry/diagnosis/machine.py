@@ -37,15 +37,15 @@ def programs() -> Iterator[Finding]:
     said = f"Python {version}, SQLite {sqlite3.sqlite_version}, {ssl.OPENSSL_VERSION}"
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         yield Finding("python", "fail", said, "Use a Python whose SQLite is 3.37 or newer")
-    elif not _optimized():
+    elif not optimized():
         mend = "A call costs a fifth more CPU: use the distribution's Python, or one made with --enable-optimizations"
         yield Finding("python", "warn", f"{said}; compiled without optimizations", mend)
     else:
         yield Finding("python", "ok", said)
 
 
-def _optimized() -> bool:
-    """How this Python was compiled. Distributions optimize theirs in ways of their own."""
+def optimized() -> bool:
+    """Whether this Python was compiled with optimizations. Distributions optimize theirs in ways of their own."""
     return sys.base_prefix == "/usr" or "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS"))
 
 

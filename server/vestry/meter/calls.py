@@ -1,4 +1,4 @@
-"""Every metric that the server has; those of the record are in `meter_record.py`. Names and labels are in
+"""Every metric that the server has; those of the record are in `record.py`. Names and labels are in
 `docs/reference/metrics.md`.
 
 Counting a call is one dictionary look-up and one tuple: what has gathered is added up once there are some hundreds,
