@@ -165,6 +165,17 @@ def test_a_folder_of_the_operators_own_is_served_as_it_is(ready: Places, tmp_pat
     assert values(planned(ready.state, "mixtral-8x7b-instruct", path=folder))["--model"] == str(folder)
 
 
+def test_on_a_cpu_the_worker_runs_where_it_is_scheduled(ready: Places) -> None:
+    """One process less, and OpenMP is told of its threads; not with several workers, where vLLM tells it."""
+    one = planned(ready.state)
+    assert values(one)["--distributed-executor-backend"] == "uni"
+    assert one.environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert int(one.environment["OMP_NUM_THREADS"]) >= 1
+    two = planned(ready.state, engine={"arguments": ("--tensor-parallel-size", "2")})
+    assert "--distributed-executor-backend" not in two.argv
+    assert not {"VLLM_ENABLE_V1_MULTIPROCESSING", "OMP_NUM_THREADS"} & set(two.environment)
+
+
 def test_a_gpu_gets_its_own_arguments(tmp_path: Path) -> None:
     """On a GPU nothing of the CPU's arguments is left: compilation is on, and memory is a share."""
     places = install_engine(tmp_path, device="gpu")
@@ -173,3 +184,5 @@ def test_a_gpu_gets_its_own_arguments(tmp_path: Path) -> None:
     assert "--enforce-eager" not in launch.argv
     assert "--kv-cache-memory-bytes" not in launch.argv
     assert values(launch)["--gpu-memory-utilization"] == "0.5"
+    assert "--distributed-executor-backend" not in launch.argv
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in launch.environment

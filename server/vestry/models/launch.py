@@ -16,7 +16,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from vestry.models import environment, manifest, prepare
+from vestry.models import cores, environment, manifest, prepare
 from vestry.models.arguments import address, checked, context_length, without_context
 from vestry.models.catalog import Device, Entry, ModelError
 from vestry.models.chosen import Chosen
@@ -56,6 +56,7 @@ def plan(settings: Settings, chosen: Chosen, key: str, environ: Mapping[str, str
     _check_files(folder, entry, places)
     url = address(chosen.model.engine.host, chosen.model.engine.port)
     host, _, port = url.removeprefix("http://").rpartition(":")
+    together = stamp.device == "cpu" and cores.together(own, environ)
     argv = (
         os.fspath(environment.python_of(places.engine)),
         *PROGRAM,
@@ -65,10 +66,12 @@ def plan(settings: Settings, chosen: Chosen, key: str, environ: Mapping[str, str
         *fixed(entry, chosen.model.engine.shutdown_seconds),
         *entry.arguments_for(stamp.device),
         *device_arguments(stamp.device),
+        *(cores.TOGETHER if together else ()),
         *without_context(own),
     )
     log = places.logs / f"engine-{re.sub(r'[^A-Za-z0-9._-]', '_', chosen.name)}.log"
-    return Launch(chosen.name, argv, _environment(places, key, environ), url, log, chosen.model.engine.shutdown_seconds)
+    made = _environment(places, key, environ) | (cores.environment(environ) if together else {})
+    return Launch(chosen.name, argv, made, url, log, chosen.model.engine.shutdown_seconds)
 
 
 def fixed(entry: Entry, shutdown_seconds: float) -> tuple[str, ...]:
