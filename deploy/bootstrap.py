@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,7 +27,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -80,12 +81,40 @@ def step(what: str) -> Iterator[None]:
 
 def run(what: str, *argv: str | Path) -> None:
     """Run a command; raise BootstrapError with its last words if it fails."""
-    command = [str(each) for each in argv]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    if done.returncode:
-        raise BootstrapError(
-            f"{what} failed (exit status {done.returncode}). What it said last:\n{last_words(done.stdout)}"
-        )
+    run_all(what, [argv])
+
+
+def run_all(what: str, commands: Iterable[Sequence[str | Path]]) -> None:
+    """Run commands side by side; raise BootstrapError with the last words of one that fails. None outlives this."""
+    with contextlib.ExitStack() as stack:
+        started = []
+        for command in commands:
+            said = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
+            process = subprocess.Popen([str(each) for each in command], stdout=said, stderr=subprocess.STDOUT)
+            stack.callback(end, process)
+            started.append((process, said))
+        for process, said in started:
+            if process.wait():
+                said.seek(0)
+                raise BootstrapError(
+                    f"{what} failed (exit status {process.returncode}). What it said last:\n{last_words(said.read())}"
+                )
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kill it, if it still runs."""
+    process.kill()
+    process.wait()
+
+
+def shares(lock: Path, folder: Path) -> list[Path]:
+    """A lock in two parts, in files under `folder`: pip takes one package after the other, and leaves a core idle."""
+    packages = re.split(r"^(?=[A-Za-z0-9])", lock.read_text(), flags=re.MULTILINE)[1:]
+    parts = []
+    for number, part in enumerate(filter(None, (packages[::2], packages[1::2]))):
+        parts.append(folder / f"{number}.lock")
+        parts[-1].write_text("".join(part))
+    return parts
 
 
 def last_words(output: str, lines: int = 12) -> str:
@@ -178,9 +207,10 @@ def fill(target: Target, installer: Target) -> None:
         bare = () if target is installer else ("--without-pip",)
         run("making the environment", sys.executable, "-m", "venv", *bare, target.folder)
     for lock in target.locks:
-        with step(f"packages of {lock.relative_to(ROOT)}"):
-            command = (*PIP, target.python, *LOCKED, lock, *target.options)
-            run("installing the packages", installer.python, *command)
+        with step(f"packages of {lock.relative_to(ROOT)}"), tempfile.TemporaryDirectory() as folder:
+            command = (installer.python, *PIP, target.python, *LOCKED)
+            parts = shares(lock, Path(folder))
+            run_all("installing the packages", [(*command, part, *target.options) for part in parts])
     stamp(target, "requirements", wanted)
 
 

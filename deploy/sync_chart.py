@@ -165,7 +165,7 @@ def _started(entry: Entry, device: Device) -> tuple[list[str], dict[str, str]]:
             (model / name).write_text("{}")
         engine = Engine(host=ADDRESS, port=8000, shutdown_seconds=SHUTDOWN_SECONDS)
         chosen = Chosen(NAME, Model(catalog=entry.name, path=model, engine=engine), entry)
-        plan = launch.plan(Settings(state=state), chosen, "", {})
+        plan = launch.plan(Settings(state=state), chosen, "", {}, elsewhere=True)
         marks = {
             os.fspath(model): "/model",
             os.fspath(state / "cache"): "/cache",

@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOG = ROOT / ".vestry" / "logs" / "tests-preparation.log"
-WORKERS = "2"
+WORKERS = "3"
 
 
 def main(extra: list[str]) -> int:

@@ -19,7 +19,8 @@ OWN_VARIABLES = {"USER", "TORCHINDUCTOR_CACHE_DIR"}
 def planned(
     settings: Settings, model: str, device: Device, folder: Path, *, host: str
 ) -> tuple[list[str], dict[str, str]]:
-    """Arguments for Python, and environment without key and PATH, that `vestry engine` would give to this model.
+    """Arguments for Python, and environment without key and PATH, that `vestry engine` would give to this model on
+    a machine that it does not know.
 
     As if the engine's environment and the model's files were there, which are made under `folder`; in the result
     they stand where containers have them, in /model, /cache and /guard. The engine listens on `host`, port 8000.
@@ -36,7 +37,7 @@ def planned(
     engine = wanted.engine.model_copy(update={"host": host, "port": 8000})
     changed = {model: wanted.model_copy(update={"path": weights, "engine": engine})}
     here = settings.model_copy(update={"state": state, "models": changed})
-    plan = launch.plan(here, choose(here, model), "the-key", {})
+    plan = launch.plan(here, choose(here, model), "the-key", {}, elsewhere=True)
     places = {str(weights): "/model", str(Places(state).cache): "/cache", str(launch.GUARD): "/guard"}
     variables = {name: text for name, text in plan.environment.items() if name not in {"PATH", launch.KEY}}
     return [_moved(each, places) for each in plan.argv[1:]], {

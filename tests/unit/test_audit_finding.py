@@ -145,6 +145,7 @@ def test_a_long_segment_is_not_read_from_its_beginning(tmp_path: Path, monkeypat
             assert list(Walker(log.home).records(start)) == everything[start:]
 
 
+@pytest.mark.unmeasured
 def test_reading_while_it_is_written(tmp_path: Path) -> None:
     """Segments that go and tiles that are replaced under a reader cost it no record and give it none twice."""
     often = Signing(SIGNING.signer, records=1, seconds=0.001)
@@ -215,6 +216,7 @@ FILTERS = [
 ]  # fmt: skip
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("what", FILTERS, ids=str)
 def test_the_index_finds_what_reading_finds(finished: Path, what: Filter) -> None:
     """With and without the index the answer is the same, and the right one."""
@@ -223,6 +225,7 @@ def test_the_index_finds_what_reading_finds(finished: Path, what: Filter) -> Non
     assert found(finished, what, None) == expected
 
 
+@pytest.mark.unmeasured
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 6402), st.integers(0, 6402))
 def test_times_in_the_index(finished: Path, one: int, other: int) -> None:
@@ -250,6 +253,7 @@ def test_one_call_is_found_in_one_block(finished: Path, monkeypatch: pytest.Monk
     assert len(set(read)) < 1100  # of 6401: its block, the last block's digest, and the rest
 
 
+@pytest.mark.unmeasured
 def test_it_grows_as_the_log_does(log: LogMaker) -> None:
     """What has come since the last use is added, a block once it is settled; the rest is read."""
     index = log.home / "index.sqlite"
@@ -263,6 +267,7 @@ def test_it_grows_as_the_log_does(log: LogMaker) -> None:
         assert log.store.next_index >= number * 1000
 
 
+@pytest.mark.unmeasured
 def test_progress_is_told(log: LogMaker) -> None:
     """Whoever waits hears how much there is to do, and of each part that is done."""
     log.add_calls(10_000)
@@ -336,6 +341,7 @@ def test_the_index_is_never_the_truth(log: LogMaker) -> None:
     assert found(log.home, wanted(subject="nobody"), index) == []
 
 
+@pytest.mark.unmeasured
 def test_records_that_were_taken_back_are_not_missed(tmp_path: Path) -> None:
     """What an index could read of a batch whose fdatasync then failed is not taken as settled."""
     files = FaultyFiles()
@@ -356,6 +362,7 @@ def test_records_that_were_taken_back_are_not_missed(tmp_path: Path) -> None:
         assert found(log.home, wanted(subject="user3"), index) == by_hand(log.home, wanted(subject="user3"))
 
 
+@pytest.mark.unmeasured
 def test_two_at_once(log: LogMaker) -> None:
     """Several commands that build the same index at the same time all give the right answer."""
     log.add_calls(3000)

@@ -153,6 +153,7 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
 # Torn tails ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.unmeasured
 def test_a_torn_tail_at_every_byte(tmp_path: Path) -> None:
     """Cut anywhere in the last record, the log opens with all before it, and the trim is recorded with its hash."""
     master = tmp_path / "master"
@@ -421,6 +422,7 @@ def thousand_open(directory: Path) -> Path:
     return second
 
 
+@pytest.mark.unmeasured
 def test_many_open_intents(tmp_path: Path) -> None:
     """More open intents than one record can list: the segment begins with several, and all are closed."""
     thousand_open(tmp_path)

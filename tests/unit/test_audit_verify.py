@@ -519,6 +519,7 @@ def test_a_torn_tail_is_told(copy: Copy, tail: bytes) -> None:
     assert report.logs[1].beyond == 6
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     "tail", [b"x" * (1 << 21), b"\n" * 1_200_000, (b"y" * 1000 + b"\n") * 1200, b"z" * 70_000 + b"\n"]
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -53,7 +54,8 @@ class Project:
         tool = make_wheel(self.wheels, "tool", "1.0")
         (self.root / "server" / "build.lock").write_text(locked(tool))
         self.lock = self.root / "server" / "requirements.lock"
-        self.lock.write_text(locked(make_wheel(self.wheels, "needed", "1.0")))
+        needed = [make_wheel(self.wheels, name, "1.0") for name in ("needed", "besides", "too")]
+        self.lock.write_text("# made for a test\n" + "".join(map(locked, needed)))
         (self.root / "tests" / "requirements.lock").write_text(locked(make_wheel(self.wheels, "checker", "1.0")))
 
     def run(self, *arguments: str, wheels: bool = True, status: int = 0) -> str:
@@ -87,7 +89,7 @@ def test_the_life_of_the_servers_environment(project: Project) -> None:
     made anew, with nothing of the old one in it, when the lock changes."""
     said = project.run("server")
     assert "packages of server/requirements.lock: done" in said
-    assert project.says("import vestry, needed; print(vestry.WORD, needed.VERSION)") == "first 1.0"
+    assert project.says("import vestry, needed, besides, too; print(vestry.WORD, too.VERSION)") == "first 1.0"
     assert "site-packages" in project.says("import vestry; print(vestry.__file__)")
     assert project.says("import importlib.util as u; print(u.find_spec('tool'))") == "None"
 
@@ -114,11 +116,11 @@ def test_the_tests_have_an_environment_of_their_own(project: Project) -> None:
 
 def test_a_wheel_with_another_hash_is_refused(project: Project) -> None:
     """A package that is not the one that was locked is not installed; after the mend the run goes through."""
-    make_wheel(project.wheels, "needed", "1.0", extra="import os\n")
+    make_wheel(project.wheels, "besides", "1.0", extra="import os\n")
     said = project.run("server", status=1)
     assert "bootstrap: installing the packages failed (exit status 1)" in said
     assert "DO NOT MATCH THE HASHES" in said
-    project.lock.write_text(locked(project.wheels / "needed-1.0-py3-none-any.whl"))
+    project.lock.write_text(locked(project.wheels / "besides-1.0-py3-none-any.whl"))
     project.run("server")
 
 
@@ -138,6 +140,28 @@ def module() -> ModuleType:
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
     return loaded
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_no_program_outlives_a_failure(module: ModuleType, tmp_path: Path, order: int) -> None:
+    """Of programs that run side by side one fails: its last words are told, and the other ends, whichever is first."""
+    mark = tmp_path / "pid"
+    lasting = ("sh", "-c", f"echo $$ > {mark}; exec sleep 2")
+    failing = ("sh", "-c", f"while [ ! -s {mark} ]; do sleep 0.05; done; echo no room left; exit 3")
+    with pytest.raises(module.BootstrapError, match=r"this failed \(exit status 3\)[^\0]*no room left"):
+        module.run_all("this", [failing, lasting][::order])
+    assert not Path(f"/proc/{mark.read_text().strip()}").exists()
+
+
+@pytest.mark.parametrize("many", range(5))
+def test_each_package_of_a_lock_is_in_one_share(module: ModuleType, tmp_path: Path, many: int) -> None:
+    """Two pips share a lock: whole entries with their hashes, none twice, none lost; no share is empty."""
+    entries = [f"p{number}==1.0 \\\n    --hash=sha256:{number:064}\n" for number in range(many)]
+    lock = tmp_path / "all.lock"
+    lock.write_text("# a head\n#    of two lines\n" + "".join(entries))
+    shares = module.shares(lock, tmp_path)
+    assert len(shares) == min(many, 2)
+    assert sorted(re.findall(r"(?m)^[^ ].*\n(?: .*\n)*", "".join(each.read_text() for each in shares))) == entries
 
 
 def test_an_old_python_is_told(module: ModuleType) -> None:

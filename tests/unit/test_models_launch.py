@@ -166,14 +166,18 @@ def test_a_folder_of_the_operators_own_is_served_as_it_is(ready: Places, tmp_pat
 
 
 def test_on_a_cpu_the_worker_runs_where_it_is_scheduled(ready: Places) -> None:
-    """One process less, and OpenMP is told of its threads; not with several workers, where vLLM tells it."""
+    """One process less, and OpenMP is told of its threads; not with several workers or on another machine."""
     one = planned(ready.state)
     assert values(one)["--distributed-executor-backend"] == "uni"
     assert one.environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     assert int(one.environment["OMP_NUM_THREADS"]) >= 1
-    two = planned(ready.state, engine={"arguments": ("--tensor-parallel-size", "2")})
-    assert "--distributed-executor-backend" not in two.argv
-    assert not {"VLLM_ENABLE_V1_MULTIPROCESSING", "OMP_NUM_THREADS"} & set(two.environment)
+    tree = Settings.model_validate({"state": ready.state, "models": {SMALL: {}}})
+    for left_to_vllm in (
+        planned(ready.state, engine={"arguments": ("--tensor-parallel-size", "2")}),
+        plan(tree, choose(tree, SMALL), SECRET, {}, elsewhere=True),
+    ):
+        assert "--distributed-executor-backend" not in left_to_vllm.argv
+        assert not {"VLLM_ENABLE_V1_MULTIPROCESSING", "OMP_NUM_THREADS"} & set(left_to_vllm.environment)
 
 
 def test_a_gpu_gets_its_own_arguments(tmp_path: Path) -> None:

@@ -45,8 +45,12 @@ class Launch(Struct, frozen=True):
     shutdown_seconds: float
 
 
-def plan(settings: Settings, chosen: Chosen, key: str, environ: Mapping[str, str]) -> Launch:
-    """All that starting this model's engine here takes. Raises ModelError."""
+def plan(
+    settings: Settings, chosen: Chosen, key: str, environ: Mapping[str, str], *, elsewhere: bool = False
+) -> Launch:
+    """All that starting this model's engine takes: here, or on a machine whose processors are not known. Raises
+    ModelError.
+    """
     places = Places(settings.state)
     stamp = environment.require(places.engine)
     entry, own = chosen.entry, checked(chosen.model.engine.arguments)
@@ -56,7 +60,7 @@ def plan(settings: Settings, chosen: Chosen, key: str, environ: Mapping[str, str
     _check_files(folder, entry, places)
     url = address(chosen.model.engine.host, chosen.model.engine.port)
     host, _, port = url.removeprefix("http://").rpartition(":")
-    together = stamp.device == "cpu" and cores.together(own, environ)
+    together = stamp.device == "cpu" and not elsewhere and cores.together(own, environ)
     argv = (
         os.fspath(environment.python_of(places.engine)),
         *PROGRAM,
