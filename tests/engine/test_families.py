@@ -39,14 +39,10 @@ def families(installed: Places, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """One server in front of three engines, a tiny model of a family each."""
     folder = tmp_path_factory.mktemp("families")
     tokenizer = installed.model(catalog.entry(SMALL))
-    run_inside(installed, HERE / "inside" / "families.py", str(tokenizer), str(folder / "original"))
+    program = str(INSIDE / "quantize.py")
+    run_inside(installed, HERE / "inside" / "families.py", program, str(tokenizer), str(folder))
     models = {}
     for family, entry in FAMILIES.items():
-        only = ("--only", r".*self_attn\..*_proj$") if family == "mixtral" else ()
-        folders = (str(folder / "original" / family), str(folder / family))
-        run_inside(installed, INSIDE / "quantize.py", *folders, *only)
-        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
-            (folder / family / name).write_bytes((tokenizer / name).read_bytes())
         arguments = ["--max-model-len", "256", "--kv-cache-memory-bytes", "67108864"]
         models[family] = {"catalog": entry, "path": str(folder / family), "engine": {"arguments": arguments}}
     place = Place(folder, installed, models)

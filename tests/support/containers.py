@@ -80,19 +80,25 @@ def digest(*paths: Path) -> str:
     return total.hexdigest()[:16]
 
 
-def wheels_for(python: str) -> Path:
-    """A folder with every wheel that the locks name, for this version of Python. Fails if one is missing."""
-    with alone():
-        return _wheelhouse(python)
+def installed_for(python: str, folder: Path) -> set[str]:
+    """The tags of every wheel that the locks name, fetched for this Python and unpacked. Fails if one is missing."""
+    _uv(python, folder)
+    found = (each.read_text() for each in folder.glob("*.dist-info/WHEEL"))
+    return {line.removeprefix("Tag: ") for text in found for line in text.splitlines() if line.startswith("Tag: ")}
 
 
 def offered_for(python: str) -> str:
     """The packages whose locked versions have wheels for this Python; none is fetched. Fails if not all have."""
+    return _uv(python, CACHE / "none", "--dry-run")
+
+
+def _uv(python: str, folder: Path, *options: str) -> str:
+    """Install what the locks name for this Python, which need not be here."""
     index = os.environ.get("PIP_INDEX_URL")
     environ = os.environ | ({"UV_DEFAULT_INDEX": index} if index else {})
-    wanted = ("--python-version", python, "--python-platform", "x86_64-unknown-linux-gnu", "--target", CACHE / "none")
+    wanted = ("--python-version", python, "--python-platform", "x86_64-unknown-linux-gnu", "--target", folder)
     locks = [part for lock in LOCKS for part in ("--requirement", lock)]
-    return run(UV, "pip", "install", "--dry-run", "--no-cache", *LOCKED, *wanted, *locks, env=environ)
+    return run(UV, "pip", "install", "--no-cache", *options, *LOCKED, *wanted, *locks, env=environ)
 
 
 def _wheelhouse(python: str) -> Path:

@@ -1,12 +1,15 @@
-"""Makes tiny models of the three families, with random weights: run by the engine's Python.
+"""Makes tiny models of the three families, with random weights, and quantizes them: run by the engine's Python.
 
-    python -I families.py TOKENIZER TARGET
+    python -I families.py QUANTIZE TOKENIZER TARGET
 
-TOKENIZER is a folder with tokenizer files; TARGET gets one folder a family, in bfloat16 safetensors.
+QUANTIZE is our quantizer, run as a program, in this process: to import PyTorch anew takes longer than all the rest.
+TOKENIZER is a folder with tokenizer files; TARGET gets one folder a family, of int8 weights. Mixtral's are int8 in its
+attention alone, since int8 experts need a GPU.
 """
 
 from __future__ import annotations
 
+import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -37,8 +40,11 @@ SHAPE = {
 }
 
 
+ONLY = {"mixtral": ("--only", r".*self_attn\..*_proj$")}
+
+
 def main() -> None:
-    tokenizer, target = Path(sys.argv[1]), Path(sys.argv[2])
+    quantize, (tokenizer, target) = sys.argv[1], map(Path, sys.argv[2:])
     torch.manual_seed(1)
     models = {
         "phi-3": Phi3ForCausalLM(Phi3Config(**{**SHAPE, "num_key_value_heads": 4})),
@@ -46,7 +52,10 @@ def main() -> None:
         "mixtral": MixtralForCausalLM(MixtralConfig(**SHAPE, num_local_experts=4, num_experts_per_tok=2)),
     }
     for name, model in models.items():
-        model.to(torch.bfloat16).save_pretrained(target / name)
+        original = target / "original" / name
+        model.to(torch.bfloat16).save_pretrained(original)
+        sys.argv = [quantize, str(original), str(target / name), *ONLY.get(name, ())]
+        runpy.run_path(quantize, run_name="__main__")
         for file in TOKENIZER:
             shutil.copyfile(tokenizer / file, target / name / file)
 
