@@ -1,9 +1,9 @@
 """Run every test, and hold the coverage to its mark: what `make test` does once the environment is there.
 
-Three workers for two cores, since engines and servers are waited for. A file's tests stay together on one of them, so
-that an engine or an image is made once, and the files come in the order of `conftest.py`. The engine's environment and
-its model take minutes: they are begun with at once, beside the tests that need neither. Extra arguments go to pytest;
-with any, coverage is not judged, and the engine is prepared when a test asks for it.
+Two workers; a file's tests stay together on one of them, so that an engine or an image is made once, and the files
+come in the order of `conftest.py`. The engine's environment and its model take minutes: they are begun with at once,
+beside the tests that need neither. Extra arguments go to pytest; with any, coverage is not judged, and the engine is
+prepared when a test asks for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOG = ROOT / ".vestry" / "logs" / "tests-preparation.log"
-WORKERS = "3"
+WORKERS = "2"
 
 
 def main(extra: list[str]) -> int:
