@@ -32,18 +32,18 @@ COPY server/requirements.lock server/build.lock server/
 # Wheels only, each with the hash that the lock names: nothing that was not examined runs here.
 RUN --mount=type=bind,from=wheelhouse,target=/wheelhouse \
     python3 -m venv /build/tools \
-    && python3 -m venv /opt/vestry \
+    && python3 -m venv --without-pip /opt/vestry \
     && /build/tools/bin/pip install --no-compile --require-hashes --only-binary :all: --no-deps -r server/build.lock \
-    && /opt/vestry/bin/pip install --no-compile --require-hashes --only-binary :all: --no-deps -r server/requirements.lock
+    && /build/tools/bin/pip --python /opt/vestry/bin/python install --no-compile --require-hashes --only-binary :all: --no-deps \
+        -r server/requirements.lock
 
 COPY pyproject.toml README.md LICENSE ./
 COPY server/vestry server/vestry
-# The project's own wheel is built and installed without any index. pip then leaves: the result installs nothing.
+# The project's own wheel is built and installed without any index. The result has no pip: it installs nothing.
 # Compiled here, because the file system is read-only there; and nowhere before, for what is compiled stays as it is.
 RUN /build/tools/bin/pip wheel --no-index --no-build-isolation --no-deps --wheel-dir dist . \
-    && /opt/vestry/bin/pip install --no-compile --no-index --no-deps dist/vestry-*.whl \
-    && /opt/vestry/bin/pip check \
-    && /opt/vestry/bin/pip uninstall --yes pip setuptools \
+    && /build/tools/bin/pip --python /opt/vestry/bin/python install --no-compile --no-index --no-deps dist/vestry-*.whl \
+    && /build/tools/bin/pip --python /opt/vestry/bin/python check \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/vestry/lib \
     && install -d -m 0700 state/vestry
 

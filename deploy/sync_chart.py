@@ -176,7 +176,8 @@ def _started(entry: Entry, device: Device) -> tuple[list[str], dict[str, str]]:
         }
         arguments = [_marked(each, marks) for each in plan.argv[1 + len(launch.PROGRAM) :]]
         arguments[arguments.index("--max-model-len") + 1] = "@CONTEXT@"
-        kept = {name: text for name, text in plan.environment.items() if name not in {"PATH", launch.KEY}}
+        dropped = {"PATH", launch.KEY, *launch.UNCOMPILED}  # the last is for CPUs alone: the template has it
+        kept = {name: text for name, text in plan.environment.items() if name not in dropped}
         return arguments, {name: _marked(text, marks) for name, text in sorted(kept.items())}
 
 

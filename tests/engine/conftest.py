@@ -64,7 +64,10 @@ class Place:
         config = self.config = folder / "vestry.yaml"
         config.write_text(json.dumps(settings))
         self.out, self.err = folder / "out", folder / "err"
+        self.scratch = folder / "tmp"
+        self.scratch.mkdir()
         environ = {name: value for name, value in os.environ.items() if not name.startswith("VESTRY_")}
+        environ["TMPDIR"] = str(self.scratch)
         with self.out.open("w") as out, self.err.open("w") as err:
             argv = [sys.executable, "-m", "vestry", "--config", str(config), "up"]
             self.process = subprocess.Popen(

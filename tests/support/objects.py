@@ -56,9 +56,9 @@ def objects(folder: Path) -> Iterator[Objects]:
     options = [f"-{name}={next(ports)}" for name in ("master.port", "volume.port", "filer.port", "s3.port")]
     options += [f"-{name}.port.grpc={next(ports)}" for name in ("master", "volume", "filer", "s3")]
     s3 = options[3].partition("=")[2]
-    command = [binary, "server", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder / 'data'}",
-               f"-s3.config={folder / 's3.json'}", "-master.volumeSizeLimitMB=64", "-volume.max=500",
-               "-s3.port.iceberg=0", "-s3.port.lance=0", *options]  # fmt: skip
+    command = [binary, f"-logdir={folder}", "server", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+               f"-dir={folder / 'data'}", f"-s3.config={folder / 's3.json'}", "-master.volumeSizeLimitMB=64",
+               "-volume.max=500", "-s3.port.iceberg=0", "-s3.port.lance=0", *options]  # fmt: skip
     with (folder / "weed.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
     try:
@@ -75,12 +75,8 @@ def objects(folder: Path) -> Iterator[Objects]:
         until(lambda: _works(client), seconds=60, what="a bucket")
         yield Objects(url, client)
     finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(5)
+        process.kill()  # it would take 15 s to end; nothing of what it holds is kept
+        process.wait(5)
 
 
 def _answers(url: str) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,14 @@ POLICY = Policy(30)
 class Log:
     """A log that lives for days in a moment. Use as pruning.Ledger too."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory, self.home, self.clock = directory, directory / ORIGIN, HandClock()
+    def __init__(self, directory: Path, clock: HandClock | None = None) -> None:
+        self.directory, self.home, self.clock = directory, directory / ORIGIN, clock or HandClock()
         self.store = self.open()
+
+    def copied(self, directory: Path) -> Log:
+        """A log of its own from here on, with a past that is the same."""
+        shutil.copytree(self.directory, directory)
+        return Log(directory, copy.copy(self.clock))
 
     def open(self) -> Store:
         self.store = open_store(self.directory, ORIGIN, signing=SIGNING, segment_bytes=1 << 30, clock=self.clock.clock)
@@ -78,13 +85,19 @@ class Log:
         return [json.loads(leaf) for _, leaf in LogReader(self.home).leaves()]
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> Log:
-    """Forty days of 300 records each, and the checkpoint of each day."""
-    log = Log(tmp_path)
+@pytest.fixture(scope="module")
+def forty_days(tmp_path_factory: pytest.TempPathFactory) -> Log:
+    """Forty days of 300 records each, and the checkpoint of each day: to be copied, never to be used."""
+    log = Log(tmp_path_factory.mktemp("forty-days"))
     for _ in range(40):
         log.day()
     return log
+
+
+@pytest.fixture
+def log(forty_days: Log, tmp_path: Path) -> Log:
+    """Forty days of 300 records each, and the checkpoint of each day."""
+    return forty_days.copied(tmp_path / "audit")
 
 
 def size_of(log: Log) -> int:

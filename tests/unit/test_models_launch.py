@@ -180,6 +180,15 @@ def test_on_a_cpu_the_worker_runs_where_it_is_scheduled(ready: Places) -> None:
         assert not {"VLLM_ENABLE_V1_MULTIPROCESSING", "OMP_NUM_THREADS"} & set(left_to_vllm.environment)
 
 
+@pytest.mark.parametrize(("own", "compiles"), [((), False), (("--no-enforce-eager",), True)])
+def test_on_a_cpu_nothing_is_compiled(ready: Places, own: tuple[str, ...], compiles: bool) -> None:
+    """It would take a compiler, in the middle of a call; only an operator who asks for compilation gets it."""
+    tree = Settings.model_validate({"state": ready.state, "models": {SMALL: {"engine": {"arguments": own}}}})
+    for elsewhere in (False, True):
+        made = plan(tree, choose(tree, SMALL), SECRET, {}, elsewhere=elsewhere)
+        assert ("TORCHDYNAMO_DISABLE" not in made.environment) is compiles
+
+
 def test_a_gpu_gets_its_own_arguments(tmp_path: Path) -> None:
     """On a GPU nothing of the CPU's arguments is left: compilation is on, and memory is a share."""
     places = install_engine(tmp_path, device="gpu")
@@ -189,4 +198,4 @@ def test_a_gpu_gets_its_own_arguments(tmp_path: Path) -> None:
     assert "--kv-cache-memory-bytes" not in launch.argv
     assert values(launch)["--gpu-memory-utilization"] == "0.5"
     assert "--distributed-executor-backend" not in launch.argv
-    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in launch.environment
+    assert not {"VLLM_ENABLE_V1_MULTIPROCESSING", "TORCHDYNAMO_DISABLE"} & set(launch.environment)

@@ -25,8 +25,13 @@ from vestry.settings.tree import Settings
 
 GUARD = Path(str(files("vestry.models") / "guard"))
 PROGRAM = ("-m", "vllm.entrypoints.openai.api_server")
+COMPILING = "--no-enforce-eager"
 KEY = "VLLM_API_KEY"
 KEEP_ALIVE_SECONDS = 120
+UNCOMPILED = {"TORCHDYNAMO_DISABLE": "1"}
+"""PyTorch compiles nothing: vLLM compiles a few functions when they are first called, even where it runs eagerly. For
+a CPU that takes a C++ compiler, ten seconds of the first call for log probabilities; without one the engine dies of it.
+"""
 
 PASSED_ON = re.compile(
     r"LANG|LC_.*|TZ|TMPDIR|LD_LIBRARY_PATH|CUDA_VISIBLE_DEVICES|CUDA_DEVICE_ORDER|NVIDIA_.*|NCCL_.*|OMP_NUM_THREADS"
@@ -75,6 +80,7 @@ def plan(
     )
     log = places.logs / f"engine-{re.sub(r'[^A-Za-z0-9._-]', '_', chosen.name)}.log"
     made = _environment(places, key, environ) | (cores.environment(environ) if together else {})
+    made |= UNCOMPILED if stamp.device == "cpu" and COMPILING not in own else {}
     return Launch(chosen.name, argv, made, url, log, chosen.model.engine.shutdown_seconds)
 
 
