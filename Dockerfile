@@ -9,7 +9,7 @@
 #   docker build --build-arg BASE=python:3.13-slim-bookworm@sha256:<digest> -t vestry:0.1.0 .
 #
 # RUNTIME is what the result runs on; by default the same. It may be an image without shell and package manager, if
-# its Python is the same version in the same place.
+# its Python is the same version in the same place, and libstdc++ is there too.
 #
 # Without a network: fetch the wheels elsewhere (docs/install-compose.md says how), then
 #

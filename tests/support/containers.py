@@ -30,9 +30,9 @@ TOOLS = ("buildah", "mmdebstrap", "unshare", "setpriv", "chroot")
 RELEASE = "bookworm"
 RELEASE_PYTHON = "3.11"
 DOCUMENTATION = ("usr/share/doc", "usr/share/info", "usr/share/locale", "usr/share/man")
-PACKAGES = "base-files,coreutils,dash,libc-bin,python3,python3-venv"
+PACKAGES = "base-files,coreutils,dash,libc-bin,libstdc++6,python3,python3-venv"
 MERGED = Path("/usr/share/mmdebstrap/hooks/merged-usr")
-BASE = f"localhost/vestry-base-{RELEASE}"
+BASE = f"localhost/vestry-unpacked-{RELEASE}"
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 UV = Path(sys.executable).parent / "uv"
 LOCKED = ("--require-hashes", "--only-binary", ":all:", "--no-deps")
@@ -121,7 +121,7 @@ def _base() -> None:
     """The base image: Debian's Python with what it needs, unpacked and not set up, which takes a third of the time."""
     if BASE in buildah("images", "--format", "{{.Name}}").splitlines():
         return
-    archive = CACHE / f"base-{RELEASE}.tar"
+    archive = CACHE / f"unpacked-{RELEASE}.tar"
     if not archive.is_file():
         with tempfile.TemporaryDirectory(dir=CACHE) as draft:
             packed = Path(draft) / "system.tar"
