@@ -18,6 +18,7 @@ from fakes.audit import HandClock
 from fakes.engine import FakeEngine
 from support.cli import Cli
 from support.house import PLAIN, SIGNING, House, chat, until
+from vestry.audit import reconciling
 from vestry.audit.fields import RecordType
 from vestry.audit.notary import Signing
 from vestry.audit.opening import open_store
@@ -142,8 +143,11 @@ def test_what_is_no_log_is_told_in_a_sentence(tmp_path: Path, command: str) -> N
         assert "Traceback" not in result.output
 
 
-def test_servers_that_share_an_engine_are_added_up(tmp_path: Path, engine: FakeEngine) -> None:
+def test_servers_that_share_an_engine_are_added_up(
+    tmp_path: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The sum over both logs explains it; one log alone does not; nor do both explain a call behind their backs."""
+    monkeypatch.setattr(reconciling, "EDGE_SECONDS", 1)
     cli, copies = Cli(tmp_path), tmp_path / "copies"
     shared = {**FAST, "engines_shared": True}
 
@@ -151,12 +155,12 @@ def test_servers_that_share_an_engine_are_added_up(tmp_path: Path, engine: FakeE
         one = House(tmp_path / "one", [engine], audit={**shared, "origin": "one"})
         two = House(tmp_path / "two", [engine], audit={**shared, "origin": "two"})
         with one, two:
-            time.sleep(5.2)  # so near to an end a call counts as bounds
+            time.sleep(1.2)  # so near to an end a call counts as bounds
             call(one, 2)
             call(two, 3)
             if behind:
                 httpx.post(engine.url + "/v1/chat/completions", json=chat(), verify=PLAIN)
-            time.sleep(5.2)
+            time.sleep(1.2)
 
     def copy(*names: str) -> Any:
         shutil.rmtree(copies, ignore_errors=True)
