@@ -630,6 +630,7 @@ def test_any_bit_of_what_is_covered(tmp_path_factory: pytest.TempPathFactory, da
     shutil.rmtree(folder)
 
 
+@pytest.mark.unmeasured
 def test_seventy_thousand_records(tmp_path: Path) -> None:
     """Three levels of tiles: good; then one record, and one hash of each upper level, are found at their places."""
     house = House(tmp_path / "audit")

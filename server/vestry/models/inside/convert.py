@@ -16,11 +16,6 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import NoReturn
 
-import gguf
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-from transformers.utils import logging
-
 
 def refuse(sentence: str) -> NoReturn:
     sys.exit(f"convert: {sentence}")
@@ -38,12 +33,28 @@ def find(package: str, file: str, digest: str) -> Path:
     return path
 
 
-def read_once() -> None:
-    """Keep what transformers asks for again and again, which is half of its time: it reads the whole file for the
+def convert(path: Path, target: Path) -> None:
+    """Write the folder. What takes seconds to import is imported here, once the file has proved to be the right one.
+
+    What transformers asks for again and again is kept, which is half of its time: it reads the whole file for the
     configuration, for the tokenizer and for the weights, and makes the table of their names for every layer.
     """
+    import gguf
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
+
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     gguf.GGUFReader = functools.cache(gguf.GGUFReader)
     gguf.get_tensor_name_map = functools.cache(gguf.get_tensor_name_map)
+    where: dict[str, str] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    model = AutoModelForCausalLM.from_pretrained(
+        **where, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+    )
+    tokenizer.save_pretrained(target)
+    model.save_pretrained(target)
 
 
 def main() -> None:
@@ -53,17 +64,7 @@ def main() -> None:
     parser.add_argument("sha256")
     parser.add_argument("target", type=Path)
     given = parser.parse_args()
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
-    path = find(given.package, given.file, given.sha256)
-    read_once()
-    where: dict[str, str] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    tokenizer = AutoTokenizer.from_pretrained(**where)
-    model = AutoModelForCausalLM.from_pretrained(
-        **where, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
-    )
-    tokenizer.save_pretrained(given.target)
-    model.save_pretrained(given.target)
+    convert(find(given.package, given.file, given.sha256), given.target)
 
 
 if __name__ == "__main__":
