@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).resolve().parent
-# What is named first begins first, and a file that is not named comes last. The image begins with minutes of its own;
-# it, the whole servers and the rooms leave the time in which the engine is prepared (`run.py`). Then the engines, the
-# longest first, so that both workers have one. The rest is many short files: no worker waits long for the other.
-ORDER = ("deploy/test_image.py", "flow", "unit", "engine/test_small.py", "engine/test_families.py", "engine")
+# What is named first begins first, and a file that is not named comes last. The whole servers and the rooms leave the
+# time in which engine and image are prepared (`run.py`). Then the engines, the longest first, so that both workers have
+# one. The rest is many short files: no worker waits long for the other.
+ORDER = ("flow", "unit", "engine/test_small.py", "engine/test_families.py", "engine")
 
 # Files that run the same lines of the whole product over and over are not measured: coverage nearly doubles what they
 # cost, and finds there what it finds elsewhere. The mark is held without them, and without the tests that are marked

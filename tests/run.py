@@ -1,9 +1,9 @@
 """Run every test, and hold the coverage to its mark: what `make test` does once the environment is there.
 
-Two workers; a file's tests stay together on one of them, so that an engine or an image is made once, and the files
-come in the order of `conftest.py`. The engine's environment and its model take minutes: they are begun with at once,
-beside the tests that need neither. Extra arguments go to pytest; with any, coverage is not judged, and the engine is
-prepared when a test asks for it.
+Two workers; a file's tests stay together on one of them, so that an engine is started once, and the files come in the
+order of `conftest.py`. The engine's environment, its model and the server's image take minutes: they are begun with at
+once, and made in the time that tests with clocks leave idle. Extra arguments go to pytest; with any, coverage is not
+judged, and each of these is made when a test asks for it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main(extra: list[str]) -> int:
 
 @contextlib.contextmanager
 def _preparing() -> Iterator[None]:
-    """The engine is prepared meanwhile. What failed of it is shown; the engine's tests will have tried it anew."""
+    """What takes minutes is made meanwhile. What failed of it is shown; the tests of it will have tried it anew."""
     LOG.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     argv = (sys.executable, "-m", "support.preparation")
     environ = {**os.environ, "PYTHONPATH": "tests"}
@@ -54,7 +54,7 @@ def _preparing() -> Iterator[None]:
             process.send_signal(signal.SIGINT)
             process.wait()
         elif process.returncode:
-            print(f"Preparing the engine beside the tests FAILED:\n{LOG.read_text()}", flush=True)
+            print(f"Preparing engine and image beside the tests FAILED:\n{LOG.read_text()}", flush=True)
 
 
 def _run(*arguments: str) -> int:

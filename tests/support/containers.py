@@ -38,6 +38,11 @@ UV = Path(sys.executable).parent / "uv"
 LOCKED = ("--require-hashes", "--only-binary", ":all:", "--no-deps")
 
 
+def possible() -> bool:
+    """Whether images can be built here."""
+    return os.geteuid() == 0 and all(map(shutil.which, TOOLS))
+
+
 def need_root_and_tools() -> None:
     """Skip, saying so, where containers cannot be built at all; fail where a tool should have been installed."""
     if os.geteuid() != 0:

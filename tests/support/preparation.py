@@ -1,5 +1,5 @@
-"""The engine's environment and the small model that the tests take, made by the product's own code; and what a real
-identity provider needs.
+"""The engine's environment and the small model that the tests take, made by the product's own code; what a real
+identity provider needs; and the server's image.
 
 Whoever comes second waits for the first and finds it all there: the product's locks see to that. As a program it is
 what `run.py` starts beside the tests.
@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support import containers
 from support.providers import installed
 from vestry.models import catalog, environment, keeper, prepare
 from vestry.models.catalog import ModelError
@@ -35,13 +36,15 @@ def prepared() -> Places:
 
 
 def main() -> None:
-    """Make all of it, in the background; nothing of it outlives the tests."""
+    """Make all of it, in the background, where the tests leave a core idle; nothing of it outlives them."""
     keeper.prctl(keeper.PR_SET_PDEATHSIG, signal.SIGINT)
     os.nice(NICENESS)
     try:
         installed()
         prepared()
-    except (ModelError, subprocess.SubprocessError) as fault:
+        if containers.possible():
+            containers.build()
+    except (ModelError, subprocess.SubprocessError, AssertionError) as fault:
         sys.exit(str(fault))
 
 
