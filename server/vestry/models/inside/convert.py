@@ -36,7 +36,7 @@ def find(package: str, file: str, digest: str) -> Path:
 def convert(path: Path, target: Path) -> None:
     """Write the folder. What takes seconds to import is imported here, once the file has proved to be the right one.
 
-    What transformers asks for again and again is kept, which is half of its time: it reads the whole file for the
+    What transformers asks for again and again is kept, which is a third of its time: it reads the whole file for the
     configuration, for the tokenizer and for the weights, and makes the table of their names for every layer.
     """
     import gguf
