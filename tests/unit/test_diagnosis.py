@@ -22,6 +22,7 @@ import pytest
 from support import certificates
 from vestry.diagnosis import machine, network
 from vestry.diagnosis.findings import Finding
+from vestry.models import compiler
 from vestry.settings.tree import Settings
 
 
@@ -164,15 +165,17 @@ def test_gpus(
     state: str,
     said: str,
 ) -> None:
-    """No GPU is well, one that answers too; one whose driver does not is a warning."""
+    """No GPU is well, one that answers too; one whose driver does not is a warning. A compiler is looked for."""
     for name in devices:
         (tmp_path / name).write_text("")
     (tmp_path / "bin").mkdir()
     if make is not None:
         make(tmp_path / "bin")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    found = only(machine.accelerators(tmp_path))
+    monkeypatch.setattr(compiler, "fault", lambda: "there is none" if state == "warn" else None)
+    found, *further = machine.accelerators(tmp_path)
     assert (found.state, said in found.said) == (state, True)
+    assert [(each.name, each.state) for each in further] == [("compiler", state)] * ("nvidia0" in devices)
 
 
 # The network.

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from support.wheels import locked, make_wheel
-from vestry.models import environment
+from vestry.models import compiler, environment
 from vestry.models.catalog import Device, ModelError
 from vestry.models.environment import Stamp, ensure, python_of, require, stamp_of
 from vestry.models.progress import Progress
@@ -123,6 +123,7 @@ def test_where_there_is_no_pytorch_at_all_pip_is_quoted(depot: Depot) -> None:
 def test_a_gpu_gets_the_gpu_engine(depot: Depot, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine with a GPU everything, PyTorch included, comes from the lock of the CUDA engine."""
     monkeypatch.setattr(environment, "device", lambda: "gpu")
+    monkeypatch.setattr(compiler, "fault", lambda _where: None)
     cuda = make_wheel(depot.wheels, "torch", "2.13.0", needs=["nvidia-cublas==13.1"])
     depot.write("cuda", cuda, make_wheel(depot.wheels, "vllm", "0.32.0"))
     stamp = depot.ensure()

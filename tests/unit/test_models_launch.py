@@ -190,7 +190,7 @@ def test_on_a_cpu_nothing_is_compiled(ready: Places, own: tuple[str, ...], compi
 
 
 def test_a_gpu_gets_its_own_arguments(tmp_path: Path) -> None:
-    """On a GPU nothing of the CPU's arguments is left: compilation is on, and memory is a share."""
+    """On a GPU nothing of the CPU's arguments is left: it compiles, without CUDA's compiler, and memory is a share."""
     places = install_engine(tmp_path, device="gpu")
     put_model(places)
     launch = planned(tmp_path)
@@ -198,4 +198,6 @@ def test_a_gpu_gets_its_own_arguments(tmp_path: Path) -> None:
     assert "--kv-cache-memory-bytes" not in launch.argv
     assert values(launch)["--gpu-memory-utilization"] == "0.5"
     assert "--distributed-executor-backend" not in launch.argv
+    assert values(launch)["--dtype"] == "float16"
+    assert launch.environment["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
     assert not {"VLLM_ENABLE_V1_MULTIPROCESSING", "TORCHDYNAMO_DISABLE"} & set(launch.environment)

@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 
 from vestry.diagnosis.findings import Finding, standing
+from vestry.models import compiler
 
 OLDEST_SQLITE = (3, 37, 0)
 LEAST_FREE = 256 << 20
@@ -156,10 +157,20 @@ def _synchronised() -> bool | None:
 
 
 def accelerators(devices: Path = Path("/dev")) -> Iterator[Finding]:
-    """NVIDIA GPUs."""
+    """NVIDIA GPUs, and the compiler that engines on them need."""
     if not list(devices.glob("nvidia[0-9]*")):
         yield Finding("gpu", "ok", "none here: engines run on the CPU")
         return
+    yield from _driver()
+    why = compiler.fault()
+    if why is None:
+        yield Finding("compiler", "ok", "there is one for engines on the GPU")
+    else:
+        mend = f"On Debian or Ubuntu: apt-get install {' '.join(compiler.packages())}"
+        yield Finding("compiler", "warn", f"engines on the GPU compile when they start, and {why}", mend)
+
+
+def _driver() -> Iterator[Finding]:
     program = shutil.which("nvidia-smi")
     mend = "Install the driver's nvidia-smi, and see what it says"
     if program is None:

@@ -29,7 +29,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from vestry.models import children
+from vestry.models import children, compiler
 from vestry.models.catalog import Device, ModelError
 from vestry.models.progress import Progress
 
@@ -108,6 +108,8 @@ def ensure(folder: Path, progress: Progress, environ: Mapping[str, str]) -> Stam
 
 def _ensure(folder: Path, progress: Progress, environ: Mapping[str, str]) -> Stamp:
     kind = device()
+    if kind == "gpu":
+        compiler.ensure(progress, passed_on(environ), log_of(folder))
     wanted = lock_digest(kind)
     found = stamp_of(folder)
     if found is not None and (found.lock, found.python) == (wanted, platform.python_version()):
@@ -121,6 +123,16 @@ def _ensure(folder: Path, progress: Progress, environ: Mapping[str, str]) -> Sta
     (folder / STAMP).write_bytes(msgspec.json.encode(stamp))
     (folder / UNFINISHED).unlink()
     return stamp
+
+
+def passed_on(environ: Mapping[str, str]) -> dict[str, str]:
+    """What installers see of an environment."""
+    return {name: value for name, value in environ.items() if PASSED_ON.fullmatch(name)}
+
+
+def log_of(folder: Path) -> Path:
+    """All that installers say."""
+    return folder.parent / "logs" / "engine-environment.log"
 
 
 def locked_version(kind: Device) -> str:
@@ -144,8 +156,8 @@ class _Installer:
     def __init__(self, folder: Path, progress: Progress, environ: Mapping[str, str]):
         self._folder = folder
         self._progress = progress
-        self._environment = {name: value for name, value in environ.items() if PASSED_ON.fullmatch(name)}
-        self._log = folder.parent / "logs" / "engine-environment.log"
+        self._environment = passed_on(environ)
+        self._log = log_of(folder)
         # This Python's pip fills the environment, if there is one: to put another into it takes seconds.
         self._shared = importlib.util.find_spec("pip") is not None
 

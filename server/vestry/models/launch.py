@@ -16,7 +16,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from vestry.models import cores, environment, manifest, prepare
+from vestry.models import compiler, cores, environment, manifest, prepare
 from vestry.models.arguments import address, checked, context_length, without_context
 from vestry.models.catalog import Device, Entry, ModelError
 from vestry.models.chosen import Chosen
@@ -121,7 +121,7 @@ def _environment(places: Places, key: str, environ: Mapping[str, str]) -> dict[s
     cache = os.fspath(places.cache)
     return {
         **{name: value for name, value in environ.items() if PASSED_ON.fullmatch(name)},
-        "PATH": f"{places.engine / 'bin'}:/usr/local/bin:/usr/bin:/bin",
+        "PATH": f"{places.engine / 'bin'}:{compiler.WHERE}",
         "HOME": cache,
         "XDG_CACHE_HOME": cache,
         "HF_HOME": f"{cache}/huggingface",
@@ -136,6 +136,7 @@ def _environment(places: Places, key: str, environ: Mapping[str, str]) -> dict[s
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "VLLM_PLUGINS": "",
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",  # CUDA's nvcc would compile it at the start, and a driver brings none
         "VLLM_DISABLE_LOG_LOGO": "1",
         "VLLM_LOGGING_COLOR": "0",
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_SECONDS),

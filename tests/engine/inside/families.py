@@ -1,10 +1,10 @@
 """Makes tiny models of the three families, with random weights, and quantizes them: run by the engine's Python.
 
-    python -I families.py QUANTIZE TOKENIZER TARGET
+    python -I families.py QUANTIZE TOKENIZER TARGET cpu|gpu
 
 QUANTIZE is our quantizer, run as a program, in this process: to import PyTorch anew takes longer than all the rest.
-TOKENIZER is a folder with tokenizer files; TARGET gets one folder a family, of int8 weights. Mixtral's are int8 in its
-attention alone, since int8 experts need a GPU.
+TOKENIZER is a folder with tokenizer files; TARGET gets one folder a family, of int8 weights. For a CPU, Mixtral's are
+int8 in its attention alone, since int8 experts need a GPU.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ SHAPE = {
 }
 
 
-ONLY = {"mixtral": ("--only", r".*self_attn\..*_proj$")}
+ONLY = {("mixtral", "cpu"): ("--only", r".*self_attn\..*_proj$")}
 
 
 def main() -> None:
-    quantize, (tokenizer, target) = sys.argv[1], map(Path, sys.argv[2:])
+    quantize, device, (tokenizer, target) = sys.argv[1], sys.argv[4], map(Path, sys.argv[2:4])
     torch.manual_seed(1)
     models = {
         "phi-3": Phi3ForCausalLM(Phi3Config(**{**SHAPE, "num_key_value_heads": 4})),
@@ -54,7 +54,7 @@ def main() -> None:
     for name, model in models.items():
         original = target / "original" / name
         model.to(torch.bfloat16).save_pretrained(original)
-        sys.argv = [quantize, str(original), str(target / name), *ONLY.get(name, ())]
+        sys.argv = [quantize, str(original), str(target / name), *ONLY.get((name, device), ())]
         runpy.run_path(quantize, run_name="__main__")
         for file in TOKENIZER:
             shutil.copyfile(tokenizer / file, target / name / file)
