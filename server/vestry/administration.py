@@ -27,7 +27,7 @@ from vestry.admin.rehearsal import Nothing
 from vestry.audit.fields import RecordType
 from vestry.audit.records import Records, rfc3339
 from vestry.composition.outside import record_all, record_once, recorded_or
-from vestry.composition.store import PAGE, every_key, opened
+from vestry.composition.store import PAGE, every_key, key_with, opened
 from vestry.errors import NotFound, Refusal
 from vestry.seams import Directory, Record
 from vestry.secret_files import state_directory
@@ -178,7 +178,7 @@ def whole_keys(settings: Settings) -> list[Key]:
 
 def identified(settings: Settings, presented: str) -> Key | None:
     """The key with this text, be it revoked or expired. Raises SecretFault, DirectoryFault."""
-    return look(settings, lambda office: office.directory.identify(presented))
+    return look(settings, lambda office: key_with(office.directory, presented))
 
 
 def exists(settings: Settings) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from msgspec import Struct
 
-from vestry.errors import Refusal
+from vestry.errors import KeysUnavailable, Refusal
 from vestry.types import Call, Document, Head, Key, Kind, Principal
 
 
@@ -65,8 +65,10 @@ class Directory(Protocol):
     async def keys(self, tenant: str | None, after: str, limit: int) -> list[Key]:
         """Keys of a tenant (None: of every one), by id, in byte order."""
 
-    async def identify(self, presented: str) -> Key | None:
-        """The key with this text, whatever its state."""
+    async def identify_all(self, presented: Collection[str]) -> Mapping[str, Key | KeysUnavailable]:
+        """The keys with these texts, by text, whatever their state. What is no key is not among them; for one that is
+        kept as no program has written it there is the reason.
+        """
 
     async def note_used(self, key_ids: Collection[str], moment: int) -> None:
         """Note when keys were last used (microseconds since the epoch). No change: no memory is emptied by it."""

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from support.directories import STANDS, Pair, Stand, eventually, on
 from vestry.adapters.key_format import PROBE, mint, mint_id
 from vestry.adapters.memory import wall
+from vestry.composition.store import key_with
 from vestry.errors import KeysUnavailable
 from vestry.roles import Role
 from vestry.seams import Directory
@@ -72,7 +73,7 @@ def test_a_key_is_found_with_all_that_it_was_made_with(stand: Stand) -> None:
     async def work(pair: Pair) -> None:
         kept = await add(pair.mine, made, secret)
         assert kept == made
-        assert await pair.theirs.identify(secret) == kept
+        assert await key_with(pair.theirs, secret) == kept
         assert await pair.theirs.key(made.id) == kept
         assert await pair.theirs.keys("radiology", "", 10) == [kept]
 
@@ -98,7 +99,7 @@ def test_what_is_no_key_is_found_by_nothing(stand: Stand) -> None:
     async def work(pair: Pair) -> None:
         await add(pair.mine, key())
         for text in (mint(), PROBE, "", "vst_short", "vst_" + "é" * 49):
-            assert await pair.mine.identify(text) is None
+            assert await key_with(pair.mine, text) is None
         assert await pair.mine.key("key_none") is None
         assert await pair.mine.keys("other", "", 10) == []
 
@@ -114,10 +115,10 @@ def test_a_changed_key_has_a_new_version(stand: Stand) -> None:
         async with pair.theirs.changing() as change:
             frozen = await change.put_key(replace(made, frozen=5, version=70))
         assert (frozen.version, frozen.frozen) == (2, 5)
-        assert await pair.mine.identify(secret) == frozen
+        assert await key_with(pair.mine, secret) == frozen
         async with pair.mine.changing() as change:
             await change.put_key(replace(frozen, frozen=None, revoked=9))
-        found = await pair.theirs.identify(secret)
+        found = await key_with(pair.theirs, secret)
         assert found is not None
         assert (found.version, found.frozen, found.revoked) == (3, None, 9)
 
@@ -504,7 +505,7 @@ def test_what_cannot_be_read_refuses_and_recovers(stand: Stand) -> None:
 
     async def refused(directory: Directory) -> bool:
         try:
-            await directory.identify(secret)
+            await key_with(directory, secret)
         except KeysUnavailable:
             return True
         return False
@@ -523,7 +524,7 @@ def test_what_cannot_be_read_refuses_and_recovers(stand: Stand) -> None:
             lambda directory: directory.page(Kind.TENANT, None, "", 9),
             lambda directory: directory.key(made.id),
             lambda directory: directory.keys(None, "", 9),
-            lambda directory: directory.identify(secret),
+            lambda directory: key_with(directory, secret),
             lambda directory: directory.note_used([made.id], 1),
             change,
         ]
@@ -535,7 +536,7 @@ def test_what_cannot_be_read_refuses_and_recovers(stand: Stand) -> None:
         stand.mend()
         for side in (pair.mine, pair.theirs):
             await eventually(lambda side=side: works(side))  # type: ignore[misc]
-            assert await side.identify(secret) == made
+            assert await key_with(side, secret) == made
             assert [each.name for each in await side.standing()] == ["a"]
         await eventually(lambda: _tells(pair))
 

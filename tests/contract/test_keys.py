@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -279,11 +279,11 @@ class SlowDirectory(FakeDirectory):
         self.let = asyncio.Event()
         self.now = self.at_once = 0
 
-    async def identify(self, presented: str) -> Key | None:
+    async def identify_all(self, presented: Collection[str]) -> dict[str, Key | KeysUnavailable]:
         self.now += 1
         self.at_once = max(self.at_once, self.now)
         try:
-            found = await super().identify(presented)
+            found = await super().identify_all(presented)
             await self.let.wait()
         finally:
             self.now -= 1
@@ -334,7 +334,7 @@ def test_only_so_many_look_ups_are_under_way() -> None:
 
     async def run() -> None:
         directory = SlowDirectory()
-        keys = KeyCredentials(directory, directory, at_once=3, wait_seconds=0.1)
+        keys = KeyCredentials(directory, directory, at_once=3, together=1, wait_seconds=0.1)
         began = time.monotonic()
         asking = [asyncio.create_task(refused(keys, mint())) for _ in range(50)]
         await asyncio.sleep(0.3)
@@ -344,6 +344,50 @@ def test_only_so_many_look_ups_are_under_way() -> None:
         assert directory.at_once == 3
         assert time.monotonic() - began < 2
         assert await ask(keys, mint()) is None
+
+    asyncio.run(run())
+
+
+def test_a_flood_is_read_together() -> None:
+    """While a look-up is slow, a thousand unknown keys and a known one wait; then four reads answer them all."""
+
+    async def run() -> None:
+        directory = SlowDirectory()
+        secret, key = await directory.give()
+        keys = KeyCredentials(directory, directory, at_once=1)
+        first = asyncio.create_task(ask(keys, mint()))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        asking = [asyncio.create_task(ask(keys, mint())) for _ in range(1000)]
+        good = asyncio.create_task(ask(keys, secret))
+        await asyncio.sleep(0.01)
+        directory.let.set()
+        assert await asyncio.gather(first, *asking) == [None] * 1001
+        assert await good == key.holder()
+        assert directory.asked == 1 + 4
+
+    asyncio.run(run())
+
+
+def test_one_damaged_key_spoils_no_other() -> None:
+    """A key that is kept as no program has written it is refused; those that are looked up with it are let in."""
+
+    class Damaged(FakeDirectory):
+        async def identify_all(self, presented: Collection[str]) -> dict[str, Key | KeysUnavailable]:
+            return {**await super().identify_all(presented), bad: KeysUnavailable()}
+
+    bad = mint()
+
+    async def run() -> None:
+        directory = Damaged()
+        secret, key = await directory.give()
+        keys = KeyCredentials(directory, directory)
+        refusal, found, unknown = await asyncio.gather(
+            *(ask(keys, each) for each in (bad, secret, mint())), return_exceptions=True
+        )
+        assert isinstance(refusal, KeysUnavailable)
+        assert (found, unknown) == (key.holder(), None)
+        assert directory.asked == 1
 
     asyncio.run(run())
 

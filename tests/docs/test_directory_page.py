@@ -16,6 +16,7 @@ from vestry.adapters.directory.mark import LOOK_SECONDS
 from vestry.adapters.directory.schemas import REVISIONS
 from vestry.adapters.key_format import mint, mint_id
 from vestry.adapters.memory import wall
+from vestry.composition.store import key_with
 from vestry.errors import KeysUnavailable
 from vestry.settings.store import Store
 from vestry.types import Key, Kind
@@ -54,7 +55,7 @@ def test_the_grants_on_the_page_are_enough_and_no_more() -> None:
                 await change.put(Kind.TENANT, "", "radiology", {})
                 await change.remove(Kind.TENANT, "", "radiology")
             await user.note_used([key.id], 1)
-            assert await user.identify(secret) is not None
+            assert await key_with(user, secret) is not None
             with pytest.raises(DirectoryFault) as fault:
                 await user.asked(lambda backend: backend.downgrade("v1"))
             assert "does not let this user do that" in fault.value.why

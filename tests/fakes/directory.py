@@ -76,10 +76,10 @@ class FakeDirectory:
         found = {each.id: each for each in self._state.keys.values() if tenant in (None, each.tenant)}
         return [found[key_id] for key_id in _after(found, after, limit)]
 
-    async def identify(self, presented: str) -> Key | None:
+    async def identify_all(self, presented: Collection[str]) -> dict[str, Key | KeysUnavailable]:
         self._read()
-        key_id = self._state.secrets.get(presented)
-        return None if key_id is None else self._state.keys[key_id]
+        secrets = self._state.secrets
+        return {each: self._state.keys[secrets[each]] for each in presented if each in secrets}
 
     async def note_used(self, key_ids: Collection[str], moment: int) -> None:
         self._whole()

@@ -17,7 +17,7 @@ from vestry.adapters.directory.store import SqlDirectory
 from vestry.adapters.key_format import mint, mint_id
 from vestry.adapters.keys import KeyCredentials
 from vestry.adapters.memory import wall
-from vestry.composition.store import every_key
+from vestry.composition.store import every_key, key_with
 from vestry.roles import Role
 from vestry.types import Head, Key, Limits, Operation, Principal
 
@@ -105,7 +105,7 @@ class Keys:
         """Who holds a key that works."""
 
         async def look(directory: SqlDirectory) -> Principal | None:
-            key = await directory.identify(secret)
+            key = await key_with(directory, secret)
             return None if key is None or key.state(wall()) != "active" else key.holder()
 
         return self._with(look)

@@ -26,6 +26,7 @@ from vestry.adapters.directory.store import SqlDirectory
 from vestry.adapters.directory.tables import METADATA
 from vestry.adapters.key_format import mint, mint_id
 from vestry.adapters.memory import wall
+from vestry.composition.store import key_with
 from vestry.roles import Role
 from vestry.types import Key, Kind, Limits
 
@@ -151,7 +152,7 @@ def test_every_step_can_be_gone_up_and_down(stand: Stand) -> None:
         assert downgraded(stand, revision) == (HEAD, revision)
         assert schema(stand) == revision
         assert migrated(stand) == (revision, HEAD)
-        assert with_directory(stand, lambda directory: directory.identify(secret)) == key
+        assert with_directory(stand, lambda directory: key_with(directory, secret)) == key
     assert migrated(stand) == (HEAD, HEAD)
 
 
@@ -303,7 +304,7 @@ def test_a_store_of_the_first_version_loses_nothing(tmp_path: Path) -> None:
 
     async def prepare(directory: SqlDirectory) -> tuple[Key | None, Key | None]:
         await directory.prepare()
-        return await directory.identify(alice), await directory.identify(bob)
+        return await key_with(directory, alice), await key_with(directory, bob)
 
     assert with_directory(stand, prepare) == (
         Key(

@@ -451,7 +451,7 @@ def test_a_store_that_was_made_anew_serves_its_own_keys(keys: OpenKeys, office: 
     deleted(path)
     new = elsewhere("print(keys.create(owner='bob')[0])", path)
     until(lambda: found(keys, new), what="the new store to be opened")
-    assert not found(keys, old)
+    until(lambda: not found(keys, old), what="the look that sees that the file was replaced")
     assert refused(keys, old) == ""
 
 
@@ -549,6 +549,18 @@ def test_a_damaged_row_refuses(keys: OpenKeys, office: Keys, path: Path, column:
         assert "damaged" in refused(keys, key)
     with because("damaged"):
         office.list()
+
+
+def test_a_damaged_row_spoils_no_other(keys: OpenKeys, office: Keys, path: Path) -> None:
+    """Keys are looked up together: one that cannot be read is told as such, and the others are found."""
+    (bad, damaged), (secret, key) = office.create(), office.create()
+    spoil(path, f"UPDATE keys SET roles = 'root' WHERE id = '{damaged}'")
+    both = keys.run(keys.directory.identify_all([bad, secret, mint(), "no key"]))
+    assert set(both) == {bad, secret}
+    assert isinstance(both[bad], DirectoryFault)
+    right = both[secret]
+    assert isinstance(right, Key)
+    assert right.id == key
 
 
 def test_a_damaged_document_refuses(keys: OpenKeys, path: Path) -> None:

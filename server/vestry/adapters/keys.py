@@ -1,15 +1,16 @@
 """API keys as credentials: answered from memory as long as the directory has not changed, else by the directory.
 
 Fails closed. What is no key by its shape is nobody's, whatever the state of the directory; an unknown key that is well
-formed costs one look-up. Look-ups of one key at one time are one, and only so many are under way at once.
+formed costs one look-up, which it shares with others that come meanwhile. Look-ups of one key at one time are one, and
+only so many are under way at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 from vestry.adapters.key_format import LENGTH, well_formed
-from vestry.adapters.lookups import AT_ONCE, WAIT_SECONDS, Lookups
+from vestry.adapters.lookups import AT_ONCE, TOGETHER, WAIT_SECONDS, Lookups
 from vestry.adapters.memory import MOST, Memory, wall
 from vestry.errors import KeysUnavailable
 from vestry.seams import Directory, Freshness
@@ -25,6 +26,7 @@ class KeyCredentials:
         freshness: Freshness,
         *,
         at_once: int = AT_ONCE,
+        together: int = TOGETHER,
         wait_seconds: float = WAIT_SECONDS,
         most: int = MOST,
         clock: Callable[[], int] = wall,
@@ -32,7 +34,7 @@ class KeyCredentials:
     ) -> None:
         self._directory, self._freshness, self._clock, self._observe = directory, freshness, clock, observe
         self._memory = Memory(freshness, most=most, clock=clock)
-        self._lookups: Lookups[tuple[str, int], Key | None] = Lookups(at_once=at_once, wait_seconds=wait_seconds)
+        self._lookups = Lookups(self._read, at_once=at_once, together=together, wait_seconds=wait_seconds)
         self._used: set[str] = set()
 
     def known(self, head: Head) -> Principal | None:
@@ -57,7 +59,7 @@ class KeyCredentials:
             return None
         try:
             epoch = self._freshness.epoch(head.began)
-            key = await self._lookups.answer((shown, epoch), lambda: self._directory.identify(shown))
+            key = await self._lookups.answer((shown, epoch))
         except KeysUnavailable:
             self._observe("failed")
             raise
@@ -69,6 +71,10 @@ class KeyCredentials:
         self._memory.put(shown.encode("ascii"), principal, key.expires, epoch)
         self._used.add(key.id)
         return principal
+
+    async def _read(self, asked: Collection[tuple[str, int]]) -> Mapping[tuple[str, int], Key | KeysUnavailable]:
+        found = await self._directory.identify_all({shown for shown, _ in asked})
+        return {each: found[each[0]] for each in asked if each[0] in found}
 
     async def note_use(self) -> None:
         """Tell the directory which keys were used since this was last called. Raises KeysUnavailable; they are then

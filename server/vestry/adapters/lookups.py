@@ -3,49 +3,89 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
 from typing import Generic, TypeVar
 
 from vestry.errors import KeysUnavailable
 
 AT_ONCE = 8
+TOGETHER = 256
 WAIT_SECONDS = 2.0
 Asked = TypeVar("Asked", bound=Hashable)
 Found = TypeVar("Found")
 
 
 class Lookups(Generic[Asked, Found]):
-    """One event loop's. Who waits `wait_seconds` for a place is told that there is none."""
+    """One event loop's. `read` tells of many at a time: what is asked while it is busy, `at_once` times, waits and is
+    read together, so that a flood of questions costs few reads. `read` begins after each of its questions was asked. It
+    leaves out of its answers what there is not, and may answer one question with what the others need not suffer.
 
-    def __init__(self, *, at_once: int = AT_ONCE, wait_seconds: float = WAIT_SECONDS) -> None:
-        self._places = asyncio.Semaphore(at_once)
-        self._wait_seconds = wait_seconds
-        self._asking: dict[Asked, asyncio.Task[Found]] = {}
+    Who waits `wait_seconds` for a turn is told that there is none.
+    """
 
-    async def answer(self, asked: Asked, read: Callable[[], Awaitable[Found]]) -> Found:
-        """What `read` finds; it is called once for all who ask for the same before it has ended.
+    def __init__(
+        self,
+        read: Callable[[Collection[Asked]], Awaitable[Mapping[Asked, Found | KeysUnavailable]]],
+        *,
+        at_once: int = AT_ONCE,
+        together: int = TOGETHER,
+        wait_seconds: float = WAIT_SECONDS,
+    ) -> None:
+        self._read, self._at_once, self._together, self._wait_seconds = read, at_once, together, wait_seconds
+        self._asking: dict[Asked, asyncio.Future[Found | None]] = {}
+        self._waiting: deque[tuple[Asked, asyncio.TimerHandle]] = deque()
+        self._turns: set[asyncio.Task[None]] = set()
+
+    async def answer(self, asked: Asked) -> Found | None:
+        """What there is; read once for all who ask for the same before it was told.
 
         Raises KeysUnavailable, and what `read` raises.
         """
-        task = self._asking.get(asked)
-        if task is None:
-            task = self._asking[asked] = asyncio.create_task(self._in_turn(read))
+        answer = self._asking.get(asked)
+        if answer is None:
+            loop = asyncio.get_running_loop()
+            answer = self._asking[asked] = loop.create_future()
+            self._waiting.append((asked, loop.call_later(self._wait_seconds, self._too_late, asked)))
+            if len(self._turns) < self._at_once:
+                turn = loop.create_task(self._take_turns())
+                self._turns.add(turn)
+                turn.add_done_callback(self._turns.discard)
+        return await asyncio.shield(answer)
 
-            def ended(task: asyncio.Task[Found]) -> None:
-                del self._asking[asked]
-                if not task.cancelled():
-                    task.exception()  # whoever waited has it, or has gone
+    async def _take_turns(self) -> None:
+        """Read what waits, as long as something does."""
+        while batch := self._next():
+            try:
+                found = await self._read(batch)
+            except BaseException as error:
+                for asked in batch:
+                    self._fail(asked, error)
+                if not isinstance(error, Exception):
+                    raise
+            else:
+                for asked in batch:
+                    self._tell(asked, found.get(asked))
 
-            task.add_done_callback(ended)
-        return await asyncio.shield(task)
+    def _next(self) -> list[Asked]:
+        batch: list[Asked] = []
+        while self._waiting and len(batch) < self._together:
+            asked, timer = self._waiting.popleft()
+            timer.cancel()
+            if asked in self._asking:
+                batch.append(asked)
+        return batch
 
-    async def _in_turn(self, read: Callable[[], Awaitable[Found]]) -> Found:
-        try:
-            async with asyncio.timeout(self._wait_seconds):
-                await self._places.acquire()
-        except TimeoutError:
-            raise KeysUnavailable from None
-        try:
-            return await read()
-        finally:
-            self._places.release()
+    def _tell(self, asked: Asked, found: Found | KeysUnavailable | None) -> None:
+        if isinstance(found, KeysUnavailable):
+            self._fail(asked, found)
+        else:
+            self._asking.pop(asked).set_result(found)
+
+    def _too_late(self, asked: Asked) -> None:
+        self._fail(asked, KeysUnavailable())
+
+    def _fail(self, asked: Asked, error: BaseException) -> None:
+        answer = self._asking.pop(asked)
+        answer.set_exception(error if isinstance(error, Exception) else KeysUnavailable())
+        answer.exception()  # whoever waited has it, or has gone

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from msgspec.structs import replace
 
 from vestry.adapters.lookups import AT_ONCE, WAIT_SECONDS, Lookups
@@ -15,20 +17,18 @@ class Users:
 
     def __init__(self, directory: Directory, *, at_once: int = AT_ONCE, wait_seconds: float = WAIT_SECONDS) -> None:
         self._directory = directory
-        self._lookups: Lookups[tuple[str, str, int], Document | None] = Lookups(
-            at_once=at_once, wait_seconds=wait_seconds
-        )
+        self._lookups = Lookups(self._read, at_once=at_once, together=1, wait_seconds=wait_seconds)
 
     async def known_as(self, principal: Principal, epoch: int) -> Principal | None:
         """The principal as the directory knows the subject, at this epoch or later; None where it is disabled.
 
         A subject without a document is as its credential says. Raises KeysUnavailable.
         """
-        tenant, subject = principal.tenant, principal.subject
-        user = await self._lookups.answer(
-            (tenant, subject, epoch), lambda: self._directory.read(Kind.USER, tenant, subject)
-        )
-        return with_user(principal, user)
+        return with_user(principal, await self._lookups.answer((principal.tenant, principal.subject, epoch)))
+
+    async def _read(self, asked: Collection[tuple[str, str, int]]) -> Mapping[tuple[str, str, int], Document]:
+        found = {each: await self._directory.read(Kind.USER, each[0], each[1]) for each in asked}
+        return {each: user for each, user in found.items() if user is not None}
 
 
 def with_user(principal: Principal, user: Document | None) -> Principal | None:

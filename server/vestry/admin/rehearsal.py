@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -110,9 +110,9 @@ class Nothing:
         """As seams.Directory."""
         return []
 
-    async def identify(self, presented: str) -> Key | None:  # noqa: ARG002
+    async def identify_all(self, presented: Collection[str]) -> Mapping[str, Key | KeysUnavailable]:  # noqa: ARG002
         """As seams.Directory."""
-        return None
+        return {}
 
     async def note_used(self, key_ids: Collection[str], moment: int) -> None:
         """As seams.Directory."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vestry.adapters.directory.faults import Unfit
 from vestry.adapters.directory.pepper import Pepper
 from vestry.configuration.store_files import context_of, password_of
+from vestry.errors import KeysUnavailable
 from vestry.late import Late
 from vestry.seams import Directory
 from vestry.secret_files import key_hash
@@ -82,3 +83,11 @@ async def every_key(directory: Directory) -> list[Key]:
     while page := await directory.keys(None, found[-1].id if found else "", PAGE):
         found += page
     return sorted(found, key=lambda key: (key.created, key.id))
+
+
+async def key_with(directory: Directory, presented: str) -> Key | None:
+    """The key with this text, be it revoked or expired. Raises DirectoryFault."""
+    found = (await directory.identify_all([presented])).get(presented)
+    if isinstance(found, KeysUnavailable):
+        raise found
+    return found

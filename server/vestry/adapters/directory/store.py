@@ -27,6 +27,7 @@ from vestry.adapters.directory.pepper import Pepper
 from vestry.adapters.directory.rows import document_of, key_of, storable
 from vestry.adapters.directory.tables import DOCUMENTS, KEYS
 from vestry.adapters.key_format import well_formed
+from vestry.errors import KeysUnavailable
 from vestry.types import Document, Key, Kind
 
 NOTED_AT_ONCE = 500
@@ -104,12 +105,22 @@ class SqlDirectory:
             asked = asked.where(KEYS.c.tenant == tenant)
         return await self._found(key_of, asked, tenant or "", after)
 
-    async def identify(self, presented: str) -> Key | None:
+    async def identify_all(self, presented: Collection[str]) -> dict[str, Key | KeysUnavailable]:
         """As seams.Directory."""
-        if not well_formed(presented):
-            return None
-        asked = select(*KEY).where(KEYS.c.hash == self._pepper.hashed(presented))
-        return one(await self._found(key_of, asked))
+        texts = {self._pepper.hashed(each): each for each in presented if well_formed(each)}
+        if not texts:
+            return {}
+        return dict(await self._found(self._identified(texts), select(KEYS).where(KEYS.c.hash.in_(list(texts)))))
+
+    def _identified(self, texts: dict[bytes, str]) -> Callable[[RowMapping], tuple[str, Key | KeysUnavailable]]:
+        def made(row: RowMapping) -> tuple[str, Key | KeysUnavailable]:
+            text = texts[bytes(row["hash"])]
+            try:
+                return text, key_of(row)
+            except Unfit as error:
+                return text, self.backend.fault(error)
+
+        return made
 
     async def _found(self, made: Callable[[RowMapping], T], asked: Select[Any], *texts: str) -> list[T]:
         """What is made of each row. `texts` are those in the question that a stranger may have written. Raises

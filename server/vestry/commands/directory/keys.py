@@ -16,7 +16,7 @@ from vestry.commands.directory.common import Listing, as_json, paged, safe, told
 from vestry.commands.directory.completing import a_key, a_model, a_project, a_tenant
 from vestry.commands.directory.showing import COLUMNS, STATES, described, lines, models_of
 from vestry.commands.directory.times import SPAN, day, expiry
-from vestry.composition.store import PAGE
+from vestry.composition.store import PAGE, key_with
 from vestry.errors import NotFound
 from vestry.roles import Role
 from vestry.types import Key
@@ -242,7 +242,7 @@ def identify(config: Path | None, key: str | None, as_json: bool) -> None:
     text = str(key).strip()
 
     async def find(office: Office) -> str:
-        found = await office.directory.identify(text)
+        found = await key_with(office.directory, text)
         if found is None:
             raise ChangeRefused("There is no such key here.")
         return found.id

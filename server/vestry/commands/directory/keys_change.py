@@ -19,6 +19,7 @@ from vestry.commands.directory.common import as_json, if_version, match_of, safe
 from vestry.commands.directory.completing import a_key
 from vestry.commands.directory.showing import described
 from vestry.commands.directory.times import day, expiry, span
+from vestry.composition.store import key_with
 from vestry.errors import NotFound, PreconditionFailed, Refusal
 from vestry.settings.tree import Settings
 from vestry.types import Key
@@ -138,7 +139,7 @@ async def _done(office: Office, key_id: str, act: Act, done: str) -> dict[str, s
 async def _id_of(office: Office, given: str) -> str:
     """The id of what may be a key itself, which is never printed."""
     if given.startswith("vst_"):
-        key = await office.directory.identify(given)
+        key = await key_with(office.directory, given)
         return _shown(given) if key is None else key.id
     return _shown(given)
 
