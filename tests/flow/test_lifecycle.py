@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,20 @@ def test_it_leaves_no_core_dump(server: ServerProcess) -> None:
     limits = Path(f"/proc/{server.process.pid}/limits").read_text()
     (line,) = [each.split() for each in limits.splitlines() if each.startswith("Max core file size")]
     assert line[4:6] == ["0", "0"]
+
+
+def test_all_threads_share_one_heap(started: ServerProcess) -> None:
+    """No thread has a heap of its own, which glibc places in 64 MiB of addresses: each would keep what it has freed."""
+    assert started.process is not None
+    with started.client() as client:
+        assert [client.post("/v1/chat/completions", json=body).status_code for body in BODIES[:2]] == [200, 200]
+    assert len(list(Path(f"/proc/{started.process.pid}/task").iterdir())) > 2
+    places = [line.split() for line in Path(f"/proc/{started.process.pid}/maps").read_text().splitlines()]
+    ranges = [([int(end, 16) for end in each[0].split("-")], each[1]) for each in places]
+    whole = 64 << 20
+    own = [start for ((start, _), _), ((_, end), kind) in pairwise(ranges)
+           if kind == "---p" and start % whole == 0 and end - start == whole]  # fmt: skip
+    assert own == []
 
 
 def test_a_stop_under_load_fails_no_call(server: ServerProcess, engine: FakeEngine) -> None:
