@@ -13,7 +13,7 @@ from vestry.models.environment import Stamp
 from vestry.models.places import Places
 from vestry.settings.tree import Settings
 
-OWN_VARIABLES = {"USER", "TORCHINDUCTOR_CACHE_DIR"}
+OWN_VARIABLES = {"USER"}
 
 
 def planned(

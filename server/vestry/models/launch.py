@@ -127,6 +127,7 @@ def _environment(places: Places, key: str, environ: Mapping[str, str]) -> dict[s
         "HF_HOME": f"{cache}/huggingface",
         "VLLM_CACHE_ROOT": f"{cache}/vllm",
         "VLLM_CONFIG_ROOT": f"{cache}/vllm-config",
+        "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor",  # compiled code is loaded from there; /tmp may allow none
         "PYTHONPATH": os.fspath(GUARD),
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
