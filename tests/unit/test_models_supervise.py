@@ -29,6 +29,11 @@ CHILD = textwrap.dedent("""
     mode = open(here("mode")).read().split()
     print("mode", *mode, flush=True)
     if "crash" in mode: print("the last words", flush=True); sys.exit(9)
+    if "raise" in mode:
+        head = "(Core pid=7) ERROR 11-26 [core.py:9] "
+        print(head + "    raise MemoryError(\\n" + head + "cuda.MemoryError: no room\\n" + "noise\\n" * 50)
+        print("cuda.MemoryError: no room", flush=True)
+        raise RuntimeError("See the cause above.")
     if "stubborn" in mode: signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if "orphan" in mode:
         orphan = subprocess.Popen(["sleep", "600"], start_new_session="daemon" in mode)
@@ -199,6 +204,15 @@ def test_a_hung_program_is_started_anew(tmp_path: Path) -> None:
 
     stage.play(scene)
     assert "it has not answered for 0 s" in str(stage.seen) or "it has not answered for 1 s" in str(stage.seen)
+
+
+def test_what_was_raised_is_told_the_cause_first(tmp_path: Path) -> None:
+    """Of a program that ends with exceptions these are shown, each once, and not the end of a traceback."""
+    stage = Stage(tmp_path, "raise")
+    with pytest.raises(NeverReadyError) as given_up:
+        asyncio.run(stage.supervisor.run())
+    _, *said = str(given_up.value).splitlines()
+    assert said == ["    cuda.MemoryError: no room", "    RuntimeError: See the cause above."]
 
 
 def test_a_program_that_never_works_is_given_up(tmp_path: Path) -> None:
