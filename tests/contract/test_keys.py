@@ -369,6 +369,26 @@ def test_a_flood_is_read_together() -> None:
     asyncio.run(run())
 
 
+def test_who_asks_again_after_waiting_too_long_is_answered() -> None:
+    """And so is everybody who is looked up together with them: what was given up is not looked up any more."""
+
+    async def run() -> None:
+        directory = SlowDirectory()
+        secret, key = await directory.give()
+        keys = KeyCredentials(directory, directory, at_once=1, wait_seconds=0.1)
+        first = asyncio.create_task(ask(keys, mint()))
+        await asyncio.sleep(0.01)
+        assert await refused(keys, secret)
+        again = [asyncio.create_task(ask(keys, each)) for each in (secret, mint(), secret, mint())]
+        await asyncio.sleep(0.01)
+        directory.let.set()
+        assert await asyncio.gather(first, *again) == [None, key.holder(), None, key.holder(), None]
+        assert directory.asked == 2
+        await asyncio.sleep(0.15)  # no timer is left that would fail what was answered
+
+    asyncio.run(run(), debug=True)
+
+
 def test_one_damaged_key_spoils_no_other() -> None:
     """A key that is kept as no program has written it is refused; those that are looked up with it are let in."""
 

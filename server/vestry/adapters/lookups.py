@@ -34,7 +34,7 @@ class Lookups(Generic[Asked, Found]):
     ) -> None:
         self._read, self._at_once, self._together, self._wait_seconds = read, at_once, together, wait_seconds
         self._asking: dict[Asked, asyncio.Future[Found | None]] = {}
-        self._waiting: deque[tuple[Asked, asyncio.TimerHandle]] = deque()
+        self._waiting: deque[tuple[Asked, asyncio.Future[Found | None], asyncio.TimerHandle]] = deque()
         self._turns: set[asyncio.Task[None]] = set()
 
     async def answer(self, asked: Asked) -> Found | None:
@@ -46,7 +46,8 @@ class Lookups(Generic[Asked, Found]):
         if answer is None:
             loop = asyncio.get_running_loop()
             answer = self._asking[asked] = loop.create_future()
-            self._waiting.append((asked, loop.call_later(self._wait_seconds, self._too_late, asked)))
+            timer = loop.call_later(self._wait_seconds, self._fail, asked, KeysUnavailable())
+            self._waiting.append((asked, answer, timer))
             if len(self._turns) < self._at_once:
                 turn = loop.create_task(self._take_turns())
                 self._turns.add(turn)
@@ -70,9 +71,9 @@ class Lookups(Generic[Asked, Found]):
     def _next(self) -> list[Asked]:
         batch: list[Asked] = []
         while self._waiting and len(batch) < self._together:
-            asked, timer = self._waiting.popleft()
+            asked, answer, timer = self._waiting.popleft()
             timer.cancel()
-            if asked in self._asking:
+            if self._asking.get(asked) is answer:  # else it came too late, and may have been asked again since
                 batch.append(asked)
         return batch
 
@@ -81,9 +82,6 @@ class Lookups(Generic[Asked, Found]):
             self._fail(asked, found)
         else:
             self._asking.pop(asked).set_result(found)
-
-    def _too_late(self, asked: Asked) -> None:
-        self._fail(asked, KeysUnavailable())
 
     def _fail(self, asked: Asked, error: BaseException) -> None:
         answer = self._asking.pop(asked)
