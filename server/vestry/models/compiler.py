@@ -21,6 +21,8 @@ WHERE = "/usr/local/bin:/usr/bin:/bin"
 """Where engines look for programs, besides their environment."""
 EXTENSION = "#include <Python.h>\nint vestry(void) { return PY_MAJOR_VERSION; }\n"
 SECONDS = 60
+PACKAGES = ("gcc", "libc6-dev", f"python{sys.version_info[0]}.{sys.version_info[1]}-dev")
+MEND = f"On Debian or Ubuntu: apt-get install {' '.join(PACKAGES)}"
 
 
 def fault(where: str = WHERE) -> str | None:
@@ -45,23 +47,17 @@ def fault(where: str = WHERE) -> str | None:
     return f"{program} compiles nothing: {' '.join(done.stderr.split())[:300]}"
 
 
-def packages() -> tuple[str, ...]:
-    """What brings it on Debian and Ubuntu."""
-    return "gcc", "libc6-dev", f"python{sys.version_info[0]}.{sys.version_info[1]}-dev"
-
-
 def ensure(progress: Progress, environ: Mapping[str, str], log: Path, where: str = WHERE) -> None:
     """Have a compiler: as root, Debian's packages are installed where it is missing. Raises ModelError."""
     if (why := fault(where)) is None:
         return
     tool = shutil.which("apt-get", path=environ.get("PATH"))
     if os.geteuid() == 0 and tool is not None:
-        with progress.step(f"{' '.join(packages())}: an engine on a GPU compiles, and {why}"):
+        with progress.step(f"{' '.join(PACKAGES)}: an engine on a GPU compiles, and {why}"):
             quiet = {**environ, "DEBIAN_FRONTEND": "noninteractive"}
             children.run("apt-get update", (tool, "update"), quiet, log)
-            install = (tool, "install", "--yes", "--no-install-recommends", *packages())
+            install = (tool, "install", "--yes", "--no-install-recommends", *PACKAGES)
             children.run("Installing the compiler", install, quiet, log)
         why = fault(where)
     if why is not None:
-        mend = f"On Debian or Ubuntu: apt-get install {' '.join(packages())}"
-        raise ModelError(f"An engine on a GPU compiles a part of its kernels when it starts, and {why}. {mend}")
+        raise ModelError(f"An engine on a GPU compiles a part of its kernels when it starts, and {why}. {MEND}")

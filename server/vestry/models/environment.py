@@ -108,13 +108,13 @@ def ensure(folder: Path, progress: Progress, environ: Mapping[str, str]) -> Stam
 
 def _ensure(folder: Path, progress: Progress, environ: Mapping[str, str]) -> Stamp:
     kind = device()
+    installer = _Installer(folder, progress, environ)
     if kind == "gpu":
-        compiler.ensure(progress, passed_on(environ), log_of(folder))
+        installer.compiler()
     wanted = lock_digest(kind)
     found = stamp_of(folder)
     if found is not None and (found.lock, found.python) == (wanted, platform.python_version()):
         return found
-    installer = _Installer(folder, progress, environ)
     installer.make(f"{wanted} {platform.python_version()}")
     torch = installer.torch() if kind == "cpu" else TORCH
     installer.lock("the engine's packages", lock_file(kind))
@@ -123,16 +123,6 @@ def _ensure(folder: Path, progress: Progress, environ: Mapping[str, str]) -> Sta
     (folder / STAMP).write_bytes(msgspec.json.encode(stamp))
     (folder / UNFINISHED).unlink()
     return stamp
-
-
-def passed_on(environ: Mapping[str, str]) -> dict[str, str]:
-    """What installers see of an environment."""
-    return {name: value for name, value in environ.items() if PASSED_ON.fullmatch(name)}
-
-
-def log_of(folder: Path) -> Path:
-    """All that installers say."""
-    return folder.parent / "logs" / "engine-environment.log"
 
 
 def locked_version(kind: Device) -> str:
@@ -156,10 +146,14 @@ class _Installer:
     def __init__(self, folder: Path, progress: Progress, environ: Mapping[str, str]):
         self._folder = folder
         self._progress = progress
-        self._environment = passed_on(environ)
-        self._log = log_of(folder)
+        self._environment = {name: value for name, value in environ.items() if PASSED_ON.fullmatch(name)}
+        self._log = folder.parent / "logs" / "engine-environment.log"
         # This Python's pip fills the environment, if there is one: to put another into it takes seconds.
         self._shared = importlib.util.find_spec("pip") is not None
+
+    def compiler(self) -> None:
+        """Have a C compiler."""
+        compiler.ensure(self._progress, self._environment, self._log)
 
     def make(self, mark: str) -> None:
         """An empty environment, or the unfinished one of an earlier run with the same mark."""

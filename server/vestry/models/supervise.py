@@ -36,7 +36,8 @@ POLL_SECONDS = 0.25
 WATCH_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
 SPARE_SECONDS = 5.0
-REMEMBERED = 20
+REMEMBERED = 300  # lines: a start of vLLM, with its tracebacks
+SHOWN = 20
 ERRORS = 5
 RAISED = re.compile(r"(?:^|\] )([A-Za-z_][\w.]*(?:Error|Exception)(?:: .*)?)$")
 """What was raised, as a traceback ends with it; vLLM puts `(Core pid=7) ERROR 11-26 [core.py:9] ` before lines."""
@@ -119,7 +120,6 @@ class Supervisor:
         self._ever_ready = False
         self._ready_since = 0.0
         self._last: deque[str] = deque(maxlen=REMEMBERED)
-        self._raised: dict[str, None] = {}
 
     async def run(self) -> None:
         """Keep the program running until `stop` is called. Raises NeverReadyError."""
@@ -162,7 +162,6 @@ class Supervisor:
     async def _once(self) -> tuple[str, bool]:
         """One life of the program: why it ended, and whether it had been ready for long."""
         program = self.program
-        self._raised.clear()
         with Journal(program.log) as journal:
             reading, writing = os.pipe()
             try:
@@ -251,21 +250,17 @@ class Supervisor:
         try:
             while piece := await reader.read(65_536):
                 journal.write(piece)
-                self._remember(piece.decode(errors="replace").splitlines())
+                self._last.extend(piece.decode(errors="replace").splitlines())
                 if self._echo is not None:
                     self._echo(piece)
         finally:
             transport.close()
 
-    def _remember(self, lines: list[str]) -> None:
-        self._last.extend(lines)
-        for line in lines:
-            if len(self._raised) < ERRORS and (raised := RAISED.search(line)):
-                self._raised[raised[1]] = None
-
     def _last_words(self, why: str, attempts: int) -> str:
-        """What it raised in its last life, the cause first; where that was nothing, the end of what it said."""
-        words = "".join(f"\n    {line}" for line in self._raised or self._last)
+        """What it raised of late, the cause first; where that was nothing, the end of what it said."""
+        raised = dict.fromkeys(found[1] for line in self._last if (found := RAISED.search(line)))
+        lines = list(raised)[:ERRORS] or list(self._last)[-SHOWN:]
+        words = "".join(f"\n    {line}" for line in lines)
         return f"{self.program.name} did not start ({attempts} attempts; {why}). Its log is {self.program.log}.{words}"
 
 

@@ -110,17 +110,14 @@ class SqlDirectory:
         texts = {self._pepper.hashed(each): each for each in presented if well_formed(each)}
         if not texts:
             return {}
-        return dict(await self._found(self._identified(texts), select(KEYS).where(KEYS.c.hash.in_(list(texts)))))
+        rows = await self._found(lambda row: row, select(KEYS).where(KEYS.c.hash.in_(list(texts))))
+        return {texts[bytes(row["hash"])]: self._key_or_fault(row) for row in rows}
 
-    def _identified(self, texts: dict[bytes, str]) -> Callable[[RowMapping], tuple[str, Key | KeysUnavailable]]:
-        def made(row: RowMapping) -> tuple[str, Key | KeysUnavailable]:
-            text = texts[bytes(row["hash"])]
-            try:
-                return text, key_of(row)
-            except Unfit as error:
-                return text, self.backend.fault(error)
-
-        return made
+    def _key_or_fault(self, row: RowMapping) -> Key | KeysUnavailable:
+        try:
+            return key_of(row)
+        except Unfit as error:
+            return self.backend.fault(error)
 
     async def _found(self, made: Callable[[RowMapping], T], asked: Select[Any], *texts: str) -> list[T]:
         """What is made of each row. `texts` are those in the question that a stranger may have written. Raises
