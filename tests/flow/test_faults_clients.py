@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import struct
 import threading
@@ -18,6 +19,10 @@ from support.disk import Disk
 from support.house import PLAIN, House, chat, until
 from support.outcomes import events, idle, metric, only_outcome, outcome_of, said
 from support.wire import Wire, chat_request
+from vestry.audit.calls import OutcomeRecord
+from vestry.audit.log import AuditLog
+from vestry.audit.store import Committed
+from vestry.audit.writer import Waiter
 
 LONG = tuple(f" word{number}" for number in range(400))
 PROMPT = "What is the capital of France?"
@@ -182,6 +187,29 @@ def test_a_client_leaves_while_its_outcome_is_written(tmp_path: Path, engine: Fa
         assert said(events(answers[0].text)) == "".join(LONG)
         until(lambda: len(house.records("outcome")) == 2, what="both outcomes")
         assert [each["ending"] for each in house.records("outcome")] == ["complete", "complete"]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_client_leaves_as_its_outcome_becomes_durable(
+    house: House, engine: FakeEngine, stream: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Between the record and the last byte: nothing can be sent any more, and nobody's fault is logged."""
+    engine.behave(words=("short",), between_seconds=0)
+    wire, left, committed = Wire(house.port), threading.Event(), AuditLog.committed
+
+    def leaving(log: AuditLog, waiters: list[Waiter], done: Committed, seconds: float) -> None:
+        committed(log, waiters, done, seconds)
+        if any(isinstance(waiter.record, OutcomeRecord) for waiter in waiters):
+            wire.close()  # the loop sees it before the call goes on
+            left.set()
+
+    monkeypatch.setattr(AuditLog, "committed", leaving)
+    wire.send(chat_request(house.key, chat(PROMPT, stream=stream)))
+    assert left.wait(20)
+    until(lambda: metric(house, "vestry_connections") == 0, what="the server to notice")
+    assert only_outcome(house)["ending"] == "complete"
+    idle(house)
+    assert [each.message for each in caplog.records if each.levelno >= logging.ERROR] == []
 
 
 class Unconnectable(FakeEngine):

@@ -233,7 +233,7 @@ class Arrival:
     @property
     def gone(self) -> bool:
         """True once the client has closed the connection."""
-        return self._cycle.disconnected or self._cycle.transport.is_closing()
+        return self._cycle.gone
 
     def start(self, on_leave: Callable[[], None], on_pause: Callable[[bool], None]) -> None:
         """Watch the client while its answer is made."""

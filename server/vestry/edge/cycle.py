@@ -63,7 +63,7 @@ class Cycle(RequestResponseCycle):
         """Run the application for this request. One that fails, or does not answer whole, ends the connection."""
         try:
             await app(self.scope, self.receive, self.send)
-            if not (self.response_complete or self.disconnected):
+            if not (self.response_complete or self.gone):
                 raise RuntimeError("the application has not answered whole")  # noqa: TRY301 - one end for all faults
         except BaseException as fault:  # the border of the application, as in uvicorn
             self.logger.error("Exception in ASGI application\n", exc_info=fault)  # noqa: TRY400 - uvicorn's words
@@ -73,6 +73,11 @@ class Cycle(RequestResponseCycle):
                 await self.send_500_response()
         finally:
             self._connection.server_state.tasks.discard(self.task)
+
+    @property
+    def gone(self) -> bool:
+        """True once the client has closed the connection, though uvicorn is told a turn of the loop later."""
+        return self.disconnected or self.transport.is_closing()
 
     def take(self, piece: bytes) -> None:
         """The next bytes of the request's body. The first ones are kept as they came: mostly they are all."""
