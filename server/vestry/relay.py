@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from vestry.errors import ContextLengthExceeded, EngineFailed, EngineTimeout, InvalidRequest, Refusal, Stopping
-from vestry.seams import Client, Engine, Wire
+from vestry.seams import Client, Engine, Pieces, Wire
 from vestry.settings.tree import Relay as Deadlines
 from vestry.sse import BrokenStream, EventStream, decode_answer
 from vestry.types import Call, Ending, Head, Outcome, Replica, Usage
@@ -122,7 +122,7 @@ class _Attempt:
     ) -> None:
         self._head, self._call, self._replica, self._client = head, call, replica, client
         self._deadlines, self._on_first = deadlines, on_first
-        self._body = call.body[:-1] + extra + b"}" if extra else call.body
+        self._body: Pieces = (memoryview(call.body)[:-1], extra, b"}") if extra else (call.body,)
         self._over: asyncio.Future[None] = loop.create_future()
         self._stream = (
             EventStream(choices=call.choices, wants_usage=call.include_usage, limit=deadlines.event_bytes)

@@ -196,6 +196,10 @@ class Wire(Protocol):
         """True if an idle connection turned out to be closed: nothing was answered, and nothing was lost."""
 
 
+Pieces = tuple[bytes | memoryview, ...]
+"""A body in pieces, so that a long one is put together once."""
+
+
 class Engine(Protocol):
     """One replica of a model. Fails closed."""
 
@@ -203,7 +207,7 @@ class Engine(Protocol):
         self,
         method: str,
         path: str,
-        body: bytes,
+        body: Pieces,
         exchange: Exchange,
         *,
         headers: Mapping[str, str] | None = None,

@@ -213,11 +213,8 @@ def measure(options: argparse.Namespace, folder: Path) -> Measured:
     if not options.only or set(options.only) - {REAL, RECORD, CREDENTIAL}:
         found = measure_mock(options, folder, binary, mock_binary)
     if options.record or RECORD in (options.only or ()):
-        median = machine.fdatasync_times(folder)[0] * 1000
-        turns = 1 if options.quick else options.rounds
-        cost = record.measure(
-            folder, Loader(binary, Cores.choose().load), mock_binary, rounds=turns, sync_ms=median, quick=options.quick
-        )
+        turns, loader = 1 if options.quick else options.rounds, Loader(binary, Cores.choose().load)
+        cost = record.measure(folder, loader, mock_binary, rounds=turns, quick=options.quick)
         found = replace(found, cost=cost)
     if options.credential or CREDENTIAL in (options.only or ()):
         pairs, loader = 1 if options.quick else options.rounds * credential.PAIRS, Loader(binary, Cores.choose().load)

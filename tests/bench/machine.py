@@ -241,12 +241,16 @@ def filesystem(folder: Path) -> str:
     return kind
 
 
-def fdatasync_times(folder: Path, count: int = 200) -> tuple[float, float]:
-    """Median and 99th percentile, in seconds, of a 600 byte append with fdatasync in `folder`."""
+def fdatasync_times(folder: Path, count: int = 200, rest: float = 0.0) -> tuple[float, float]:
+    """Median and 99th percentile, in seconds, of a 600 byte append with fdatasync in `folder`.
+
+    `rest` is how many seconds lie between two: a disk, and a processor, that have slept take longer.
+    """
     times = []
     path = folder / "fdatasync"
     with path.open("ab", buffering=0) as sink:
         for _ in range(count):
+            time.sleep(rest)
             began = time.perf_counter()
             sink.write(b"x" * 600)
             os.fdatasync(sink.fileno())

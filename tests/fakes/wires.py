@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from vestry.errors import EngineFailed
-from vestry.seams import Exchange
+from vestry.seams import Exchange, Pieces
 
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
@@ -71,7 +71,7 @@ class MemoryEngine:
         self,
         method: str,
         path: str,
-        body: bytes,
+        body: Pieces,
         exchange: Exchange,
         *,
         headers: Mapping[str, str] | None = None,
@@ -80,7 +80,7 @@ class MemoryEngine:
         await asyncio.sleep(0)
         if self.refusing:
             raise EngineFailed("connect")
-        wire = MemoryWire(method, path, body, dict(headers or {}), fresh, exchange)
+        wire = MemoryWire(method, path, b"".join(body), dict(headers or {}), fresh, exchange)
         self.wires.append(wire)
         return wire
 

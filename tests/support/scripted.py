@@ -97,7 +97,7 @@ def pool(port: int, host: str = "127.0.0.1", **changes: Any) -> Upstream:
 async def ask(engine: Upstream, **options: Any) -> tuple[Heard, Connection]:
     """One request, to its end."""
     heard = Heard()
-    wire = await engine.send("POST", "/v1/x", b"{}", heard, **options)
+    wire = await engine.send("POST", "/v1/x", (b"{}",), heard, **options)
     await asyncio.wait_for(heard.over.wait(), 5)
     return heard, wire
 

@@ -211,7 +211,7 @@ def test_a_used_connection_that_hangs_is_not_stale() -> None:
             engine = pool(server.port)
             await ask(engine)
             heard = Heard()
-            wire = await engine.send("POST", "/v1/x", b"{}", heard)
+            wire = await engine.send("POST", "/v1/x", (b"{}",), heard)
             await asyncio.wait_for(asked.wait(), 5)
             wire.close()
             await asyncio.wait_for(left.wait(), 5)
@@ -283,7 +283,7 @@ def test_reading_pauses_and_goes_on() -> None:
         async with serving(script) as server:
             engine = pool(server.port)
             heard = Heard()
-            wire = await engine.send("POST", "/v1/x", b"{}", heard)
+            wire = await engine.send("POST", "/v1/x", (b"{}",), heard)
             wire.pause(True)
             wire.pause(True)
             await asyncio.sleep(0.1)
@@ -314,7 +314,7 @@ def test_a_connection_that_was_paused_at_its_end_is_not_used_again() -> None:
                     wire.pause(True)
 
             heard = Pausing()
-            wire = await engine.send("POST", "/v1/x", b"{}", heard)
+            wire = await engine.send("POST", "/v1/x", (b"{}",), heard)
             await asyncio.wait_for(heard.over.wait(), 5)
             assert (await ask(engine))[0].body == b"ok"
             assert engine.opened == 2

@@ -145,8 +145,8 @@ def test_closing_the_pool_closes_every_connection() -> None:
         async with serving(script) as server:
             engine = pool(server.port)
             idle, busy = Heard(), Heard()
-            await engine.send("GET", "/busy", b"", busy)
-            await engine.send("GET", "/idle", b"", idle)
+            await engine.send("GET", "/busy", (), busy)
+            await engine.send("GET", "/idle", (), idle)
             await asyncio.wait_for(idle.over.wait(), 5)
             engine.close()
             await until(lambda: len(closed) == 2)

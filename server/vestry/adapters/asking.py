@@ -28,7 +28,7 @@ async def ask(engine: Engine, path: str, make: Callable[[], A]) -> tuple[A, Wire
 
 
 async def _once(engine: Engine, path: str, answer: A, *, fresh: bool) -> tuple[A, Wire]:
-    wire = await engine.send("GET", path, b"", answer, fresh=fresh)
+    wire = await engine.send("GET", path, (), answer, fresh=fresh)
     try:
         await answer.over
     except asyncio.CancelledError:

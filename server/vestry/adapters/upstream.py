@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from vestry.errors import EngineFailed
-from vestry.seams import Exchange
+from vestry.seams import Exchange, Pieces
 
 IDLE_SECONDS = 4.0  # less than vLLM's keep-alive of 5 s
 MAX_IDLE = 512
@@ -58,7 +58,7 @@ class Upstream:
         self,
         method: str,
         path: str,
-        body: bytes,
+        body: Pieces,
         exchange: Exchange,
         *,
         headers: Mapping[str, str] | None = None,
@@ -69,8 +69,9 @@ class Upstream:
         `fresh` asks for a new connection. Raises EngineFailed with cause `connect`.
         """
         more = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]) if headers else ""
-        head = f"{method} {path} HTTP/1.1\r\n{self._common}{more}content-length: {len(body)}\r\n\r\n"
-        request = head.encode() + body
+        length = sum(map(len, body))
+        head = f"{method} {path} HTTP/1.1\r\n{self._common}{more}content-length: {length}\r\n\r\n"
+        request = b"".join((head.encode(), *body))
         connection = (None if fresh else self._take_idle()) or await self._connect()
         self._busy.add(connection)
         connection.begin(exchange, request)
