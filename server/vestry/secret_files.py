@@ -97,8 +97,8 @@ def is_folder(path: Path) -> bool:
     return status is not None and stat.S_ISDIR(status.st_mode)
 
 
-def exposure(path: Path, status: os.stat_result) -> SecretFault | None:
-    """Why a file or folder with this status is not private, or None."""
+def exposure(path: Path, status: os.stat_result, *, by_group: bool = False) -> SecretFault | None:
+    """Why a file or folder with this status is not private, or None. `by_group` lets the owner's group read it."""
     mode = stat.S_IMODE(status.st_mode)
     if status.st_uid not in {0, os.geteuid()}:
         return SecretFault(path, "it belongs to another user", f"Give it to this one: chown {os.geteuid()} {path}")
@@ -106,14 +106,17 @@ def exposure(path: Path, status: os.stat_result) -> SecretFault | None:
         if mode & 0o022 and not mode & stat.S_ISVTX:  # in a sticky folder nobody can replace another's file
             return SecretFault(path, f"others may write to it (mode {mode:04o})", f"Close it: chmod go-w {path}")
         return None
-    allowed = 0o037 if status.st_uid == 0 else 0o077
-    if mode & allowed:
+    forbidden = 0o037 if by_group or status.st_uid == 0 else 0o077
+    if mode & forbidden:
         return SecretFault(path, f"others may read or write it (mode {mode:04o})", f"Close it: chmod 600 {path}")
     return None
 
 
-def read(path: Path, least: int = 16) -> bytes:
-    """The secret's bytes, as they stand in the file: `least` or more. Raises SecretFault."""
+def read(path: Path, least: int = 16, *, by_group: bool = False) -> bytes:
+    """The secret's bytes, as they stand in the file: `least` or more. Raises SecretFault.
+
+    `by_group` is for a token that Kubernetes projects: where the pod has `runAsUser` and `fsGroup` its mode is 0640.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -122,7 +125,7 @@ def read(path: Path, least: int = 16) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise SecretFault(path, "it is not a regular file", "Put the secret into a plain file of its own")
-        if fault := exposure(path, status):
+        if fault := exposure(path, status, by_group=by_group):
             raise fault
         content = os.read(descriptor, LARGEST + 1)
     except OSError as error:

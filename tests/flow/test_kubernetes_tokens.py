@@ -70,7 +70,7 @@ def test_a_pods_token_is_its_key(tmp_path: Path) -> None:
     """
     mine = tmp_path / "token"
     mine.write_text("ours-1\n")
-    mine.chmod(0o600)
+    mine.chmod(0o640)  # as the kubelet leaves it where a pod has runAsUser and fsGroup
     with ApiServer(tmp_path, token="ours-1") as server, FakeEngine() as engine:
         server.show("/openid/v1/jwks", jwks(KEY))
         with House(tmp_path / "state", [engine], identity={"issuers": [settings(server, mine)]}) as house:

@@ -98,6 +98,15 @@ def test_who_may_see_a_secret(monkeypatch: pytest.MonkeyPatch, mode: int, owner:
     assert (exposure(Path("secret"), status(mode, owner)) is None) == private
 
 
+@pytest.mark.parametrize(
+    ("mode", "private"), [(0o640, True), (0o440, True), (0o600, True), (0o660, False), (0o644, False)]
+)
+def test_a_projected_token_may_be_its_groups(monkeypatch: pytest.MonkeyPatch, mode: int, private: bool) -> None:
+    """Kubernetes lets the group of a pod's volumes read it, whoever owns it."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert (exposure(Path("token"), status(stat.S_IFREG | mode, 1000), by_group=True) is None) == private
+
+
 @pytest.mark.parametrize("size", [0, 31, 4097])
 def test_a_pepper_of_a_wrong_size_is_refused(settings: Settings, size: int) -> None:
     """An empty, cut or huge file is no pepper."""

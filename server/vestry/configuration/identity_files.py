@@ -47,6 +47,6 @@ def _files(issuer: Issuer, trail: Trail, place: Callable[[Trail], str]) -> Itera
             yield Fault(place((*trail, "ca")), f"{issuer.ca} cannot be used: {error}", "Name a readable PEM file")
     if issuer.token is not None:
         try:
-            read(issuer.token, 1)
+            read(issuer.token, 1, by_group=True)
         except SecretFault as fault:
             yield fault.fault
