@@ -17,6 +17,8 @@ from vestry.roles import Permission, Role, named, permissions, reaches
 
 Network = IPv4Network | IPv6Network
 USER = frozenset({Role.USER})
+EJECTIONS = ("closed", "down", "garbage", "slow", "status", "stream", "timeout")
+"""Why a replica may be taken out of service."""
 
 
 class Operation(StrEnum):

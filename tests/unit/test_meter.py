@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import Any
 
@@ -14,7 +15,7 @@ from vestry.audit.completeness import Standing, Work
 from vestry.audit.tlog.notes import Checkpoint
 from vestry.meter.calls import DURATION, Meter
 from vestry.meter.histogram import Histogram
-from vestry.types import Ending, Outcome, Usage
+from vestry.types import EJECTIONS, Ending, Outcome, Usage
 
 NAMES = {
     "vestry_build_info": {"version"},
@@ -210,6 +211,16 @@ def test_what_other_rooms_report_is_counted() -> None:
     assert value("vestry_audit_commit_seconds_count") == 1
     assert value("vestry_replica_healthy", model="small", replica="a:1") == 1
     assert value("vestry_replica_outstanding", model="small", replica="a:1") == 3
+
+
+def test_what_never_happened_is_nothing() -> None:
+    """Zeros stand there from the start: without them Prometheus sees no increase where something happens once."""
+    meter = Meter()
+    meter.replicas = lambda: [("small", "a:1", True, 0), ("small", "a:2", True, 0)]
+    value = Samples(meter)
+    for replica, cause in itertools.product(("a:1", "a:2"), EJECTIONS):
+        assert value("vestry_replica_ejections_total", model="small", replica=replica, cause=cause) == 0
+    assert value("vestry_upstream_retries_total", model="small") == 0
 
 
 def test_exports_are_counted_by_name() -> None:

@@ -8,6 +8,7 @@ from support.house import served_model
 from vestry import route
 from vestry.errors import NoReplica
 from vestry.route import CANCELLED, Router, Trip
+from vestry.types import EJECTIONS
 
 
 class Ejections:
@@ -17,6 +18,7 @@ class Ejections:
         self.seen: list[tuple[str, str, str]] = []
 
     def ejected(self, model: str, replica: str, cause: str) -> None:
+        assert cause in EJECTIONS
         self.seen.append((model, replica, cause))
 
 

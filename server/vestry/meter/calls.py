@@ -8,6 +8,7 @@ come from the settings, routes from the route table, replicas from the settings,
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from operator import sub
@@ -20,7 +21,7 @@ from vestry import __version__
 from vestry.meter.histogram import Histogram
 from vestry.meter.identity import IdentityMeter
 from vestry.meter.record import Families, RecordMeter
-from vestry.types import Grant, Head, Outcome
+from vestry.types import EJECTIONS, Grant, Head, Outcome
 
 OTHER = "other"
 NONE = "none"
@@ -272,17 +273,19 @@ class Meter(Collector):
         labels = ["model", "replica"]
         healthy = GaugeMetricFamily("vestry_replica_healthy", "1 if the replica gets calls.", labels=labels)
         outstanding = GaugeMetricFamily("vestry_replica_outstanding", "Calls at the replica.", labels=labels)
-        for model, replica, up, count in self.replicas():
+        replicas = self.replicas()
+        seats = [(model, replica) for model, replica, _, _ in replicas]
+        for model, replica, up, count in replicas:
             healthy.add_metric([model, replica], up)
             outstanding.add_metric([model, replica], count)
         ejections = CounterMetricFamily(
             "vestry_replica_ejections", "Times out of service, by cause.", labels=[*labels, "cause"]
         )
-        for (model, replica, cause), count in list(self._ejections.items()):
-            ejections.add_metric([model, replica, cause], count)
+        for (model, replica), cause in itertools.product(seats, EJECTIONS):  # zeros too: the first one is an increase
+            ejections.add_metric([model, replica, cause], self._ejections.get((model, replica, cause), 0))
         retries = CounterMetricFamily("vestry_upstream_retries", "Second tries on another replica.", labels=["model"])
-        for model, count in list(self._retries.items()):
-            retries.add_metric([model], count)
+        for model in dict.fromkeys(model for model, _ in seats):
+            retries.add_metric([model], self._retries.get(model, 0))
         yield from (healthy, outstanding, ejections, retries)
 
     def _collect_directory(self) -> Families:
