@@ -165,13 +165,17 @@ def existing_keys(settings: Settings) -> list[Key]:
     return look(settings, lambda office: every_key(office.directory))
 
 
-def whole_keys(settings: Settings) -> list[Key]:
-    """All keys, once the whole store was read and found sound. Raises SecretFault, DirectoryFault."""
+def whole_store(settings: Settings) -> tuple[list[Key], set[str]]:
+    """All keys, and the names of the directory's own tenants, once the whole store was read and found sound.
 
-    async def read() -> list[Key]:
+    Raises SecretFault, DirectoryFault.
+    """
+
+    async def read() -> tuple[list[Key], set[str]]:
         async with opened(settings, make=False) as directory:
             await directory.integrity()
-            return await every_key(directory)
+            tenants = {each.name for each in await directory.standing() if each.kind is Kind.TENANT}
+            return await every_key(directory), tenants
 
     return asyncio.run(read())
 

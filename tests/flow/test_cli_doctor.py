@@ -157,6 +157,8 @@ def test_keys_that_need_a_look(cli: Cli) -> None:
     other = diagnosis(cli, VESTRY_TENANTS="{other: }")
     assert states(other, "keys") == ["warn"]
     assert "default" in other["keys"][0][1]
+    cli.ok("tenants", "set", "default", VESTRY_TENANTS="{other: }")
+    assert "not there" not in diagnosis(cli, VESTRY_TENANTS="{other: }")["keys"][0][1]  # the directory has it
     [row] = json.loads(cli.ok("keys", "list", "--json"))
     cli.ok("keys", "revoke", row["id"])
     assert diagnosis(cli)["keys"] == [("warn", "0 active, 0 expired, 1 revoked")]

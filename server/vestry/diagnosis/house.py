@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vestry.adapters.directory.faults import DirectoryFault
 from vestry.adapters.memory import wall
-from vestry.administration import whole_keys
+from vestry.administration import whole_store
 from vestry.audit.records import rfc3339
 from vestry.audit.scan import parse, segments
 from vestry.configuration.inspection import validity
@@ -84,7 +84,7 @@ def keys(settings: Settings) -> Iterator[Finding]:
         yield Finding("keys", "warn", "there are no keys yet", "Make one: vestry keys create --owner NAME")
         return
     try:
-        held = whole_keys(settings)
+        held, tenants = whole_store(settings)
     except SecretFault as error:
         yield Finding("keys", "fail", f"{error.fault.place}: {error.fault.what}", error.fault.mend)
         return
@@ -96,13 +96,14 @@ def keys(settings: Settings) -> Iterator[Finding]:
     moment = wall()
     counts = Counter(key.state(moment) for key in held)
     said = ", ".join(f"{counts[each]} {each}" for each in ("active", "expired", "revoked"))
-    homeless = sorted({key.tenant for key in held if key.state(moment) == "active"} - settings.tenants.keys())
+    active = {key.tenant for key in held if key.state(moment) == "active"}
+    homeless = sorted(active - settings.tenants.keys() - tenants)
     soon = moment + round(SOON.total_seconds() * 1_000_000)
     expiring = sum(key.state(moment) == "active" and key.expires is not None and key.expires < soon for key in held)
     if not counts["active"]:
         yield Finding("keys", "warn", said, "Make one: vestry keys create --owner NAME")
     elif homeless:
-        mend = "Put the tenants back into the settings, or revoke their keys"
+        mend = "Put the tenants back into the settings or the directory, or revoke their keys"
         yield Finding("keys", "warn", f"{said}; some belong to tenants that are not there: {', '.join(homeless)}", mend)
     elif expiring:
         mend = "See which: vestry keys list. Make new ones in time"
