@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fakes.calls import GRANT, MODEL, PRINCIPAL, call, head
 from fakes.wires import MemoryEngine
-from vestry.adapters.counters import READ_BYTES, NoReading, parse, read_counters
+from vestry.adapters.counters import MOST_SERIES, READ_BYTES, NoReading, parse, read_counters
 from vestry.audit.completeness import (
     NOTHING,
     UNKNOWN,
@@ -240,6 +240,14 @@ def test_what_is_absurd_is_no_reading(old: str, new: str, why: str) -> None:
     """And the words say why without what the engine sent."""
     with pytest.raises(NoReading, match=why):
         parse(PAGE.replace(old, new, 1).encode())
+
+
+def test_a_page_may_not_be_work() -> None:
+    """One of nothing but lines is looked through at once; one of more series than an engine has is refused."""
+    with pytest.raises(NoReading, match="no counter"):
+        parse(b"\n" * READ_BYTES)
+    with pytest.raises(NoReading, match="more series"):
+        parse(PAGE.encode() + b'vllm:prompt_tokens_total{engine="0"} 1\n' * MOST_SERIES)
 
 
 @given(st.binary(max_size=300) | st.text(max_size=300).map(lambda text: ("vllm:prompt_tokens_total" + text).encode()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterator
 
 from vestry.adapters.asking import ask
 from vestry.audit.completeness import KINDS, Reading, Work
@@ -16,6 +17,7 @@ from vestry.seams import Engine
 
 READ_SECONDS = 5.0
 READ_BYTES = 8 << 20
+MOST_SERIES = 4096
 GREATEST = 2**53 - 1
 FAMILIES = {
     "vllm:prompt_tokens_total": KINDS[0],
@@ -75,12 +77,11 @@ def parse(text: bytes) -> Reading:
     """The reading that a page holds; series of one family are added. Raises NoReading."""
     found = dict.fromkeys([*KINDS, "busy", "started"], 0.0)
     seen: set[str] = set()
-    for line in text.decode("utf-8", "replace").split("\n"):
-        family = line[: min((place for place in (line.find("{"), line.find(" ")) if place >= 0), default=0)]
-        place = FAMILIES.get(family)
-        if place is not None:
+    page = b"\n" + text
+    for family, place in FAMILIES.items():
+        for sample in _samples(page, b"\n" + family.encode()):
             seen.add(place)
-            found[place] = found[place] + _value(line, family)
+            found[place] += _value(sample, family)
     if missing := [kind for kind in KINDS if kind not in seen]:
         raise NoReading(f"it shows no counter of {missing[0].replace('_', ' ')}")
     if any(found[kind] > GREATEST for kind in [*KINDS, "busy"]) or found["started"] * 1e6 > GREATEST:
@@ -88,9 +89,25 @@ def parse(text: bytes) -> Reading:
     return Reading(Work(*(int(found[kind]) for kind in KINDS)), int(found["started"] * 1e6), math.ceil(found["busy"]))
 
 
-def _value(line: str, family: str) -> float:
+def _samples(page: bytes, begin: bytes) -> Iterator[str]:
+    """What follows the name in each line that begins so. Searched for, since a page of nothing but lines would take
+    seconds to split. Raises NoReading for more of them than an engine has.
+    """
+    at = -1
+    for _ in range(MOST_SERIES):
+        at = page.find(begin, at + 1)
+        if at < 0:
+            return
+        end = page.find(b"\n", at + len(begin))
+        sample = page[at + len(begin) : end if end >= 0 else len(page)]
+        if sample.startswith((b"{", b" ")):
+            yield sample.decode("utf-8", "replace")
+    raise NoReading("it shows more series than an engine has")
+
+
+def _value(sample: str, family: str) -> float:
     """A sample's value: behind the labels, whose own texts may hold braces and spaces."""
-    words = line[len(family) :].rpartition("}")[2].split()
+    words = sample.rpartition("}")[2].split()
     try:
         value = float(words[0])
     except (IndexError, ValueError):
