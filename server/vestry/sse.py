@@ -73,13 +73,16 @@ class BrokenStream(Exception):  # noqa: N818 - says what the stream is
 class EventStream:
     """Follows one stream. `feed` returns the bytes that may leave at once; `held` is what must wait."""
 
-    __slots__ = ("_choices", "_limit", "_rest", "_wants_usage", "done", "events", "finish_reasons", "held", "usage")
+    __slots__ = (
+        "_choices", "_limit", "_rest", "_waiting", "_wants_usage", "done", "events", "finish_reasons", "held", "usage",
+    )  # fmt: skip
 
     def __init__(self, *, choices: int, wants_usage: bool, limit: int) -> None:
         self._choices = choices
         self._wants_usage = wants_usage
         self._limit = limit
-        self._rest = b""
+        self._rest: list[bytes] = []
+        self._waiting = 0
         self.held = b""
         self.done = False
         self.events = 0
@@ -93,14 +96,8 @@ class EventStream:
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes of the stream. Raises BrokenStream."""
-        if self._rest:
-            data = self._rest + data
-            self._rest = b""
-        if not data.endswith(END):
-            cut = data.rfind(END) + 2
-            data, self._rest = (data[:cut], data[cut:]) if cut > 1 else (b"", data)
-            if len(self._rest) > self._limit:
-                raise BrokenStream("an event is too long")
+        if self._rest or not data.endswith(END):
+            data = self._gathered(data)
             if not data:
                 return data
         self.events += data.count(END)
@@ -110,6 +107,24 @@ class EventStream:
         ):  # fmt: skip
             return b"".join([self._event(event) for event in data[:-2].split(END)])
         return data
+
+    def _gathered(self, data: bytes) -> bytes:
+        """The whole events that there are with these bytes. The rest waits in pieces: however small they come, they are
+        put together once an event may have ended. Raises BrokenStream for a rest that is too long.
+        """
+        rest = self._rest
+        ended = END in data or (data.startswith(b"\n") and bool(rest) and rest[-1].endswith(b"\n"))
+        rest.append(data)
+        self._waiting += len(data)
+        whole = b""
+        if ended:
+            gathered = b"".join(rest)
+            cut = gathered.rfind(END) + 2
+            whole, self._rest = gathered[:cut], [gathered[cut:]] if cut < len(gathered) else []
+            self._waiting = len(gathered) - cut
+        if self._waiting > self._limit:
+            raise BrokenStream("an event is too long")
+        return whole
 
     def _event(self, event: bytes) -> bytes:
         """Read one event; what of it may leave at once."""

@@ -106,6 +106,14 @@ def test_an_event_without_end_is_refused_before_it_fills_the_memory() -> None:
         follower.feed(piece)
 
 
+def test_a_long_event_may_come_in_small_pieces() -> None:
+    """It is put together once, and not with each piece; ends that two pieces share are found."""
+    events = said("x" * (1 << 20), 0) + said("y", 0)
+    follower = EventStream(choices=1, wants_usage=False, limit=1 << 21)
+    assert b"".join(follower.feed(events[at : at + 1]) for at in range(len(events))) == events
+    assert follower.events == 2
+
+
 def test_an_end_that_does_not_end_is_refused_before_it_fills_the_memory() -> None:
     """What comes after the last finish reason is held, and only so much of it."""
     follower = EventStream(choices=1, wants_usage=False, limit=LIMIT)
