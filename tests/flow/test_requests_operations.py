@@ -42,6 +42,16 @@ def test_the_three_pages_answer_get_and_nothing_else(path: str, port: int) -> No
     assert answer.json()["error"]["code"] == "method_not_allowed"
 
 
+@pytest.mark.parametrize("accept", ["application/openmetrics-text; version=nonsense", "a/b; version=1.x.y", ";;;=,"])
+def test_whatever_is_asked_for_metrics_come(accept: str, port: int) -> None:
+    """A scraper that asks for what nobody knows gets Prometheus' text format."""
+    with Wire(port) as wire:
+        wire.send(request("GET", "/metrics", f"Accept: {accept}"))
+        answer = wire.answer()
+    assert answer.status_code == 200
+    assert "vestry_build_info" in answer.text
+
+
 @pytest.mark.parametrize("path", ["/", "/v1/models", "/docs", "/openapi.json", "/livez/", "//metrics", "/x/../livez"])
 def test_nothing_else_is_there(path: str, port: int) -> None:
     """The API is not on this port, nor FastAPI's own pages."""

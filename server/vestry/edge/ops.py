@@ -36,7 +36,10 @@ def build_ops(meter: Meter, readiness: Readiness) -> FastAPI:
 
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        try:
+            encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        except Exception:  # noqa: BLE001 - prometheus_client's own, of whatever kind, where a version is no number
+            encode, content_type = choose_encoder("")
         return Response(encode(registry), media_type=content_type)
 
     app.add_exception_handler(HTTPException, _refuse)
