@@ -233,7 +233,7 @@ def test_a_used_connection_that_hangs_is_not_stale() -> None:
         b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no",
     ],
 )
-def test_an_answer_that_is_not_http_ends_with_an_error(answer: bytes) -> None:
+def test_an_answer_that_is_not_http_ends_with_an_error(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
     """Garbage, two lengths, a bad chunk, an upgrade, endless headers, a short body: an error, and the end of it."""
 
     async def main() -> None:
@@ -247,6 +247,7 @@ def test_an_answer_that_is_not_http_ends_with_an_error(answer: bytes) -> None:
             assert not wire.usable
 
     run(main)
+    assert not caplog.records, "the loop has met an error of ours"
 
 
 def test_interim_answers_are_passed_over() -> None:

@@ -201,7 +201,7 @@ class Connection(asyncio.Protocol):
         self._heard = True
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail("the engine's answer is not HTTP")
         if not self._head_done and self._exchange is not None:
             self._header_bytes += len(data)
