@@ -17,7 +17,7 @@ from support.certificates import Clients
 from support.house import House, chat, until
 from support.keys import ran, sqlite_directory
 from support.site import Site
-from support.wire import Wire, request
+from support.wire import Handshake, Wire, request
 from vestry.admin.bodies import Project, plain
 from vestry.edge import door
 from vestry.edge.certificates import of_connection
@@ -291,6 +291,23 @@ def test_a_revoked_certificate_is_refused(tmp_path: Path, engine: FakeEngine, si
         site.put("clients.crl", site.clients.revoked(bad.serial))
         until(lambda: not refused(house, site.context(good)), seconds=5, what="the shorter list")
         assert refused(house, site.context(bad))
+
+
+def test_a_handshake_that_a_revocation_overtakes_serves_one_call(
+    tmp_path: Path, engine: FakeEngine, site: Site
+) -> None:
+    """Begun before and ended after it: as for a connection that was open, the next answer is the last."""
+    good = site.clients.issue(TRIAGE)
+    crl = site.put("clients.crl", site.clients.revoked())
+    with (
+        made(tmp_path, engine, site.settings(client_crl=crl)) as house,
+        Handshake(house.port, site.context(good)) as slow,
+    ):
+        site.put("clients.crl", site.clients.revoked(good.serial))
+        until(lambda: refused(house, site.context(good)), seconds=5, what="the list")
+        slow.finish()
+        assert b" 200 OK" in slow.ask(request("GET", "/v1/models"))
+        assert slow.ask(request("GET", "/v1/models")) == b""
 
 
 LISTS: dict[str, Callable[[Clients], bytes]] = {

@@ -133,6 +133,56 @@ class Wire:
         return self.rest() == b""
 
 
+class Handshake:
+    """A TLS client that stops before its last flight, in which it shows its certificate. Use as a context manager."""
+
+    def __init__(self, port: int, context: ssl.SSLContext) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server_hostname="localhost")
+        assert not self._went_on()
+        self._flush()
+        self._receive()
+
+    def __enter__(self) -> Handshake:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def finish(self) -> None:
+        """Go on to the end."""
+        while not self._went_on():
+            self._receive()
+        self._flush()
+
+    def ask(self, data: bytes) -> bytes:
+        """Send, and give what comes first; empty where the server has closed the connection."""
+        with contextlib.suppress(ConnectionError):
+            self._tls.write(data)
+            self._flush()
+            while True:
+                try:
+                    return self._tls.read(65_536)
+                except ssl.SSLWantReadError:
+                    self._receive()
+        return b""
+
+    def _went_on(self) -> bool:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        return True
+
+    def _flush(self) -> None:
+        self.socket.sendall(self._out.read())
+
+    def _receive(self) -> None:
+        data = self.socket.recv(65_536)
+        self._in.write(data) if data else self._in.write_eof()
+
+
 def request(
     method: str = "GET",
     target: str = "/v1/models",

@@ -13,6 +13,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
+from weakref import WeakSet
 
 import uvicorn
 from msgspec import Struct
@@ -42,13 +43,18 @@ class _Uvicorn(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, manner: Manner) -> None:
         super().__init__(config)
         self._manner = manner
+        self._met: WeakSet[asyncio.Protocol] = WeakSet()
+        """Of TLS: those whose handshake is not over are in no set of uvicorn's."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         loop = asyncio.get_running_loop()
 
         def protocol() -> asyncio.Protocol:
             build = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
-            return build(config=self.config, server_state=self.server_state, app_state={}, _loop=loop)
+            made = build(config=self.config, server_state=self.server_state, app_state={}, _loop=loop)
+            if self._manner.tls is not None:
+                self._met.add(made)
+            return made
 
         self.servers = [
             await loop.create_server(
@@ -63,7 +69,7 @@ class _Uvicorn(uvicorn.Server):
 
     def renew(self) -> None:
         """Let every connection end soon, as it does when the server stops; whoever needs another one makes it."""
-        for connection in list(self.server_state.connections):
+        for connection in {*self.server_state.connections, *self._met}:
             cast("Any", connection).shutdown()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
