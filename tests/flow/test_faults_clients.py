@@ -282,6 +282,27 @@ def test_a_reader_that_stops_is_dropped(tmp_path: Path) -> None:
         idle(house)
 
 
+@pytest.mark.parametrize("more", [b"", b"\r\n"], ids=["alone", "more sent"])
+def test_a_steady_reader_of_a_long_answer_gets_it_whole(tmp_path: Path, more: bytes) -> None:
+    """It takes longer than `reader_seconds` over it, and bytes behind its request make no difference."""
+    answer = "x" * 12_000_000
+    with (
+        FakeEngine(behaviour=Behaviour(words=(answer,), first_seconds=0.3)) as engine,
+        House(tmp_path / "state", [engine], relay={"probe_seconds": 60}, door={"reader_seconds": 0.4}) as house,
+        Wire(house.port, receive_buffer=65_536) as wire,
+    ):
+        wire.send(chat_request(house.key, chat()))
+        at_work(engine)
+        wire.send(more)
+        left = int(wire.head().headers["content-length"])
+        assert left > len(answer)
+        while left:
+            read = wire.take(min(left, 65_536))
+            assert read, f"cut off {left} bytes before the end"
+            left -= len(read)
+            time.sleep(0.01)
+
+
 def test_many_leave_at_once(house: House, engine: FakeEngine) -> None:
     """Thirty streams, all left: thirty outcomes, every engine call stopped, and every place given back."""
     wires = [asked(house, stream=True) for _ in range(30)]

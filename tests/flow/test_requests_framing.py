@@ -343,6 +343,9 @@ def test_the_client_is_told_to_go_on_only_where_its_body_is_wanted(visit: Visit)
         assert wire.answer().status_code == 100
         wire.send(GOOD)
         assert wire.answer().status_code == 200
+    with visit.wire() as wire:  # RFC 9110, section 10.1.1: not one of HTTP/1.0
+        wire.send(chat_request(visit.key, GOOD, "Expect: 100-continue").replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+        assert wire.answer().status_code == 200
     with visit.wire() as wire:
         wire.send(chat_request("vst_wrong", b"", "Expect: 100-continue", f"Content-Length: {LENGTH}"))
         answer = wire.answer()

@@ -56,7 +56,9 @@ class Cycle(RequestResponseCycle):
         self.default_headers = connection.server_state.default_headers
         self.message_event = connection.message_event
         self.on_response: Callable[..., None] = connection.on_response_complete
-        self.waiting_for_100_continue = connection.fields.get(b"expect", b"").lower() == b"100-continue"
+        self.waiting_for_100_continue = (  # RFC 9110, section 10.1.1: HTTP/1.0 does not know it
+            connection.fields.get(b"expect", b"").lower() == b"100-continue" and scope["http_version"] != "1.0"
+        )
         self.body = bytearray()
 
     async def run_asgi(self, app: Any) -> None:
@@ -150,8 +152,9 @@ class Cycle(RequestResponseCycle):
         self.transport.write(b"".join(lines))
 
     def write_chunk(self, chunk: bytes) -> None:
-        """Send the next bytes of a streamed answer."""
-        self.transport.write(self._framed(chunk))
+        """Send the next bytes of a streamed answer; a client that has gone hears nothing more."""
+        if not self.transport.is_closing():
+            self.transport.write(self._framed(chunk))
 
     async def end_stream(self, last: bytes) -> None:
         """Send the last bytes of a streamed answer, and its end, once the client has taken in what came before."""

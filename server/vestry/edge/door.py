@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable
@@ -39,6 +40,8 @@ from vestry.errors import BodyTooLarge, HeadersTooLarge, MalformedRequest, Refus
 from vestry.types import Certificate
 
 LINGER_SECONDS = 1.0
+LEAST_READ = 262_144
+"""Bytes that a client with a full buffer must take in within `reader_seconds`, where it does not take them all."""
 LAST_SECONDS = 0.2
 ASGI = {"version": "3.0", "spec_version": "2.3"}
 
@@ -80,6 +83,7 @@ class Door(HttpToolsProtocol):
         self._limits = rules.limits
         self._timer: asyncio.TimerHandle | None = None
         self._slow: asyncio.TimerHandle | None = None
+        self._unread = 0
         self._fault: Refusal | None = None
         self._deaf = False
         self._in_head = False
@@ -108,6 +112,8 @@ class Door(HttpToolsProtocol):
             transport.abort()
             return
         self._timer = self.loop.call_later(self._limits.header_seconds, self._head_late)
+        if self._ending:
+            self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._rules.keeper.connections(-1)
@@ -301,9 +307,12 @@ class Door(HttpToolsProtocol):
     def shutdown(self) -> None:
         """The server stops: the connection ends with the next answer, or when nothing more is asked.
 
-        Closed at once it could cut off a request that is on its way, and the client would not know its fate.
+        Closed at once it could cut off a request that is on its way, and the client would not know its fate. One whose
+        handshake is not over yet ends so after it.
         """
         self._ending = True
+        if self.transport is None:
+            return
         self._idle_seconds, self._idle_since = LAST_SECONDS, time.monotonic()
         self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(LAST_SECONDS, self._look_if_idle)
@@ -332,11 +341,17 @@ class Door(HttpToolsProtocol):
             self.transport.close()
 
     def _reader_late(self) -> None:
+        """A buffer was full for so long: whoever reads steadily may go on, for a large answer takes its time."""
         self._slow = None
-        self.transport.abort()
+        before, self._unread = self._unread, self.transport.get_write_buffer_size()
+        if before - self._unread >= LEAST_READ:
+            self._slow = self.loop.call_later(self._limits.reader_seconds, self._reader_late)
+        else:
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self._unread = self.transport.get_write_buffer_size()
         self._slow = self.loop.call_later(self._limits.reader_seconds, self._reader_late)
         if self._on_pause is not None:
             self._on_pause(True)
@@ -376,9 +391,17 @@ class Door(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-            self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+            self.loop.call_later(LINGER_SECONDS, self._hang_up, math.inf)
         else:
             self.transport.close()
+
+    def _hang_up(self, before: float) -> None:
+        """Hang up, unless an answer is still being read: there were more unread bytes a second `before`."""
+        unread = self.transport.get_write_buffer_size()
+        if unread and (self._slow is not None or unread < before):  # the first has a clock of its own
+            self.loop.call_later(LINGER_SECONDS, self._hang_up, unread)
+        else:
+            self.transport.abort()
 
     def watch(self, on_leave: Callable[[], None], on_pause: Callable[[bool], None]) -> None:
         """Call `on_leave` once when the client goes, `on_pause` when it stops (True) and goes on (False) reading."""
