@@ -36,16 +36,16 @@ def chart() -> Chart:
     return Chart.load(CHART)
 
 
-def render_files(given: Object, release: str = RELEASE) -> dict[str, str]:
+def render_files(given: Object, release: str = RELEASE, namespace: str = NAMESPACE) -> dict[str, str]:
     """What each template gives, by its file's name. Raises Helm's errors for values that it refuses."""
-    rendered = chart().render(values=given, name=release, namespace=NAMESPACE)
+    rendered = chart().render(values=given, name=release, namespace=namespace)
     return {path.rsplit("/", 1)[1]: text for path, text in rendered.items()}
 
 
-def render(given: Object, release: str = RELEASE) -> list[Object]:
+def render(given: Object, release: str = RELEASE, namespace: str = NAMESPACE) -> list[Object]:
     """Every object of the release."""
     found = []
-    for name, text in render_files(given, release).items():
+    for name, text in render_files(given, release, namespace).items():
         if name != "NOTES.txt":
             found += [each for each in yaml.load_all(text, yaml.CSafeLoader) if each is not None]
     return found

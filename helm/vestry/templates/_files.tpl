@@ -13,11 +13,11 @@
 - name: file-{{ $name }}
   {{- if $given.secret }}
   secret:
-    secretName: {{ $given.secret }}
+    secretName: {{ $given.secret | quote }}
     defaultMode: 0440
   {{- else if $given.configMap }}
   configMap:
-    name: {{ $given.configMap }}
+    name: {{ $given.configMap | quote }}
   {{- else }}
   projected:
     defaultMode: 0440

@@ -16,8 +16,8 @@
 
 {{/* What every pod of the release, and none of another, carries. */}}
 {{- define "vestry.selector" -}}
-app.kubernetes.io/name: {{ include "vestry.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "vestry.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "vestry.server.selector" -}}
@@ -32,8 +32,8 @@ app.kubernetes.io/component: engine
 
 {{- define "vestry.labels" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | quote }}
 {{- end -}}
 
 {{/*

@@ -27,7 +27,7 @@ readOnlyRootFilesystem: true
 {{/* Where pods run. Takes the values of the server or of one engine. */}}
 {{- define "vestry.pod.placement" -}}
 {{- with .priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .nodeSelector }}
 nodeSelector:
@@ -47,7 +47,7 @@ affinity:
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- end -}}
@@ -67,8 +67,8 @@ imagePullSecrets:
 topologySpreadConstraints:
 {{- range $keys }}
   - maxSkew: 1
-    topologyKey: {{ .key }}
-    whenUnsatisfiable: {{ .when }}
+    topologyKey: {{ .key | quote }}
+    whenUnsatisfiable: {{ .when | quote }}
     labelSelector:
       matchLabels:
         {{- include "vestry.server.selector" $ | nindent 8 }}

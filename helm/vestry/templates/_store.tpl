@@ -19,14 +19,14 @@
 - name: VESTRY_STORE__URL
   valueFrom:
     secretKeyRef:
-      name: {{ .secret }}
-      key: {{ $entries.url }}
+      name: {{ .secret | quote }}
+      key: {{ $entries.url | quote }}
 {{- with $entries.user }}
 - name: VESTRY_STORE__USER
   valueFrom:
     secretKeyRef:
-      name: {{ $.secret }}
-      key: {{ . }}
+      name: {{ $.secret | quote }}
+      key: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
@@ -74,16 +74,16 @@
 {{- with $postgresql.entries.password -}}
 - name: database
   secret:
-    secretName: {{ $.secret }}
+    secretName: {{ $.secret | quote }}
     defaultMode: 0440
     items:
-      - key: {{ . }}
+      - key: {{ . | quote }}
         path: password
 {{- end }}
 {{- with $postgresql.caSecret }}
 - name: database-ca
   secret:
-    secretName: {{ . }}
+    secretName: {{ . | quote }}
     defaultMode: 0440
     items:
       - key: ca.crt
@@ -92,7 +92,7 @@
 {{- with $postgresql.caConfigMap }}
 - name: database-ca
   configMap:
-    name: {{ . }}
+    name: {{ . | quote }}
     items:
       - key: ca.crt
         path: ca.crt
@@ -100,7 +100,7 @@
 {{- if $postgresql.clientCertificateSecret }}
 - name: database-client
   secret:
-    secretName: {{ .certificate }}
+    secretName: {{ .certificate | quote }}
     defaultMode: 0440
     items:
       - key: tls.crt
@@ -126,6 +126,6 @@ server is left. `pre-rollback` is that of the version which one goes back to: it
 before any of its servers starts. Takes (dict "root" $ "weight" TEXT).
 */}}
 {{- define "vestry.migration.hook" -}}
-helm.sh/hook: {{ ternary "post-upgrade" "pre-install,pre-upgrade,pre-rollback" (ne .root.Values.store.postgresql.migration.downgradeTo "") }}
+helm.sh/hook: {{ ternary "post-upgrade" "pre-install,pre-upgrade,pre-rollback" (ne .root.Values.store.postgresql.migration.downgradeTo "") | quote }}
 helm.sh/hook-weight: {{ .weight | quote }}
 {{- end -}}
