@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.charts import CHART, Object, of_kind, pod_templates, render, validate, values
+from support.charts import CHART, Object, named, of_kind, pod_templates, render, validate, values
 
 NAMED = re.compile(r"(?:\S+: |- )(?:\S+: )?\[?(?:\w+, )*\{\{-? (?P<action>.*?) -?\}\}\]?")
 """A line whose whole value, or a whole item of it, is what an action gives."""
@@ -101,3 +101,17 @@ def test_every_text_is_quoted() -> None:
                 found += 1
                 assert WHOLE.fullmatch(match["action"]), f"{path.name}: {line.strip()}"
     assert found > 100
+
+
+@pytest.mark.parametrize("model", ["admin", "ops", "migration", "engines", "guard", "dashboard", "deny"])
+def test_no_model_takes_a_name_of_the_releases_own(model: str) -> None:
+    """Whatever a model is called, no two objects of a kind have one name; the administration keeps its Service."""
+    given = values("everything")
+    given.pop("nameOverride")
+    given["models"][model] = given["models"]["smollm2-135m-instruct"] | {"catalog": "smollm2-135m-instruct"}
+    given["models"][model]["podDisruptionBudget"] = {"enabled": True}
+    objects = render(given)
+    identities = [(each["kind"], each["metadata"]["name"]) for each in objects]
+    assert len(set(identities)) == len(identities)
+    [port] = named(objects, "Service", "demo-vestry-admin")["spec"]["ports"]
+    assert port["targetPort"] == "admin"

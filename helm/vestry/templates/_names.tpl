@@ -44,7 +44,7 @@ too long or is not a label as it stands, a hash of it keeps two models apart.
 {{- define "vestry.engine.name" -}}
 {{- $slug := regexReplaceAll "[^a-z0-9]+" (lower .model) "-" | trimSuffix "-" -}}
 {{- $name := printf "%s-%s" (include "vestry.fullname" .root) $slug -}}
-{{- if or (ne $slug .model) (gt (len $name) 52) (eq $slug "ops") -}}
+{{- if or (ne $slug .model) (gt (len $name) 52) (has $slug (list "ops" "admin")) -}}
 {{- $name = printf "%s-%s" ($name | trunc 43 | trimSuffix "-") (sha256sum .model | trunc 8) -}}
 {{- end -}}
 {{- $name -}}
