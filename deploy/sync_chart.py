@@ -129,7 +129,7 @@ def _references(part: Any) -> Iterator[str]:
 
 def arguments_schema() -> Schema:
     """The schema of vLLM's arguments that may be set, without their dashes; a switch is `true`."""
-    value = {"type": ["string", "number"], "pattern": f"^{VALUE.pattern}$"}
+    value = {"type": ["string", "number"], "pattern": f"^{VALUE.pattern}$", "minimum": 0}  # as the pattern has no sign
     names = sorted(name.removeprefix("--") for name in TUNABLE)
     shaped = {name: {"const": True} if f"--{name}" in SWITCHES else value for name in names}
     return {"engineArguments": {"type": "object", "additionalProperties": False, "properties": shaped}}

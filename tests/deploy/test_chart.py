@@ -222,6 +222,8 @@ def test_versions_agree() -> None:
         ),
         ({"models": {"phi-3-mini-4k-instruct": {"volume": {"image": {"reference": "models/x"}}}}}, "reference"),
         ({"engine": {"arguments": {"seed": 1}}}, "arguments"),
+        ({"models": {"a": {"volume": {"hostPath": {"path": "/a"}}, "arguments": {"max-model-len": -1}}}}, "-len"),
+        ({"models": {"a": {"volume": {"hostPath": {"path": "/a"}}, "arguments": {"seed": -3}}}}, "seed"),
         ({"networkPolicy": {"clients": [{}]}}, "clients"),
         ({"networkPolicy": {"clients": [{"podSelektor": {}}]}}, "podSelektor"),
         ({"networkPolicy": {"clients": {"podSelector": {}}}}, "clients"),
@@ -249,10 +251,23 @@ def phi(**more: Any) -> Object:
     [
         ({"models": {"gpt": {**phi(), "catalog": "gpt-2"}}}, "Set models.gpt.catalog to one of: llama-3-8b-instruct"),
         ({"models": {"m": {**phi(), "catalog": "mixtral-8x7b-instruct", "gpus": 0}}}, "runs on GPUs only"),
-        ({"models": {"phi": phi(arguments={"max-model-len": 8192})}}, "trained for 4096 tokens"),
+        *(
+            ({"models": {"phi": phi(arguments={"max-model-len": value})}}, f"max-model-len: {said}")
+            for value, said in (
+                (8192, "8192 is not from 1 to 4096"),
+                ("8192", "8192 is not from 1 to 4096"),
+                (0, "0 is not from 1"),
+                ("0", "0 is not from 1"),
+                ("4k", "4k is not from 1"),
+                (2048.5, "2048.5 is not from 1"),
+                ("99999999999999999999", "99999999999999999999 is not from 1"),
+            )
+        ),
         ({"models": {"phi": phi(manifest="{}")}}, "models.phi.manifest"),
         ({"models": {"phi": phi(manifest="nonsense")}}, "models.phi.manifest"),
         ({"settings": {"tenants": {"default": {"models": ["phi"]}}}}, "settings.tenants.default.models"),
+        ({"settings": {"tenants": {"default": None}}}, "settings.tenants: there is no tenant"),
+        ({"settings": {"tenants": None}}, "settings.tenants: there is no tenant"),
         ({"ingress": {"enabled": True, "hosts": ["a.example"]}}, "networkPolicy.clients"),
         ({"ingress": {"enabled": True}, "networkPolicy": {"enabled": False}}, "ingress.hosts"),
         ({"server": {"tls": {"clientCertificates": "required"}}}, "client certificates are asked for"),

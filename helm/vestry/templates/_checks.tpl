@@ -11,9 +11,12 @@
 {{- if not (hasKey (index $catalog $entry).devices (include "vestry.engine.device" $values)) -}}
 {{- $faults = append $faults (printf "models.%s.gpus: %q runs on GPUs only. Set it to 1 or more." $model $entry) -}}
 {{- end -}}
-{{- $context := get (default dict $values.arguments) "max-model-len" -}}
-{{- if and $context (gt (int $context) (int (index $catalog $entry).context)) -}}
-{{- $faults = append $faults (printf "models.%s.arguments.max-model-len: %q was trained for %d tokens. Set it to that or less, or leave it out." $model $entry (int (index $catalog $entry).context)) -}}
+{{- if hasKey (default dict $values.arguments) "max-model-len" -}}
+{{- $most := int (index $catalog $entry).context -}}
+{{- $context := include "vestry.engine.number" (get $values.arguments "max-model-len") -}}
+{{- if or (not (regexMatch "^[0-9]+$" $context)) (lt (int $context) 1) (gt (int $context) $most) -}}
+{{- $faults = append $faults (printf "models.%s.arguments.max-model-len: %s is not from 1 to %d, and %q was trained for %d tokens. Set it to a whole number up to that, or leave it out." $model $context $most $entry $most) -}}
+{{- end -}}
 {{- end -}}
 {{- if $given.manifest -}}
 {{- if ne (get (fromJson $given.manifest) "name") $entry -}}
@@ -24,6 +27,9 @@
 {{- end -}}
 {{- if not (regexMatch "^[a-z]" (include "vestry.fullname" .)) -}}
 {{- $faults = append $faults (printf "the name of a Service begins with a letter, %q does not. Set fullnameOverride, or choose another release name." (include "vestry.fullname" .)) -}}
+{{- end -}}
+{{- if not .Values.settings.tenants -}}
+{{- $faults = append $faults "settings.tenants: there is no tenant, so no key can work. Name one, such as `default: {}`." -}}
 {{- end -}}
 {{- range $tenant, $grant := .Values.settings.tenants -}}
 {{- range $model := (default (list "*") $grant.models) -}}
