@@ -436,6 +436,8 @@ def test_what_a_model_sets_for_itself_wins_even_if_it_is_nothing() -> None:
     budgets = of_kind(objects, "PodDisruptionBudget")
     allowed = {each["metadata"]["name"]: each["spec"]["maxUnavailable"] for each in budgets}
     assert allowed == {SERVER: 1, f"{SERVER}-two": 0}
+    # A server or an engine that is not ready does not keep a node from being drained.
+    assert {each["spec"]["unhealthyPodEvictionPolicy"] for each in budgets} == {"AlwaysAllow"}
 
 
 def test_the_dashboard_is_carried_whole() -> None:

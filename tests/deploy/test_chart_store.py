@@ -178,6 +178,7 @@ def test_what_several_replicas_bring() -> None:
     }
     budget = named(objects, "PodDisruptionBudget", SERVER)["spec"]
     assert budget["maxUnavailable"] == 1
+    assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
     for selector in (budget["selector"], *(each["labelSelector"] for each in spread.values())):
         assert selector["matchLabels"] == servers["selector"]["matchLabels"]
     variables = {each["name"]: each.get("value") for each in container["env"]}
