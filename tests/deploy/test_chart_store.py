@@ -106,9 +106,12 @@ def test_all_that_the_job_needs_is_there_before_it(name: str) -> None:
     ] * 4
 
 
-def test_the_job_ends() -> None:
-    """Settings that are refused (exit status 2) end it at once, an unreachable PostgreSQL when its time is over."""
-    spec = named(render(values("replicas")), "Job", MIGRATION)["spec"]
+@pytest.mark.parametrize("seconds", [10, 270, 311, 600, 631, 1000, 3600, 86400])
+def test_the_job_ends_with_its_time(seconds: int) -> None:
+    """Settings that are refused (exit status 2) end it at once, an unreachable PostgreSQL when its time is over and not
+    before: the pauses between tries alone (Kubernetes: Job, pod backoff failure policy) last as long.
+    """
+    spec = named(render(postgresql(migration={"seconds": seconds})), "Job", MIGRATION)["spec"]
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
     [rule] = spec["podFailurePolicy"]["rules"]
     [container] = spec["template"]["spec"]["containers"]
@@ -116,8 +119,13 @@ def test_the_job_ends() -> None:
         "action": "FailJob",
         "onExitCodes": {"containerName": container["name"], "operator": "In", "values": [2]},
     }
-    assert spec["activeDeadlineSeconds"] < 300
-    assert spec["backoffLimit"] >= 3
+    assert spec["activeDeadlineSeconds"] == seconds
+    assert sum(min(10 * 2**number, 360) for number in range(spec["backoffLimit"])) >= seconds
+
+
+def test_the_job_ends_before_helm_stops_waiting() -> None:
+    """Helm's own time is five minutes, unless told otherwise."""
+    assert named(render(postgresql()), "Job", MIGRATION)["spec"]["activeDeadlineSeconds"] < 300
 
 
 def test_the_job_reaches_the_database_alone() -> None:
