@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
@@ -131,6 +132,27 @@ def test_the_engine_has_no_way_out() -> None:
     assert address is not None
     assert is_private(address)
     assert set(project["services"]["server"]["networks"]) == {"outside", "engines"}
+
+
+def test_docker_gives_the_engines_address_to_nobody_else() -> None:
+    """Whoever starts first, as after a reboot, gets an address from a range without those of engine and gateway; there
+    is room for the server and for `docker compose run` beside it.
+    """
+    project = compose()
+    [config] = project["networks"]["engines"]["ipam"]["config"]
+    subnet, given_out = (ipaddress.ip_network(config[name]) for name in ("subnet", "ip_range"))
+    fixed = [
+        ipaddress.ip_address(network["ipv4_address"])
+        for service in project["services"].values()
+        for network in service["networks"].values()
+        if "ipv4_address" in network
+    ]
+    taken = [*fixed, ipaddress.ip_address(config["gateway"])]
+    assert len(set(taken)) == len(taken) == 2
+    assert all(each in subnet and each not in given_out for each in taken)
+    free = {*subnet.hosts()} & {*given_out}
+    assert len(free) >= 3
+    assert project["services"]["server"]["networks"]["engines"] == {}
 
 
 def test_containers_have_no_rights() -> None:
