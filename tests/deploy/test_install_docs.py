@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,28 @@ def test_the_compose_files_and_settings_shown_can_be_used(block: str, tmp_path: 
         base |= shown
     (tmp_path / "vestry.yaml").write_text(yaml.safe_dump(base))
     assert load(tmp_path / "vestry.yaml", environ).models
+
+
+def test_a_strict_umask_hides_nothing_from_the_containers(tmp_path: Path) -> None:
+    """In a checkout that only its owner may read, the page's commands open all that the compose file mounts from it."""
+    project = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
+    sources = {
+        (ROOT / "deploy" / mount["source"]).resolve().relative_to(ROOT)
+        for service in project["services"].values()
+        for mount in service["volumes"]
+        if mount["type"] == "bind" and mount["source"].startswith(".")
+    }
+    for source in sources:
+        folder = source if (ROOT / source).is_dir() else source.parent
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    subprocess.run(["chmod", "-R", "go-rwx", tmp_path], check=True)
+    commands = re.findall(r"^chmod -R a\+rX [\w/ -]+$", COMPOSE.read_text(), re.MULTILINE)
+    subprocess.run(["sh", "-euc", "\n".join(commands)], cwd=tmp_path, check=True)
+    mounted = [each for source in sources for each in (tmp_path / source, *(tmp_path / source).rglob("*"))]
+    assert {"vestry.yaml", "vestry_guard.py"} <= {each.name for each in mounted}
+    for each in mounted:
+        wanted = 0o005 if each.is_dir() else 0o004
+        assert each.stat().st_mode & 0o007 == wanted, each
 
 
 def test_memory_is_what_the_catalog_says() -> None:
