@@ -461,12 +461,3 @@ def test_the_notes_name_what_there_is(name: str) -> None:
     assert f"create secret generic {secret} --namespace {NAMESPACE}" in notes
     assert ("--tenant default" in notes) == bool(running)
     assert (f"{server_of(objects)}.{NAMESPACE}.svc." in notes) == bool(running)
-
-
-def test_hashed_content_brings_its_secret() -> None:
-    """Only then is a fourth entry of the Secret mounted: one that is not there keeps a pod from starting."""
-    for content, more in (({"default": "sealed"}, []), ({"routes": {"completions": "hashed"}}, ["content-hash"])):
-        objects = render({"settings": {"tenants": {"default": {"content": content}}, "audit": {"auditor": "x"}}})
-        pod = dict(pod_templates(objects))[SERVER]["spec"]
-        (secret,) = [each["secret"] for each in pod["volumes"] if each["name"] == "secrets"]
-        assert [each["key"] for each in secret["items"]] == ["key-hash", "engine-key", "audit-key", *more]

@@ -170,16 +170,25 @@ def test_secret_files_are_for_the_server_alone(name: str) -> None:
     Secrets of the user's own choice (`server.files`).
     """
     for workload, pod, _ in containers(name):
-        secrets = {each["name"]: each["secret"] for each in pod["volumes"] if "secret" in each}
-        assert all(each["defaultMode"] == 0o440 for each in secrets.values())
-        mounted = [secret for volume, secret in secrets.items() if not volume.startswith("file-")]
+        volumes = {each["name"]: each for each in pod["volumes"] if each.keys() & {"secret", "projected"}}
+        assert all((each.get("secret") or each["projected"])["defaultMode"] == 0o440 for each in volumes.values())
+        mounted = {
+            name: [each["secret"]]
+            if "secret" in each
+            else [source["secret"] for source in each["projected"]["sources"]]
+            for name, each in volumes.items()
+            if not name.startswith("file-")
+        }
         serving = workload in {"demo-vestry", "demo-gateway"}
         assert bool(mounted) == (serving or workload in MIGRATIONS)
-        assert all(each["items"] for each in mounted)
-        for secret in mounted[:1]:
-            wanted = ["key-hash", "engine-key", "audit-key"] if serving else ["key-hash"]
-            assert [each["key"] for each in secret["items"]] == wanted
-            assert all(each["path"] == each["key"] for each in secret["items"])
+        assert all(secret["items"] for secrets in mounted.values() for secret in secrets)
+        items = [
+            (each, secret.get("optional", False)) for secret in mounted.get("secrets", []) for each in secret["items"]
+        ]
+        demanded = ["key-hash", "engine-key", "audit-key"] if serving else ["key-hash"] if mounted else []
+        assert [each["key"] for each, optional in items if not optional] == demanded
+        assert [each["key"] for each, optional in items if optional] == (["content-hash"] if serving else [])
+        assert all(each["path"] == each["key"] for each, _ in items)
 
 
 # The network.

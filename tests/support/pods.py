@@ -74,9 +74,14 @@ class Container:
                 _write(here / path, text.encode(), 0o644)
         elif "secret" in volume:
             source = volume["secret"]
-            mode = source["defaultMode"] if os.geteuid() == 0 else 0o400
-            for path, content in self._entries(source, self._given[source["secretName"]]):
-                _write(here / path, content, mode)
+            self._secrets(here, source | {"name": source["secretName"]}, source["defaultMode"])
+        elif "projected" in volume:
+            for source in volume["projected"]["sources"]:
+                self._secrets(here, source["secret"], volume["projected"]["defaultMode"])
+
+    def _secrets(self, here: Path, source: Object, mode: int) -> None:
+        for path, content in self._entries(source, self._given[source["name"]]):
+            _write(here / path, content, mode if os.geteuid() == 0 else 0o400)
 
     def _config(self, name: str) -> Mapping[str, bytes]:
         if name in self._given:
@@ -86,7 +91,8 @@ class Container:
     def _entries(self, source: Object, data: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
         items = source.get("items") or [{"key": key, "path": key} for key in data]
         for item in items:
-            yield item["path"], data[item["key"]]
+            if item["key"] in data or not source.get("optional"):
+                yield item["path"], data[item["key"]]
 
     def _environment(self) -> Iterator[tuple[str, str]]:
         """The variables in order; `$(NAME)` stands for one before (Kubernetes: dependent variables)."""

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from vestry.audit.content.sealing import new_private
 from vestry.auditor import AuditorKey, secret_text
-from vestry.composition.recording import content_modes, sealers
+from vestry.composition.recording import content_modes, rule_modes, sealers
 from vestry.configuration.reading import ConfigurationError, load, read
 from vestry.settings.record import Hold
 from vestry.settings.tree import Settings
@@ -44,6 +44,13 @@ def test_modes_are_by_tenant_and_route(tmp_path: Path) -> None:
     assert content_modes(load(path, {})) == {("a", "chat.completions"): ContentMode.SEALED}
     changed = load(path, {"VESTRY_TENANTS__B__CONTENT__DEFAULT": "full"})
     assert content_modes(changed)["b", "completions"] == ContentMode.FULL
+
+
+def test_a_rule_has_a_mode_of_its_own() -> None:
+    """What rules keep is known at the start, as what tenants keep is; rules that keep nothing say nothing."""
+    rules = [{"name": "a"}, {"name": "b", "content": "metadata"}, {"name": "c", "content": "hashed"}]
+    assert rule_modes(Settings.model_validate({"policy": {"rules": rules}})) == {ContentMode.HASHED}
+    assert rule_modes(Settings.model_validate({"policy": {"rules": rules[:2]}})) == set()
 
 
 def test_a_tenants_own_auditor_wins() -> None:

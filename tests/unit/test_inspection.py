@@ -281,6 +281,46 @@ def test_secrets_that_others_may_read(state: Path) -> None:
     assert stat.S_IMODE(settings.secrets_directory.stat().st_mode) == 0o777
 
 
+@pytest.mark.parametrize(
+    ("sections", "at"),
+    [
+        ({"tenants": {"a": {"content": {"default": "hashed"}}}}, "tenants.a.content"),
+        ({"tenants": {"a": {"content": {"routes": {"completions": "hashed"}}}}}, "tenants.a.content"),
+        ({"policy": {"rules": [{"name": "a"}, {"name": "b", "content": "hashed"}]}}, "policy.rules.1.content"),
+        ({"policy": {"rules": [{"name": "hashed", "content": "full"}]}}, None),
+        (
+            {
+                "tenants": {
+                    "hashed": {
+                        "content": {
+                            "default": "hashed",
+                            "routes": {"completions": "full", "chat.completions": "metadata"},
+                        }
+                    }
+                }
+            },
+            None,
+        ),
+    ],
+)
+def test_hashes_without_their_key(
+    sections: dict[str, Any], at: str | None, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where content is hashed and the folder of secrets is mounted read-only, the key of the hashes must be there."""
+    folder = state / "secrets"
+    folder.mkdir(mode=0o700)
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != folder)
+    key = folder / "content-hash"
+    said = [f"{at}: content is to be hashed with {key}, which is missing and cannot be made."] if at else []
+    assert [each[: len(said[0])] if said else each for each in faults(state, **sections)] == said
+    key.write_bytes(bytes(32))
+    key.chmod(0o600)
+    assert faults(state, **sections) == []
+    monkeypatch.undo()
+    key.unlink()
+    assert faults(state, **sections) == []  # it is made at need
+
+
 def test_keys_without_their_pepper(state: Path) -> None:
     """A lost pepper is told before the server starts."""
     (state / "keys.sqlite").touch(mode=0o600)

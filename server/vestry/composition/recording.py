@@ -160,7 +160,7 @@ class Recording:
                 raise AuditUnavailable from fault
 
         try:
-            modes = set(content_modes(settings).values())
+            modes = {*content_modes(settings).values(), *rule_modes(settings)}
             self._sealers = sealers(settings, settings.tenants)
             if ContentMode.HASHED in modes:
                 content_hash(settings)
@@ -179,6 +179,11 @@ def content_modes(settings: Settings) -> dict[tuple[str, str], ContentMode]:
         for route in PATHS
     }
     return {place: mode for place, mode in found.items() if mode != ContentMode.METADATA}
+
+
+def rule_modes(settings: Settings) -> set[ContentMode]:
+    """The modes that rules of the policy put in the place of the tenants', where content is kept."""
+    return {ContentMode(rule.content) for rule in settings.policy.rules if rule.content} - {ContentMode.METADATA}
 
 
 def sealers(settings: Settings, tenants: Mapping[str, Tenant]) -> dict[str, Sealer]:

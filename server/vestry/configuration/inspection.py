@@ -53,6 +53,7 @@ def _faults(settings: Settings, place: Place) -> Iterator[Fault]:
     yield from _directories(settings, place)
     yield from _copies(settings, place)
     yield from _private_files(settings)
+    yield from _content_key(settings, place)
     yield from faults_of_exports(settings, place)
     yield from faults_of_store(settings, place)
     yield from faults_of_identity(settings, place)
@@ -237,11 +238,16 @@ def _directories(settings: Settings, place: Place) -> Iterator[Fault]:
     """Each must exist and be writable, or be one that can be made."""
     wanted: dict[Trail, Path] = {("state",): settings.state, ("audit", "directory"): settings.audit_directory}
     for trail, path in wanted.items():
-        standing = next(each for each in (path.absolute(), *path.absolute().parents) if os.path.lexists(each))
+        standing = _standing(path)
         if not is_folder(standing):
             yield Fault(place(trail), f"{standing} is not a directory", "Name one that is, or that can be made")
         elif not os.access(standing, os.W_OK | os.X_OK):
             yield Fault(place(trail), f"{standing} cannot be written to by this user", "Give it to this user")
+
+
+def _standing(path: Path) -> Path:
+    """The path, or the nearest above it that is there."""
+    return next(each for each in (path.absolute(), *path.absolute().parents) if os.path.lexists(each))
 
 
 def _copies(settings: Settings, place: Place) -> Iterator[Fault]:
@@ -277,3 +283,23 @@ def _private_files(settings: Settings) -> Iterator[Fault]:
     found = looked_at(keys)
     if found is not None and (mode := stat.S_IMODE(found.st_mode)) & 0o007:
         yield Fault(str(keys), f"others may read or write it (mode {mode:04o})", f"Close it: chmod 600 {keys}")
+
+
+def _content_key(settings: Settings, place: Place) -> Iterator[Fault]:
+    """Where content is to be hashed, the key of the hashes is there or can be made: not where secrets are mounted."""
+    path = settings.secrets_directory / CONTENT_HASH
+    asking = next(_hashing(settings), None)
+    if asking is None or os.path.lexists(path) or os.access(_standing(path.parent), os.W_OK | os.X_OK):
+        return
+    what = f"content is to be hashed with {path}, which is missing and cannot be made"
+    yield Fault(place(asking), what, "Put 32 random bytes there, and keep a copy")
+
+
+def _hashing(settings: Settings) -> Iterator[Trail]:
+    """Where it is said that content is kept `hashed`."""
+    for name, tenant in settings.tenants.items():
+        if "hashed" in tenant.content.modes():
+            yield ("tenants", name, "content")
+    for index, rule in enumerate(settings.policy.rules):
+        if rule.content == "hashed":
+            yield ("policy", "rules", index, "content")

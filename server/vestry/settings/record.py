@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -24,6 +24,7 @@ def _auditor(value: str) -> str:
 
 Auditor = Annotated[str, AfterValidator(_auditor)]
 Mode = Literal["metadata", "hashed", "sealed", "full"]
+Route = Literal["chat.completions", "completions"]
 
 
 class Contents(Section):
@@ -31,7 +32,7 @@ class Contents(Section):
 
     default: Mode = "metadata"
     """Mode of every route that `routes` does not name. `metadata` keeps nothing, and no hash."""
-    routes: dict[Literal["chat.completions", "completions"], Mode] = Field(default_factory=dict)
+    routes: dict[Route, Mode] = Field(default_factory=dict)
     """Modes of single routes."""
     auditor: Auditor | None = None
     """Public key (`vestry audit keygen`) that content is sealed to. Left out: `audit.auditor`."""
@@ -39,6 +40,10 @@ class Contents(Section):
     def mode(self, route: str) -> str:
         """The mode of a route, by its name in records."""
         return {**self.routes}.get(route, self.default)  # type: ignore[call-overload,no-any-return]
+
+    def modes(self) -> set[str]:
+        """The modes of all routes."""
+        return {self.mode(route) for route in get_args(Route)}
 
 
 class Export(Section):
