@@ -11,7 +11,8 @@ from msgspec import Struct
 
 from vestry.errors import InvalidRequest, NotFound, PermissionDenied
 from vestry.roles import HOUSE, Permission, Role, permissions
-from vestry.types import Key, Limits, Network, Principal
+from vestry.seams import Change
+from vestry.types import Key, Limits, Network, Principal, Via
 
 
 class Actor(Struct, frozen=True):
@@ -79,13 +80,17 @@ class Actor(Struct, frozen=True):
             raise PermissionDenied("This is the house's, and your role reaches one tenant.")
 
 
+def covered(wanted: frozenset[Role], held: frozenset[Role]) -> bool:
+    """Whether roles give nothing that others do not give."""
+    return permissions(wanted) <= permissions(held) and (not wanted & HOUSE or bool(held & HOUSE))
+
+
 def within(actor: Actor, roles: Iterable[Role]) -> None:
     """Nobody gives rights that they do not have, or have on loan. Raises PermissionDenied, with `param`."""
     own = actor.principal
     if own is None:
         return
-    wanted, held = frozenset(roles), own.own_roles
-    if not permissions(wanted) <= permissions(held) or (wanted & HOUSE and not held & HOUSE):
+    if not covered(frozenset(roles), own.own_roles):
         raise PermissionDenied("A role that you give has permissions that you do not have.", param="roles")
 
 
@@ -115,6 +120,17 @@ def within_scope(actor: Actor, models: frozenset[str] | None, project: str, limi
     if own.project and project != own.project:
         raise PermissionDenied("Your own credential belongs to one project.", param="project")
     _within_limits(own.limits, limits)
+
+
+async def own_end(change: Change, actor: Actor) -> int | None:
+    """When the key with which they act expires (microseconds since the epoch); None for one that does not.
+
+    Tokens and certificates always expire, and their holders come with the next one: they have no end in this sense.
+    """
+    if actor.principal is None or actor.principal.via != Via.KEY:
+        return None
+    own = await change.key(actor.principal.key_id)
+    return None if own is None else own.expires
 
 
 def within_house(actor: Actor, key: Key) -> None:

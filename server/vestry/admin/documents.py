@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from vestry.admin.actor import Actor, Match, within, within_scope
+from vestry.admin.actor import Actor, Match, covered, own_end, within, within_scope
 from vestry.admin.bodies import Project, User, faulty, judge, plain
 from vestry.admin.events import Events
 from vestry.admin.names import is_name
@@ -19,7 +19,7 @@ from vestry.errors import (
     PreconditionFailed,
     PreconditionRequired,
 )
-from vestry.roles import Permission
+from vestry.roles import Permission, Role
 from vestry.seams import Change, Directory
 from vestry.settings.policy import Misfit, Rules, misfits
 from vestry.settings.section import Section
@@ -142,6 +142,8 @@ class Documents:
         if where.kind in {Kind.PROJECT, Kind.USER}:
             await self._tenant_is_there(change, where.tenant)
             await self._project_is_there(change, where.tenant, judged.get("project"))
+        if where.kind == Kind.USER:
+            await _within_reach(change, actor, {} if found is None else found.body, judged)
         kept = await change.put(where.kind, where.tenant, where.name, judged)
         await self._events.document(
             actor, where.kind, where.tenant, where.name, bodies=(None if found is None else found.body, judged)
@@ -247,6 +249,23 @@ def _kept_within_bounds(actor: Actor, kind: Kind, body: Mapping[str, Any]) -> No
     """The same of what is kept. Tenants and policies are not judged: a damaged one can be replaced."""
     if kind in {Kind.PROJECT, Kind.USER}:
         _within_bounds(actor, judge(FORMS[kind], body))
+
+
+async def _within_reach(change: Change, actor: Actor, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """A user has roles everywhere and without an end: who has their own from some networks, or for a while, gives none,
+    or would go on by them. What the user has already may stay, or be less. Raises PermissionDenied, with `param`.
+    """
+    if actor.principal is None:
+        return
+    let_in = before.get("disabled") and not after["disabled"]
+    had = frozenset() if let_in else frozenset(map(Role, before.get("roles", ())))
+    if covered(frozenset(map(Role, after["roles"])), had):
+        return
+    if actor.principal.sources:
+        said = "Your own credential may be used from fewer addresses than the roles that you give."
+        raise PermissionDenied(said, param="roles")
+    if await own_end(change, actor) is not None:
+        raise PermissionDenied("Your own key expires, and the roles that you give do not.", param="roles")
 
 
 def _set(models: tuple[str, ...] | None) -> frozenset[str] | None:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from vestry.adapters.key_format import derived_id, mint, mint_id
 from vestry.adapters.memory import wall
-from vestry.admin.actor import Actor, Match, within_bounds, within_house
+from vestry.admin.actor import Actor, Match, own_end, within_bounds, within_house
 from vestry.admin.bodies import KeyBody, judge
 from vestry.admin.documents import matches
 from vestry.admin.events import Events, described
@@ -17,7 +17,7 @@ from vestry.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from vestry.roles import Permission
 from vestry.seams import Change, Directory
 from vestry.settings.tree import Settings
-from vestry.types import Key, Kind, Via
+from vestry.types import Key, Kind
 
 LONGEST_OVERLAP_SECONDS = 30 * 86_400
 SECOND = 1_000_000
@@ -185,10 +185,8 @@ class Keys:
     @staticmethod
     async def _within_life(change: Change, actor: Actor, key: Key) -> None:
         """A key that ends makes none that lives longer: it would go on by it. Raises PermissionDenied."""
-        if actor.principal is None or actor.principal.via != Via.KEY:
-            return
-        own = await change.key(actor.principal.key_id)
-        if own is not None and own.expires is not None and (key.expires is None or key.expires > own.expires):
+        end = await own_end(change, actor)
+        if end is not None and (key.expires is None or key.expires > end):
             raise PermissionDenied("Your own key expires sooner.", param="expires")
 
     def _models(self, key: Key) -> None:
