@@ -26,7 +26,10 @@ HERE = (ip_network("127.0.0.0/8"),)
 def house(shared_engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """A house whose identity provider knows people of one tenant."""
     folder: Path = tmp_path_factory.mktemp("bounds")
-    with House(folder / "state", [shared_engine], identity={"issuers": [issuer(folder, KEY)]}) as house:
+    provider = issuer(folder, KEY)
+    root = {"when": [{"claim": "groups", "values": ["root"]}], "tenant": "default", "roles": ["admin"]}
+    provider["grants"] += [root, {**root, "when": [{"claim": "groups", "values": ["ops"]}], "project": "ops"}]
+    with House(folder / "state", [shared_engine], identity={"issuers": [provider]}) as house:
         yield house
 
 
@@ -81,3 +84,54 @@ def test_who_signs_in_at_the_provider_gives_roles(house: House) -> None:
     hana.key = token
     assert hana.put("/tenants/default/users/bert", {"roles": ["tenant-admin"]}).status_code == 201
     assert hana.delete("/tenants/default/users/bert", **ANY).status_code == 204
+
+
+def test_a_tenants_administrator_shuts_no_administrator_of_the_house_out_as_a_user(house: House) -> None:
+    """Only a token says whose roles reach the house, so what a tenant's administrator disables does not bind them; what
+    the house disables does, and is not undone by who reaches one tenant.
+    """
+    ada, tess = Desk(house, Role.ADMIN, owner="ada"), Desk(house, Role.TENANT_ADMIN, owner="tess")
+    rita = "/tenants/default/users/rita"
+
+    def status(*groups: str) -> int:
+        return signed_in(house, "rita", "/whoami", groups=list(groups)).status_code
+
+    made = tess.put(rita, {"disabled": True, "except_house": False})
+    assert (made.status_code, made.json()["spec"]["except_house"]) == (201, True)
+    until(lambda: status("radiology") == 401, what="her own tenant to refuse her")
+    assert status("root") == 200
+    assert tess.put(rita, {"disabled": True}).status_code == 200  # as it is
+    assert tess.put(rita, {}, **ANY).status_code == 200
+    until(lambda: status("radiology") == 200, what="her to be let in")
+    assert ada.put(rita, {"disabled": True}, **ANY).status_code == 200
+    until(lambda: status("root") == 401, what="the house to refuse her")
+    for body in ({}, {"disabled": True}, {"disabled": True, "description": "d"}):
+        refused(tess.put(rita, body, **ANY), "disabled", "house")
+    refused(tess.delete(rita, **ANY), "disabled", "house")
+    assert status("root") == 401
+    assert ada.delete(rita, **ANY).status_code == 204
+
+
+def test_a_tenants_administrator_shuts_no_administrator_of_the_house_out_by_a_project(house: House) -> None:
+    """A project with a key of the house is neither disabled nor let in again by who reaches one tenant; people of the
+    identity provider administer whatever becomes of the project that they are in.
+    """
+    root, tess = Desk(house, Role.ADMIN, owner="root"), Desk(house, Role.TENANT_ADMIN, owner="tess")
+    ops, stop = "/tenants/default/projects/ops", {"disabled": True}
+    assert root.put(ops, {}).status_code == 201
+    ada = Desk(house, Role.ADMIN, owner="ada", project="ops")
+    refused(tess.put(ops, stop, **ANY), "disabled", "whole house")
+    assert tess.put(ops, {"description": "d"}, **ANY).status_code == 200
+    assert ada.get("/whoami").status_code == 200
+    assert root.put(ops, stop, **ANY).status_code == 200
+    until(lambda: ada.get("/whoami").status_code == 401, what="the house to stop its own")
+    refused(tess.put(ops, {}, **ANY), "disabled", "whole house")
+    assert root.post(f"/keys/{ada.key_id}/revoke").status_code == 200
+    assert tess.put(ops, {}, **ANY).status_code == 200
+    uma = Desk(house, Role.USER, owner="uma", project="ops")
+    assert tess.put(ops, stop, **ANY).status_code == 200
+    until(lambda: uma.get("/whoami").status_code == 401, what="the project's own to be refused")
+    assert signed_in(house, "olga", "/whoami", groups=["ops"]).status_code == 200
+    assert tess.put("/tenants/default/users/rita", {"project": "ops"}).status_code == 201
+    assert signed_in(house, "rita", "/whoami", groups=["root"]).status_code == 200
+    assert signed_in(house, "rita", "/whoami", groups=["heads"]).status_code == 401

@@ -174,6 +174,10 @@ def test_users(cli: Cli) -> None:
     rows = json.loads(cli.ok("users", "list", "--tenant", "radiology", "--json"))
     assert [row["name"] for row in rows] == ["CN=x,O=y/z", "Zoë Å", "alice@h.example"]
     assert cli.ok("users", "list").splitlines()[1].split()[-3:] == ["auditor,user", "triage", "*"]
+    for more, spared in (("--except-house", True), ("--description=d", False), ("--except-house", True)):
+        set_ = made(cli, "users", "set", "Zoë Å", "--disabled", more)  # refused altogether unless it says otherwise
+        assert set_["body"]["except_house"] is spared
+    assert made(cli, "users", "set", "Zoë Å", "--disabled", "--unset", "except_house")["body"]["except_house"] is False
     cli.ok("users", "remove", "Zoë Å")
     assert len(json.loads(cli.ok("users", "list", "--json"))) == 2
 

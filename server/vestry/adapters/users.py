@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from msgspec.structs import replace
 
 from vestry.adapters.lookups import AT_ONCE, WAIT_SECONDS, Lookups
-from vestry.roles import Role
+from vestry.roles import HOUSE, Role
 from vestry.seams import Directory
 from vestry.types import Document, Kind, Limits, Principal
 
@@ -32,11 +32,14 @@ class Users:
 
 
 def with_user(principal: Principal, user: Document | None) -> Principal | None:
-    """More roles, fewer models, the user's project and bounds; None for a user who is disabled."""
+    """More roles, fewer models, the user's project and bounds; None for a user who is disabled.
+
+    What a tenant's administrator disables (`except_house`) does not shut out the house's people who are in the tenant.
+    """
     if user is None:
         return principal
     said = user.body
-    if said.get("disabled"):
+    if said.get("disabled") and not (said.get("except_house") and principal.roles & HOUSE):
         return None
     models, allowed = said.get("models"), principal.models
     if models is not None:

@@ -74,6 +74,11 @@ class Actor(Struct, frozen=True):
             return None
         return self.principal.tenant
 
+    @property
+    def is_house(self) -> bool:
+        """Whether one of their roles reaches the whole house."""
+        return self.principal is None or bool(self.principal.roles & HOUSE)
+
     def whole_house(self, permission: Permission) -> None:
         """Raises PermissionDenied where they may not do this for the whole house."""
         if self.reach(permission) is not None:
@@ -138,7 +143,7 @@ def within_house(actor: Actor, key: Key) -> None:
 
     Raises PermissionDenied.
     """
-    if actor.principal is not None and key.roles & HOUSE and not actor.principal.roles & HOUSE:
+    if key.roles & HOUSE and not actor.is_house:
         raise PermissionDenied("The key reaches the whole house, and your role one tenant.")
 
 

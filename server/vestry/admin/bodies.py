@@ -62,6 +62,9 @@ class User(Section):
     """Calls begun in a minute. Left out: the tenant's bound for keys."""
     disabled: bool = False
     """Refuse every token and certificate of this user."""
+    except_house: bool = False
+    """`disabled` does not refuse whose roles reach the whole house; so it always is where a tenant's administrator
+    disables."""
     description: Remark = ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from vestry.errors import (
     PreconditionFailed,
     PreconditionRequired,
 )
-from vestry.roles import Permission, Role
+from vestry.roles import HOUSE, Permission, Role
 from vestry.seams import Change, Directory
 from vestry.settings.policy import Misfit, Rules, misfits
 from vestry.settings.section import Section
@@ -137,13 +138,17 @@ class Documents:
         matches(match, None if found is None else found.version)
         if found is not None:
             _kept_within_bounds(actor, where.kind, found.body)
+            _not_the_houses(actor, where.kind, found.body)
         elif where.kind == Kind.PROJECT:
             await _room(change, where.tenant)
         if where.kind in {Kind.PROJECT, Kind.USER}:
             await self._tenant_is_there(change, where.tenant)
             await self._project_is_there(change, where.tenant, judged.get("project"))
+        before = {} if found is None else found.body
         if where.kind == Kind.USER:
-            await _within_reach(change, actor, {} if found is None else found.body, judged)
+            await _within_reach(change, actor, before, judged)
+        if where.kind == Kind.PROJECT and judged["disabled"] != bool(before.get("disabled")):
+            await _holds_no_house_key(change, actor, where)
         kept = await change.put(where.kind, where.tenant, where.name, judged)
         await self._events.document(
             actor, where.kind, where.tenant, where.name, bodies=(None if found is None else found.body, judged)
@@ -165,6 +170,7 @@ class Documents:
             raise NotFound
         matches(match, found.version)
         _kept_within_bounds(actor, where.kind, found.body)
+        _not_the_houses(actor, where.kind, found.body)
         if where.kind == Kind.USER:  # what is left of them is what their tokens say
             _within_bounds(actor, User())
         await self._unused(change, where)
@@ -190,6 +196,8 @@ class Documents:
         _within_bounds(actor, judged)
         if isinstance(judged, Rules) and (found := misfits_of(judged, self._settings)):
             raise faulty([(each.place, f"{each.what}. {each.mend}") for each in found])
+        if isinstance(judged, User) and not actor.is_house:  # whose tokens these are, only the tokens will say
+            judged = judged.model_copy(update={"except_house": judged.disabled})
         return plain(judged)
 
     def _declared(self, kind: Kind, name: str) -> Document | None:
@@ -249,6 +257,24 @@ def _kept_within_bounds(actor: Actor, kind: Kind, body: Mapping[str, Any]) -> No
     """The same of what is kept. Tenants and policies are not judged: a damaged one can be replaced."""
     if kind in {Kind.PROJECT, Kind.USER}:
         _within_bounds(actor, judge(FORMS[kind], body))
+
+
+def _not_the_houses(actor: Actor, kind: Kind, body: Mapping[str, Any]) -> None:
+    """Whom the house has disabled, who reaches one tenant does not let in again. Raises PermissionDenied."""
+    if kind == Kind.USER and body.get("disabled") and not body.get("except_house") and not actor.is_house:
+        raise PermissionDenied("The house has disabled this user, and your role reaches one tenant.", param="disabled")
+
+
+async def _holds_no_house_key(change: Change, actor: Actor, where: Where) -> None:
+    """Who reaches one tenant neither stops nor lets in a key that reaches the house by its project, as they do not by
+    itself. Raises PermissionDenied.
+    """
+    if actor.is_house:
+        return
+    for key in await change.keys(where.tenant, sys.maxsize):
+        if key.project == where.name and key.roles & HOUSE:
+            said = "A key of the project reaches the whole house, and your role one tenant."
+            raise PermissionDenied(said, param="disabled")
 
 
 async def _within_reach(change: Change, actor: Actor, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:

@@ -86,6 +86,8 @@ def put(
       vestry users set bob@hospital.example --tenant radiology --disabled
     """
     place = Place(Kind.USER, name, tenant)
+    if options["disabled"] and options["except_house"] is None and "except_house" not in unset:
+        options["except_house"] = False  # refused altogether, also where a tenant's administrator has disabled them
     documents.put(config, place, options, unset=unset, file=file, if_version=if_version, as_json=as_json)
 
 

@@ -32,7 +32,7 @@ from vestry.errors import InternalError, InvalidRequest, PermissionDenied, Refus
 from vestry.pipeline import Corridor
 from vestry.roles import HOUSE
 from vestry.settings.section import Section
-from vestry.types import Ending, Limits, Operation, Outcome, Principal
+from vestry.types import Ending, Limits, Operation, Outcome, Principal, Via
 
 log = logging.getLogger("vestry")
 ELSEWHERE = "admin.none"
@@ -121,7 +121,9 @@ class Desk:
     async def _known(self, arrival: Arrival) -> Principal:
         house = self._corridor.house
         principal = await authenticate(arrival.head, self._corridor.credentials, house.tenants)
-        house.project(principal)  # one that is gone, or disabled, lets nobody in
+        if principal.via == Via.KEY or not principal.roles & HOUSE:
+            house.project(principal)  # one that is gone, or disabled, lets nobody in
+        # but a tenant's administrator says who of the provider's people is in which project, and may not shut out these
         return house.lifted(principal, arrival.head.began_wall)
 
     async def _answered(self, arrival: Arrival, principal: Principal, reply: Reply) -> Response:
