@@ -15,6 +15,7 @@ import pytest
 
 from fakes.engine import FakeEngine
 from support import certificates
+from support.cli import Cli
 from support.desk import Desk
 from support.disk import Disk
 from support.house import House, chat, until
@@ -131,6 +132,32 @@ def test_users_and_projects(admin: Desk) -> None:
     refused(admin.put("/tenants/nowhere/users/u", {}), 404, "not_found")
     refused(admin.get("/tenants/nowhere/users"), 404, "not_found")
     assert admin.delete("/tenants/default/projects/discharge", **ANY).status_code == 204
+
+
+def test_content_is_not_sealed_to_nobody(admin: Desk, house: House, tmp_path: Path) -> None:
+    """Every call would be refused: neither a tenant nor a rule asks for it where there is no auditor's key, whichever
+    of the two is written first.
+    """
+    public = Cli(tmp_path / "cli").ok("audit", "keygen", str(tmp_path / "auditor.key")).strip()
+    for content in ({"default": "sealed"}, {"routes": {"completions": "sealed"}}):
+        answer = admin.put("/tenants/trial", {"content": content})
+        refused(answer, 400, "invalid_request", "content")
+        assert "no auditor's key" in answer.text
+    assert admin.put("/tenants/trial", {"content": {"default": "sealed", "auditor": public}}).status_code == 201
+    policy = {"rules": [{"name": "s", "content": "sealed", "tenants": ["trial", "later"]}]}
+    assert admin.put("/policy", policy, **ANY).status_code == 201
+    desk = Desk(house, Role.USER, tenant="trial")
+    assert house.post(json=chat(), headers={"authorization": f"Bearer {desk.key}"}).status_code == 200
+    for path in ("/tenants/later", "/tenants/trial"):
+        answer = admin.put(path, {}, **ANY)
+        refused(answer, 400, "invalid_request", "content")
+        assert "the rule `s` seals it" in answer.text
+    assert admin.delete("/policy", **ANY).status_code == 204
+    assert admin.put("/tenants/later", {}).status_code == 201
+    answer = admin.put("/policy", policy)
+    refused(answer, 400, "invalid_request", "rules.0.content")
+    assert "the tenant `later` has no auditor's key" in answer.text
+    assert admin.delete("/tenants/later", **ANY).status_code == 204
 
 
 def test_lists_come_in_pages(admin: Desk) -> None:

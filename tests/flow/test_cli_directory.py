@@ -216,6 +216,40 @@ def test_rules_that_would_not_do_what_they_say(cli: Cli, tmp_path: Path) -> None
     assert not cli.state.exists()
 
 
+def test_content_that_nobody_could_unseal(cli: Cli, tmp_path: Path) -> None:
+    """A tenant of the directory is not sealed to nobody: not by what it says, and not by a rule, of the settings or of
+    the directory. Files are judged by what they come to, not by what is there before.
+    """
+    ask = ("tenants", "set", "research", "--content", "{default: sealed}")
+    refused(cli, *ask, status=2, said="there is no auditor's key to seal it to. Make a key elsewhere")
+    public = cli.ok("audit", "keygen", str(tmp_path / "auditor.key")).strip()
+    radiology = {"VESTRY_TENANTS": f"{{radiology: {{models: [scan], content: {{auditor: {public}}}}}}}"}
+    rules = {"VESTRY_POLICY": "{rules: [{name: all, content: sealed}]}"}
+    done = cli("tenants", "set", "research", **radiology, **rules)
+    assert (done.exit_code, "the rule `all` seals it" in done.stderr) == (2, True), done.output
+    file = tmp_path / "house.yaml"
+
+    def applied(text: str) -> tuple[int, str]:
+        file.write_text(text)
+        done = cli("apply", "-f", str(file))
+        return done.exit_code, done.output
+
+    plain = "tenants: {research: {}}\npolicy: {rules: [{name: own, tenants: [research]}]}"
+    sealed = plain.replace("[research]", "[research], content: sealed")
+    keyed = sealed.replace("{}", f"{{content: {{auditor: {public}}}}}")
+    status, said = applied("tenants: {research: {content: {default: sealed}}}")
+    assert (status, "house.yaml:1 tenants.research.content: it is `sealed`, but" in said) == (2, True), said
+    status, said = applied(sealed)
+    assert (status, "the tenant `research` has no auditor's key" in said) == (2, True), said
+    assert not cli.state.exists()
+    for each in (keyed, plain, keyed):
+        status, said = applied(each)
+        assert status == 0, said
+    status, said = applied("tenants: {research: {}}")
+    assert (status, "the rule `own` seals it" in said) == (2, True), said
+    assert cli("tenants", "set", "research", "--unset", "content", VESTRY_AUDIT__AUDITOR=public).exit_code == 0
+
+
 def test_a_name_that_the_settings_take_later(cli: Cli, tmp_path: Path) -> None:
     """The directory's rule is told from the settings' one by where it stands."""
     file = tmp_path / "policy.yaml"

@@ -16,6 +16,7 @@ from vestry.audit.records import Records
 from vestry.errors import KeysUnavailable, Refusal
 from vestry.seams import Change, Directory, Record
 from vestry.settings.tree import Settings
+from vestry.types import Kind
 
 KeyState = Literal["active", "frozen", "revoked"]
 WriteAll = Callable[[Sequence[Record]], Awaitable[None]]
@@ -86,9 +87,10 @@ class Batch:
         documents = Documents(self._directory, events, self._settings)
         keys = Keys(self._directory, events, self._settings)
         refusals: dict[int, Refusal] = {}
+        rules = max((number for number, step in enumerate(steps) if _is_policy(step)), default=-1)
         for number, step in enumerate(steps):
             try:
-                await _taken(step, change, actor, documents, keys)
+                await _taken(step, change, actor, documents, keys, rules_follow=number < rules)
             except KeysUnavailable:  # nothing can be told of the rest either
                 raise
             except Refusal as refusal:
@@ -98,11 +100,17 @@ class Batch:
         return records
 
 
-async def _taken(step: Step, change: Change, actor: Actor, documents: Documents, keys: Keys) -> None:
+def _is_policy(step: Step) -> bool:
+    return not isinstance(step, SetKey) and step.where.kind == Kind.POLICY
+
+
+async def _taken(
+    step: Step, change: Change, actor: Actor, documents: Documents, keys: Keys, *, rules_follow: bool
+) -> None:
     match step:
         case Put(where, body, version):
             judged = documents.judged(actor, where, body)
-            await documents.put_in(change, actor, where, judged, _match(version))
+            await documents.put_in(change, actor, where, judged, _match(version), rules_follow=rules_follow)
         case Remove(where, version):
             await documents.remove_in(change, actor, where, _match(version))
         case SetKey(key_id, "revoked"):

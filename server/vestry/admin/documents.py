@@ -12,6 +12,7 @@ from vestry.admin.actor import Actor, Match, covered, own_end, within, within_sc
 from vestry.admin.bodies import Project, User, faulty, judge, plain
 from vestry.admin.events import Events
 from vestry.admin.names import is_name
+from vestry.admin.sealing import unsealable_rules, unsealed, unsealed_there
 from vestry.errors import (
     Conflict,
     InvalidRequest,
@@ -130,8 +131,19 @@ class Documents:
             raise Conflict(DECLARED)
         return self._judged(actor, where, body)
 
-    async def put_in(self, change: Change, actor: Actor, where: Where, judged: dict[str, Any], match: Match) -> Kept:
-        """`put`, within a transaction, of a body that `judged` has given."""
+    async def put_in(
+        self,
+        change: Change,
+        actor: Actor,
+        where: Where,
+        judged: dict[str, Any],
+        match: Match,
+        *,
+        rules_follow: bool = False,
+    ) -> Kept:
+        """`put`, within a transaction, of a body that `judged` has given. `rules_follow` says that the policy is
+        written or removed later in the same one: the rules that are there now are not what a tenant has to fit.
+        """
         found = await change.read(where.kind, where.tenant, where.name)
         if found is not None and found.body == judged and not match.new:
             return Kept(found)
@@ -141,14 +153,9 @@ class Documents:
             _not_the_houses(actor, where.kind, found.body)
         elif where.kind == Kind.PROJECT:
             await _room(change, where.tenant)
-        if where.kind in {Kind.PROJECT, Kind.USER}:
-            await self._tenant_is_there(change, where.tenant)
-            await self._project_is_there(change, where.tenant, judged.get("project"))
-        before = {} if found is None else found.body
-        if where.kind == Kind.USER:
-            await _within_reach(change, actor, before, judged)
-        if where.kind == Kind.PROJECT and judged["disabled"] != bool(before.get("disabled")):
-            await _holds_no_house_key(change, actor, where)
+        if where.kind == Kind.TENANT and not rules_follow:
+            _fitting(await unsealed_there(change, where.name, judged, self._settings))
+        await self._judged_there(change, actor, where, {} if found is None else found.body, judged)
         kept = await change.put(where.kind, where.tenant, where.name, judged)
         await self._events.document(
             actor, where.kind, where.tenant, where.name, bodies=(None if found is None else found.body, judged)
@@ -194,11 +201,24 @@ class Documents:
             if model != "*" and model not in self._settings.models:
                 raise InvalidRequest("One of the models is not among those that are served.", param="models")
         _within_bounds(actor, judged)
-        if isinstance(judged, Rules) and (found := misfits_of(judged, self._settings)):
-            raise faulty([(each.place, f"{each.what}. {each.mend}") for each in found])
+        _fitting(misfits_of(where.name, judged, self._settings))
         if isinstance(judged, User) and not actor.is_house:  # whose tokens these are, only the tokens will say
             judged = judged.model_copy(update={"except_house": judged.disabled})
         return plain(judged)
+
+    async def _judged_there(
+        self, change: Change, actor: Actor, where: Where, before: Mapping[str, Any], after: Mapping[str, Any]
+    ) -> None:
+        """Judge by what else is in the directory. Raises Refusals."""
+        if where.kind in {Kind.PROJECT, Kind.USER}:
+            await self._tenant_is_there(change, where.tenant)
+            await self._project_is_there(change, where.tenant, after.get("project"))
+        if where.kind == Kind.PROJECT and after["disabled"] != bool(before.get("disabled")):
+            await _holds_no_house_key(change, actor, where)
+        if where.kind == Kind.USER:
+            await _within_reach(change, actor, before, after)
+        if where.kind == Kind.POLICY:
+            _fitting(await unsealable_rules(change, after, self._settings))
 
     def _declared(self, kind: Kind, name: str) -> Document | None:
         if kind != Kind.TENANT or name not in self._settings.tenants:
@@ -230,10 +250,20 @@ class Documents:
                 raise Conflict("The project has users: move them to another, or remove them, first.")
 
 
-def misfits_of(rules: Rules, settings: Settings) -> list[Misfit]:
-    """How the directory's rules would not fit these settings, which have rules of their own."""
-    taken = {each.name for each in settings.policy.rules}
-    return list(misfits(rules.rules, models=settings.models, unsealable=settings.unsealable, taken=taken))
+def misfits_of(name: str, body: Section, settings: Settings) -> list[Misfit]:
+    """How a tenant or rules of the directory would not fit these settings, which have rules of their own."""
+    if isinstance(body, Tenant):
+        return list(unsealed(name, body, settings.policy.rules, settings))
+    if isinstance(body, Rules):
+        taken = {each.name for each in settings.policy.rules}
+        return list(misfits(body.rules, models=settings.models, unsealable=settings.unsealable, taken=taken))
+    return []
+
+
+def _fitting(found: list[Misfit]) -> None:
+    """Raises InvalidRequest with all of them, if there are any."""
+    if found:
+        raise faulty([(each.place, f"{each.what}. {each.mend}") for each in found])
 
 
 async def _room(change: Change, tenant: str) -> None:

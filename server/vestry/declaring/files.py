@@ -30,7 +30,6 @@ from vestry.admin.documents import FORMS, Where, misfits_of
 from vestry.admin.names import is_name
 from vestry.configuration.strict_yaml import Document, Trail, parse_all
 from vestry.faults import Fault
-from vestry.settings.policy import Rules
 from vestry.settings.tree import Settings
 from vestry.types import Kind
 
@@ -128,7 +127,7 @@ class _Reader:
         self._declared.entries[where] = Entry(where, found, self._place(trail))
         try:
             judged = form.model_validate_json(json.dumps(found), strict=True)
-            for misfit in misfits_of(judged, self._settings) if isinstance(judged, Rules) else ():
+            for misfit in misfits_of(where.name, judged, self._settings):
                 self._fault((*trail, *misfit.place), misfit.what, misfit.mend)
         except ValidationError as error:
             for each in error.errors(include_url=False):

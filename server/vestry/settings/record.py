@@ -37,6 +37,11 @@ class Contents(Section):
     auditor: Auditor | None = None
     """Public key (`vestry audit keygen`) that content is sealed to. Left out: `audit.auditor`."""
 
+    @property
+    def seals(self) -> bool:
+        """Whether content of some route is sealed."""
+        return "sealed" in {self.default, *self.routes.values()}
+
     def mode(self, route: str) -> str:
         """The mode of a route, by its name in records."""
         return {**self.routes}.get(route, self.default)  # type: ignore[call-overload,no-any-return]

@@ -312,8 +312,7 @@ class Settings(Section):
     def _sealable(self) -> Settings:
         if self.audit.auditor is None:
             for name, tenant in self.tenants.items():
-                content = tenant.content
-                if content.auditor is None and "sealed" in {content.default, *content.routes.values()}:
+                if tenant.content.auditor is None and tenant.content.seals:
                     raise PydanticCustomError("no_auditor", "{tenant}", {"tenant": name})
         return self
 
