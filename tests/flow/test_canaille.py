@@ -24,7 +24,7 @@ def issuer(provider: Canaille) -> dict[str, Any]:
         "issuer": provider.issuer,
         "audiences": [CLIENT],
         "greatest_age_seconds": 864_000,
-        "stale_seconds": 30,
+        "stale_seconds": 60,
         "refresh_seconds": 30,
         "grants": [
             {"when": [{"claim": "email", "values": ["*@a.test"]}], "tenant": "default", "models": ["small"]},

@@ -123,7 +123,7 @@ def test_while_the_provider_is_down_its_keys_hold_for_a_while(tmp_path: Path) ->
     key = rsa("first")
     provider = OidcProvider(key)
     with provider:
-        settings = issuer(provider, typ="any", refresh_seconds=30, stale_seconds=30)
+        settings = issuer(provider, typ="any", refresh_seconds=30, stale_seconds=40)
         with FakeEngine() as engine, House(tmp_path, [engine], identity={"issuers": [settings]}) as house:
             token = provider.client_credentials()
             call(house, token)
@@ -131,7 +131,7 @@ def test_while_the_provider_is_down_its_keys_hold_for_a_while(tmp_path: Path) ->
             provider.__exit__()
             call(house, token)
             call(house, another(provider, key))
-            keys._clock = lambda: time.monotonic() + 31
+            keys._clock = lambda: time.monotonic() + 41
             with pytest.raises(openai.InternalServerError) as failed:
                 call(house, another(provider, key))
             assert failed.value.status_code == 503

@@ -34,6 +34,7 @@ def of(folder: Path, issuers: list[dict[str, Any]]) -> str:
 def test_the_settings_that_are_broken_here_are_good(tmp_path: Path) -> None:
     """Else the rest would prove nothing."""
     assert said(tmp_path) == ""
+    assert said(tmp_path, refresh_seconds=60, stale_seconds=70) == ""
 
 
 @pytest.mark.parametrize(
@@ -49,6 +50,9 @@ def test_the_settings_that_are_broken_here_are_good(tmp_path: Path) -> None:
         ({"jwks_file": None, "issuer": "company"}, "identity.issuers.0", "https://host"),
         ({"leeway_seconds": 3600}, "identity.issuers.0.leeway_seconds", "at most 300"),
         ({"refresh_seconds": 1}, "identity.issuers.0.refresh_seconds", "at least 30"),
+        ({"refresh_seconds": 86_400}, "identity.issuers.0", "set `stale_seconds` to at least 86410"),
+        ({"refresh_seconds": 60, "stale_seconds": 69.9}, "identity.issuers.0", "set `stale_seconds` to at least 70"),
+        ({"fetch_seconds": 1800}, "identity.issuers.0", "or lower these"),
         ({"grants": []}, "identity.issuers.0.grants", ""),
         ({"grants": [{}]}, "identity.issuers.0.grants.0", "either `tenant` or `tenant_claim`"),
         ({"grants": [{"tenant": "a", "tenants": {"x": "a"}}]}, "identity.issuers.0.grants.0", "for `tenant_claim`"),

@@ -120,7 +120,8 @@ class Issuer(Section):
     refresh_seconds: Annotated[float, Field(ge=30, le=86_400)] = 300
     """How often its keys are asked for. A key that it has taken back is refused after so long."""
     stale_seconds: Annotated[float, Field(ge=30, le=604_800)] = 3600
-    """How long its keys hold while it cannot be asked; then tokens are answered with 503."""
+    """How long its keys hold while it cannot be asked; then tokens are answered with 503. At least `refresh_seconds`
+    and twice `fetch_seconds`: so old they are when the next answer comes."""
     fetch_seconds: Seconds = 5
     """Time for it to answer."""
     typ: Literal["any", "at+jwt"] = "any"
@@ -142,6 +143,17 @@ class Issuer(Section):
             raise ValueError("keys come from `jwks_uri` or from `jwks_file`, not from both")
         if self.jwks_uri is None and self.jwks_file is None:
             _url(self.issuer)
+        return self
+
+    @model_validator(mode="after")
+    def _outlive_a_reading(self) -> Issuer:
+        # Discovery asks twice. Keys that are too old by then are refused although the provider always answers.
+        least = self.refresh_seconds + 2 * self.fetch_seconds
+        if self.stale_seconds < least:
+            raise ValueError(
+                "its keys would be too old before they are read again: set `stale_seconds` to at least "
+                f"{least:g} (`refresh_seconds` and twice `fetch_seconds`), or lower these"
+            )
         return self
 
 
