@@ -75,7 +75,8 @@ def test_there_is_one_entry_an_issuer(tmp_path: Path) -> None:
     assert f"of the issuer `{ISSUER}`" in of(tmp_path, [one, {**one, "name": "other"}])
 
 
-def test_files_and_models_that_are_named_are_looked_at(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["{}", '{"keys": []}'])
+def test_files_and_models_that_are_named_are_looked_at(content: str, tmp_path: Path) -> None:
     """Keys that are none, authorities that are none, a token that others may read, a model that is not served."""
     ca, token = tmp_path / "ca.pem", tmp_path / "token"
     ca.write_text("no certificate")
@@ -83,7 +84,7 @@ def test_files_and_models_that_are_named_are_looked_at(tmp_path: Path) -> None:
     token.chmod(0o644)
     grants = [{"tenant": "default", "models": ["nobody-serves-this"]}]
     settings = issuer(tmp_path, KEY, ca=str(ca), token=str(token), grants=grants)
-    (tmp_path / "jwks.json").write_text("{}")
+    (tmp_path / "jwks.json").write_text(content)
     tree = {"state": tmp_path / "state", "identity": {"issuers": [settings]}}
     found = "\n".join(str(fault) for fault in inspect(Settings.model_validate(tree)))
     for part in ("identity.issuers.0.jwks_file", "identity.issuers.0.ca", str(token), "`nobody-serves-this`"):

@@ -100,7 +100,8 @@ def test_answers_that_are_no_keys_are_refused(server: ApiServer) -> None:
         (200, b"x" * 70_000, {}),
         (200, b"[]", {}),
         (200, b'{"keys": {}}', {}),
-        (200, b'{"keys": []}', {}),
+        (200, b'{"keys": [5, null]}', {}),
+        (200, b'{"keys": null}', {}),
         (200, b"[" * 60_000, {}),
         (200, json.dumps({"keys": [{}] * 65}).encode(), {}),
     ):
@@ -132,7 +133,11 @@ def test_keys_that_may_not_verify_are_left_out(tmp_path: Path) -> None:
     assert [each for each in ("good", "weak", "enc", "wrap", "private", "secret", "empty") if found.has(each)] == [
         "good"
     ]
-    for content in (b"", b"x" * 70_000, b'{"keys": [{"kty": "oct", "k": "AAAA"}]}'):
+    for content in (b'{"keys": []}', b'{"keys": [{"kty": "oct", "k": "AAAA"}]}'):
+        file.write_bytes(content)
+        assert from_file(file)().empty
+        assert not from_file(file)().has(None)
+    for content in (b"", b"x" * 70_000):
         file.write_bytes(content)
         with pytest.raises(BadKeys):
             from_file(file)()

@@ -120,6 +120,46 @@ def test_other_keys_empty_the_memory_and_the_same_ones_do_not(tmp_path: Path) ->
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("left", [jwks(), jwks(NEXT, use="enc")], ids=["none", "one for encryption"])
+def test_an_issuer_that_takes_all_its_keys_back_is_believed(
+    left: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A set without a key of use is an answer and no outage: 401 at once, not the old keys for `stale_seconds`."""
+
+    async def run() -> None:
+        desk = Desk(tmp_path)
+        token = signed(KEY)
+        assert await desk.find(token) is not None
+        desk.file.write_text(json.dumps(left))
+        await desk.read_again()
+        assert desk.known(token) is None
+        assert await desk.find(token) is None
+        assert await desk.find(signed(KEY, kid=None)) is None
+        assert desk.provider.failures == 0
+        assert "hospital shows no key that may verify signatures" in caplog.text
+        desk.file.write_text(json.dumps(jwks(KEY)))
+        await desk.read_again()
+        assert await desk.find(token) is not None
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("shown", ["{}", '{"keys": {}}', '{"keys": [5]}', "<html>"])
+def test_what_is_no_set_of_keys_takes_none_back(shown: str, tmp_path: Path) -> None:
+    """A provider's page for maintenance is an outage: the keys that were read last hold."""
+
+    async def run() -> None:
+        desk = Desk(tmp_path)
+        token = signed(KEY)
+        assert await desk.find(token) is not None
+        desk.file.write_text(shown)
+        await desk.read_again()
+        assert desk.provider.failures == 1
+        assert desk.known(token) is not None
+
+    asyncio.run(run())
+
+
 def test_a_change_of_the_directory_empties_the_memory(tmp_path: Path) -> None:
     """A user who is disabled is refused at the next call; their document gives roles, models and bounds."""
 

@@ -34,12 +34,12 @@ def faults_of_identity(settings: Settings, place: Callable[[Trail], str]) -> Ite
 
 def _files(issuer: Issuer, trail: Trail, place: Callable[[Trail], str]) -> Iterator[Fault]:
     if issuer.jwks_file is not None:
+        at, mend = place((*trail, "jwks_file")), "Write the issuer's JWKS there"
         try:
-            fetching.from_file(issuer.jwks_file)()
+            if fetching.from_file(issuer.jwks_file)().empty:
+                yield Fault(at, "it has no key that may verify signatures", mend)
         except keysets.BadKeys as fault:
-            yield Fault(
-                place((*trail, "jwks_file")), f"no keys can be had from it: {fault}", "Write the issuer's JWKS there"
-            )
+            yield Fault(at, f"no keys can be had from it: {fault}", mend)
     if issuer.ca is not None:
         try:
             ssl.create_default_context(cafile=issuer.ca)

@@ -22,7 +22,7 @@ CURVES = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521"}
 
 
 class BadKeys(Exception):  # noqa: N818 - caught where it is told
-    """A document holds no key that could be used. `str()` is a sentence."""
+    """What was read is no set of keys. `str()` is a sentence."""
 
 
 class _Held(Struct, frozen=True):
@@ -53,7 +53,9 @@ class KeySet:
 
     @classmethod
     def read(cls, content: bytes) -> KeySet:
-        """From a JWKS document. Raises BadKeys."""
+        """From a JWKS document. Raises BadKeys. A set that has no key of use is one too: an issuer that shows it has
+        taken all of its keys back.
+        """
         try:
             document = json.loads(content)
             found = document["keys"]
@@ -62,13 +64,18 @@ class KeySet:
         if not isinstance(found, list) or len(found) > MOST:
             raise BadKeys(f"the JWKS document has no list of at most {MOST} keys")
         keys = [key for each in found if (key := _usable(each)) is not None]
-        if not keys:
-            raise BadKeys("the JWKS document has no key that may verify signatures")
+        if not keys and not all(isinstance(each, dict) for each in found):
+            raise BadKeys("the JWKS document has a list of what are no keys")
         return cls(keys, content)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no key that may verify anything."""
+        return not self._keys
 
     def has(self, kid: str | None) -> bool:
         """Whether there is a key of this name; any, where a token names none."""
-        return kid is None or any(each.kid == kid for each in self._keys)
+        return any(kid is None or each.kid == kid for each in self._keys)
 
     def verify(self, token: Compact) -> None:
         """Raises BadToken where no key of this set has signed it."""

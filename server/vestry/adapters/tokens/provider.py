@@ -107,4 +107,6 @@ class Provider:
         self._fault = ""
         if self._keys is None or self._keys.said != keys.said:
             self.generation += 1
+            if keys.empty:
+                log.warning("the issuer %s shows no key that may verify signatures: its tokens are refused", self.name)
         self._keys, self._read_at = keys, self._clock()
