@@ -15,7 +15,8 @@ from vestry.configuration.export_files import token_of
 from vestry.late import Late
 from vestry.san import pattern
 from vestry.seams import Directory, Freshness
-from vestry.settings.identity import CertificateGrant, Claim, Identity, Issuer, TokenGrant, pattern_of, steps_of
+from vestry.settings.identity import CertificateGrant, Claim, Identity, Issuer, TokenGrant, steps_of
+from vestry.starred import one_of
 
 if TYPE_CHECKING:
     from vestry.adapters.tokens import credentials, fetching, keysets, provider
@@ -67,7 +68,7 @@ def rules_of(issuer: Issuer) -> IssuerRules:
 
 
 def _claim(claim: Claim) -> ClaimRule:
-    return ClaimRule(steps_of(claim.claim), pattern_of(claim.values))
+    return ClaimRule(steps_of(claim.claim), one_of(claim.values))
 
 
 def _grant(grant: TokenGrant) -> GrantRule:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -192,8 +191,3 @@ class Identity(Section):
             if twice := next((name for name in each if each.count(name) > 1), None):
                 raise ValueError(f"two of them are {said} `{twice}`: there is one entry an issuer")
         return value
-
-
-def pattern_of(values: tuple[str, ...]) -> re.Pattern[str]:
-    """One pattern for texts, in which `*` stands for any characters."""
-    return re.compile("|".join(".*".join(map(re.escape, each.split("*"))) for each in values), re.DOTALL)

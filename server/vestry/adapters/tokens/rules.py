@@ -9,6 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from vestry.roles import Role
+from vestry.starred import Fits
 
 LABEL = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
@@ -17,12 +18,12 @@ class ClaimRule(Struct, frozen=True):
     """A claim, by the names that lead to it, and what it must be or hold."""
 
     path: tuple[str, ...]
-    pattern: re.Pattern[str]
+    fits: Fits
 
     def holds(self, claims: Mapping[str, Any]) -> bool:
         found = claim(claims, self.path)
         texts = found if isinstance(found, list) else [found]
-        return any(self.pattern.fullmatch(_text(each)) for each in texts if isinstance(each, str | bool | int))
+        return any(self.fits(_text(each)) for each in texts if isinstance(each, str | bool | int))
 
 
 class GrantRule(Struct, frozen=True):
