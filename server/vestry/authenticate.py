@@ -19,15 +19,19 @@ async def authenticate(head: Head, credentials: Credentials, tenants: Container[
     Raises InvalidKey for a credential that is missing, unknown, expired or revoked, for one that may not be used from
     the caller's address, and for one whose tenant there is not; KeysUnavailable where it cannot be checked.
     """
-    principal = credentials.known(head) or await credentials.find(head)
+    return admitted(credentials.known(head) or await credentials.find(head), head, tenants)
+
+
+def admitted(principal: Principal | None, head: Head, tenants: Container[str]) -> Principal:
+    """Who was found by a credential, if they may come in: None was not. Raises InvalidKey."""
     if principal is None or principal.tenant not in tenants:
         raise InvalidKey
-    if principal.sources and not _from_there(head.source, principal):
+    if principal.sources and not from_there(head.source, principal):
         raise InvalidKey
     return principal
 
 
-def _from_there(source: str, principal: Principal) -> bool:
+def from_there(source: str, principal: Principal) -> bool:
     """Whether the address is in one of the networks that the credential may be used from."""
     address = addresses.read(source)
     return address is not None and any(address in network for network in principal.sources)

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from vestry.authenticate import admitted, from_there
 from vestry.authorize import authorize, may_use
-from vestry.errors import InvalidKey, Refusal
+from vestry.errors import Refusal
 from vestry.house import House
 from vestry.policy import Compiled, facts
 from vestry.roles import Permission
-from vestry.types import Call, Grant, Head, Principal, ServedModel
+from vestry.types import Call, Document, Grant, Head, Key, Principal, ServedModel
+from vestry.user import with_user
 
 
 class Step(Struct, frozen=True):
@@ -34,11 +36,30 @@ class Explanation(Struct, frozen=True):
     bounds: Mapping[str, int | str | bool]
 
 
-def explain(
-    principal: Principal, head: Head, call: Call, models: Mapping[str, ServedModel], house: House
-) -> Explanation:
-    """What `authorize` says of this call, and the questions on the way to it."""
-    steps = [*_scopes(principal, head, call, models, house)]
+class Caller(Struct, frozen=True):
+    """Who would call: the holder of a key, or of a token or certificate, whose `user` the directory may keep."""
+
+    principal: Principal
+    key: Key | None = None
+    user: Document | None = None
+
+    @classmethod
+    def by(cls, key: Key) -> Caller:
+        """Whoever holds this key, be it good or not."""
+        return cls(key.holder(), key)
+
+    def found(self, head: Head) -> Principal | None:
+        """As seams.Credentials finds them: None by a key that is not active, and for a user who is disabled."""
+        if self.key is not None:
+            return self.principal if self.key.state(head.began_wall) == "active" else None
+        return with_user(self.principal, self.user)
+
+
+def explain(caller: Caller, head: Head, call: Call, models: Mapping[str, ServedModel], house: House) -> Explanation:
+    """What `admitted` and `authorize` say of this call, and the questions on the way to it."""
+    known = caller.found(head)
+    principal = caller.principal if known is None else known
+    steps = [*_credential(caller, head), *_scopes(principal, head, call, models, house)]
     decided: Compiled | None = None
     ruling = house.rulings.get(principal.tenant)
     found = facts(principal, head, call.model)
@@ -51,7 +72,7 @@ def explain(
             break
     if ruling is not None and decided is None:
         steps.append(Step("default", "allow" if ruling.default else "deny"))
-    outcome = _decided(principal, head, call, models, house)
+    outcome = _decided(known, head, call, models, house)
     bounds = {} if decided is None or not decided.allow else bounds_of(decided)
     if isinstance(outcome, Refusal):
         return Explanation(False, outcome.rule, outcome.status, outcome.reason, tuple(steps), bounds)
@@ -64,35 +85,47 @@ def bounds_of(rule: Compiled) -> dict[str, int | str | bool]:
     return {name: value for name, value in said.items() if value is not None}
 
 
+def _said(holds: bool) -> str:
+    return "yes" if holds else "no"
+
+
+def _credential(caller: Caller, head: Head) -> list[Step]:
+    """What is asked of the credential itself. All that can be wrong with it is the same refusal."""
+    steps = []
+    if caller.key is not None:
+        state = caller.key.state(head.began_wall)
+        steps.append(Step("key is active", "yes" if state == "active" else f"no: {state}"))
+    if caller.user is not None:
+        steps.append(Step("user is not disabled", _said(caller.found(head) is not None)))
+    if caller.principal.sources:
+        steps.append(Step("credential may be used from there", _said(from_there(head.source, caller.principal))))
+    return steps
+
+
 def _scopes(
     principal: Principal, head: Head, call: Call, models: Mapping[str, ServedModel], house: House
 ) -> list[Step]:
-    def said(holds: bool) -> str:
-        return "yes" if holds else "no"
-
     tenant = house.tenants.get(principal.tenant)
-    steps = [Step("tenant is there, and not disabled", said(tenant is not None))]
+    steps = [Step("tenant is there, and not disabled", _said(tenant is not None))]
     if principal.project:
         there = (principal.tenant, principal.project) in house.projects
-        steps.append(Step("project is there, and not disabled", said(there)))
-    steps.append(Step("a role allows calls", said(Permission.CALL in principal.permissions)))
+        steps.append(Step("project is there, and not disabled", _said(there)))
+    steps.append(Step("a role allows calls", _said(Permission.CALL in principal.permissions)))
     routes = principal.routes
-    steps.append(Step("credential is for the route", said(routes is None or head.route in routes)))
-    steps.append(Step("model is served", said(call.model in models)))
+    steps.append(Step("credential is for the route", _said(routes is None or head.route in routes)))
+    steps.append(Step("model is served", _said(call.model in models)))
     try:
         allowed = tenant is not None and may_use(principal, house, call.model)
     except Refusal:
         allowed = False
-    steps.append(Step("tenant, project and credential may use the model", said(allowed)))
+    steps.append(Step("tenant, project and credential may use the model", _said(allowed)))
     return steps
 
 
 def _decided(
-    principal: Principal, head: Head, call: Call, models: Mapping[str, ServedModel], house: House
+    found: Principal | None, head: Head, call: Call, models: Mapping[str, ServedModel], house: House
 ) -> Grant | Refusal:
-    if principal.tenant not in house.tenants:
-        return InvalidKey()
     try:
-        return authorize(principal, head, call, models, house)
+        return authorize(admitted(found, head, house.tenants), head, call, models, house)
     except Refusal as refusal:
         return refusal

@@ -12,11 +12,11 @@ import pytest
 from fakes.calls import head
 from fakes.directory import FakeDirectory
 from vestry.adapters.certificates import CertificateCredentials, Grant
-from vestry.adapters.users import with_user
 from vestry.errors import KeysUnavailable
 from vestry.roles import Role
 from vestry.san import pattern
 from vestry.types import Certificate, Document, Head, Kind, Limits, Principal, Via
+from vestry.user import with_user
 
 T = TypeVar("T")
 TRIAGE = "URI:spiffe://hospital.example/ns/er/sa/triage"

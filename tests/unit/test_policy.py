@@ -14,7 +14,7 @@ from fakes.calls import call, head
 from support.house import served_model
 from vestry.authorize import authorize
 from vestry.errors import InvalidKey, ModelNotFound, PermissionDenied, Refusal
-from vestry.explaining import explain
+from vestry.explaining import Caller, explain
 from vestry.house import House
 from vestry.roles import Role
 from vestry.settings.policy import Hours, Rule
@@ -291,7 +291,7 @@ def test_what_is_explained_is_what_is_decided(
 ) -> None:
     """For every caller, call and policy the explanation says what would become of the call itself."""
     place = house(*({"name": f"r{number}", **rule} for number, rule in enumerate(rules)), default=default)
-    told = explain(who, shown, asked, MODELS, place)
+    told = explain(Caller(who), shown, asked, MODELS, place)
     try:
         decided: Any = authorize(who, shown, asked, MODELS, place)
     except Refusal as refused:

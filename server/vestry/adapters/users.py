@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from msgspec.structs import replace
-
 from vestry.adapters.lookups import AT_ONCE, WAIT_SECONDS, Lookups
-from vestry.roles import HOUSE, Role
 from vestry.seams import Directory
-from vestry.types import Document, Kind, Limits, Principal
+from vestry.types import Document, Kind, Principal
+from vestry.user import with_user
 
 
 class Users:
@@ -29,25 +27,3 @@ class Users:
     async def _read(self, asked: Collection[tuple[str, str, int]]) -> Mapping[tuple[str, str, int], Document]:
         found = {each: await self._directory.read(Kind.USER, each[0], each[1]) for each in asked}
         return {each: user for each, user in found.items() if user is not None}
-
-
-def with_user(principal: Principal, user: Document | None) -> Principal | None:
-    """More roles, fewer models, the user's project and bounds; None for a user who is disabled.
-
-    What a tenant's administrator disables (`except_house`) does not shut out the house's people who are in the tenant.
-    """
-    if user is None:
-        return principal
-    said = user.body
-    if said.get("disabled") and not (said.get("except_house") and principal.roles & HOUSE):
-        return None
-    models, allowed = said.get("models"), principal.models
-    if models is not None:
-        allowed = frozenset(models) if allowed is None else allowed & frozenset(models)
-    return replace(
-        principal,
-        roles=principal.roles | {Role(each) for each in said.get("roles") or ()},
-        models=allowed,
-        project=said.get("project") or principal.project,
-        limits=Limits(said.get("concurrency"), said.get("requests_per_minute")),
-    )

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import click
+from msgspec import Struct
 from msgspec.structs import asdict
 
+from vestry.admin.names import is_name
 from vestry.administration import ChangeRefused, Office, look
 from vestry.commands.common import BadSettings, settings_of
 from vestry.errors import KeysUnavailable
-from vestry.explaining import Explanation, bounds_of, explain
+from vestry.explaining import Caller, Explanation, bounds_of, explain
 from vestry.faults import ConfigurationError
 from vestry.house import ROUTES, House
 from vestry.models.catalog import ModelError
@@ -23,7 +25,7 @@ from vestry.models.chosen import served
 from vestry.policy import Compiled
 from vestry.roles import Role
 from vestry.settings.tree import Settings
-from vestry.types import Call, Document, Head, Key, Operation, Principal, Via
+from vestry.types import Call, Document, Head, Key, Kind, Operation, Principal, Via
 
 
 @click.command("rules", short_help="List the rules in force, in their order.")
@@ -37,7 +39,7 @@ def rules(config: Path | None, *, tenant: str | None, as_json: bool) -> None:
     Example:
       vestry policy rules --tenant radiology
     """
-    house, _ = _house(settings_of(config), None)
+    house = _House.of(settings_of(config)).house
     found = _rules(house, tenant)
     if as_json:
         click.echo(json.dumps([_described(rule) for rule in found], indent=2))
@@ -51,8 +53,8 @@ def rules(config: Path | None, *, tenant: str | None, as_json: bool) -> None:
 
 @click.command("explain", short_help="Say what would become of a call, and why.")
 @click.option("--tenant", help="Tenant of the caller. May be left out with --key.")
-@click.option("--key", "key_id", help="Public id of a key (key_...): its owner, roles and bounds are taken.")
-@click.option("--subject", default="somebody", show_default=True, help="Who calls, as records name them.")
+@click.option("--key", "key_id", help="Public id of a key (key_...): its owner, roles, bounds and state are taken.")
+@click.option("--subject", default="somebody", show_default=True, help="Whom the token or certificate names.")
 @click.option("--role", "roles", multiple=True, type=click.Choice([role.value for role in Role]), help="Role. [user]")
 @click.option("--project", default="", help="Project of the caller.")
 @click.option("--issuer", default="", help="Name of the issuer whose token is shown.")
@@ -76,13 +78,12 @@ def explain_(config: Path | None, /, *, as_json: bool, **asked: Any) -> None:
       vestry policy explain --key key_8CzYx2m1QkT0bW4E --model phi-3 --max-tokens 4096
     """
     settings = settings_of(config)
-    house, key = _house(settings, asked["key_id"])
-    principal = _principal(asked, key)
+    seen = _House.of(settings, asked["key_id"], asked["tenant"], asked["subject"])
     try:
         models = {model.name: model for model in served(settings)}
     except ModelError as fault:
         raise click.ClickException(str(fault)) from None
-    found = explain(principal, _head(asked), _call(asked), models, house)
+    found = explain(_caller(asked, seen), _head(asked), _call(asked), models, seen.house)
     click.echo(
         json.dumps(asdict(found) | {"steps": list(map(asdict, found.steps))}, indent=2) if as_json else _told(found)
     )
@@ -93,16 +94,33 @@ def explain_(config: Path | None, /, *, as_json: bool, **asked: Any) -> None:
 _HEADS = ("name", "effect", "origin")
 
 
-def _house(settings: Settings, key_id: str | None) -> tuple[House, Key | None]:
-    """The house as it stands, and a key of it."""
+class _House(Struct, frozen=True):
+    """The house as it stands, and a key of it, or a user."""
 
-    async def found(office: Office) -> tuple[list[Document], Key | None]:
-        directory = office.directory
-        return await directory.standing(), None if key_id is None else await directory.key(key_id)
+    house: House
+    key: Key | None = None
+    user: Document | None = None
 
+    @classmethod
+    def of(cls, settings: Settings, key_id: str | None = None, tenant: str | None = None, subject: str = "") -> _House:
+        async def found(office: Office) -> _House:
+            directory = office.directory
+            house = House.of(settings, await directory.standing())
+            if key_id is not None:
+                return cls(house, key=await directory.key(key_id))
+            if tenant is None or not (is_name(Kind.TENANT, tenant) and is_name(Kind.USER, subject)):
+                return cls(house)
+            return cls(house, user=await directory.read(Kind.USER, tenant, subject))
+
+        seen = _looked(settings, found)
+        if key_id is not None and seen.key is None:
+            raise click.UsageError("No key has this id.")
+        return seen
+
+
+def _looked(settings: Settings, found: Callable[[Office], Awaitable[_House]]) -> _House:
     try:
-        documents, key = look(settings, found)
-        house = House.of(settings, documents)
+        return look(settings, found)
     except ConfigurationError as error:
         raise BadSettings(error.faults) from None
     except ChangeRefused as error:
@@ -111,18 +129,15 @@ def _house(settings: Settings, key_id: str | None) -> tuple[House, Key | None]:
         raise click.ClickException(f"{getattr(error, 'why', error)}.") from None
     except ValueError as error:
         raise click.ClickException(f"The directory holds a document that cannot be used: {error}") from None
-    if key_id is not None and key is None:
-        raise click.UsageError("No key has this id.")
-    return house, key
 
 
-def _principal(asked: dict[str, Any], key: Key | None) -> Principal:
-    if key is not None:
-        return key.holder()
+def _caller(asked: dict[str, Any], seen: _House) -> Caller:
+    if seen.key is not None:
+        return Caller.by(seen.key)
     if asked["tenant"] is None:
         raise click.UsageError("Name the caller's --tenant, or a --key.")
     roles = frozenset(map(Role, asked["roles"])) or frozenset({Role.USER})
-    return Principal(
+    principal = Principal(
         "",
         asked["tenant"],
         asked["subject"],
@@ -131,6 +146,7 @@ def _principal(asked: dict[str, Any], key: Key | None) -> Principal:
         via=Via.TOKEN if asked["issuer"] else Via.KEY,
         issuer=asked["issuer"],
     )
+    return Caller(principal, user=seen.user)
 
 
 def _head(asked: dict[str, Any]) -> Head:

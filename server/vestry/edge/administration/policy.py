@@ -18,7 +18,7 @@ from vestry.edge.administration.ask import Ask
 from vestry.edge.administration.office import Office
 from vestry.edge.administration.table import ROOT, Reply, Row
 from vestry.errors import Conflict, NotFound, PreconditionFailed, PreconditionRequired
-from vestry.explaining import explain
+from vestry.explaining import Caller, explain
 from vestry.roles import Permission, Role
 from vestry.settings.policy import Rules
 from vestry.settings.section import Label, Name, Section, Subject
@@ -41,10 +41,11 @@ class Supposed(Section):
 
     tenant: Label
     subject: Subject = "somebody"
+    """Whom a token or certificate names: what the directory keeps of this user is taken."""
     roles: Annotated[tuple[Role, ...], Field(min_length=1, max_length=len(Role))] = (Role.USER,)
     project: Label | None = None
     key: Annotated[str, Field(max_length=64)] = ""
-    """Public id of a key: its owner, roles, project and bounds are taken, and it has to be the tenant's."""
+    """Public id of a key: its owner, roles, project, bounds and state are taken, and it has to be the tenant's."""
     issuer: Annotated[str, Field(max_length=63)] = ""
     model: Name
     route: Literal["chat.completions", "completions"] = "chat.completions"
@@ -72,9 +73,9 @@ class Supposed(Section):
             tools=self.tools,
         )
 
-    def caller(self) -> Principal:
+    def principal(self) -> Principal:
         roles = frozenset(self.roles)
-        return Principal(self.key, self.tenant, self.subject, roles, project=self.project or "", issuer=self.issuer)
+        return Principal("", self.tenant, self.subject, roles, project=self.project or "", issuer=self.issuer)
 
 
 def _microseconds(moment: datetime) -> int:
@@ -118,15 +119,24 @@ async def _explain(office: Office, ask: Ask) -> Reply:
     supposed = judge(Supposed, await ask.body())
     ask.actor.require(Permission.POLICY_READ, supposed.tenant)
     await office.documents.read(ask.actor, Where(Kind.TENANT, "", supposed.tenant))
-    principal = supposed.caller()
+    caller = await _caller(office, ask, supposed)
+    found = explain(caller, supposed.head(), supposed.call(), office.models, office.house())
+    facts: dict[str, Any] = asdict(found) | {"steps": list(map(asdict, found.steps))}
+    return Reply(shapes.Explained.model_validate(facts))
+
+
+async def _caller(office: Office, ask: Ask, supposed: Supposed) -> Caller:
+    """Who would call. Raises NotFound for a key that there is not, or that is another tenant's."""
     if supposed.key:
         key = await office.keys.read(ask.actor, supposed.key)
         if key.tenant != supposed.tenant:
             raise NotFound
-        principal = key.holder()
-    found = explain(principal, supposed.head(), supposed.call(), office.models, office.house())
-    facts: dict[str, Any] = asdict(found) | {"steps": list(map(asdict, found.steps))}
-    return Reply(shapes.Explained.model_validate(facts))
+        return Caller.by(key)
+    try:
+        user = await office.documents.read(ask.actor, Where(Kind.USER, supposed.tenant, supposed.subject))
+    except NotFound:
+        return Caller(supposed.principal())
+    return Caller(supposed.principal(), user=user.document)
 
 
 ROWS: tuple[Row, ...] = (

@@ -1,0 +1,141 @@
+"""What is said to become of a call is what becomes of it, for credentials that are no good too: by HTTP and command."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fakes.engine import FakeEngine
+from support.cli import Cli
+from support.desk import Desk
+from support.hospital import hospital
+from support.house import House, chat
+from support.tokens import claims, issuer, rsa, signed
+from vestry.roles import Role
+
+TOKENS = rsa("one")
+ELSEWHERE = (ipaddress.ip_network("10.0.0.0/8"),)
+HERE = (ipaddress.ip_network("127.0.0.0/8"),)
+KEYS: dict[str, tuple[dict[str, Any], int, tuple[str, str]]] = {
+    "active": ({}, 200, ("key is active", "yes")),
+    "used from where it may be": ({"sources": HERE}, 200, ("credential may be used from there", "yes")),
+    "used from elsewhere": ({"sources": ELSEWHERE}, 401, ("credential may be used from there", "no")),
+    "revoked": ({"revoked": 1}, 401, ("key is active", "no: revoked")),
+    "frozen": ({"frozen": 1}, 401, ("key is active", "no: frozen")),
+    "expired": ({}, 401, ("key is active", "no: expired")),
+    "of a project that is disabled": ({"project": "closed"}, 401, ("project is there, and not disabled", "no")),
+}
+USERS: dict[str, tuple[dict[str, Any], int, tuple[str, str]]] = {
+    "ann": ({}, 200, ("user is not disabled", "yes")),
+    "dana": ({"disabled": True}, 401, ("user is not disabled", "no")),
+    "eve": ({"models": ["large"]}, 404, ("tenant, project and credential may use the model", "no")),
+    "finn": ({"project": "closed"}, 401, ("project is there, and not disabled", "no")),
+}
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("explaining")
+    more: dict[str, Any] = {"identity": {"issuers": [issuer(folder, TOKENS)]}, "models": {"small": {}, "large": {}}}
+    with FakeEngine() as engine, House(folder / "state", [engine], **more) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def admin(house: House) -> Desk:
+    desk = Desk(house, Role.ADMIN, owner="ada")
+    assert desk.put("/tenants/default/projects/closed", {"disabled": True}).status_code == 201
+    return desk
+
+
+def called(house: House, credential: str) -> int:
+    """The status of a real call."""
+    return house.post(json=chat(), headers={"authorization": f"Bearer {credential}"}).status_code
+
+
+def explained(admin: Desk, **asked: Any) -> tuple[int, list[tuple[str, str]]]:
+    """The status that is foretold, and the questions on the way."""
+    answer = admin.post("/policy/explain", {"tenant": "default", "model": "small", **asked})
+    assert answer.status_code == 200, answer.text
+    told = answer.json()
+    assert told["allowed"] == (told["status"] == 200)
+    return told["status"], [(step["asked"], step["answer"]) for step in told["steps"]]
+
+
+@pytest.mark.parametrize("case", KEYS)
+def test_a_key_is_explained_as_it_is(house: House, admin: Desk, case: str) -> None:
+    """Its state and networks decide before anything else does."""
+    fields, status, step = KEYS[case]
+    if case == "expired":
+        fields = {"expires": time.time_ns() // 1000 + 50_000}
+    secret, key_id = house.keys.create(**fields)
+    time.sleep(0.1 if case == "expired" else 0)
+    found, steps = explained(admin, key=key_id)
+    assert found == called(house, secret) == status
+    assert step in steps
+
+
+@pytest.mark.parametrize("subject", USERS)
+def test_a_user_is_explained_as_the_directory_has_them(house: House, admin: Desk, subject: str) -> None:
+    """Disabled, bounded or in a project: as their token is taken."""
+    body, status, step = USERS[subject]
+    assert admin.put(f"/tenants/default/users/{subject}", body).status_code == 201
+    found, steps = explained(admin, subject=subject, issuer="hospital")
+    assert found == called(house, signed(TOKENS, claims(sub=subject))) == status
+    assert step in steps
+
+
+def test_a_key_is_not_its_owners_to_lose(house: House, admin: Desk) -> None:
+    """A user who is disabled goes on owning keys that work (docs/tenants.md), and that is what is said."""
+    admin.put("/tenants/default/users/gone", {"disabled": True})
+    secret, key_id = house.keys.create(owner="gone")
+    assert explained(admin, key=key_id)[0] == called(house, secret) == 200
+
+
+def test_an_address_and_a_time_may_be_supposed(house: House, admin: Desk) -> None:
+    """A key that works there and then is explained for there and then."""
+    elsewhere = house.keys.create(sources=ELSEWHERE)[1]
+    assert explained(admin, key=elsewhere, source="10.1.2.3")[0] == 200
+    expiring = house.keys.create(expires=4_000_000_000_000_000)[1]
+    assert explained(admin, key=expiring)[0] == 200
+    assert explained(admin, key=expiring, at="2098-01-01T00:00:00Z")[0] == 401
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    return hospital(tmp_path)
+
+
+def typed(cli: Cli, *asked: str) -> tuple[int, str]:
+    """Exit status and output of `vestry policy explain`."""
+    done = cli("policy", "explain", "--model", "scan", *asked)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.output
+    return done.exit_code, done.output
+
+
+def test_the_command_says_it_too(cli: Cli) -> None:
+    """Keys that are frozen, revoked or used from elsewhere; users and projects that are disabled: status 1, and why."""
+    new = ("keys", "create", "--tenant", "radiology", "--owner", "a", "--source", "10.0.0.0/8", "--json")
+    key = json.loads(cli.ok(*new))["id"]
+    assert typed(cli, "--key", key, "--from", "10.1.2.3")[0] == 0
+    status, said = typed(cli, "--key", key)
+    assert (status, "credential may be used from there: no" in said, "refused with 401" in said) == (1, True, True)
+    for act in ("frozen", "revoked"):
+        cli.ok("keys", {"frozen": "freeze", "revoked": "revoke"}[act], key)
+        status, said = typed(cli, "--key", key, "--from", "10.1.2.3")
+        assert (status, f"key is active: no: {act}" in said, "refused with 401" in said) == (1, True, True)
+    dana = ("--tenant", "radiology", "--subject", "dana")
+    assert typed(cli, *dana)[0] == 0
+    cli.ok("users", "set", "dana", "--tenant", "radiology", "--disabled")
+    status, said = typed(cli, *dana)
+    assert (status, "user is not disabled: no" in said, "refused with 401" in said) == (1, True, True)
+    cli.ok("projects", "set", "closed", "--tenant", "radiology", "--disabled")
+    status, said = typed(cli, "--tenant", "radiology", "--project", "closed")
+    assert (status, "project is there, and not disabled: no" in said, "refused with 401" in said) == (1, True, True)
+    assert typed(cli, "--tenant", "radiology", "--subject", "\udcff")[0] == 0
