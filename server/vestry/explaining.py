@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 
 from msgspec import Struct
 
@@ -14,6 +15,9 @@ from vestry.policy import Compiled, facts
 from vestry.roles import Permission
 from vestry.types import Call, Document, Grant, Head, Key, Principal, ServedModel
 from vestry.user import with_user
+
+YEARS = range(1971, 3000)
+"""When a call may be supposed to come. A rule's zone moves it by up to a day, and the calendar has to have that."""
 
 
 class Step(Struct, frozen=True):
@@ -77,6 +81,13 @@ def explain(caller: Caller, head: Head, call: Call, models: Mapping[str, ServedM
     if isinstance(outcome, Refusal):
         return Explanation(False, outcome.rule, outcome.status, outcome.reason, tuple(steps), bounds)
     return Explanation(True, outcome.rule, 200, "", tuple(steps), bounds)
+
+
+def moment_of(when: datetime) -> int:
+    """A time with its offset, in microseconds since the epoch. Raises ValueError for one that no call comes at."""
+    if when.year not in YEARS:
+        raise ValueError(f"a call comes in the years {YEARS[0]} to {YEARS[-1]}")
+    return round(when.timestamp() * 1_000_000)
 
 
 def bounds_of(rule: Compiled) -> dict[str, int | str | bool]:

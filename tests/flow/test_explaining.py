@@ -107,6 +107,24 @@ def test_an_address_and_a_time_may_be_supposed(house: House, admin: Desk) -> Non
     assert explained(admin, key=expiring, at="2098-01-01T00:00:00Z")[0] == 401
 
 
+ZONES = ("Pacific/Kiritimati", "Pacific/Pago_Pago")
+AROUND = [{"name": f"r{number}", "hours": [{"timezone": zone}]} for number, zone in enumerate(ZONES)]
+FAR = ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "1970-12-31T23:59:59Z", "9999-12-31T23:59:59-12:00")
+
+
+def test_a_time_at_the_end_of_the_calendar_is_none(admin: Desk) -> None:
+    """Hours of rules are looked at in their own zones, and there is no day before the first: 400, and which years."""
+    assert admin.put("/policy", {"rules": AROUND}).status_code == 201
+    asked = {"tenant": "default", "model": "small"}
+    for at in FAR:
+        answer = admin.post("/policy/explain", {**asked, "at": at})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "at")
+        assert "the years 1971 to 2999" in answer.json()["error"]["message"]
+    for at in ("1971-01-01T00:00:00+14:00", "2999-12-31T23:59:59-12:00"):
+        assert admin.post("/policy/explain", {**asked, "at": at}).status_code == 200
+    admin.delete("/policy", if_match="*")
+
+
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
     return hospital(tmp_path)
@@ -139,3 +157,14 @@ def test_the_command_says_it_too(cli: Cli) -> None:
     status, said = typed(cli, "--tenant", "radiology", "--project", "closed")
     assert (status, "project is there, and not disabled: no" in said, "refused with 401" in said) == (1, True, True)
     assert typed(cli, "--tenant", "radiology", "--subject", "\udcff")[0] == 0
+
+
+def test_the_command_knows_the_calendar_too(cli: Cli, tmp_path: Path) -> None:
+    """A sentence, and no traceback."""
+    (tmp_path / "rules.yaml").write_text(json.dumps({"rules": AROUND}))
+    cli.ok("policy", "set", "--file", str(tmp_path / "rules.yaml"))
+    for at in FAR:
+        status, said = typed(cli, "--tenant", "radiology", "--at", at)
+        assert (status, "--at: a call comes in the years 1971 to 2999." in said) == (2, True)
+    assert typed(cli, "--tenant", "radiology", "--at", "2999-12-31T23:59:59-12:00")[0] == 0
+    assert "needs its offset" in typed(cli, "--tenant", "radiology", "--at", "0001-01-01T00:00:00")[1]

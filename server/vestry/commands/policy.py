@@ -17,7 +17,7 @@ from vestry.admin.names import is_name
 from vestry.administration import ChangeRefused, Office, look
 from vestry.commands.common import BadSettings, settings_of
 from vestry.errors import KeysUnavailable
-from vestry.explaining import Caller, Explanation, bounds_of, explain
+from vestry.explaining import Caller, Explanation, bounds_of, explain, moment_of
 from vestry.faults import ConfigurationError
 from vestry.house import ROUTES, House
 from vestry.models.catalog import ModelError
@@ -152,11 +152,14 @@ def _caller(asked: dict[str, Any], seen: _House) -> Caller:
 def _head(asked: dict[str, Any]) -> Head:
     try:
         moment = datetime.now(UTC) if asked["at"] is None else datetime.fromisoformat(asked["at"])
-        wall = round(moment.timestamp() * 1_000_000)
-    except (ValueError, OverflowError):
+    except ValueError:
         raise click.UsageError("--at is a time as 2027-01-31T18:00:00Z.") from None
     if moment.tzinfo is None:
         raise click.UsageError("--at needs its offset from UTC, as in 2027-01-31T18:00:00Z.")
+    try:
+        wall = moment_of(moment)
+    except ValueError as fault:
+        raise click.UsageError(f"--at: {fault}.") from None
     try:
         ip_address(asked["source"])
     except ValueError:

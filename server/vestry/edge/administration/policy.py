@@ -18,7 +18,7 @@ from vestry.edge.administration.ask import Ask
 from vestry.edge.administration.office import Office
 from vestry.edge.administration.table import ROOT, Reply, Row
 from vestry.errors import Conflict, NotFound, PreconditionFailed, PreconditionRequired
-from vestry.explaining import Caller, explain
+from vestry.explaining import Caller, explain, moment_of
 from vestry.roles import Permission, Role
 from vestry.settings.policy import Rules
 from vestry.settings.section import Label, Name, Section, Subject
@@ -36,6 +36,11 @@ def _address(value: str) -> str:
         raise ValueError("this is no IP address") from None
 
 
+def _moment(value: datetime) -> datetime:
+    moment_of(value)
+    return value
+
+
 class Supposed(Section):
     """A call that might be made, and by whom."""
 
@@ -50,14 +55,14 @@ class Supposed(Section):
     model: Name
     route: Literal["chat.completions", "completions"] = "chat.completions"
     source: Annotated[str, AfterValidator(_address)] = "127.0.0.1"
-    at: AwareDatetime | None = None
+    at: Annotated[AwareDatetime, AfterValidator(_moment)] | None = None
     """When, with its offset from UTC. Left out: now."""
     max_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     choices: Annotated[int, Field(ge=1, le=128)] = 1
     tools: bool = False
 
     def head(self) -> Head:
-        wall = time.time_ns() // 1000 if self.at is None else _microseconds(self.at)
+        wall = time.time_ns() // 1000 if self.at is None else moment_of(self.at)
         return Head("", self.route, Operation.CHAT, "POST", self.source, "", "", "", None, 0.0, wall)
 
     def call(self) -> Call:
@@ -76,10 +81,6 @@ class Supposed(Section):
     def principal(self) -> Principal:
         roles = frozenset(self.roles)
         return Principal("", self.tenant, self.subject, roles, project=self.project or "", issuer=self.issuer)
-
-
-def _microseconds(moment: datetime) -> int:
-    return round(moment.timestamp() * 1_000_000)
 
 
 async def _read(office: Office, ask: Ask) -> Reply:
