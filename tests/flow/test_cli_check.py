@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
 
 import jsonschema
@@ -10,6 +12,7 @@ import pytest
 
 from support import certificates
 from support.cli import Cli
+from support.tokens import issuer
 from vestry.configuration.reading import digest, schema
 from vestry.settings.tree import Settings
 
@@ -48,6 +51,23 @@ def test_a_missing_signing_key_is_named(cli: Cli, tmp_path: Path) -> None:
     assert "Restore it from a copy" in only_fault(cli)
     key.unlink()
     assert "the key that signs the audit log is missing" in only_fault(cli)
+
+
+def test_a_pipe_in_the_place_of_an_issuers_keys_is_a_fault(cli: Cli, tmp_path: Path) -> None:
+    """Nobody writes into it, and nobody is waited for."""
+    settings = issuer(tmp_path)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    file = tmp_path / "vestry.yaml"
+    file.write_text(json.dumps({"identity": {"issuers": [{**settings, "jwks_file": str(pipe)}]}}))
+    waited = threading.Timer(10, lambda: os.close(os.open(pipe, os.O_WRONLY)))  # else the test would hang with it
+    waited.start()
+    result = cli("--config", str(file), "check")
+    in_time = waited.is_alive()
+    waited.cancel()
+    assert in_time
+    assert result.exit_code == 2
+    assert f"{pipe} is not a regular file" in result.stderr
 
 
 def only_fault(cli: Cli) -> str:

@@ -143,3 +143,5 @@ def test_keys_that_may_not_verify_are_left_out(tmp_path: Path) -> None:
             from_file(file)()
     with pytest.raises(BadKeys, match="cannot be read"):
         from_file(tmp_path / "none")()
+    with pytest.raises(BadKeys, match="not a regular file"):
+        from_file(tmp_path)()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
@@ -25,8 +27,7 @@ def from_file(path: Path) -> Fetch:
 
     def fetch() -> KeySet:
         try:
-            with path.open("rb") as file:
-                content = file.read(DOCUMENT_BYTES + 1)
+            content = _content(path)
         except OSError as error:
             raise BadKeys(f"{path} cannot be read ({error.strerror})") from error
         if len(content) > DOCUMENT_BYTES:
@@ -34,6 +35,16 @@ def from_file(path: Path) -> Fetch:
         return KeySet.read(content)
 
     return fetch
+
+
+def _content(path: Path) -> bytes:
+    """What a regular file begins with. Raises OSError; BadKeys for what is none: a pipe would be waited for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BadKeys(f"{path} is not a regular file")
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(DOCUMENT_BYTES + 1)
 
 
 class Asking:
