@@ -9,6 +9,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from fakes.engine import FakeEngine
-from support.house import House
-from support.tokens import ISSUER, claims, forged, issuer, rsa, signed
+from support.house import House, until
+from support.tokens import ISSUER, claims, forged, issuer, jwks, rsa, signed
 
 KEY = rsa("one")
 STRANGER = rsa("one")
@@ -210,3 +211,25 @@ def test_a_claim_that_was_made_for_a_pattern_holds_nobody_up(house: House) -> No
     began = time.monotonic()
     assert ask(house, token) == 200
     assert time.monotonic() - began < 2
+
+
+def test_a_file_of_keys_is_read_again_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rewritten in its place, or replaced by a rename as Kubernetes does it: long before `refresh_seconds`."""
+    monkeypatch.setattr("vestry.adapters.tokens.provider.LOOK_SECONDS", 0.05)
+    other, file, draft = rsa("two"), tmp_path / "jwks.json", tmp_path / "draft"
+    keys = issuer(tmp_path, KEY, refresh_seconds=86_400, stale_seconds=172_800)
+    with FakeEngine() as engine, House(tmp_path / "state", [engine], identity={"issuers": [keys]}) as house:
+        old, new = signed(KEY), signed(other)
+        assert ask(house, old) == 200
+        draft.write_text(json.dumps(jwks(other)))
+        draft.rename(file)
+        until(lambda: ask(house, old) == 401, what="the key that was taken back to be refused")
+        assert ask(house, new) == 200
+        file.write_text(json.dumps(jwks(KEY)))
+        until(lambda: ask(house, new) == 401, what="the key that was taken back to be refused")
+        assert ask(house, old) == 200
+        file.write_text("half of a set of ke")
+        time.sleep(0.3)
+        assert ask(house, signed(KEY, claims(jti="another"))) == 200
+        file.write_text(json.dumps(jwks()))
+        until(lambda: ask(house, old) == 401, what="the last key to be refused")

@@ -85,7 +85,11 @@ def _grant(grant: TokenGrant) -> GrantRule:
 
 def _provider(issuer: Issuer) -> provider.Provider:
     return provider.Provider(
-        issuer.name, _fetch(issuer), refresh_seconds=issuer.refresh_seconds, stale_seconds=issuer.stale_seconds
+        issuer.name,
+        _fetch(issuer),
+        refresh_seconds=issuer.refresh_seconds,
+        stale_seconds=issuer.stale_seconds,
+        stamp=None if issuer.jwks_file is None else fetching.stamp_of(issuer.jwks_file),
     )
 
 

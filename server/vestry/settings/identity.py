@@ -107,7 +107,8 @@ class Issuer(Section):
     jwks_uri: Url | None = None
     """Where its keys are, if they are not to be found by discovery."""
     jwks_file: Path | None = None
-    """File with its keys (JWKS), read again when it changes, for a provider that cannot be asked."""
+    """File with its keys (JWKS), for a provider that cannot be asked. Looked at every second, and read again when it
+    changes."""
     ca: Path | None = None
     """PEM file with the authorities that sign the provider's certificate. Left out: those of the system."""
     token: Path | None = None

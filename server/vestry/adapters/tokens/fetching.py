@@ -20,6 +20,8 @@ from vestry.wires import Undelivered, Web
 
 Fetch = Callable[[], KeySet]
 """Gets an issuer's keys. Raises BadKeys, which says in a sentence what is wrong."""
+Stamp = Callable[[], tuple[int, ...]]
+"""Says cheaply whether the keys may be others: it is another one then."""
 
 
 def from_file(path: Path) -> Fetch:
@@ -35,6 +37,19 @@ def from_file(path: Path) -> Fetch:
         return KeySet.read(content)
 
     return fetch
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Of a file that keys are in."""
+
+    def stamp() -> tuple[int, ...]:
+        try:
+            found = path.stat()
+        except OSError:
+            return ()
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
+    return stamp
 
 
 def _content(path: Path) -> bytes:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from vestry.adapters.tokens.fetching import Fetch
+from vestry.adapters.tokens.fetching import Fetch, Stamp
 from vestry.adapters.tokens.keysets import BadKeys, KeySet
 from vestry.errors import KeysUnavailable
 
@@ -17,6 +17,8 @@ UNKNOWN_SECONDS = 30.0
 PATIENCE_SECONDS = 2.0
 """How long a call waits for that."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+LOOK_SECONDS = 1.0
+"""How often keys with a stamp are looked at."""
 
 
 class Provider:
@@ -29,12 +31,14 @@ class Provider:
         *,
         refresh_seconds: float,
         stale_seconds: float,
+        stamp: Stamp | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self.generation = 0
         self.failures = 0
-        self._fetch, self._clock = fetch, clock
+        self._fetch, self._stamp, self._clock = fetch, stamp, clock
+        self._seen: tuple[int, ...] = ()
         self._refresh_seconds, self._stale_seconds = refresh_seconds, stale_seconds
         self._keys: KeySet | None = None
         self._read_at = self._tried_at = float("-inf")
@@ -75,11 +79,22 @@ class Provider:
             task = self._start()
             await asyncio.wait({task})
             if self._fault:
-                await asyncio.sleep(pause)
+                await self._rest(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:
                 pause = FIRST_PAUSE
-                await asyncio.sleep(self._refresh_seconds)
+                await self._rest(self._refresh_seconds)
+
+    async def _rest(self, seconds: float) -> None:
+        """So long, or until the stamp is another one."""
+        if self._stamp is None:
+            await asyncio.sleep(seconds)
+            return
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if self._stamp() != self._seen:
+                return
+            await asyncio.sleep(min(left, LOOK_SECONDS))
 
     def _start(self) -> asyncio.Task[None]:
         if self._fetching is None:
@@ -94,6 +109,8 @@ class Provider:
             task.exception()
 
     async def _read(self) -> None:
+        if self._stamp is not None:
+            self._seen = self._stamp()  # before: what changes while they are read is seen afterwards
         try:
             keys = await asyncio.to_thread(self._fetch)
         except BadKeys as fault:
