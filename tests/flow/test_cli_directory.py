@@ -398,6 +398,10 @@ def test_identify_prints_no_key(cli: Cli) -> None:
     unknown = cli("keys", "identify", other)
     assert (unknown.exit_code, unknown.stderr) == (1, "Error: There is no such key here.\n")
     assert other not in unknown.output
+    for odd in (b"\xff\xfe" + key.encode("utf-16-le"), b"\xe9t\xe9", b"\x00", b""):
+        none = CliRunner().invoke(main, ["keys", "identify"], input=odd, env=environment)
+        assert (none.exit_code, none.stderr) == (1, "Error: There is no such key here.\n")
+    refused(cli, "keys", "identify", "\udcff", status=1, said="There is no such key here.")
 
 
 def test_lists_go_through_every_page(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

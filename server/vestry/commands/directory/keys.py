@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
@@ -236,9 +236,9 @@ def identify(config: Path | None, key: str | None, as_json: bool) -> None:
       vestry keys identify < found.txt
       vestry keys identify --json < found.txt
     """
-    stream = sys.stdin
     if key is None:
-        key = click.prompt("Key", hide_input=True, err=True) if stream.isatty() else stream.read(4096)
+        asks = sys.stdin.isatty()
+        key = click.prompt("Key", hide_input=True, err=True) if asks else _found(sys.stdin.buffer)
     text = str(key).strip()
 
     async def find(office: Office) -> str:
@@ -251,6 +251,11 @@ def identify(config: Path | None, key: str | None, as_json: bool) -> None:
     with told():
         found = look(settings, find)
     _shown(config, found, as_json=as_json)
+
+
+def _found(stream: BinaryIO) -> str:
+    """The beginning of what was found, in whatever encoding: a key is plain ASCII."""
+    return stream.read(4096).decode("ascii", errors="replace")
 
 
 def _shown(config: Path | None, key_id: str, *, as_json: bool) -> None:
