@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from support.tokens import claims
-from vestry.adapters.tokens.compact import BadToken
-from vestry.adapters.tokens.judging import holder
+from vestry.adapters.tokens.compact import BadToken, Compact
+from vestry.adapters.tokens.judging import holder, judge
 from vestry.composition.identity import rules_of
 from vestry.configuration.reading import read
 from vestry.settings.identity import Issuer
@@ -55,3 +57,19 @@ def test_an_example_is_valid_and_gives_what_the_page_says(name: str, tmp_path: P
     assert (found.tenant, found.subject, found.role) == (tenant, subject, roles)
     with pytest.raises(BadToken):
         holder(rules, claims(groups=["strangers"]))
+
+
+def test_id_tokens_are_refused_as_far_as_the_page_says(tmp_path: Path) -> None:
+    """Those that can be told; all others by their audience, or by `typ`."""
+    issuer = example("company", tmp_path)
+    rules, now = rules_of(issuer), time.time()
+    plain = claims(iss=issuer.issuer, auth_time=int(now), acr="1", amr=["pwd"], sid="s", email="alice@a.test")
+    told = {"nonce": "n", "at_hash": "h", "c_hash": "h", "typ": "ID"}
+    assert judge(rules, Compact("", "RS256", None, "jwt", plain), None, now)
+    for name, value in told.items():
+        assert f"`{name}`" in PAGE.read_text() or f"`{name}: {value}`" in PAGE.read_text()
+        with pytest.raises(BadToken, match="ID token"):
+            judge(rules, Compact("", "RS256", None, "jwt", plain | {name: value}), None, now)
+    for strict, said in ((rules, plain | {"aud": "portal"}), (replace(rules, access_tokens_only=True), plain)):
+        with pytest.raises(BadToken):
+            judge(strict, Compact("", "RS256", None, "jwt", said), None, now)

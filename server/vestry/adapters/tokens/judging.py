@@ -17,7 +17,8 @@ ACCESS_TOKEN = ("client_id", "jti", "iat", "sub")
 """What RFC 9068 wants, beside what every token has."""
 OF_OTHERS = frozenset({"nonce", "at_hash", "c_hash", "events"})
 """Claims that only ID tokens have, which are for the client and are not shown to servers; and security events, such as
-logout tokens (RFC 8417; OpenID Connect Back-Channel Logout 1.0, section 2.4).
+logout tokens (RFC 8417; OpenID Connect Back-Channel Logout 1.0, section 2.4). An ID token may have none of them (OpenID
+Connect Core 1.0, section 2): then only its audience tells it from an access token, or `typ`.
 """
 KEYCLOAK = frozenset({"id", "refresh", "offline", "logout"})
 """What Keycloak's claim `typ` says, in lower case, of tokens that are no access tokens."""
