@@ -44,8 +44,8 @@ class Trail(Struct):
     keeping: Keeping | None = None
     intended: bool = False
     metered: bool = False
+    concluding: bool = False
     concluded: bool = False
-    withheld: bool = False
 
 
 class Corridor:
@@ -89,7 +89,11 @@ class Corridor:
 
     def turn_away(self, visitor: Visitor, refusal: Refusal) -> Coroutine[None, None, None]:
         """One request that no route takes."""
-        return self._refuse(visitor, Trail(visitor.head), refusal)
+
+        async def serve(_visitor: Visitor, _trail: Trail) -> None:
+            raise refusal
+
+        return self._guard(visitor, Trail(visitor.head), serve)
 
     async def _serve(self, visitor: Visitor, trail: Trail) -> None:
         head = trail.head
@@ -124,10 +128,11 @@ class Corridor:
             answer, outcome, failure = await self._keep_answer(trail.keeping, trail.call, outcome)
         self._count(trail, outcome)
         trail.intended = False
-        await self.recorder.outcome(trail.head, _known(trail), trail.call, trail.grant, outcome, answer)
+        written = self.recorder.outcome(trail.head, _known(trail), trail.call, trail.grant, outcome, answer)
+        trail.concluding = True  # from here on the log has it, or closes the intent, whatever becomes of this task
+        await written
         trail.concluded = True
         if failure is not None:
-            trail.withheld = True
             raise failure
 
     @staticmethod
@@ -182,8 +187,8 @@ class Corridor:
             tried=refusal.tried,
         )
         try:
-            if trail.withheld:
-                pass  # the outcome says it already
+            if trail.concluding:
+                pass  # the call has its outcome, and no second record
             elif trail.intended:
                 await self._conclude(trail, outcome)
             else:
@@ -191,6 +196,8 @@ class Corridor:
                 await self.recorder.refusal(trail.head, trail.principal, trail.call, refusal)
         except Refusal as unrecorded:
             refusal = unrecorded
+        except asyncio.CancelledError:  # the server stops while the record is on its way to the disk
+            refusal = Stopping()
         if not isinstance(refusal, ClientLeft):
             await visitor.refuse(refusal)
 

@@ -63,6 +63,11 @@ class MemoryJournal:
         return [record for record in self.records if record["type"] == kind]
 
     @property
+    def hung(self) -> bool:
+        """Whether a write hangs."""
+        return bool(self._hung)
+
+    @property
     def healthy(self) -> bool:
         return self._healthy
 

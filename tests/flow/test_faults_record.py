@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from fakes.engine import Behaviour, FakeEngine
 from support.disk import Disk
 from support.house import PLAIN, House, chat, until
 from support.outcomes import events, idle, metric, said
-from support.wire import Wire, chat_request
+from support.wire import Wire, chat_request, request
 
 CONTENT = "The capital of France is Paris."
 WRITE_FAULTS = {
@@ -200,6 +200,52 @@ def test_openais_client_raises_where_the_outcome_is_lost(house: House, engine: F
     disk.fail(errno.ENOSPC, "write", "create")
     with pytest.raises(openai.APIError, match="not be recorded"):
         list(stream)
+
+
+CUT_OFF: dict[str, Callable[[House], tuple[int, bytes]]] = {
+    "a call": lambda house: (house.port, chat_request(house.key, chat())),
+    "a stream": lambda house: (house.port, chat_request(house.key, chat(stream=True))),
+    "a look": lambda house: (house.port, request("GET", "/v1/models", f"Authorization: Bearer {house.key}")),
+    "a stranger": lambda house: (house.port, request("GET", "/v1/models")),
+    "no route": lambda house: (house.port, request("GET", "/nothing")),
+    "an administrator": lambda house: (_admin(house), request("GET", WHOAMI, f"Authorization: Bearer {house.key}")),
+    "a stranger there": lambda house: (_admin(house), request("GET", WHOAMI)),
+}
+WHOAMI = "/admin/v1/whoami"
+
+
+def _admin(house: House) -> int:
+    return int(house.admin.rsplit(":", 1)[1])
+
+
+@pytest.mark.parametrize("what", CUT_OFF)
+def test_a_stop_does_not_wait_for_a_record_and_no_second_one_is_written(
+    tmp_path: Path, engine: FakeEngine, disk: Disk, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """The drain time ends while the disk hangs under an outcome or a refusal: the client is told that the server stops,
+    in an answer of ours; the record that is on its way is the only one; no traceback."""
+    engine.behave(first_seconds=0.2)
+    with House(tmp_path / "state", [engine], relay={"probe_seconds": 60}, server={"drain_seconds": 0.3}) as house:
+        port, asked = CUT_OFF[what](house)
+        with Wire(port) as wire, ThreadPoolExecutor(1) as pool:
+            if engine_asked := what in {"a call", "a stream"}:
+                wire.send(asked)
+                until(lambda: engine.calls, what="the engine to be asked")
+            disk.block()
+            if not engine_asked:
+                wire.send(asked)
+            until(lambda: disk.held, what="the record to be written")
+            stopping = pool.submit(house.stop)
+            answer = wire.answer()
+            assert not stopping.done()
+            disk.mend()
+            stopping.result(20)
+        told = events(answer.text)[-1] if what == "a stream" else answer.json()
+        assert (told["error"]["code"], told["error"]["message"]) == ("overloaded", "The server is stopping.")
+        kinds = [each["type"] for each in house.records() if each.get("request_id") == answer.headers["x-request-id"]]
+    expected = ["intent", "outcome"] if engine_asked else ["outcome" if "Authorization" in str(asked) else "refusal"]
+    assert kinds == expected
+    assert [each.exc_info for each in caplog.records if each.exc_info] == []
 
 
 def test_every_answer_that_was_served_is_recorded_though_the_disk_comes_and_goes(

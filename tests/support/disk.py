@@ -17,6 +17,8 @@ class Disk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._open = threading.Event()
         self._open.set()
+        self.held = False
+        """Whether fdatasync hangs, with a record under it."""
         self._faults: dict[str, int] = {}
         write, sync, create = Files.write, Files.sync, Files.create
 
@@ -25,7 +27,9 @@ class Disk:
             return write(files, descriptor, data)
 
         def failing_sync(files: Files, descriptor: int) -> None:
+            self.held = not self._open.is_set()
             assert self._open.wait(30), "nobody released the disk"
+            self.held = False
             self._raise("sync")
             sync(files, descriptor)
 

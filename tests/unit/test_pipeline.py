@@ -23,6 +23,7 @@ from vestry.errors import (
     ModelNotFound,
     NotFound,
     Refusal,
+    Stopping,
 )
 from vestry.house import House
 from vestry.meter.calls import Meter
@@ -291,6 +292,36 @@ def test_a_call_that_is_cut_off_while_its_intent_is_written() -> None:
     assert visitor.refusal is not None
     assert bench.forwarded == 0
     assert "refusal" in bench.kinds
+
+
+@pytest.mark.parametrize("route", ["engine", "server"])
+def test_a_call_that_is_cut_off_while_its_outcome_is_written_has_no_second_record(route: str) -> None:
+    """The outcome is on its way to the disk: the client is told that the server stops, and no refusal stands beside it,
+    whether an engine answered or the server by itself.
+    """
+
+    async def run() -> None:
+        async def engine() -> Outcome:
+            bench.journal.hang()
+            return LEFT
+
+        bench, visitor = Bench(engine), Visitor()
+
+        def answer(_principal: Principal, _house: House) -> bytes:
+            bench.journal.hang()
+            return b"models"
+
+        walk = bench.corridor.walk(visitor) if route == "engine" else bench.corridor.look(visitor, answer)
+        task = asyncio.ensure_future(walk)
+        await until(lambda: bench.journal.hung)
+        task.cancel()
+        await asyncio.sleep(0)
+        bench.journal.mend()
+        await task
+        assert isinstance(visitor.refusal, Stopping)
+        assert bench.kinds == [*(["intent"] if route == "engine" else []), "outcome"]
+
+    asyncio.run(run())
 
 
 def test_an_answer_that_is_being_sent_is_not_answered_a_second_time() -> None:

@@ -129,7 +129,11 @@ class Desk:
     async def _answered(self, arrival: Arrival, principal: Principal, reply: Reply) -> Response:
         outcome = Outcome(Ending.COMPLETE, reply.status)
         if not reply.recorded:
-            await self._corridor.recorder.outcome(arrival.head, principal, None, None, outcome)
+            written = self._corridor.recorder.outcome(arrival.head, principal, None, None, outcome)
+            try:
+                await written
+            except asyncio.CancelledError:  # the server stops: the log has the outcome, and gets no second record
+                return await self._refused(arrival, principal, Stopping(), recorded=True)
         self._count(arrival, principal, outcome)
         headers = []
         if reply.version is not None:
@@ -138,15 +142,20 @@ class Desk:
             headers.append((b"location", reply.location.encode()))
         return Sent(arrival, reply.status, encoded(reply), headers)
 
-    async def _refused(self, arrival: Arrival, principal: Principal | None, refusal: Refusal) -> Response:
+    async def _refused(
+        self, arrival: Arrival, principal: Principal | None, refusal: Refusal, *, recorded: bool = False
+    ) -> Response:
         """Record a refusal, then answer with it. If even that cannot be recorded, the answer says so."""
         tenant = "none" if principal is None else principal.tenant
         self._corridor.meter.refused(arrival.head, tenant, refusal.code)
         self._count(arrival, principal, Outcome(Ending.REFUSED, refusal.status, refusal.code))
         try:
-            await self._corridor.recorder.refusal(arrival.head, principal, None, refusal)
+            if not recorded:
+                await self._corridor.recorder.refusal(arrival.head, principal, None, refusal)
         except Refusal as unrecorded:
             refusal = unrecorded
+        except asyncio.CancelledError:  # the server stops while the record is on its way to the disk
+            refusal = Stopping()
         return Sent(arrival, refusal.status, refusal.body(), refusal.headers())
 
     def _count(self, arrival: Arrival, principal: Principal | None, outcome: Outcome) -> None:
