@@ -19,10 +19,10 @@ import pytest
 from fakes.audit import read
 from fakes.engine import FakeEngine
 from support.house import PLAIN, House, chat, until
-from support.outcomes import events, said
+from support.outcomes import events, only_outcome, said
 from support.server import ServerProcess
 from support.tokens import issuer, rsa, signed
-from support.wire import Wire
+from support.wire import Wire, chat_request
 
 CONTENT = "The capital of France is Paris."
 BODIES = (chat(), chat(stream=True), {"model": "small"})
@@ -218,6 +218,36 @@ def test_what_does_not_end_in_the_drain_time_is_cut_off(tmp_path: Path, engine: 
                 house.stop()
                 assert 0.4 < time.monotonic() - began < 4
             endless.check(house.records())
+
+
+def test_a_stop_does_not_wait_for_a_client_that_takes_no_end(
+    tmp_path: Path, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its outcome is recorded, and the last bytes wait behind many that it does not read: the connection is closed
+    behind the drain time, and no fault of ours is logged."""
+    engine.behave(raw=streamed_at_once("x" * 1_000_000))
+    with House(tmp_path / "state", [engine], server={"drain_seconds": 0.3}) as house:
+        with Wire(house.port, receive_buffer=16_384) as wire:
+            wire.send(chat_request(house.key, chat(stream=True)))
+            assert only_outcome(house)["ending"] == "complete"
+            house.stop()
+            rest = wire.rest()
+        assert b"xxx" in rest
+        assert b"[DONE]" not in rest
+        only_outcome(house)
+    assert [each.exc_info for each in caplog.records if each.exc_info] == []
+
+
+def streamed_at_once(text: str) -> bytes:
+    """A whole stream in one piece, with one long event in it."""
+    events = (
+        {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+        {"choices": [], "usage": {"prompt_tokens": 24, "completion_tokens": 1}},
+    )
+    body = b"".join([b"data: %b\n\n" % json.dumps(each).encode() for each in events]) + b"data: [DONE]\n\n"
+    head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
 def test_a_second_signal_does_not_wait(server: ServerProcess, engine: FakeEngine) -> None:

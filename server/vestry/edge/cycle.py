@@ -66,9 +66,12 @@ class Cycle(RequestResponseCycle):
         try:
             await app(self.scope, self.receive, self.send)
             if not (self.response_complete or self.gone):
-                raise RuntimeError("the application has not answered whole")  # noqa: TRY301 - one end for all faults
+                fault_of_ours = RuntimeError("the application has not answered whole")
+                raise asyncio.CancelledError if self.task.cancelling() else fault_of_ours  # noqa: TRY301 - one end
         except BaseException as fault:  # the border of the application, as in uvicorn
-            self.logger.error("Exception in ASGI application\n", exc_info=fault)  # noqa: TRY400 - uvicorn's words
+            # The server stops, and its client was too slow for the end of its answer: nobody's fault.
+            if not (self.response_started and isinstance(fault, asyncio.CancelledError)):
+                self.logger.error("Exception in ASGI application\n", exc_info=fault)  # noqa: TRY400 - uvicorn's words
             if self.response_started:
                 self.transport.close()
             else:
