@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Protocol
 
 from msgspec.structs import replace
 
-from vestry.errors import EngineFailed, NoReplica, Refusal
+from vestry.errors import EngineFailed, NoReplica, Refusal, Stopping
 from vestry.relay import Relay
 from vestry.route import CANCELLED, Router, Trip
 from vestry.seams import Client
@@ -31,7 +32,8 @@ class Forward:
     async def __call__(self, head: Head, call: Call, grant: Grant, client: Client) -> Outcome:
         """The outcome at the replica that answered.
 
-        Raises NoReplica, EngineFailed, EngineTimeout, or InvalidRequest where the engine found the request wrong.
+        Raises NoReplica, EngineFailed, EngineTimeout, InvalidRequest where the engine found the request wrong, or
+        Stopping where the server stops and an engine has it.
         """
         model = grant.model.name
         first = self._router.pick(model, time.monotonic(), streamed=call.stream)
@@ -51,6 +53,10 @@ class Forward:
             if isinstance(refusal, EngineFailed):
                 raise refusal from cause
             raise
+        except asyncio.CancelledError:  # the server stops during the second connect: only the first one had the call
+            stopping = Stopping()
+            stopping.attempts, stopping.tried = 1, tried
+            raise stopping from cause
 
     def _another(self, model: str, first: Trip, call: Call, client: Client) -> Trip | None:
         """A second replica to try, if there is one, the retry budget allows it, and somebody still waits."""
@@ -70,7 +76,8 @@ class Forward:
             )
             cause = CAUSES.get(outcome.ending)
         except Refusal as refusal:
-            cause = refusal.cause if isinstance(refusal, EngineFailed) else None
+            if not isinstance(refusal, Stopping):
+                cause = refusal.cause if isinstance(refusal, EngineFailed) else None
             refusal.replica, refusal.attempts = trip.seat.replica.name, number
             raise
         else:

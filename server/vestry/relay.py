@@ -70,8 +70,8 @@ class Relay:
     ) -> Outcome:
         """Relay one call, with `extra` in its body. Returns once the engine's answer has ended, or the client has gone.
 
-        Raises EngineFailed or EngineTimeout while nothing has been sent to the client, and InvalidRequest where the
-        engine found the request wrong.
+        Raises EngineFailed or EngineTimeout while nothing has been sent to the client, InvalidRequest where the engine
+        found the request wrong, and Stopping where the call is cut off and the engine has it.
         """
         engine = self._engines[replica.name]
         loop = self._loop = self._loop or asyncio.get_running_loop()
@@ -155,9 +155,7 @@ class _Attempt:
         try:
             await self._over
         except asyncio.CancelledError:
-            if not self._sent:
-                raise
-            self._cut = True  # the server stops: the part that the client has is an outcome
+            self._cut = True  # the server stops: the engine has the call, so the record has to name it
         finally:
             if not self._over.done() or self._over.cancelled():
                 self.wire.close()
@@ -244,6 +242,8 @@ class _Attempt:
         """The outcome. Raises as `Relay.send` says."""
         if self._left:
             return self._outcome(Ending.CANCELLED, 499, "client_closed_request", self._use())
+        if self._cut and not self._sent:
+            raise Stopping
         if self._status and self._status != 200:
             raise self._complaint()
         if self._stream is None:

@@ -203,7 +203,9 @@ class Endless:
         ends = {each["request_id"]: each for each in records if each["type"] == "outcome"}
         cut = ends[stream.headers["x-request-id"]]
         assert (cut["ending"], cut["completion_tokens"]) == ("truncated", 4)
-        assert ends[whole.headers["x-request-id"]]["ending"] == "failed"
+        failed = ends[whole.headers["x-request-id"]]
+        assert (failed["ending"], failed["attempts"], failed["replica"]) == ("failed", 1, cut["replica"])
+        assert failed["engine_work"][0]["least"] == [0, 0, 0]
         assert records[-1]["type"] == "server.stop"
         until(lambda: all(call.left_at for call in self._engine.calls), what="the engine to be left")
 

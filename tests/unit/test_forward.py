@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from fakes.calls import GRANT, call, head
-from fakes.wires import MemoryClient, MemoryEngine, MemoryWire
+from fakes.wires import MemoryClient, MemoryEngine, MemoryWire, until
 from support.house import served_model
-from vestry.errors import ContextLengthExceeded, EngineFailed, EngineTimeout, NoReplica
+from vestry.errors import ContextLengthExceeded, EngineFailed, EngineTimeout, NoReplica, Stopping
 from vestry.forward import Forward
 from vestry.relay import Relay
 from vestry.route import Router, Seat
@@ -203,11 +204,39 @@ def test_a_call_that_is_given_up_gives_its_replica_back() -> None:
         assert (await task).ending is Ending.CANCELLED
         assert (bench.seat(1).outstanding, bench.seat(1).failures) == (0, 1)
         bench.client.gone = False
+        bench.seat(2).failures = 1
         cancelled = asyncio.ensure_future(bench.send())
         await bench.wire(2)
         cancelled.cancel()
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(Stopping) as refused:
             await cancelled
+        assert (bench.seat(2).outstanding, bench.seat(2).failures) == (0, 1)
+        assert (refused.value.replica, refused.value.attempts, refused.value.tried) == ("127.0.0.1:2", 1, "")
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("connected", [False, True])
+def test_a_second_try_that_is_cut_off_names_the_first(connected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server stops: whoever may have worked on the call is told, and who was not even connected to is not."""
+
+    async def hanging(*_asked: Any, **_options: Any) -> None:
+        await asyncio.Event().wait()
+
+    async def run() -> None:
+        bench = Bench()
+        if not connected:
+            monkeypatch.setattr(bench.engines["127.0.0.1:2"], "send", hanging)
+        task = asyncio.ensure_future(bench.send())
+        answer(await bench.wire(1), 500)
+        await until(lambda: bench.retries)
+        if connected:
+            await bench.wire(2)
+        task.cancel()
+        with pytest.raises(Stopping) as refused:
+            await task
+        found = (refused.value.replica, refused.value.attempts, refused.value.tried)
+        assert found == (("127.0.0.1:2", 2, "127.0.0.1:1") if connected else ("", 1, "127.0.0.1:1"))
         assert bench.seat(2).outstanding == 0
 
     asyncio.run(run())

@@ -8,7 +8,7 @@ import pytest
 
 from fakes.wires import MemoryWire
 from support.relays import CLOSED, COUNTED, DONE, LAST, SAID, Bench, failed, relayed, streamed
-from vestry.errors import EngineFailed, EngineTimeout
+from vestry.errors import EngineFailed, EngineTimeout, Stopping
 from vestry.types import Ending, Usage
 
 # Deadlines ------------------------------------------------------------------------------------------------------
@@ -176,18 +176,34 @@ def test_a_stale_connection_is_replaced_without_anybody_noticing() -> None:
     asyncio.run(run())
 
 
-def test_a_call_that_is_cut_off_before_its_first_byte_is_cancelled() -> None:
-    """The server stops: the engine is told, and the cancellation passes on."""
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_is_cut_off_before_its_first_byte_is_refused_by_whoever_sent_it(stream: bool) -> None:
+    """The server stops: the engine is told, and what is raised can say which engine had the call."""
 
     async def run() -> None:
-        bench = Bench()
+        bench = Bench(stream=stream)
         task = asyncio.ensure_future(bench.send())
         wire = await bench.engine.wire()
         await asyncio.sleep(0)
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(Stopping):
             await task
         assert wire.closed
+
+    asyncio.run(run())
+
+
+def test_a_call_that_is_cut_off_during_the_connect_is_cancelled() -> None:
+    """No engine has it: the cancellation passes on."""
+
+    async def run() -> None:
+        bench = Bench()
+        task = asyncio.ensure_future(bench.send())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert bench.engine.wires == []
 
     asyncio.run(run())
 
