@@ -313,6 +313,36 @@ def test_stale_connections_are_replaced_without_an_error(tmp_path: Path, good: F
         assert metric(house, "vestry_replica_ejections_total") == 0
 
 
+def test_a_call_that_an_engine_dies_of_is_sent_elsewhere_and_the_record_names_both(
+    tmp_path: Path, bad: FakeEngine, good: FakeEngine
+) -> None:
+    """It works for a while, and then closes a connection that has served before: it has the call once, what it did is
+    explained, and the second try is one of the budget's."""
+    with House(tmp_path / "state", [bad, good], relay=QUIET) as house:
+        for _ in range(2):
+            assert content(house.post(json=chat())) == ANSWER
+        bad.behave(first_seconds=0.3, die_after=0)
+        answer = house.post(json=chat())
+        assert content(answer) == ANSWER
+        assert (len(bad.calls), len(good.calls)) == (2, 2)
+        assert bad.calls[1].connection == bad.calls[0].connection
+        outcome = answered(house, answer)
+        assert (outcome["replica"], outcome["attempts"]) == (name(good), 2)
+        assert [row["replica"] for row in outcome["engine_work"]] == [name(bad), name(good)]
+        assert metric(house, "vestry_upstream_retries_total") == 1
+
+
+def test_an_engine_that_dies_with_its_only_call_is_told(tmp_path: Path, good: FakeEngine) -> None:
+    """There is no other: 502, and the engine has had the call once."""
+    with House(tmp_path / "state", [good], relay=QUIET) as house:
+        assert house.post(json=chat()).status_code == 200
+        good.behave(first_seconds=0.3, die_after=0)
+        answer = house.post(json=chat())
+        assert (answer.status_code, answer.json()["error"]["code"]) == (502, "engine_error")
+        assert len(good.calls) == 2
+        assert [row["replica"] for row in answered(house, answer)["engine_work"]] == [name(good)]
+
+
 def test_an_engine_that_asks_for_another_key_is_told_to_nobody(tmp_path: Path) -> None:
     """The engine's 401 is our fault: 502 for the client, whose own key is good."""
     with FakeEngine(key="another") as engine, House(tmp_path / "state", [engine], relay=QUIET) as house:

@@ -194,6 +194,28 @@ def test_a_new_connection_that_is_closed_is_not_stale() -> None:
     run(main)
 
 
+def test_a_used_connection_that_is_closed_at_work_is_not_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine had the request for a while: what it did of it is done, so whoever asked has to know."""
+    monkeypatch.setattr(upstream, "STALE_SECONDS", 0.05)
+
+    async def main() -> None:
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await request_of(reader)
+            writer.write(OK)
+            await request_of(reader)
+            await asyncio.sleep(0.1)
+
+        async with serving(script) as server:
+            engine = pool(server.port)
+            await ask(engine)
+            heard, wire = await ask(engine)
+            assert heard.error == "the engine closed the connection"
+            assert not wire.stale
+            assert engine.opened == 1
+
+    run(main)
+
+
 def test_a_used_connection_that_hangs_is_not_stale() -> None:
     """Given up by us, not closed by the engine: the request may be at work there, so it is not sent again."""
 

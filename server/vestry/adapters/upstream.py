@@ -23,6 +23,7 @@ from vestry.errors import EngineFailed
 from vestry.seams import Exchange, Pieces
 
 IDLE_SECONDS = 4.0  # less than vLLM's keep-alive of 5 s
+STALE_SECONDS = 0.1  # a way there and back: what was closed while idle is told so by then, and later it was at work
 MAX_IDLE = 512
 MAX_HEADERS = 65_536
 
@@ -150,6 +151,7 @@ class Connection(asyncio.Protocol):
         self._reused = False
         self._paused = False
         self._dropped = False
+        self._began = 0.0
         self.closed = False
         self.idle_since = 0.0
 
@@ -160,6 +162,7 @@ class Connection(asyncio.Protocol):
         self._content_type = b""
         self._header_bytes = 0
         self._reusable = self._head_done = self._heard = False
+        self._began = time.monotonic()
         self._transport.write(request)
 
     def close(self) -> None:
@@ -176,7 +179,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def stale(self) -> bool:
-        """True if this connection had served before and the engine closed it before this answer's first byte."""
+        """True if this connection had served before, and the engine closed it as soon as it was asked again."""
         return self._reused and self._dropped and not self._heard
 
     def pause(self, paused: bool) -> None:
@@ -212,7 +215,7 @@ class Connection(asyncio.Protocol):
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's shape
-        self._dropped = not self.closed
+        self._dropped = not self.closed and time.monotonic() - self._began < STALE_SECONDS
         self.closed = True
         if self._exchange is not None:
             self._fail("the engine closed the connection")
