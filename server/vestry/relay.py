@@ -148,8 +148,9 @@ class _Attempt:
         if head.traceparent:
             headers["traceparent"] = head.traceparent
         self.wire = await engine.send("POST", PATHS[head.route], self._body, self, headers=headers, fresh=fresh)
-        if self._client.gone:
-            self._leave()
+        if self._client.gone:  # if it was watched already, its leaving found no wire to close
+            self._left = True
+            self.wire.close()
             return
         self._client.start(self._leave, self._pause)
         try:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from fakes.wires import MemoryWire
+from fakes.wires import MemoryEngine, MemoryWire
 from support.relays import CLOSED, COUNTED, DONE, LAST, SAID, Bench, failed, relayed, streamed
 from vestry.errors import EngineFailed, EngineTimeout, Stopping
 from vestry.types import Ending, Usage
@@ -172,6 +173,33 @@ def test_a_stale_connection_is_replaced_without_anybody_noticing() -> None:
             await task
         assert refused.value.cause == "closed"
         assert len(bench.engine.wires) == 4
+
+    asyncio.run(run())
+
+
+def test_a_client_that_leaves_while_a_stale_connection_is_replaced_stops_the_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is watched by then, and there is no wire to close when it goes: the new one is closed at once."""
+
+    async def run() -> None:
+        bench, connected, send = Bench(), asyncio.Event(), MemoryEngine.send
+
+        async def slow(*asked: Any, fresh: bool, **options: Any) -> MemoryWire:
+            if fresh:
+                await connected.wait()
+            return await send(*asked, fresh=fresh, **options)
+
+        monkeypatch.setattr(MemoryEngine, "send", slow)
+        task = asyncio.ensure_future(bench.send())
+        (await bench.engine.wire()).drop_stale()
+        await asyncio.sleep(0.01)
+        bench.client.go()
+        connected.set()
+        outcome = await asyncio.wait_for(task, 5)
+        assert outcome.ending is Ending.CANCELLED
+        assert outcome.usage == Usage(10, 0, estimated=True)
+        assert bench.engine.wires[1].closed
 
     asyncio.run(run())
 
