@@ -294,6 +294,25 @@ def test_any_other_answer_is_no_reading(pieces: tuple[bytes, ...], options: Any,
         answered(*pieces, **options)
 
 
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_page_that_is_too_long_is_given_up_while_it_runs(ends: bool) -> None:
+    """One that has ended has left its connection to whoever comes next: that is not closed under them."""
+
+    async def run() -> None:
+        engine = MemoryEngine()
+        task = asyncio.ensure_future(read_counters(engine, 5.0))
+        wire = await engine.wire()
+        wire.head()
+        wire.data(b"x" * (READ_BYTES + 1))
+        if ends:
+            wire.end()
+        with pytest.raises(NoReading, match="longer than"):
+            await task
+        assert wire.closed is not ends
+
+    asyncio.run(run())
+
+
 def test_an_engine_that_hangs_refuses_or_was_idle() -> None:
     """Too late is no reading, and lets the connection go; a stale connection is tried again."""
 

@@ -78,6 +78,24 @@ def test_an_engine_that_hangs_is_not_well_and_is_let_go() -> None:
     asyncio.run(run())
 
 
+def test_a_check_that_is_given_up_as_its_answer_ends_leaves_the_connection_alone() -> None:
+    """Its time is over in the turn in which the answer came: by then the connection may be another's."""
+
+    async def run() -> None:
+        engine = MemoryEngine()
+        task = asyncio.ensure_future(check(engine, PATIENCE))
+        wire = await engine.wire()
+        await asyncio.sleep(0)
+        wire.head(200)
+        wire.end()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not wire.closed
+
+    asyncio.run(run())
+
+
 def test_a_stale_connection_says_nothing_of_the_engine() -> None:
     """The check is made again on a fresh connection, once."""
 

@@ -10,9 +10,11 @@ from vestry.seams import Engine, Exchange, Wire
 
 
 class Answer(Exchange, Protocol):
-    """Receives the answer; `over` is done once there is nothing more to wait for."""
+    """Receives the answer. `over` is done once there is nothing more to wait for; `ended` is set by `on_end`: from then
+    on the wire may be another's, and is not touched any more."""
 
     over: asyncio.Future[Any]
+    ended: bool
 
 
 A = TypeVar("A", bound=Answer)
@@ -32,6 +34,7 @@ async def _once(engine: Engine, path: str, answer: A, *, fresh: bool) -> tuple[A
     try:
         await answer.over
     except asyncio.CancelledError:
-        wire.close()
+        if not answer.ended:
+            wire.close()
         raise
     return answer, wire

@@ -36,6 +36,8 @@ class NoReading(Exception):  # noqa: N818 - what there is
 class _Page:
     """Implements seams.Exchange: gathers one answer, up to its bound."""
 
+    ended = False
+
     def __init__(self) -> None:
         self.over: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self.pieces: list[bytes] = []
@@ -52,6 +54,7 @@ class _Page:
             self.over.set_result(f"its page is longer than {READ_BYTES} bytes")
 
     def on_end(self, error: str | None) -> None:
+        self.ended = True
         if not self.over.done():
             self.over.set_result(error)
 
@@ -66,7 +69,8 @@ async def read_counters(engine: Engine, seconds: float = READ_SECONDS) -> Readin
     except TimeoutError:
         raise NoReading(f"it did not answer within {seconds:g} s") from None
     if (error := page.over.result()) is not None:
-        wire.close()
+        if not page.ended:
+            wire.close()
         raise NoReading(error)
     if page.status != 200:
         raise NoReading(f"it answered with {page.status}")

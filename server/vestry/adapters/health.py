@@ -26,6 +26,8 @@ class Verdicts(Protocol):
 class _Check:
     """Implements seams.Exchange for one health check."""
 
+    ended = False
+
     def __init__(self) -> None:
         self.over: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._status = 0
@@ -37,6 +39,7 @@ class _Check:
         """What a health check says beyond its status is not read."""
 
     def on_end(self, error: str | None) -> None:
+        self.ended = True
         if not self.over.done():
             self.over.set_result(error is None and self._status == 200)
 
