@@ -6,7 +6,7 @@ Rules:
   All of them may be down; then the answer is 503 at once.
 - A replica is *ejected*, for a while, by its outcomes: failures in a row, or first bytes far later than its peers'.
   The last one in service is never ejected. After its time it gets one call; the first byte of a stream, or a success,
-  brings it back. If there is no other, it gets every call at once.
+  brings it back. If there is no other, it gets every call at once. Calls from before an ejection have no part in this.
 - A call that its client gave up says nothing of the replica.
 - Second tries are limited to a share of recent calls, so that a failing model is not sent double the load.
 
@@ -63,6 +63,7 @@ class Seat:
         self.ejections = 0
         self.ejected_until = 0.0
         self.on_trial = False
+        self.trial: Trip | None = None
         self.first_byte: float | None = None
         self.slow_calls = 0
         self.waiting: dict[Trip, None] = {}
@@ -70,7 +71,7 @@ class Seat:
     @property
     def busy_on_trial(self) -> bool:
         """True while its one call after an ejection has shown nothing yet."""
-        return self.on_trial and self.outstanding > 0
+        return self.on_trial and self.trial is not None
 
     def in_service(self, now: float) -> bool:
         """True if it may get a call now."""
@@ -114,6 +115,8 @@ class Router:
         budget = self._budget[model] + (self._share if tried is None else -1.0)
         self._budget[model] = min(BUDGET_CAP, budget)
         trip = Trip(seat, now, streamed)
+        if seat.on_trial and seat.trial is None:
+            seat.trial = trip
         if streamed:
             seat.waiting[trip] = None
         return trip
@@ -133,11 +136,14 @@ class Router:
         seat = trip.seat
         seat.outstanding -= 1
         seat.waiting.pop(trip, None)
+        on_trial = seat.on_trial and trip.began >= seat.ejected_until
+        if trip is seat.trial:
+            seat.trial = None
         if cause == CANCELLED:
             return
         if cause is None:
             seat.failures = 0
-            if seat.on_trial:
+            if on_trial:
                 seat.on_trial = False
             elif seat.ejections and now - seat.ejected_until > EJECT_LONGEST:
                 seat.ejections = 0
@@ -145,7 +151,7 @@ class Router:
         seat.failures += 1
         if cause == "connect":
             self._set_down(model, seat)
-        elif seat.failures >= FAILURES_IN_A_ROW or seat.on_trial:
+        elif seat.failures >= FAILURES_IN_A_ROW or on_trial:
             self._eject(model, seat, now, cause)
 
     def probed(self, model: str, replica: str, *, healthy: bool) -> None:
@@ -194,7 +200,7 @@ class Router:
         seat.failures = 0
         seat.first_byte = None
         seat.waiting.clear()
-        seat.on_trial = True
+        seat.on_trial, seat.trial = True, None
         self._observer.ejected(model, seat.replica.name, cause)
 
 

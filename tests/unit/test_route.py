@@ -172,6 +172,37 @@ def test_an_ejected_replica_comes_back_with_one_call() -> None:
     assert 1 in numbers([bench.pick() for _ in range(5)])
 
 
+def test_calls_from_before_an_ejection_have_no_part_in_the_trial() -> None:
+    """A long stream of better times does not keep its replica out, and one that ends well during the ejection does not
+    bring it back untried."""
+    bench = Bench()
+    long, short = bench.at(1), bench.at(1)
+    for trip in (long, short):
+        bench.hear(trip)
+    bench.fail(1)
+    bench.end(short)
+    bench.now += 2.1
+    trial = bench.at(1)
+    assert set(numbers([bench.pick() for _ in range(5)])) == {2}
+    bench.end(trial, CANCELLED)
+    trial = bench.at(1)
+    bench.hear(trial)
+    assert 1 in numbers([bench.pick() for _ in range(5)])
+    bench.end(long)
+
+
+def test_a_failure_of_a_call_from_before_an_ejection_is_no_failed_trial() -> None:
+    """It counts as one failure, as it would have before; the trial goes on."""
+    bench = Bench()
+    long = bench.at(1)
+    bench.fail(1)
+    bench.now += 2.1
+    bench.end(long, "stream")
+    assert bench.in_service() == [1, 2]
+    bench.fail(1, times=1)
+    assert bench.in_service() == [2]
+
+
 def test_a_trial_that_fails_ejects_again_at_once() -> None:
     """One failure is enough on trial."""
     bench = Bench()
