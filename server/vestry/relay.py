@@ -82,7 +82,7 @@ class Relay:
             loop.call_later(TICK_SECONDS, self._tick)
         try:
             await attempt.run(engine, fresh=False)
-            if attempt.error is not None and attempt.wire is not None and attempt.wire.stale:
+            if attempt.error is not None and attempt.stale:
                 attempt.again()
                 await attempt.run(engine, fresh=True)
         finally:
@@ -131,6 +131,11 @@ class _Attempt:
         )
         self._pieces: list[bytes] = []
         self._began = self._heard = time.monotonic()
+
+    @property
+    def stale(self) -> bool:
+        """True if the connection was, and there is still time to take another one."""
+        return self.wire is not None and self.wire.stale and not self._cut
 
     def again(self) -> None:
         """Begin anew: the connection was stale, and nothing has come of it."""

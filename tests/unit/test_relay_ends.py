@@ -221,6 +221,23 @@ def test_a_call_that_is_cut_off_before_its_first_byte_is_refused_by_whoever_sent
     asyncio.run(run())
 
 
+def test_a_call_that_is_cut_off_as_its_connection_turns_out_stale_is_not_sent_again() -> None:
+    """Both in one turn: the server stops, so nothing is begun anew."""
+
+    async def run() -> None:
+        bench = Bench()
+        task = asyncio.ensure_future(bench.send())
+        wire = await bench.engine.wire()
+        await asyncio.sleep(0)
+        wire.drop_stale()
+        task.cancel()
+        with pytest.raises(Stopping):
+            await asyncio.wait_for(task, 5)
+        assert len(bench.engine.wires) == 1
+
+    asyncio.run(run())
+
+
 def test_a_call_that_is_cut_off_during_the_connect_is_cancelled() -> None:
     """No engine has it: the cancellation passes on."""
 
