@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import threading
 from pathlib import Path
 
 import pytest
 
-from support.engines import SMALL, config_of, install_engine
+from support.engines import SMALL, config_of, install_engine, put_model
 from vestry.models import catalog, chat_template, environment, manifest
 from vestry.models.catalog import ModelError
 from vestry.models.manifest import Manifest
@@ -22,6 +23,8 @@ from vestry.models.progress import Progress
 
 ENTRY = catalog.entry(SMALL)
 PHI = catalog.entry("phi-3-mini-4k-instruct")
+TUNED = "of a fine-tune".ljust(len("model.safetensors"))
+"""Weights of the same size as those that `bring` brings, as a fine-tune's are."""
 
 
 def run(places: Places, name: str = SMALL, said: io.StringIO | None = None) -> Manifest:
@@ -43,8 +46,8 @@ def bring(places: Places) -> Path:
 
 
 def left_over(places: Places) -> set[str]:
-    """What stands in the models folder beside finished models and the lock."""
-    return {path.name for path in places.models.iterdir()} - {SMALL, PHI.name, ".lock"}
+    """What stands in the models folder beside finished models, the note of a source and the lock."""
+    return {path.name for path in places.models.iterdir()} - {SMALL, PHI.name, f".{PHI.name}.source", ".lock"}
 
 
 def test_a_packaged_model_is_prepared_whole(tmp_path: Path) -> None:
@@ -120,6 +123,92 @@ def test_a_model_without_its_source_is_kept(tmp_path: Path) -> None:
     manifest.write(places.model(PHI), old)
     source.rename(tmp_path / "elsewhere")
     assert run(places, PHI.name).recipe == "old"
+
+
+@pytest.fixture
+def brought(tmp_path: Path) -> tuple[Places, Path]:
+    """An engine whose quantizer passes the weights on as they are, and the operator's source."""
+    places = install_engine(tmp_path, made={"config.json": json.dumps(config_of(PHI))})
+    python = environment.python_of(places.engine)
+    copy = 'import shutil\nshutil.copy(os.path.join(rest[0], "model.safetensors"), target)\n'
+    python.write_text(python.read_text() + copy)
+    return places, bring(places)
+
+
+def weights(places: Places) -> str:
+    """Those of the prepared Phi-3."""
+    return (places.model(PHI) / "model.safetensors").read_text()
+
+
+def test_other_weights_in_the_source_are_prepared(brought: tuple[Places, Path]) -> None:
+    """A fine-tune put in its base's place is served from the next run on; what has not changed is left alone."""
+    places, source = brought
+    base = run(places, PHI.name)
+    said = io.StringIO()
+    assert run(places, PHI.name, said) == base
+    assert said.getvalue() == ""
+    (source / "model.safetensors").write_text(TUNED)
+    tuned = run(places, PHI.name)
+    assert weights(places) == TUNED
+    assert tuned.weights_digest != base.weights_digest
+    assert left_over(places) == set()
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "chat_template.jinja", "tokenizer.model"])
+def test_what_comes_with_the_weights_counts_too(brought: tuple[Places, Path], name: str) -> None:
+    """Another tokenizer or chat template makes the model anew."""
+    places, source = brought
+    run(places, PHI.name)
+    (source / name).write_text(json.dumps({"chat_template": "another"}))
+    said = io.StringIO()
+    run(places, PHI.name, said)
+    assert "manifest of phi-3-mini-4k-instruct: done" in said.getvalue()
+
+
+def test_weights_that_change_while_they_are_read_are_read_again(brought: tuple[Places, Path]) -> None:
+    """The source is looked at before it is read: the next run takes up what came too late for this one."""
+    places, source = brought
+    python = environment.python_of(places.engine)
+    plain = python.read_text()
+    late = f"open({str(source / 'model.safetensors')!r}, 'w').write('came too late')\n"
+    python.write_text(plain + late)
+    run(places, PHI.name)
+    assert weights(places) == "model.safetensors"
+    python.write_text(plain)
+    run(places, PHI.name)
+    assert weights(places) == "came too late"
+
+
+def test_a_model_put_back_by_hand_is_not_taken_for_the_sources(brought: tuple[Places, Path], tmp_path: Path) -> None:
+    """The note is of one prepared folder: another one in its place, moved away before, is made anew."""
+    places, source = brought
+    run(places, PHI.name)
+    places.model(PHI).rename(tmp_path / "base")
+    (source / "model.safetensors").write_text(TUNED)
+    run(places, PHI.name)
+    shutil.rmtree(places.model(PHI))
+    (tmp_path / "base").rename(places.model(PHI))
+    run(places, PHI.name)
+    assert weights(places) == TUNED
+
+
+def test_a_model_without_a_note_of_its_source(brought: tuple[Places, Path], tmp_path: Path) -> None:
+    """A version that kept none made it: prepared once more if its source is there, kept if not; a package's is kept."""
+    places, source = brought
+    put_model(places)
+    said = io.StringIO()
+    run(places, SMALL, said)
+    assert said.getvalue() == ""
+    run(places, PHI.name)
+    note = places.models / f".{PHI.name}.source"
+    note.unlink()
+    source.rename(tmp_path / "elsewhere")
+    run(places, PHI.name, said)
+    assert said.getvalue() == ""
+    (tmp_path / "elsewhere").rename(source)
+    run(places, PHI.name, said)
+    assert said.getvalue()
+    assert note.exists()
 
 
 def test_of_a_source_folder_only_data_is_taken(tmp_path: Path) -> None:

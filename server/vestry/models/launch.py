@@ -16,7 +16,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from vestry.models import compiler, cores, environment, manifest, prepare
+from vestry.models import compiler, cores, environment, manifest, prepare, sources
 from vestry.models.arguments import address, checked, context_length, without_context
 from vestry.models.catalog import Device, Entry, ModelError
 from vestry.models.chosen import Chosen
@@ -111,7 +111,7 @@ def _check_files(folder: Path, entry: Entry, places: Places) -> None:
             raise ModelError(f"{faults[0]}. Delete {folder} and prepare the model again (`vestry up`).")
     elif not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         how = "Run `vestry up` to prepare it"
-        if not prepare.source_at_hand(entry, places):
+        if not sources.at_hand(entry, places):
             how = prepare.missing_source(entry, places)
         raise ModelError(f"{folder} holds no model (config.json and safetensors files). {how.rstrip('.')}.")
 

@@ -2,8 +2,9 @@
 
 The heavy steps are the scripts in `inside/`, run by the engine's own Python; here are the order, the files that
 are kept, and the manifest. The folder is made beside its place and renamed into it when it is whole, so that a
-half-made model is never served; a second preparation of the same model waits for the first. Nothing that could
-run code is taken over: of a source folder only safetensors, tokenizer and configuration files are read.
+half-made model is never served; a second preparation of the same model waits for the first, and what one that was
+killed has left is cleared away. Nothing that could run code is taken over: of a source folder only safetensors,
+tokenizer and configuration files are read.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from vestry.models import chat_template, children, environment, manifest
+from vestry.models import chat_template, children, environment, manifest, sources
 from vestry.models.catalog import Entry, ModelError, Package
 from vestry.models.environment import Stamp
 from vestry.models.manifest import Manifest
@@ -70,19 +71,23 @@ def ready(entry: Entry, places: Places) -> Manifest | None:
 
 
 def prepare(entry: Entry, places: Places, stamp: Stamp, progress: Progress) -> Manifest:
-    """Prepare the model unless it is there, made by the same recipe. Raises ModelError.
+    """Prepare the model unless it is there, made by the same recipe of the same source. Raises ModelError.
 
-    A model made by an older recipe is kept where its source is not at hand to make it anew.
+    A model made by an older recipe, or of another source, is kept where no source is at hand to make it anew.
     """
     wanted = recipe(entry)
     with _alone(places.models):
         found = ready(entry, places)
-        if found is not None and (found.recipe == wanted or not source_at_hand(entry, places)):
-            return found
+        if found is not None:
+            current = found.recipe == wanted and sources.same(entry, places)
+            if current or not sources.at_hand(entry, places):
+                return found
+        seen = sources.look(entry, places)  # before it is read: what changes meanwhile is taken up by the next run
         with tempfile.TemporaryDirectory(prefix=".preparing-", dir=places.models) as folder:
             work = _Work(entry, places, Path(folder), progress)
             work.run(wanted, stamp)
             _replace(work.target, places.model(entry))
+        sources.note(entry, places, seen)
     made = ready(entry, places)
     if made is None:
         raise ModelError(f"{places.model(entry)} changed while it was prepared. Run this again.")
@@ -96,11 +101,6 @@ def missing_source(entry: Entry, places: Places) -> str:
         f"{entry.origin} (revision {entry.revision}, {entry.licence}) to {places.source(entry)}: the safetensors, "
         "config and tokenizer files; name it under `models` in the settings; and run `vestry up`, which quantizes it."
     )
-
-
-def source_at_hand(entry: Entry, places: Places) -> bool:
-    """Whether the original weights are on this machine, or come with the engine's environment."""
-    return isinstance(entry.source, Package) or any(places.source(entry).glob("*.safetensors"))
 
 
 @contextlib.contextmanager
@@ -161,7 +161,7 @@ class _Work:
         return self._original
 
     def _brought(self) -> Path:
-        if not source_at_hand(self._entry, self._places):
+        if not sources.at_hand(self._entry, self._places):
             raise ModelError(missing_source(self._entry, self._places))
         return self._places.source(self._entry)
 
