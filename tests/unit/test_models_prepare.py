@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -90,6 +93,54 @@ def test_a_failed_step_leaves_nothing(tmp_path: Path) -> None:
     assert left_over(places) == set()
     (tmp_path / "fail").unlink()
     assert run(places).name == SMALL
+
+
+def killed(call: Callable[[], object]) -> None:
+    """Do this in a process that ends by kill -9, if the call comes to that."""
+    child = os.fork()
+    if child == 0:
+        try:
+            call()
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def test_what_a_killed_preparation_left_is_cleared_away(tmp_path: Path) -> None:
+    """After kill -9 in the middle of a preparation the next one removes its half-made folder."""
+    places = install_engine(tmp_path)
+    python = environment.python_of(places.engine)
+    whole = python.read_text()
+    vestry = "int(open(f'/proc/{os.getppid()}/cmdline').read().split(chr(0))[3])"
+    python.write_text(f"{whole}import signal\nos.kill({vestry}, signal.SIGKILL)\nsignal.pause()\n")
+    killed(lambda: run(places))
+    assert [name[:11] for name in left_over(places)] == [".preparing-"]
+    python.write_text(whole)
+    run(places)
+    assert left_over(places) == set()
+
+
+def test_a_model_moved_aside_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """kill -9 after the old folder was moved aside and before the new one is in its place: the old one is not lost."""
+    places = install_engine(tmp_path, made={"config.json": json.dumps(config_of(PHI))})
+    source = bring(places)
+    made = run(places, PHI.name)
+    (source / "config.json").touch()
+    rename = Path.rename
+
+    def until_the_second(path: Path, target: Path) -> Path:
+        if path.name == "prepared":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rename(path, target)
+
+    with monkeypatch.context() as changed:
+        changed.setattr(Path, "rename", until_the_second)
+        killed(lambda: run(places, PHI.name))
+    assert not places.model(PHI).exists()
+    assert {name[:10] for name in left_over(places)} == {".preparing", ".replaced-"}
+    shutil.rmtree(source)
+    assert run(places, PHI.name) == made
+    assert left_over(places) == set()
 
 
 def test_a_damaged_model_is_prepared_again(tmp_path: Path) -> None:

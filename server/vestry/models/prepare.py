@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from vestry.models import chat_template, children, environment, manifest, sources
+from vestry.models import catalog, chat_template, children, environment, manifest, sources
 from vestry.models.catalog import Entry, ModelError, Package
 from vestry.models.environment import Stamp
 from vestry.models.manifest import Manifest
@@ -108,7 +108,18 @@ def _alone(folder: Path) -> Iterator[None]:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        _clear(folder)
         yield
+
+
+def _clear(folder: Path) -> None:
+    """Remove what preparations left that were killed. A model that one had moved aside and not replaced goes back."""
+    for left in folder.glob(".replaced-*"):
+        for name in catalog.entries():
+            if (left / name).is_dir() and not (folder / name).exists():
+                (left / name).rename(folder / name)
+    for left in (*folder.glob(".preparing-*"), *folder.glob(".replaced-*")):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _replace(made: Path, place: Path) -> None:
@@ -118,7 +129,7 @@ def _replace(made: Path, place: Path) -> None:
     _persist(made)
     if place.exists():
         old = Path(tempfile.mkdtemp(prefix=".replaced-", dir=place.parent))
-        place.rename(old / "model")
+        place.rename(old / place.name)
         made.rename(place)
         shutil.rmtree(old, ignore_errors=True)
     else:
