@@ -40,6 +40,7 @@ USAGE = f"usage: python3 deploy/bootstrap.py [{AS_IS}] server|tests"
 PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet", "--python")
 LOCKED = ("install", "--require-hashes", "--only-binary", ":all:", "--no-deps", "--requirement")
 PROJECT = ("pyproject.toml", "README.md", "LICENSE")
+GRACE_SECONDS = 5
 
 
 class BootstrapError(Exception):
@@ -90,7 +91,8 @@ def run_all(what: str, commands: Iterable[Sequence[str | Path]]) -> None:
         started = []
         for command in commands:
             said = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
-            process = subprocess.Popen([str(each) for each in command], stdout=said, stderr=subprocess.STDOUT)
+            argv = [str(each) for each in command]
+            process = subprocess.Popen(argv, stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
             stack.callback(end, process)
             started.append((process, said))
         for process, said in started:
@@ -102,8 +104,20 @@ def run_all(what: str, commands: Iterable[Sequence[str | Path]]) -> None:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill it, if it still runs."""
-    process.kill()
+    """End it and what it has started, unless it has ended well: pip runs another pip, and does not end it when killed.
+
+    They have a session of their own, where a terminal's Ctrl-C does not come: it is passed on, and what is left killed.
+    """
+    if process.returncode == 0:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        try:
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
@@ -242,7 +256,7 @@ def alone() -> Iterator[None]:
 
 
 def terminate(_number: int, _frame: FrameType | None) -> None:
-    """SIGTERM ends this as Ctrl-C does, so that pip does not stay behind."""
+    """SIGTERM and SIGHUP end this as Ctrl-C does, so that pip does not stay behind."""
     raise KeyboardInterrupt
 
 
@@ -255,7 +269,9 @@ def main(arguments: list[str]) -> None:
     names = arguments[1:] if as_is else arguments
     if len(names) != 1 or names[0] not in TARGETS:
         raise BootstrapError(USAGE)
-    signal.signal(signal.SIGTERM, terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it
+            signal.signal(number, terminate)
     if not as_is:
         hand_over(names[0])
     target = TARGETS[names[0]]

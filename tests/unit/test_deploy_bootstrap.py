@@ -5,10 +5,13 @@ It runs as its own process in a project of a few bytes, with wheels made on the 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +19,7 @@ from types import ModuleType
 
 import pytest
 
+from support.processes import alive, eventually
 from support.wheels import locked, make_wheel
 
 BOOTSTRAP = Path(__file__).resolve().parents[2] / "deploy" / "bootstrap.py"
@@ -151,6 +155,67 @@ def test_no_program_outlives_a_failure(module: ModuleType, tmp_path: Path, order
     with pytest.raises(module.BootstrapError, match=r"this failed \(exit status 3\)[^\0]*no room left"):
         module.run_all("this", [failing, lasting][::order])
     assert not Path(f"/proc/{mark.read_text().strip()}").exists()
+
+
+def test_what_a_program_started_does_not_outlive_a_failure_either(module: ModuleType, tmp_path: Path) -> None:
+    """pip runs another pip: the whole of a program ends, even what takes no notice of Ctrl-C."""
+    mark = tmp_path / "pid"
+    lasting = ("sh", "-c", f"sleep 60 & echo $! > {mark}; wait")
+    failing = ("sh", "-c", f"while [ ! -s {mark} ]; do sleep 0.05; done; exit 3")
+    with pytest.raises(module.BootstrapError):
+        module.run_all("this", [failing, lasting])
+    eventually(lambda: not alive(int(mark.read_text())))
+
+
+def test_no_pip_outlives_a_signal(project: Project) -> None:
+    """Told to end while pip waits for a registry, it says so, and neither pip nor the pip below it goes on."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+        environ |= {
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_INDEX_URL": f"http://127.0.0.1:{silent.getsockname()[1]}/simple",
+        }
+        process = subprocess.Popen(
+            [sys.executable, "deploy/bootstrap.py", "--as-is", "server"],
+            cwd=project.root,
+            env=environ,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        silent.accept()[0].close()
+        assert running_in(project.root)
+        process.terminate()
+        assert "interrupted; run it again to go on" in process.communicate(timeout=20)[1]
+        assert process.returncode == 1
+    assert running_in(project.root) == []
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_terminal_that_closes_ends_it_too(module: ModuleType, tmp_path: Path, ignored: bool) -> None:
+    """SIGHUP is told to this process alone, which ends its programs; unless it runs under `nohup`."""
+    module.STATE = tmp_path / ".vestry"  # type: ignore[attr-defined]
+    module.fill = lambda *_: signal.raise_signal(signal.SIGHUP)  # type: ignore[attr-defined]
+    module.install_project = lambda *_: None  # type: ignore[attr-defined]
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        with contextlib.nullcontext() if ignored else pytest.raises(KeyboardInterrupt):
+            module.main(["--as-is", "server"])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def running_in(folder: Path) -> list[int]:
+    """The processes whose command line names something in this folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdecimal() and os.fsencode(folder) in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
 
 
 @pytest.mark.parametrize("many", range(5))

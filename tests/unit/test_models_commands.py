@@ -18,7 +18,7 @@ import pytest
 from support import forks
 from support.engines import SMALL, install_engine, put_model
 from support.processes import alive, eventually
-from vestry.models import catalog
+from vestry.models import catalog, environment
 
 
 class Desk:
@@ -320,4 +320,19 @@ def test_up_can_be_interrupted_while_it_prepares(desk: Desk) -> None:
     assert running.stop() == 130
     assert time.monotonic() - began < 10
     assert "Interrupted. Run it again to go on." in running.said()
+    assert desk.processes() == []
+
+
+def test_up_can_be_interrupted_while_pip_waits(desk: Desk) -> None:
+    """SIGTERM while pip asks a registry that does not answer: neither it nor the pip below it goes on."""
+    (desk.state / "engine" / environment.STAMP).unlink()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        for name in [name for name in desk.environ if name.startswith("PIP_")]:
+            del desk.environ[name]
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/simple"
+        desk.environ |= {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": address}
+        running = desk.start("up")
+        silent.accept()[0].close()
+        assert running.stop() == 130
     assert desk.processes() == []

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -40,30 +40,44 @@ def run(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     last: deque[str] = deque(maxlen=REMEMBERED)
-    with (
-        log.open("a", encoding="utf-8") as journal,
-        subprocess.Popen(
-            kept(argv, GRACE_SECONDS),
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=None if own_terminal else subprocess.STDOUT,
-            start_new_session=True,
-            text=True,
-            errors="replace",
-        ) as process,
-    ):
+    errors = None if own_terminal else subprocess.STDOUT
+    with log.open("a", encoding="utf-8") as journal, _started(argv, environment, errors) as process:
+        _follow(process.stdout, journal, last, on_line)
+        status = process.wait()
+    if status:
+        words = "".join(f"\n    {line}" for line in last)
+        raise ModelError(f"{what} failed (exit status {status}; all of its output is in {log}).{words}")
+
+
+def answer(argv: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, and stop it if this is interrupted; its exit status, and what it said."""
+    with _started(argv, environment, subprocess.PIPE) as process:
+        said, errors = process.communicate()
+    return subprocess.CompletedProcess(argv, process.returncode, said, errors)
+
+
+@contextlib.contextmanager
+def _started(
+    argv: Sequence[str], environment: Mapping[str, str], errors: int | None
+) -> Iterator[subprocess.Popen[str]]:
+    """A program under the keeper; `errors` is where its standard error goes. It ends if what is inside raises."""
+    with subprocess.Popen(
+        kept(argv, GRACE_SECONDS),
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        start_new_session=True,
+        text=True,
+        errors="replace",
+    ) as process:
         try:
-            _follow(process.stdout, journal, last, on_line)
-            status = process.wait()
+            yield process
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
             process.wait()
             raise
-    if status:
-        words = "".join(f"\n    {line}" for line in last)
-        raise ModelError(f"{what} failed (exit status {status}; all of its output is in {log}).{words}")
 
 
 def _follow(output: IO[str] | None, journal: IO[str], last: deque[str], on_line: Callable[[str], None] | None) -> None:

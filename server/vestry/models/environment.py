@@ -188,13 +188,7 @@ class _Installer:
     def _offered(self) -> tuple[str, list[str]]:
         """Version and needs of the PyTorch that pip would install here."""
         argv = [*PIP, "--dry-run", "--ignore-installed", "--no-deps", "--quiet", "--report", "-", f"torch=={TORCH}"]
-        done = subprocess.run(
-            [*self._installer(), *argv],
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = children.answer([*self._installer(), *argv], self._environment)
         if done.returncode:
             said = done.stderr.strip().splitlines()[-1:]
             raise ModelError(f"pip finds no PyTorch {TORCH} for this machine: {''.join(said)}")
