@@ -156,6 +156,17 @@ def stamp(target: Target, name: str, value: str) -> None:
     (target.folder / f"{name}.stamp").write_text(value + "\n")
 
 
+def unstamp(folder: Path, name: str = "*") -> None:
+    """Take the stamp off before what it speaks of is touched: whoever is interrupted leaves none that is untrue."""
+    for each in folder.glob(f"{name}.stamp"):
+        each.unlink()
+
+
+def remove(folder: Path) -> None:
+    unstamp(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def slow() -> bool:
     """Whether this Python was compiled without optimizations. Distributions do it in ways of their own."""
     built = sysconfig.get_config_var("CONFIG_ARGS") or ""
@@ -211,13 +222,47 @@ def fill(target: Target, installer: Target) -> None:
 
     `installer` is the environment whose pip does it: its own, or that of another one, which spares it a pip.
     """
+    put_back(target)
     wanted = digest(*target.locks)
     if stamped(target, "requirements", wanted):
         return
-    where = os.path.relpath(target.folder, ROOT)
     need_venv()
-    with step(f"environment {where}"):
-        shutil.rmtree(target.folder, ignore_errors=True)
+    with one_before_kept(target):
+        make(target, installer)
+        stamp(target, "requirements", wanted)
+
+
+def before(target: Target) -> Path:
+    """Where an environment waits while another is made: they cannot be moved, so that one is made in its place."""
+    return target.folder.with_name(f"{target.folder.name}.before")
+
+
+@contextlib.contextmanager
+def one_before_kept(target: Target) -> Iterator[None]:
+    """Have room for a new environment. The one before comes back if that fails, as it does without a network."""
+    if (target.folder / "requirements.stamp").exists() and not target.folder.is_symlink():
+        target.folder.rename(before(target))
+    try:
+        yield
+    finally:
+        put_back(target)
+
+
+def put_back(target: Target) -> None:
+    """Remove the environment before, if the new one is whole; if it is not, as after a kill, the other way round."""
+    if not before(target).exists():
+        return
+    if (target.folder / "requirements.stamp").exists():
+        remove(before(target))
+    else:
+        remove(target.folder)
+        before(target).rename(target.folder)
+
+
+def make(target: Target, installer: Target) -> None:
+    """An environment with what its locks name."""
+    with step(f"environment {os.path.relpath(target.folder, ROOT)}"):
+        remove(target.folder)
         bare = () if target is installer else ("--without-pip",)
         run("making the environment", sys.executable, "-m", "venv", *bare, target.folder)
     for lock in target.locks:
@@ -225,7 +270,6 @@ def fill(target: Target, installer: Target) -> None:
             command = (installer.python, *PIP, target.python, *LOCKED)
             parts = shares(lock, Path(folder))
             run_all("installing the packages", [(*command, part, *target.options) for part in parts])
-    stamp(target, "requirements", wanted)
 
 
 def install_project(target: Target) -> None:
@@ -237,6 +281,7 @@ def install_project(target: Target) -> None:
     with step("the project's wheel"), tempfile.TemporaryDirectory() as folder:
         build = ("wheel", "--no-index", "--no-build-isolation", "--no-deps", "--wheel-dir", folder)
         run("building the wheel", target.python, *PIP, BUILD.python, *build, ROOT)
+        unstamp(target.folder, "project")
         install = ("install", "--no-index", "--no-deps", "--force-reinstall")
         run("installing the wheel", target.python, *PIP, target.python, *install, *Path(folder).glob("*.whl"))
     stamp(target, "project", wanted)
@@ -245,8 +290,13 @@ def install_project(target: Target) -> None:
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """Hold the state directory's lock: two of these at once would spoil each other's work."""
-    STATE.mkdir(mode=0o700, exist_ok=True)
-    with (STATE / ".bootstrap.lock").open("w") as lock:
+    try:
+        STATE.mkdir(mode=0o700, exist_ok=True)
+        held = (STATE / ".bootstrap.lock").open("w")
+    except OSError as fault:
+        mend = "Run this as the user whose checkout it is, or in a copy that you may write to."
+        raise BootstrapError(f"nothing can be written to {STATE} ({fault.strerror}). {mend}") from None
+    with held as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -285,7 +335,7 @@ def main(arguments: list[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except BootstrapError as failure:
+    except (BootstrapError, OSError) as failure:
         sys.exit(f"bootstrap: {failure}")
     except KeyboardInterrupt:
         sys.exit("bootstrap: interrupted; run it again to go on")

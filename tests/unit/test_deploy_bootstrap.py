@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -76,6 +77,16 @@ class Project:
         assert "Traceback" not in done.stderr
         return done.stdout + done.stderr
 
+    @contextlib.contextmanager
+    def stopped_at(self, line: str, ends: str) -> Iterator[None]:
+        """Have the script come to its end just before a line that begins so."""
+        script = self.root / "deploy" / "bootstrap.py"
+        text = script.read_text()
+        assert text.count(f" {line}") == 1
+        script.write_text(re.sub(rf"^( +){re.escape(line)}", rf"\1{ends}\n\g<0>", text, flags=re.MULTILINE))
+        yield
+        script.write_text(text)
+
     def says(self, code: str, folder: str = ".vestry/server") -> str:
         """What the environment's Python prints."""
         argv = [str(self.root / folder / "bin" / "python"), "-I", "-c", code]
@@ -109,6 +120,29 @@ def test_the_life_of_the_servers_environment(project: Project) -> None:
     project.run("server")
     assert project.says("import vestry, other; print(vestry.WORD, other.VERSION)") == "second 2.0"
     assert project.says("import importlib.util as u; print(u.find_spec('needed'))") == "None"
+    assert not (project.root / ".vestry" / "server.before").exists()
+
+
+def test_an_upgrade_that_does_not_come_to_its_end(project: Project) -> None:
+    """Neither a registry that is out of reach nor kill -9 costs the environment that works; and one interrupted between
+    the new wheel and its stamp is not taken for that of the sources that were gone back to."""
+    project.run("server")
+    lock = project.lock.read_text()
+    project.lock.write_text(locked(make_wheel(project.wheels, "other", "2.0")))
+    assert "installing the packages failed" in project.run("server", wheels=False, status=1)
+    with project.stopped_at('run_all("installing the packages"', "os.kill(os.getpid(), signal.SIGKILL)"):
+        project.run("server", status=-signal.SIGKILL)
+    project.lock.write_text(lock)
+    assert project.run("server", wheels=False).splitlines() == ["server environment (.vestry/server)", "  ready"]
+    assert project.says("import vestry, needed; print(vestry.WORD)") == "first"
+    assert not (project.root / ".vestry" / "server.before").exists()
+
+    project.source.write_text("WORD = 'second'\n")
+    with project.stopped_at('stamp(target, "project", wanted)', "raise KeyboardInterrupt"):
+        assert "interrupted" in project.run("server", wheels=False, status=1)
+    project.source.write_text("WORD = 'first'\n")
+    project.run("server", wheels=False)
+    assert project.says("import vestry; print(vestry.WORD)") == "first"
 
 
 def test_the_tests_have_an_environment_of_their_own(project: Project) -> None:
@@ -234,6 +268,24 @@ def test_an_old_python_is_told(module: ModuleType) -> None:
     module.LEAST = (99, 0)  # type: ignore[attr-defined]
     with pytest.raises(module.BootstrapError, match=r"Python 99\.0 or newer is needed; .* make up PYTHON=python3"):
         module.main(["server"])
+
+
+def test_a_checkout_of_somebody_else_is_told(module: ModuleType, tmp_path: Path) -> None:
+    """Who may not write there gets a sentence, not a traceback."""
+    tmp_path.chmod(0o500)
+    module.STATE = tmp_path / ".vestry"  # type: ignore[attr-defined]
+    child = os.fork()
+    if child == 0:  # root may write anywhere, so that this is somebody else
+        with contextlib.suppress(PermissionError):
+            os.setuid(65534)
+        try:
+            with module.alone():
+                os._exit(1)
+        except module.BootstrapError as failure:
+            os._exit(0 if "nothing can be written to" in str(failure) and "Permission denied" in str(failure) else 2)
+        finally:
+            os._exit(3)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_missing_venv_module_is_told(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
