@@ -17,7 +17,7 @@ import pytest
 
 from support import forks
 from support.engines import SMALL, install_engine, put_model
-from support.processes import alive, eventually
+from support.processes import alive, eventually, number_in
 from vestry.models import catalog, environment
 
 
@@ -266,6 +266,50 @@ def test_up_brings_a_killed_server_back(desk: Desk) -> None:
     assert "Paris" in ask(desk, key).stdout
     assert running.stop() == 0
     assert desk.processes() == []
+
+
+def test_a_second_up_is_refused(desk: Desk) -> None:
+    """While one prepares and no port is taken yet, another of the same state directory ends with a sentence."""
+    python = desk.state / "engine" / "bin" / "python"
+    python.write_text(f"#!/bin/sh\necho $$ > {desk.folder}/busy\nexec sleep 600\n")
+    (desk.places.model(catalog.entry(SMALL)) / "model.safetensors").unlink()
+    running = desk.start("up")
+    number_in(desk.folder / "busy")
+    said = desk.run("up", status=1).stderr
+    assert f"Another `vestry up` is running for the state directory {desk.state}." in said
+    assert running.process.poll() is None
+    assert running.stop() == 130
+
+
+def test_a_port_that_was_taken_meanwhile_is_named(desk: Desk) -> None:
+    """Ports are looked at once more when all is prepared: nobody else's server is taken for this one's."""
+    python = desk.state / "engine" / "bin" / "python"
+    busy, go = desk.folder / "busy", desk.folder / "go"
+    told = f"print(1, file=open({str(busy)!r}, 'w'), flush=True)\n"
+    waiting = f"{told}import time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.05)\n"
+    python.write_text(python.read_text().replace("script, rest =", f"{waiting}script, rest ="))
+    (desk.places.model(catalog.entry(SMALL)) / "model.safetensors").unlink()
+    running = desk.start("up")
+    number_in(busy)
+    with socket.create_server(("127.0.0.1", desk.ops)):
+        go.touch()
+        assert running.process.wait(60) == 1
+    assert f"Port {desk.ops} on 127.0.0.1, for the operations endpoints, is in use" in running.said()
+    assert "server: " not in running.said()
+
+
+@pytest.mark.parametrize("hosts", [["llm.hospital.example", "other.example"], ["llm.hospital.example", "127.0.0.1"]])
+def test_the_printed_line_works_where_hosts_are_restricted(desk: Desk, hosts: list[str]) -> None:
+    """It names a host that is answered, unless the address that it calls is one."""
+    settings = json.loads(desk.config.read_text())
+    settings["server"]["allowed_hosts"] = hosts
+    desk.config.write_text(json.dumps(settings))
+    running = desk.start("up")
+    key = running.until(r"export VESTRY_API_KEY=(vst_\S+)")[1]
+    line = running.until("curl .*")[0]
+    assert ('-H "Host: llm.hospital.example"' in line) == ("127.0.0.1" not in hosts)
+    assert "Paris" in ask(desk, key).stdout
+    assert running.stop() == 0
 
 
 def test_up_says_why_a_model_cannot_be_prepared(desk: Desk) -> None:

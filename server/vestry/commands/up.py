@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import shlex
@@ -58,9 +59,13 @@ def command(config: Path | None) -> None:
     progress = Progress()
     settings = settings_of(config)
     try:
-        with terminated_as_interrupted():
-            prepared = _set_up(settings, _checked(settings), progress)
-        asyncio.run(_Run(settings, config, prepared, progress).run())
+        _inspect(settings)
+        with _alone(settings.state):
+            with terminated_as_interrupted():
+                chosen = _checked(settings)
+                prepared = _set_up(settings, chosen, progress)
+                _require_free_ports(settings, chosen)  # once more: minutes may have gone by
+            asyncio.run(_Run(settings, config, prepared, progress).run())
     except (ModelError, ConfigurationError, ChangeRefused, OSError) as fault:
         raise click.ClickException(str(fault)) from None
     except KeyboardInterrupt:
@@ -76,25 +81,48 @@ class _Prepared(Struct, frozen=True):
     began: float
 
 
-def _checked(settings: Settings) -> list[Chosen]:
-    """The models to start here. Raises for whatever would fail later, before anything slow is done."""
+def _inspect(settings: Settings) -> None:
+    """Raises BadSettings for what can be told by looking at them."""
     if faults := inspect(settings):
         raise BadSettings(faults)
+
+
+@contextlib.contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Hold the state directory from beginning to end: a second one would take the first one's server for its own."""
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (state / ".up.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            mend = "Stop that one first, or give this one settings with a `state` and ports of its own."
+            raise ModelError(f"Another `vestry up` is running for the state directory {state}. {mend}") from None
+        yield
+
+
+def _checked(settings: Settings) -> list[Chosen]:
+    """The models to start here. Raises for whatever would fail later, before anything slow is done."""
     server = settings.server
     for port, name in ((server.port, "port"), (server.ops_port, "ops_port")):
         if port == 0:
             raise ModelError(
                 f"`server.{name}` is 0, a port that nobody knows beforehand: `vestry up` needs a fixed one."
             )
+    chosen = [choose(settings, name) for name, model in settings.models.items() if not model.replicas]
+    _require_free_ports(settings, chosen)
+    return chosen
+
+
+def _require_free_ports(settings: Settings, chosen: list[Chosen]) -> None:
+    """Raises ModelError if another program listens where one of these is to."""
+    server = settings.server
     require_free("the API", server.host, server.port, "server.port")
     require_free("the operations endpoints", server.ops_host, server.ops_port, "server.ops_port")
     if server.admin_port:
         require_free("the administration", server.admin_host, server.admin_port, "server.admin_port")
-    chosen = [choose(settings, name) for name, model in settings.models.items() if not model.replicas]
     for each in chosen:
         engine = each.model.engine
         require_free(f"the engine of {each.name}", engine.host, engine.port, f"models.{each.name}.engine.port")
-    return chosen
 
 
 def _set_up(settings: Settings, chosen: list[Chosen], progress: Progress) -> _Prepared:
@@ -216,9 +244,11 @@ class _Run:
         """A line for a shell that asks the first model a question."""
         model = next(iter(self._settings.models))
         body = {"model": model, "temperature": 0, "messages": [{"role": "user", "content": QUESTION}]}
-        tls = self._settings.server.tls
-        trust = "" if tls is None else f" --cacert {shlex.quote(os.fspath(tls.certificate))}"
+        server = self._settings.server
+        trust = "" if server.tls is None else f" --cacert {shlex.quote(os.fspath(server.tls.certificate))}"
+        answered = server.allowed_hosts
+        host = "" if not answered or reachable(server.host) in answered else f'-H "Host: {answered[0]}" '
         return (
-            f'curl -sS{trust} {address}/v1/chat/completions -H "Authorization: Bearer $VESTRY_API_KEY" '
+            f'curl -sS{trust} {address}/v1/chat/completions {host}-H "Authorization: Bearer $VESTRY_API_KEY" '
             f"-H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
         )
