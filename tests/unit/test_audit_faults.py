@@ -18,10 +18,14 @@ from typing import Any
 
 import pytest
 
-from fakes.audit import ORIGIN, SIGNING, FaultyFiles, kinds, read
+from fakes.audit import ORIGIN, SIGNING, FaultyFiles, HandClock, kinds, read
 from fakes.calls import intent, outcome
 from support import forks
+from vestry.audit.fields import RecordType
 from vestry.audit.log import AuditLog
+from vestry.audit.opening import open_store
+from vestry.audit.records import Records
+from vestry.audit.store import SEGMENT_SECONDS, WriteFailed
 from vestry.errors import AuditUnavailable
 
 TESTS = Path(__file__).parents[1]
@@ -162,6 +166,43 @@ def test_a_failed_write_stays_in_its_segment(tmp_path: Path) -> None:
 
     asyncio.run(run())
     assert kinds(tmp_path) == ["segment.begin", "intent", "log.recovered"]
+
+
+TURNS: list[dict[str, int | str]] = [
+    {"write": "short"},
+    {"write": "short", "remove": errno.EACCES},
+    {"sync": errno.EIO},
+    {"sync": "lie", "remove": errno.EACCES},
+    {"sync_directory": errno.EIO},
+    {"create": errno.EMFILE},
+    {"remove": errno.EACCES},
+]
+
+
+@pytest.mark.parametrize("faults", TURNS, ids="-".join)
+def test_a_turn_that_failed_is_made_up_for_whatever_the_clock_says(
+    tmp_path: Path, faults: dict[str, int | str]
+) -> None:
+    """The day's turn to a new segment fails, and the clock is set back before the disk works again: what is
+    acknowledged afterwards stands behind the turn, and is there after a crash."""
+    files, clock = FaultyFiles(), HandClock()
+    store = open_store(tmp_path, ORIGIN, signing=SIGNING, segment_bytes=1 << 20, files=files, clock=clock.clock)
+    store.commit([intent("before")])
+    clock.both(SEGMENT_SECONDS + 1)
+    if "remove" in faults:  # what an attempt before has left
+        (tmp_path / ORIGIN / "000000000000000002.jsonl").write_bytes(b"{")
+    for name, fault in faults.items():
+        files.fail(name, fault)
+    with pytest.raises(WriteFailed):
+        store.commit([intent("during")])
+    clock.wall -= 60_000_000
+    files.mend()
+    report = {"cause": "EIO", "failures": 1, "lost": 1, "outage_us": 1, "discarded_bytes": 0}
+    store.recover(Records(clock=clock.clock).event(RecordType.LOG_RECOVERED, **report))
+    store.commit([intent("after")])
+    store.abandon()
+    open_store(tmp_path, ORIGIN, signing=SIGNING, segment_bytes=1 << 20, clock=clock.clock).close()
+    assert kinds(tmp_path)[:5] == ["segment.begin", "intent", "segment.begin", "log.recovered", "intent"]
 
 
 def test_failed_but_persisted_before_a_crash(tmp_path: Path) -> None:

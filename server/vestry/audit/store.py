@@ -9,6 +9,8 @@ Rules:
    success for pages that were dropped. So the log goes on in a new segment, in a new file.
 4. A segment begins with `segment.begin` records that list the intents open at that point. So the last segment
    alone tells which intents a crash left open, however long the log is.
+5. A turn to a new segment that has failed is due until it has succeeded, whatever the clock says by then: nothing
+   is acknowledged in the old file while there may be a new one, which the next opening would take for the last.
 
 One thread at a time may use a store. `vestry.audit.opening` opens one. What is durable goes to the notary, in order.
 """
@@ -197,6 +199,7 @@ class Store:
         """Go on in a new file, durable with its directory entry and its `segment.begin` records."""
         path = self.directory / name_of(self.next_index)
         before = (self._path, self._file, self._size, self._tail, self.next_index)
+        self._turn_at = 0
         try:
             with suppress(FileNotFoundError):
                 self._files.remove(path)  # left by an attempt that failed: none of it was acknowledged
@@ -211,8 +214,7 @@ class Store:
             self._files.sync_directory(self.directory)
         except BaseException as error:
             self._path, self._file, self._size, self._tail, self.next_index = before
-            with suppress(OSError):
-                self._files.close(created)
+            self._undo(path, created)
             if isinstance(error, OSError):
                 raise self._failed(error) from error
             raise
@@ -222,6 +224,14 @@ class Store:
         if before[1] >= 0:
             with suppress(OSError):
                 self._files.close(before[1])
+
+    def _undo(self, path: Path, created: int) -> None:
+        """Let go of a segment that could not be begun, and remove it, as far as the disk lets us."""
+        with suppress(OSError):
+            self._files.close(created)
+        with suppress(OSError):
+            self._files.remove(path)
+            self._files.sync_directory(self.directory)
 
     def _beginning(self) -> list[list[bytes]]:
         """The leaves that begin a segment, in batches."""
