@@ -12,6 +12,8 @@ import pytest
 from support.copies import Counted, GrownLog, ListSink
 from vestry.audit.copies.comparing import Compared, CopyMissing, compare_with_copies
 from vestry.audit.copies.sink import Held
+from vestry.audit.files import Files
+from vestry.audit.pruning import remove
 from vestry.audit.scan import LogDamaged
 from vestry.audit.tlog.merkle import EMPTY_ROOT
 from vestry.audit.tlog.notes import Signer
@@ -35,6 +37,27 @@ def test_a_log_that_has_grown_agrees(tmp_path: Path, size: int) -> None:
     log.grow(1000)
     assert compare(log, holding(old), counted=counted) == [Compared("list", agrees=True, size=size)]
     assert counted.compared == {"list": True}
+
+
+@pytest.mark.parametrize("younger", [True, False])
+def test_a_checkpoint_older_than_what_was_pruned_is_a_doubt(tmp_path: Path, *, younger: bool) -> None:
+    """A sink that was away for as long as records are kept does not keep the log from opening; what it holds of later
+    sizes is compared all the same, and a log that does not continue that is caught."""
+    log, forged, counted = GrownLog(tmp_path / "server"), GrownLog(tmp_path / "forged", text="forged"), Counted()
+    old, at, later = log.grow(300), log.grow(512), log.grow(700)
+    log.grow(1000)
+    remove(log.home, 0, 512, Files())
+    [found] = compare(log, holding(old, at, later) if younger else holding(old), counted=counted)
+    assert (found.agrees, found.size) == ((True, 700) if younger else (False, None))
+    assert counted.compared == {"list": younger}
+    assert found.doubts == (
+        "its checkpoint of 300 records is older than what was pruned, the records below 512, so it cannot be compared",
+    )
+    with pytest.raises(LogDamaged, match="was rewritten"):
+        compare(log, holding(old, forged.grow(700)))
+    (log.home / "tile" / "0" / "002").unlink()
+    with pytest.raises(LogDamaged, match="is missing"):
+        compare(log, holding(old, later))
 
 
 def test_a_rolled_back_log_is_caught(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 Only what the log's own key has signed can speak against the log: a checkpoint of more records than the log has means
 that the log was rolled back or cut off, one with another root that it was rewritten. Everything else that a sink may
-hold (garbage, notes of other keys) is a doubt about the sink, and said. A witness that states a larger size without a
+hold (garbage, notes of other keys) is a doubt about the sink, and said; so is a checkpoint that is older than what was
+pruned, where the hashes that would compare it went with the records. A witness that states a larger size without a
 checkpoint to show counts like one that shows it: it is asked over an authenticated connection, and will cosign
 nothing of this log any more.
 """
@@ -18,10 +19,11 @@ from pathlib import Path
 from msgspec import Struct
 
 from vestry.audit.copies.sink import Held, Observer, Sink, Unobserved
+from vestry.audit.reading import first_bundle
 from vestry.audit.scan import LogDamaged, LogUnusable
 from vestry.audit.tlog import merkle
 from vestry.audit.tlog.notes import Checkpoint, NoteRefused, PublicKey
-from vestry.audit.tlog.tiles import TileMissing, Tiles
+from vestry.audit.tlog.tiles import WIDTH, TileMissing, Tiles
 from vestry.wires import Undelivered
 
 _LOG = logging.getLogger("vestry.audit")
@@ -40,7 +42,8 @@ class CopyMissing(LogUnusable):
 class Compared(Struct, frozen=True):
     """What the comparison with one sink came to. `size` is that of the checkpoint it was compared with, None for none.
 
-    `agrees` is None for a sink that cannot be asked at all, False where it was not reached.
+    `agrees` is None for a sink that cannot be asked at all, False where it was not reached, or holds nothing but
+    checkpoints of what was pruned.
     """
 
     sink: str
@@ -90,7 +93,7 @@ def compare_with_copies(
         for doubt in found.doubts:
             _LOG.warning("the outside copy `%s`: %s", sink.name, doubt)
         compared.append(found)
-        observer.copy_compared(sink.name, agrees=True)
+        observer.copy_compared(sink.name, agrees=bool(found.agrees))
     if silent:
         raise CopyMissing(
             f"The log in {home} could not be compared with an outside copy that is `required`, so it is not opened. "
@@ -103,6 +106,7 @@ def _judged(sink: Sink, held: Held, tiles: Tiles, root: bytes, public: PublicKey
     """The comparison with one sink's answer. Raises LogDamaged."""
     doubts = list(held.doubts)
     newest = held.size
+    pruned = False
     if newest is not None and newest > tiles.size:
         raise LogDamaged(_shorter(sink, tiles, newest))
     for note in held.notes:
@@ -113,13 +117,26 @@ def _judged(sink: Sink, held: Held, tiles: Tiles, root: bytes, public: PublicKey
             continue
         if head.size > tiles.size:
             raise LogDamaged(_shorter(sink, tiles, head.size))
-        if not _continues(tiles, root, head):
+        try:
+            continues = _continues(tiles, root, head)
+        except _UNREADABLE as error:
+            minimum = (first_bundle(tiles.home) or 0) * WIDTH
+            if head.size >= minimum:
+                raise LogDamaged(f"{tiles.home} is damaged: {error}. {MEND}") from error
+            pruned = True
+            doubts.append(
+                f"its checkpoint of {head.size} records is older than what was pruned, the records below {minimum}, so "
+                "it cannot be compared"
+            )
+            continue
+        if not continues:
             raise LogDamaged(
                 f"{tiles.home} was rewritten: `{sink.name}` ({sink.where}) holds a checkpoint of its first {head.size} "
                 f"records, signed by its own key, that the log does not continue. {MEND}"
             )
         newest = max(head.size, newest or 0)
-    return Compared(sink.name, agrees=True, size=newest, doubts=tuple(dict.fromkeys(doubts)))
+    agrees = newest is not None or not pruned
+    return Compared(sink.name, agrees=agrees, size=newest, doubts=tuple(dict.fromkeys(doubts)))
 
 
 def _shorter(sink: Sink, tiles: Tiles, size: int) -> str:
@@ -130,14 +147,15 @@ def _shorter(sink: Sink, tiles: Tiles, size: int) -> str:
 
 
 def _continues(tiles: Tiles, root: bytes, head: Checkpoint) -> bool:
-    """Whether the tree of `root` begins with the one of `head`: by a proof that binds both, made from the tiles."""
+    """Whether the tree of `root` begins with the one of `head`: by a proof that binds both, made from the tiles.
+
+    Raises what is in _UNREADABLE.
+    """
     try:
         proof = merkle.prove_consistency(head.size, tiles.size, tiles.subtree)
         merkle.verify_consistency(head.size, tiles.size, head.root, root, proof)
     except merkle.ProofRefused:
         return False
-    except _UNREADABLE as error:
-        raise LogDamaged(f"{tiles.home} is damaged: {error}. {MEND}") from error
     return True
 
 
