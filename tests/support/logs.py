@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
-from fakes.audit import SIGNING
+from fakes.audit import ORIGIN, SIGNING, HandClock
 from fakes.calls import GRANT, PRINCIPAL, call, head
+from vestry.audit.fields import RecordType
 from vestry.audit.notary import Signing
 from vestry.audit.opening import open_store
-from vestry.audit.records import Records
+from vestry.audit.pruning import Plan, Policy, plan, prune
+from vestry.audit.reading import LogReader
+from vestry.audit.records import Event, Records
 from vestry.audit.store import Store
 from vestry.seams import Record
 from vestry.types import Ending, Outcome, Usage
@@ -63,3 +69,58 @@ class LogMaker:
         """Sign what is there."""
         self.store.notary.ask()
         self.store.notary.work()
+
+
+DAY = 86_400
+THIRTY_DAYS = Policy(30)
+
+
+class DayLog:
+    """A log that lives for days in a moment. Use as pruning.Ledger too."""
+
+    def __init__(self, directory: Path, clock: HandClock | None = None) -> None:
+        self.directory, self.home, self.clock = directory, directory / ORIGIN, clock or HandClock()
+        self.store = self.open()
+
+    def copied(self, directory: Path) -> DayLog:
+        """A log of its own from here on, with a past that is the same."""
+        shutil.copytree(self.directory, directory)
+        return DayLog(directory, copy.copy(self.clock))
+
+    def open(self) -> Store:
+        self.store = open_store(self.directory, ORIGIN, signing=SIGNING, segment_bytes=1 << 30, clock=self.clock.clock)
+        return self.store
+
+    def day(self, *subjects: str, records: int = 300) -> None:
+        """A day's records, by these subjects in turn, and its checkpoint."""
+        made = Records(clock=self.clock.clock)
+        given = [
+            made.event(
+                RecordType.KEY_REVOKE,
+                tenant="default",
+                subject=(subjects or ("alice",))[number % len(subjects or ("alice",))],
+                key_id="k",
+                actor="x",
+            )
+            for number in range(records)
+        ]
+        while given:
+            del given[: self.store.commit(given).taken]
+        self.sign()
+        self.clock.both(DAY)
+
+    def record(self, event: Event) -> None:
+        self.store.commit([event])
+
+    def sign(self) -> None:
+        self.store.notary.ask()
+        self.store.notary.work()
+
+    def plan(self, policy: Policy = THIRTY_DAYS) -> Plan:
+        return plan(self.home, policy, clock=self.clock.clock)
+
+    def prune(self, policy: Policy = THIRTY_DAYS, **more: Any) -> Plan:
+        return prune(self.home, policy, self, clock=self.clock.clock, signing_seconds=2, **more)
+
+    def leaves(self) -> list[dict[str, Any]]:
+        return [json.loads(leaf) for _, leaf in LogReader(self.home).leaves()]

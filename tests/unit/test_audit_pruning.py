@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-import json
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from fakes.audit import ORIGIN, SIGNING, FaultyFiles, HandClock
+from fakes.audit import FaultyFiles
+from support.logs import DAY, THIRTY_DAYS, DayLog
 from vestry.audit import scan
-from vestry.audit.fields import RecordType
 from vestry.audit.files import Files
-from vestry.audit.opening import open_store
-from vestry.audit.pruning import MARK, Halted, Hold, Plan, Policy, plan, prune, remove
+from vestry.audit.pruning import MARK, Halted, Hold, Policy, prune, remove
 from vestry.audit.reading import LogReader, first_bundle
-from vestry.audit.records import Event, Records, rfc3339
-from vestry.audit.store import Store
+from vestry.audit.records import rfc3339
 from vestry.audit.tlog.merkle import (
     leaf_hash,
     prove_consistency,
@@ -30,83 +24,29 @@ from vestry.audit.tlog.merkle import (
 from vestry.audit.tlog.tiles import TileMissing, Tiles
 from vestry.audit.tree import Tree
 
-DAY = 86_400
-POLICY = Policy(30)
-
-
-class Log:
-    """A log that lives for days in a moment. Use as pruning.Ledger too."""
-
-    def __init__(self, directory: Path, clock: HandClock | None = None) -> None:
-        self.directory, self.home, self.clock = directory, directory / ORIGIN, clock or HandClock()
-        self.store = self.open()
-
-    def copied(self, directory: Path) -> Log:
-        """A log of its own from here on, with a past that is the same."""
-        shutil.copytree(self.directory, directory)
-        return Log(directory, copy.copy(self.clock))
-
-    def open(self) -> Store:
-        self.store = open_store(self.directory, ORIGIN, signing=SIGNING, segment_bytes=1 << 30, clock=self.clock.clock)
-        return self.store
-
-    def day(self, *subjects: str, records: int = 300) -> None:
-        """A day's records, by these subjects in turn, and its checkpoint."""
-        made = Records(clock=self.clock.clock)
-        given = [
-            made.event(
-                RecordType.KEY_REVOKE,
-                tenant="default",
-                subject=(subjects or ("alice",))[number % len(subjects or ("alice",))],
-                key_id="k",
-                actor="x",
-            )
-            for number in range(records)
-        ]
-        while given:
-            del given[: self.store.commit(given).taken]
-        self.sign()
-        self.clock.both(DAY)
-
-    def record(self, event: Event) -> None:
-        self.store.commit([event])
-
-    def sign(self) -> None:
-        self.store.notary.ask()
-        self.store.notary.work()
-
-    def plan(self, policy: Policy = POLICY) -> Plan:
-        return plan(self.home, policy, clock=self.clock.clock)
-
-    def prune(self, policy: Policy = POLICY, **more: Any) -> Plan:
-        return prune(self.home, policy, self, clock=self.clock.clock, signing_seconds=2, **more)
-
-    def leaves(self) -> list[dict[str, Any]]:
-        return [json.loads(leaf) for _, leaf in LogReader(self.home).leaves()]
-
 
 @pytest.fixture(scope="module")
-def forty_days(tmp_path_factory: pytest.TempPathFactory) -> Log:
+def forty_days(tmp_path_factory: pytest.TempPathFactory) -> DayLog:
     """Forty days of 300 records each, and the checkpoint of each day: to be copied, never to be used."""
-    log = Log(tmp_path_factory.mktemp("forty-days"))
+    log = DayLog(tmp_path_factory.mktemp("forty-days"))
     for _ in range(40):
         log.day()
     return log
 
 
 @pytest.fixture
-def log(forty_days: Log, tmp_path: Path) -> Log:
+def log(forty_days: DayLog, tmp_path: Path) -> DayLog:
     """Forty days of 300 records each, and the checkpoint of each day."""
     return forty_days.copied(tmp_path / "audit")
 
 
-def size_of(log: Log) -> int:
+def size_of(log: DayLog) -> int:
     head = LogReader(log.home).head()
     assert head is not None
     return head.size
 
 
-def test_what_is_older_than_the_policy_goes_and_nothing_else(log: Log) -> None:
+def test_what_is_older_than_the_policy_goes_and_nothing_else(log: DayLog) -> None:
     """Whole bundles, from the beginning; the record of it stands in the log, signed; what is left is all there."""
     before = log.leaves()
     found = log.prune()
@@ -123,7 +63,7 @@ def test_what_is_older_than_the_policy_goes_and_nothing_else(log: Log) -> None:
     assert size_of(log) > record["index"]
 
 
-def test_proofs_of_what_is_kept_stay_valid(log: Log) -> None:
+def test_proofs_of_what_is_kept_stay_valid(log: DayLog) -> None:
     """Inclusion of every kept record, and consistency between all sizes from the minimum on, before and after."""
     size = size_of(log)
     tiles = Tiles(log.home, size)
@@ -140,7 +80,7 @@ def test_proofs_of_what_is_kept_stay_valid(log: Log) -> None:
         Tiles(log.home, size).leaf_hash(minimum - 1)
 
 
-def test_the_log_opens_and_goes_on_after_it(log: Log) -> None:
+def test_the_log_opens_and_goes_on_after_it(log: DayLog) -> None:
     """Restarted twice, with more days in between; pruned again, from where it was."""
     first = log.prune()
     log.store.close()
@@ -169,7 +109,7 @@ def test_the_log_opens_and_goes_on_after_it(log: Log) -> None:
 )
 def test_a_hold_keeps_its_records_and_all_behind_them(tmp_path: Path, hold: Hold, held: bool) -> None:
     """The first held record stops it; what holds it, and since when, is said. Once it is lifted all goes."""
-    log = Log(tmp_path)
+    log = DayLog(tmp_path)
     log.day("alice", records=1000)
     log.day("alice", "bob", records=600)
     for _ in range(38):
@@ -187,7 +127,7 @@ def test_a_hold_keeps_its_records_and_all_behind_them(tmp_path: Path, hold: Hold
 
 def test_nothing_goes_that_no_checkpoint_covers_or_that_the_journal_still_holds(tmp_path: Path) -> None:
     """A record is gone only where it is gone from every file of the log."""
-    log = Log(tmp_path)
+    log = DayLog(tmp_path)
     log.day(records=2000)
     log.clock.both(100 * DAY)
     assert log.plan().minimum == 0
@@ -202,7 +142,7 @@ def test_nothing_goes_that_no_checkpoint_covers_or_that_the_journal_still_holds(
 
 def test_without_anything_to_let_go_nothing_is_recorded(tmp_path: Path) -> None:
     """A young log, and one that was pruned a moment ago."""
-    log = Log(tmp_path)
+    log = DayLog(tmp_path)
     log.day()
     assert log.prune().records == 0
     for _ in range(40):
@@ -243,7 +183,7 @@ class Mortal(Files):
 
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("at", [0, 1, 2, 3, 4, 5, 8, 9, 16, 21, 22])
-def test_a_crash_at_any_step_leaves_a_log_that_verifies_and_the_next_run_finishes(log: Log, at: int) -> None:
+def test_a_crash_at_any_step_leaves_a_log_that_verifies_and_the_next_run_finishes(log: DayLog, at: int) -> None:
     """Whatever is missing then is below a recorded, signed minimum; afterwards it is as if nothing had happened."""
     wanted = log.plan().minimum
     with pytest.raises(Dies):
@@ -259,7 +199,7 @@ def test_a_crash_at_any_step_leaves_a_log_that_verifies_and_the_next_run_finishe
     assert len([each for each in log.leaves() if each["type"] == "log.prune"]) <= 2
 
 
-def _check(log: Log) -> None:
+def _check(log: DayLog) -> None:
     """Every bundle and tile is there, or ends at or below a minimum that the log records."""
     reader = LogReader(log.home)
     size = size_of(log)
@@ -272,7 +212,7 @@ def _check(log: Log) -> None:
     assert [each["index"] for each in records] == list(range(reader.minimum, records[-1]["index"] + 1))
 
 
-def test_what_a_crash_left_to_do_waits_for_a_new_hold(log: Log) -> None:
+def test_what_a_crash_left_to_do_waits_for_a_new_hold(log: DayLog) -> None:
     """A removal that was recorded is finished only as far as the policy allows by then."""
     with pytest.raises(Dies):
         log.prune(files=Mortal(4))
@@ -281,7 +221,7 @@ def test_what_a_crash_left_to_do_waits_for_a_new_hold(log: Log) -> None:
     assert LogReader(log.home).minimum == start
 
 
-def test_a_hole_below_a_recorded_minimum_is_no_damage_and_elsewhere_it_is(log: Log) -> None:
+def test_a_hole_below_a_recorded_minimum_is_no_damage_and_elsewhere_it_is(log: DayLog) -> None:
     """A power cut may lose removals in any order. The mark counts only where the log itself says the same."""
     with pytest.raises(Dies):
         log.prune(files=Mortal(4))
@@ -299,16 +239,16 @@ def test_a_hole_below_a_recorded_minimum_is_no_damage_and_elsewhere_it_is(log: L
     _check(log)
 
 
-def test_without_a_signature_nothing_is_removed(log: Log) -> None:
+def test_without_a_signature_nothing_is_removed(log: DayLog) -> None:
     """The record of it may be there; the files are too, and the next run makes up for it."""
     log.sign = lambda: None  # type: ignore[method-assign]
     before = sorted(path for path in log.home.rglob("*") if "tile" in path.parts)
     with pytest.raises(TimeoutError, match="nothing was removed"):
-        prune(log.home, POLICY, log, clock=log.clock.clock, signing_seconds=0.2)
+        prune(log.home, THIRTY_DAYS, log, clock=log.clock.clock, signing_seconds=0.2)
     assert before == sorted(path for path in log.home.rglob("*") if "tile" in path.parts)
 
 
-def test_a_disk_that_fails_is_told_and_the_next_run_goes_on(log: Log) -> None:
+def test_a_disk_that_fails_is_told_and_the_next_run_goes_on(log: DayLog) -> None:
     """OSError from any call; nothing is lost."""
     wanted = log.plan().minimum
     for name in ("create", "rename", "remove", "sync_directory"):
@@ -321,7 +261,7 @@ def test_a_disk_that_fails_is_told_and_the_next_run_goes_on(log: Log) -> None:
     assert log.prune().minimum == wanted
 
 
-def test_it_stops_when_the_server_does(log: Log) -> None:
+def test_it_stops_when_the_server_does(log: DayLog) -> None:
     """At the next bundle."""
     with pytest.raises(Halted):
         log.prune(halted=lambda: True)
@@ -366,27 +306,9 @@ def test_the_first_bundle_is_found_by_its_number(tmp_path: Path, names: list[str
     assert first_bundle(tmp_path) == first
 
 
-def test_content_goes_with_the_records_that_name_it(log: Log) -> None:
-    """Bundles of days before that of the first record that is left, less the day before it; no other file."""
-    days = [rfc3339(log.clock.wall - ago * DAY * 1_000_000)[:10].replace("-", "") for ago in range(41)]
-    for folder in ("keys", "blobs"):
-        (log.home / "content" / folder).mkdir(parents=True)
-        for day in days:
-            (log.home / "content" / folder / f"{day}-000001").write_bytes(b"secret")
-    (log.home / "content" / "keys" / "note").write_bytes(b"x")
-    log.prune()
-    first = log.leaves()[0]["time"][:10].replace("-", "")
-    kept = sorted(day for day in days if day >= first)
-    before = max(day for day in days if day < first)
-    for folder in ("keys", "blobs"):
-        left = sorted(path.name for path in (log.home / "content" / folder).iterdir() if path.name != "note")
-        assert left == [f"{day}-000001" for day in (before, *kept)]
-    assert (log.home / "content" / "keys" / "note").exists()
-
-
 def test_a_segment_ends_after_a_day_also_across_restarts(tmp_path: Path) -> None:
     """However small it is, so that records do not stay in the journal for years."""
-    log = Log(tmp_path)
+    log = DayLog(tmp_path)
     log.day(records=3)
     log.day(records=3)
     assert len(scan.segments(log.home)) == 2

@@ -122,7 +122,7 @@ def plan(home: Path, policy: Policy, *, clock: Clock | None = None, halted: Call
     recorded = _marked(home, size)
     paths = scan.segments(home)
     in_journal = scan.first_index(paths[0]) if paths else size
-    cutoff = rfc3339((clock or Clock()).wall() - policy.days * DAY_SECONDS * 1_000_000)
+    cutoff = _cutoff(policy, clock)
     tiles = Tiles(home, size)
     minimum, why = start, ""
     while not why:
@@ -137,6 +137,11 @@ def plan(home: Path, policy: Policy, *, clock: Clock | None = None, halted: Call
             why = _stays(tiles, minimum, cutoff, policy, gone=end <= recorded)
             minimum = minimum if why else end
     return Plan(start, minimum, min(recorded, minimum), why)
+
+
+def _cutoff(policy: Policy, clock: Clock | None) -> str:
+    """What is older than this may go."""
+    return rfc3339((clock or Clock()).wall() - policy.days * DAY_SECONDS * 1_000_000)
 
 
 def _stays(tiles: Tiles, first: int, cutoff: str, policy: Policy, *, gone: bool) -> str:
@@ -185,8 +190,9 @@ def prune(
         replace_file(home / MARK, msgspec.json.encode({"minimum_index": found.minimum, "record": index}), files)
     if found.records:
         remove(home, found.start, found.minimum, files, halted)
-        forget(home, files)
         _LOG.info("the records below %d were pruned: %s", found.minimum, policy)
+    if found.minimum:  # whoever pruned last may have died before its content went
+        forget(home, policy, files, clock=clock, halted=halted)
     return found
 
 
@@ -220,18 +226,31 @@ def remove(home: Path, start: int, minimum: int, files: Files, halted: Callable[
             _tidy(level, files)
 
 
-def forget(home: Path, files: Files) -> list[str]:
-    """Remove what content is kept of calls whose records have gone: bundles of days before the first record's.
+def forget(
+    home: Path, policy: Policy, files: Files, *, clock: Clock | None = None, halted: Callable[[], bool] = bool
+) -> list[str]:
+    """Remove what content is kept of calls whose records have gone: bundles of days before the first record's, and
+    before those that the policy keeps, because a clock that was wrong may have given the first one any time.
 
-    A content is written before the record that names it, at most a day before. Returns the bundles' names. Raises
-    OSError, and ValueError for a record without a time.
+    A hold keeps the content of each record that is kept, whatever its time: then all of them are read, where there is
+    anything to remove. A content is written before the record that names it, at most a day before. Returns the
+    bundles' names. Raises OSError, Halted, ValueError for a record without a time, TileMissing or LogDamaged for one
+    that is missing.
     """
-    first = next(LogReader(home).leaves(), None)
+    place, leaves = Place(home), LogReader(home).leaves()
+    first = next(leaves, None)
     if first is None:
         return []
-    day = rfc3339(microseconds_of(_kept(first[1]).time) - DAY_SECONDS * 1_000_000)[:10].replace("-", "")
-    place = Place(home)
-    gone = [name for name in place.names() if name[:8] < day]
+    oldest = min(_kept(first[1]).time, _cutoff(policy, clock))
+    gone = _before(place, oldest)
+    if gone and policy.holds:
+        for index, leaf in leaves:
+            if index % WIDTH == 0:
+                time.sleep(0)  # the event loop's thread first
+                if halted():
+                    raise Halted
+            oldest = min(oldest, _kept(leaf).time)
+        gone = _before(place, oldest)
     for folder in (place.blobs, place.keys):
         for name in gone:
             with suppress(FileNotFoundError):
@@ -239,6 +258,12 @@ def forget(home: Path, files: Files) -> list[str]:
         if gone:
             files.sync_directory(folder)
     return gone
+
+
+def _before(place: Place, oldest: str) -> list[str]:
+    """The bundles of content that are older than all that a record of this time, or a later one, may name."""
+    day = rfc3339(microseconds_of(oldest) - DAY_SECONDS * 1_000_000)[:10].replace("-", "")
+    return [name for name in place.names() if name[:8] < day]
 
 
 def _ended(start: int, minimum: int) -> Iterator[str]:
