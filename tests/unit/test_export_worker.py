@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -223,6 +224,18 @@ def test_damage_stops_an_export(log: LogMaker) -> None:
     with Collector() as collector, running(log, counts, url=collector.url, format="ocsf"):
         until(lambda: counts.failed["siem"] > 2)
     assert 0 < len(collector.lines) <= 256
+
+
+def test_a_journal_that_is_put_back_is_sent(log: LogMaker) -> None:
+    """Acknowledged records that are missing for a while end no export: it tries again until they are back."""
+    log.add_calls(10)
+    (segment,) = log.home.glob("*.jsonl")
+    whole, counts = segment.read_bytes(), Counts()
+    os.truncate(segment, 0)
+    with Collector() as collector, running(log, counts, url=collector.url):
+        until(lambda: counts.failed["siem"] > 1)
+        segment.write_bytes(whole)
+        until(lambda: collector.lines == leaves(log))
 
 
 # Syslog

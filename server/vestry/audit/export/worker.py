@@ -23,7 +23,7 @@ from vestry.audit.export.cursor import Cursor
 from vestry.audit.finding.walk import Walker
 from vestry.audit.reading import NoLog
 from vestry.audit.records import microseconds_of
-from vestry.audit.scan import LogUnusable, parse
+from vestry.audit.scan import LogDamaged, LogUnusable, parse
 
 _LOG = logging.getLogger("vestry.audit")
 BATCH_BYTES = 1 << 20
@@ -200,6 +200,8 @@ class Worker:
                 time.sleep(0)  # the event loop's thread first
             if size >= BATCH_BYTES:
                 break
+        if not leaves:  # perhaps put back before the next try
+            raise LogDamaged(f"{self.home} is damaged: record {self._at} was acknowledged, and is missing.")
         record = parse(leaves[0] + b"\n")
         self._oldest = None if record is None else microseconds_of(record.time)
         return leaves
