@@ -210,6 +210,16 @@ def test_a_damaged_log(cli: Cli) -> None:
     assert "is not the one that was signed" in done.stderr
 
 
+def test_a_segment_that_cannot_be_read(cli: Cli) -> None:
+    """A sentence, and no traceback."""
+    cli.ok("audit", "init")
+    cli.ok("keys", "create", "--owner", "a")
+    (cli.state / "audit" / "cli" / "000000000000000900.jsonl").mkdir()
+    done = cli("audit", "checkpoint", "--origin", "cli")
+    assert done.exit_code == 2
+    assert "It cannot be read: " in done.stderr
+
+
 def test_whoever_is_asked_does_not_die_of_it(cli: Cli) -> None:
     """SIGUSR1 ends a program that does not know it. A command that happens to hold the log is not to end so."""
     cli.ok("audit", "init")

@@ -1,16 +1,22 @@
 """Reads the records of a log, while its server writes or afterwards: from the bundles what a checkpoint covers, from
 the journal's segments what came later. Changes nothing, and proves nothing: that is `verify`'s.
+
+While one reads, the notary puts new tiles in the place of partial ones and removes journal segments that a checkpoint
+covers. So whoever misses something looks again: where a newer checkpoint stands by then, reading goes on from there.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vestry.audit import scan
 from vestry.audit.tlog.notes import Checkpoint, NoteRefused, split
-from vestry.audit.tlog.tiles import CHECKPOINT, WIDTH, Tiles
+from vestry.audit.tlog.tiles import CHECKPOINT, WIDTH, TileMissing, Tiles
+
+Leaves = Iterator[tuple[int, bytes]]
+"""Records in order, each with its index."""
 
 _LAST, _FOLDER = re.compile("[0-9]{3}"), re.compile("x[0-9]{3}")
 _DEEPEST = 5
@@ -57,21 +63,27 @@ class LogReader:
         paths = scan.segments(self.home)
         return scan.first_index(paths[0]) if paths else 0
 
-    def leaves(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
+    def signed(self) -> int:
+        """How many records the newest checkpoint covers; 0 without one."""
+        head = self.head()
+        return 0 if head is None else head.size
+
+    def leaves(self, start: int = 0, stop: int | None = None) -> Leaves:
         """Records in order, each with its index, from `start` to before `stop`, or to the end of the log.
 
         Begins with the first that there is, where earlier ones were pruned. A torn last line is left out. Raises
         TileMissing, ValueError or LogDamaged where records are missing.
         """
-        head = self.head()
-        covered = 0 if head is None else head.size
-        start = max(start, self.minimum)
-        yield from Tiles(self.home, covered).leaves(start, stop)
-        yield from self._journal(max(start, covered), stop)
 
-    def _journal(self, start: int, stop: int | None) -> Iterator[tuple[int, bytes]]:
+        def once(at: int, covered: int) -> Leaves:
+            yield from Tiles(self.home, covered).leaves(at, stop)
+            yield from self._journal(max(at, covered), stop)
+
+        yield from persistent(once, max(start, self.minimum), signed=self.signed, first=lambda: self.minimum)
+
+    def _journal(self, start: int, stop: int | None) -> Leaves:
         expected = start
-        for index, leaf in journal(self.home, start):
+        for index, leaf in journal(self.home, start, strict=True):
             if index != expected:
                 raise scan.LogDamaged(f"{self.home} is damaged: record {expected} is missing, {index} follows.")
             if stop is not None and index >= stop:
@@ -80,20 +92,47 @@ class LogReader:
             expected += 1
 
 
-def journal(home: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
-    """The records of the segments from index `start` on, each with its index by its place; a torn tail is left out."""
+def persistent(
+    once: Callable[[int, int], Leaves], start: int, *, signed: Callable[[], int], first: Callable[[], int]
+) -> Leaves:
+    """What `once(at, covered)` gives from `start` on, begun again behind the last record for as long as what was
+    missed may stand under a newer checkpoint by then. Raises what `once` does.
+    """
+    at = start
+    while True:
+        covered = signed()
+        try:
+            for index, leaf in once(at, covered):
+                yield index, leaf
+                at = index + 1
+        except (TileMissing, scan.LogDamaged, FileNotFoundError, ValueError):
+            if signed() > covered and first() <= at:
+                continue
+            raise
+        return
+
+
+def journal(home: Path, start: int = 0, *, strict: bool = False) -> Leaves:
+    """The records of the segments from index `start` on, each with its index by its place; a torn tail is left out, and
+    so is a segment that the notary removes meanwhile, because a checkpoint covers it. A `strict` reader has
+    FileNotFoundError for that one.
+    """
     paths = scan.segments(home)
     ends: list[int | None] = [*map(scan.first_index, paths[1:]), None]
     for path, end in zip(paths, ends, strict=False):
         if end is not None and end <= start:
             continue
         index = scan.first_index(path)
-        for line in scan.lines(path):
-            if (end is not None and index >= end) or not line.endswith(b"\n"):
-                break
-            if index >= start:
-                yield index, line[:-1]
-            index += 1
+        try:
+            for line in scan.lines(path):
+                if (end is not None and index >= end) or not line.endswith(b"\n"):
+                    break
+                if index >= start:
+                    yield index, line[:-1]
+                index += 1
+        except FileNotFoundError:
+            if strict:
+                raise
 
 
 def first_bundle(home: Path) -> int | None:

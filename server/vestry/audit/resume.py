@@ -50,7 +50,7 @@ def resume(home: Path, origin: str, head: Checkpoint | None, signing: Signing, f
     begin = min(size, first_index(paths[-1])) if paths else size
     tiles = Tiles(home, size)
     taken: list[bytes] = []
-    for index, leaf in journal(home, begin):
+    for index, leaf in journal(home, begin, strict=True):
         if index < size:
             if _signed_leaf(tiles, index) != leaf_hash(leaf):
                 raise LogDamaged(

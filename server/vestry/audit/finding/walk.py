@@ -1,23 +1,20 @@
 """Reads records of a log that its server goes on writing to: nothing twice, nothing left out, from any place.
 
-While one reads, the notary puts new tiles in the place of partial ones and removes journal segments that a checkpoint
-covers. So whoever misses something looks again: where a newer checkpoint stands by then, reading goes on from there.
-
 Records whose bundles were pruned stand at the beginning of a log only (C2SP tlog-tiles, Pruning).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from vestry.audit import scan
 from vestry.audit.canonical import LEAF_BYTES
-from vestry.audit.reading import LogReader
+from vestry.audit.reading import Leaves, LogReader, persistent
 from vestry.audit.scan import LogDamaged
 from vestry.audit.tlog.tiles import WIDTH, TileMissing, Tiles, tile_path
 
-Leaves = Iterator[tuple[int, bytes]]
 UNSETTLED = 4096
 """Records at the end of a journal that its writer might yet take back, because their `fdatasync` fails: two batches."""
 _LINEAR_BYTES = 1 << 18
@@ -33,8 +30,7 @@ class Walker:
 
     def signed(self) -> int:
         """How many records the newest checkpoint covers; 0 without one."""
-        head = self._reader.head()
-        return 0 if head is None else head.size
+        return self._reader.signed()
 
     def first(self) -> int:
         """Index of the first record that is kept: 0, but where records were pruned.
@@ -75,20 +71,12 @@ class Walker:
 
     def records(self, start: int, stop: int | None = None) -> Leaves:
         """Records in order, each with its index, from `start` to before `stop`, or to the end of the log."""
-        at = start
-        while True:
-            covered = self.signed()
-            try:
-                for index, leaf in self._once(at, stop, covered):
-                    yield index, leaf
-                    at = index + 1
-            except (TileMissing, LogDamaged, FileNotFoundError, ValueError) as error:
-                if self.signed() > covered and self.first() <= at:
-                    continue
-                raise damage(error) from error
-            return
+        try:
+            yield from persistent(partial(self._once, stop), start, signed=self.signed, first=self.first)
+        except (TileMissing, LogDamaged, FileNotFoundError, ValueError) as error:
+            raise damage(error) from error
 
-    def _once(self, start: int, stop: int | None, covered: int) -> Leaves:
+    def _once(self, stop: int | None, start: int, covered: int) -> Leaves:
         if start < covered:
             yield from Tiles(self.home, covered).leaves(start, stop)
         at = max(start, covered)

@@ -47,6 +47,8 @@ def command(config: Path | None, origin: str | None) -> None:
         raise BadSettings(fault.faults) from None
     except NoLog as fault:
         raise click.UsageError(str(fault)) from None
+    except OSError as fault:
+        raise click.UsageError(f"It cannot be read: {fault}.") from None
     except LogUnusable as fault:
         raise click.ClickException(str(fault)) from None
 
