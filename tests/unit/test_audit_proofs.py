@@ -12,6 +12,7 @@ import pytest
 from support.alone import asked
 from support.audit_logs import House, Log, bundle_of, calls, flip, signer, tile_of
 from support.cli import Cli
+from vestry.audit.reading import LogReader
 from vestry.audit.tlog.notes import Checkpoint, Proof
 
 REQUEST = f"req_{3:032x}"
@@ -192,6 +193,21 @@ def test_a_proof_without_its_record(place: Place) -> None:
         assert place.cli(*words, *more).exit_code == status
         if more:
             assert asked(str(path), "--public-key", str(place.key), *more)[0] == status
+
+
+def test_a_checkpoint_that_comes_while_one_proves(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof is of the checkpoint that it carries, though a newer one stands there a moment later."""
+    note = LogReader.note
+
+    def overtaken(self: LogReader) -> str | None:
+        got = note(self)
+        monkeypatch.setattr(LogReader, "note", note)
+        place.log.add(calls(7)).checkpoint()
+        return got
+
+    monkeypatch.setattr(LogReader, "note", overtaken)
+    assert place.judged(place.proof("7"))[0] == 0
+    assert place.log.tree.size > 1000
 
 
 def test_proofs_of_two_houses(place: Place) -> None:

@@ -48,13 +48,14 @@ class Prover:
 
     def __init__(self, home: Path) -> None:
         self._reader = LogReader(home)
-        note, head = self._reader.note(), self._reader.head()
-        if note is None or head is None:
+        note = self._reader.note()
+        if note is None:
             raise BadInput(
                 f"{home} has no checkpoint yet, so nothing in it can be proven. One is made within a minute."
             )
-        self._home, self._note, self.head = home, note, head
-        self._tiles = Tiles(home, head.size)
+        self._home, self._note = home, note
+        self.head = self._reader.said(note)  # not read again: another one may stand there by now
+        self._tiles = Tiles(home, self.head.size)
 
     def at(self, index: int) -> Found:
         """One record. Raises BadInput where it is not there to be proven."""

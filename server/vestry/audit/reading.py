@@ -49,8 +49,12 @@ class LogReader:
     def head(self) -> Checkpoint | None:
         """What the newest checkpoint says, its signature not looked at. Raises NoLog for one that says nothing."""
         note = self.note()
+        return None if note is None else self.said(note)
+
+    def said(self, note: str) -> Checkpoint:
+        """What this checkpoint of the log says. Raises NoLog as `head`."""
         try:
-            return None if note is None else Checkpoint.parse(split(note)[0])
+            return Checkpoint.parse(split(note)[0])
         except NoteRefused as error:
             raise NoLog(f"{self.home / CHECKPOINT} is damaged: {error}.") from error
 
