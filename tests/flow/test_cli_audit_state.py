@@ -258,6 +258,36 @@ def test_without_a_policy_or_with_a_wrong_name_nothing_is_pruned(kept: Cli) -> N
     assert "nothing is ever pruned" in result.output
 
 
+def test_what_the_outside_copy_speaks_against_is_not_pruned(kept: Cli, tmp_path: Path) -> None:
+    """A log that was rolled back is neither pruned nor signed; the checkpoint of one that was pruned goes out."""
+    audit, vault = tmp_path / "audit", tmp_path / "vault"
+    vault.mkdir()
+    kept.variables["VESTRY_AUDIT__COPIES"] = json.dumps([{"kind": "directory", "name": "vault", "path": str(vault)}])
+    shutil.copytree(audit, tmp_path / "old")
+    assert "records pruned" in kept.ok("audit", "prune")
+    newest = (audit / "cli" / CHECKPOINT).read_text()
+    assert (vault / "cli" / "latest").read_text() == newest
+    shutil.rmtree(audit)
+    (tmp_path / "old").rename(audit)
+    signed = (audit / "cli" / CHECKPOINT).read_text()
+    result = kept("audit", "prune")
+    assert result.exit_code == 1
+    assert "was rolled back or cut off" in result.output
+    assert (audit / "cli" / CHECKPOINT).read_text() == signed
+    assert status(kept)[0]["minimum_index"] == 0
+
+
+def test_one_logs_own_directory_is_not_pruned(kept: Cli, tmp_path: Path) -> None:
+    """No second log is made in it; a dry run looks at it."""
+    home = tmp_path / "audit" / "cli"
+    assert "would be pruned" in kept.ok("audit", "prune", "--dry-run", "--directory", str(home))
+    before = sorted(tmp_path.rglob("*"))
+    result = kept("audit", "prune", "--directory", str(home))
+    assert result.exit_code == 2
+    assert "is one log. Give the audit directory that it lies in" in result.output
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_server_prunes_its_own_log_and_nobody_else_does(tmp_path: Path, engine: FakeEngine) -> None:
     """At its start; the command refuses while it runs, but for a dry run; calls go on, and it opens again."""
     audit = tmp_path / "audit"

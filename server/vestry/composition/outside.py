@@ -51,15 +51,16 @@ class OutsideCopies:
         observer: Observer | None = None,
         *,
         origin: str | None = None,
+        directory: Path | None = None,
         seconds: float = 30.0,
     ) -> None:
-        """For the log `origin`, the server's own if left out; `house` is the house's public key; the comparison takes
-        `seconds` at most.
+        """For the log `origin`, the server's own if left out, in `directory`, that of the settings if left out; `house`
+        is the house's public key; the comparison takes `seconds` at most.
 
         Raises ConfigurationError, as `sinks_of`.
         """
         origin = origin or settings.audit.origin
-        self._directory = settings.audit_directory
+        self._directory = directory or settings.audit_directory
         self._home = self._directory / origin
         self._public = house.of(origin)
         self._observer, self._seconds = observer, seconds

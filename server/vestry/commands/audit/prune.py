@@ -9,14 +9,16 @@ import click
 
 from vestry.audit.opening import open_store
 from vestry.audit.pruning import Plan, Policy, plan, prune
+from vestry.audit.reading import is_log
 from vestry.audit.records import Event
 from vestry.audit.scan import LogLocked
 from vestry.audit.store import SIGNING_SECONDS, Store, WriteFailed
 from vestry.commands.audit.common import DIRECTORY, directory_of, logs_of, told
 from vestry.commands.common import BadSettings, settings_of
+from vestry.composition.outside import OutsideCopies
 from vestry.composition.retention import policy_of
 from vestry.composition.signing import signing
-from vestry.secret_files import SecretFault
+from vestry.faults import ConfigurationError
 from vestry.settings.tree import Settings
 
 
@@ -60,6 +62,10 @@ def command(config: Path | None, *, dry_run: bool, wanted: tuple[str, ...], dire
     with told():
         where = directory_of(config, directory)
         logs = logs_of(where)
+        if is_log(where) and not dry_run:
+            raise click.UsageError(
+                f"{where} is one log. Give the audit directory that it lies in, and the log's name with --origin."
+            )
         if unknown := [name for name in wanted if name not in logs]:
             raise click.UsageError(f"{where} has no log `{unknown[0]}`. It has: {', '.join(logs)}.")
         refused = False
@@ -74,10 +80,20 @@ def command(config: Path | None, *, dry_run: bool, wanted: tuple[str, ...], dire
 
 
 def _prune(settings: Settings, directory: Path, origin: str, policy: Policy) -> bool:
-    """Prune one log. False where somebody else holds it."""
+    """Prune one log that the outside copies do not speak against, and let them have its checkpoint. False where
+    somebody else holds it.
+    """
     try:
-        store = open_store(directory, origin, signing=signing(settings), segment_bytes=settings.audit.segment_bytes)
-    except SecretFault as fault:
+        signs = signing(settings)
+        copies = OutsideCopies(settings, signs.signer.public, origin=origin, directory=directory, seconds=10)
+        store = open_store(
+            directory,
+            origin,
+            signing=signs,
+            segment_bytes=settings.audit.segment_bytes,
+            confirm=copies.confirm,
+        )
+    except ConfigurationError as fault:
         raise BadSettings(fault.faults) from None
     except LogLocked as fault:
         click.echo(f"{origin}: not pruned. {fault} A server prunes its own log, once a day.", err=True)
@@ -89,6 +105,8 @@ def _prune(settings: Settings, directory: Path, origin: str, policy: Policy) -> 
     finally:
         with suppress(OSError):
             store.close()
+    copies.start()
+    copies.close()
     click.echo(_said(origin, found, "pruned"))
     return True
 
