@@ -1,7 +1,8 @@
 """The state of one log, as its files tell it: how much there is, what is signed, and what is wrong, in words.
 
 Reads files only, so it works beside a running server and on a copy, and it is quick however long the log is: the last
-segment, the newest checkpoint, and the few tiles that lead to its root. It proves nothing; that is `verify`'s.
+segments, the newest checkpoint, the few tiles that lead to its root, and a bounded number of bundles for the last
+reconciliation. It proves nothing; that is `verify`'s.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from msgspec import Struct, field
 from vestry.audit import scan
 from vestry.audit.completeness import NOTHING, Work
 from vestry.audit.reading import LogReader, NoLog, journal
-from vestry.audit.reconciling import Reconciled, reconciliations
+from vestry.audit.reconciling import Reconciled, reconciled
 from vestry.audit.records import microseconds_of
 from vestry.audit.registry import HEAD, REGISTRY
 from vestry.audit.tlog.merkle import root
@@ -46,7 +47,7 @@ class Segment(Struct, frozen=True):
 
 
 class Engine(Struct, frozen=True):
-    """A replica, as the reconciliations in the journal have it."""
+    """A replica, as the newest reconciliations have it."""
 
     replica: str
     readable: bool
@@ -176,7 +177,7 @@ class _Look:
         before: dict[str, tuple[str, Engine]] = {}
         last: Reconciled | None = None
         try:
-            for last in reconciliations(journal(self._home)):
+            for last in reconciled(self._reader)[1]:
                 for row in last.replicas:
                     old = engines.get(row.replica, Engine(row.replica, row.readable))
                     since, base = before.get(row.replica, ("", old))
@@ -190,6 +191,10 @@ class _Look:
                         base.uncounted.plus(row.uncounted),
                         base.restarts + row.restarts,
                     )
+        except NoLog:
+            return  # its checkpoint is no checkpoint, which was said
+        except (TileMissing, scan.LogDamaged) as error:
+            self._wrong(str(error).rstrip("."))
         except ValueError as error:
             self._wrong(f"a log.reconciled record cannot be read: {error}")
         if last is None:

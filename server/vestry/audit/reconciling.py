@@ -17,6 +17,8 @@ from vestry.audit.completeness import NOTHING, UNKNOWN, Bounds, Reading, Share, 
 from vestry.audit.fields import RecordType
 from vestry.audit.reading import LogReader, journal
 from vestry.audit.records import microseconds_of, rfc3339
+from vestry.audit.scan import first_index, segments
+from vestry.audit.tlog.tiles import WIDTH, Tiles
 
 EDGE_SECONDS = 5
 """Around the edges of the time looked at: for an engine that counts a moment later, and clocks that differ."""
@@ -24,6 +26,8 @@ LATE_SECONDS = 1
 """What an engine may count so much later than its answer has ended."""
 REPLICAS = 4096
 """More replicas than this are not a house's: a log that names them is not believed."""
+BACK_BUNDLES = 2048
+"""How many bundles of the log are looked through for a `log.reconciled` record: half a million records."""
 
 _RECONCILED = b'"type":"log.reconciled"'
 _OUTCOME = b'"type":"outcome"'
@@ -78,30 +82,48 @@ _told = msgspec.json.Decoder(Told).decode
 def past(home: Path) -> dict[str, Past]:
     """What the lives of this log's server before this one left to go on from; empty where there is nothing.
 
-    Reads the journal's segments, no more: a server reconciles every hour. Raises LogDamaged, ValueError, OSError.
+    Raises as `reconciled`, and LogDamaged.
     """
+    reader = LogReader(home)
+    start, found = reconciled(reader)
     left: dict[str, tuple[Reading, str]] = {}
-    born = 0
-    for index, leaf in journal(home):
-        if _START in leaf:
-            born = index
-        elif _RECONCILED in leaf:
-            for row in _reconciled(leaf).replicas:
-                if row.reading is not None and len(left) < REPLICAS:
-                    left[row.replica] = (row.reading, row.read)
+    for each in found:
+        for row in each.replicas:
+            if row.reading is not None and len(left) < REPLICAS:
+                left[row.replica] = (row.reading, row.read)
     bounds = {replica: Bounds() for replica in left}
     since = {replica: shifted(read, -LATE_SECONDS) for replica, (_, read) in left.items()}
-    for _, leaf in _until(journal(home), born):
+    born = max((index for index, leaf in journal(home) if _START in leaf), default=0)
+    for _, leaf in reader.leaves(start, born) if left else ():
         if _OUTCOME in leaf or _CLOSED in leaf:
             _count(_told(leaf), since, bounds)
     return {replica: Past(last, bounds[replica]) for replica, (last, _) in left.items()}
 
 
-def _until(leaves: Iterable[tuple[int, bytes]], stop: int) -> Iterator[tuple[int, bytes]]:
-    for index, leaf in leaves:
-        if index >= stop:
-            return
-        yield index, leaf
+def reconciled(reader: LogReader) -> tuple[int, list[Reconciled]]:
+    """The newest `log.reconciled` records, and the index of a record before all of them: those that the journal holds;
+    or, where all of it came later (a busy server fills it in less than an hour), the last ones before, BACK_BUNDLES
+    back at most.
+
+    Raises NoLog, TileMissing, LogDamaged, OSError, ValueError for a record that is malformed.
+    """
+    paths, size = segments(reader.home), reader.signed()
+    first = min(size, first_index(paths[0])) if paths else size
+    found = [_reconciled(leaf) for _, leaf in reader.leaves(first) if _RECONCILED in leaf]
+    if found:
+        return first, found
+    tiles, newest = Tiles(reader.home, size), (first - 1) // WIDTH
+    oldest = max(reader.minimum // WIDTH, newest - BACK_BUNDLES)
+    for number in range(newest, oldest - 1, -1):
+        before = found  # many replicas take several records, one behind the other: so one bundle more
+        found = [_reconciled(leaf) for leaf in _in_bundle(tiles, number)] + before
+        if before:
+            return number * WIDTH, found
+    return (oldest * WIDTH, found) if found else (first, [])
+
+
+def _in_bundle(tiles: Tiles, number: int) -> list[bytes]:
+    return [leaf for leaf in tiles.bundle(number) if _RECONCILED in leaf] if _RECONCILED in tiles.raw(number) else []
 
 
 def _count(record: Told, since: Mapping[str, str], bounds: Mapping[str, Bounds]) -> None:
@@ -212,10 +234,3 @@ def _add(record: Told, edges: Mapping[str, _Edges], found: Mapping[str, Sum]) ->
 def shifted(time: str, seconds: int) -> str:
     """A record's time, moved. Raises ValueError."""
     return rfc3339(microseconds_of(time) + seconds * 1_000_000)
-
-
-def reconciliations(leaves: Iterable[tuple[int, bytes]]) -> Iterator[Reconciled]:
-    """The `log.reconciled` records among these. Raises ValueError for one that is malformed."""
-    for _, leaf in leaves:
-        if _RECONCILED in leaf:
-            yield _reconciled(leaf)

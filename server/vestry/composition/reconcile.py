@@ -16,6 +16,7 @@ from typing import Any
 
 from vestry.audit.completeness import NOTHING, Account, Bounds, Ledger, Reading, Standing, Work
 from vestry.audit.fields import RECONCILED_EACH, RecordType
+from vestry.audit.reading import NoLog
 from vestry.audit.reconciling import past
 from vestry.audit.records import Records, rfc3339
 from vestry.audit.scan import LogUnusable
@@ -111,7 +112,7 @@ class Reconciler:
         """Go on from where an earlier life of this server stopped, so that nothing done meanwhile is overlooked."""
         try:
             found = await asyncio.to_thread(past, self._home)
-        except (LogUnusable, ValueError, OSError) as error:
+        except (LogUnusable, NoLog, LookupError, ValueError, OSError) as error:
             log.warning("what was reconciled before cannot be read, so reconciliation begins anew: %s", error)
             return
         for replica, book in self._books.items():

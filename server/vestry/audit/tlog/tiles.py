@@ -77,9 +77,13 @@ class Tiles:
         """All hashes of a tile. Raises TileMissing."""
         return self._tile(level, index)
 
+    def raw(self, index: int) -> bytes:
+        """A bundle as it lies on the disk: for whoever looks whether it has some bytes at all. Raises TileMissing."""
+        return self._read("entries", index, self._width(index))[0]
+
     def bundle(self, index: int) -> list[bytes]:
         """All records of a bundle. Raises TileMissing, and ValueError for one that is malformed."""
-        width = min(WIDTH, self.size - index * WIDTH)
+        width = self._width(index)
         data, path = self._read("entries", index, width)
         try:
             leaves = unbundled(data)
@@ -117,6 +121,9 @@ class Tiles:
             first = index << HEIGHT * (level + 1)
             raise TileMissing(path, first, f"has {len(data)} bytes; {width * HASH_BYTES} are needed")
         return data[: width * HASH_BYTES]
+
+    def _width(self, bundle: int) -> int:
+        return min(WIDTH, self.size - bundle * WIDTH)
 
     def _read(self, level: int | str, index: int, width: int) -> tuple[bytes, Path]:
         """A file's bytes; of a partial one the whole one where it is there already, which begins the same."""

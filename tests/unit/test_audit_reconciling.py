@@ -1,0 +1,111 @@
+"""Where a server that was killed goes on from: its last `log.reconciled` record, wherever that is by then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fakes.calls import GRANT, PRINCIPAL, call, head
+from support.logs import LogMaker
+from vestry.audit import reconciling, scan
+from vestry.audit.completeness import Bounds, Reading, Work
+from vestry.audit.condition import condition
+from vestry.audit.fields import RecordType
+from vestry.audit.reading import LogReader
+from vestry.audit.reconciling import Past, past
+from vestry.audit.records import rfc3339
+from vestry.types import Ending, Outcome, Usage
+
+READ = rfc3339(1_600_000_000_000_000)
+
+
+def row(replica: str, counted: int, unexplained: int = 0) -> dict[str, Any]:
+    """One replica of a `log.reconciled` record."""
+    amounts = {"engine": [0] * 3, "least": [0] * 3, "most": [0] * 3, "uncounted": [0] * 3}
+    return {
+        "replica": replica, "readable": True, **amounts, "unexplained": [unexplained] * 3, "restarts": 0,
+        "counters": [counted] * 3, "read": READ,
+    }  # fmt: skip
+
+
+def reconciled(log: LogMaker, *rows: dict[str, Any]) -> None:
+    kind, since = RecordType.LOG_RECONCILED, READ
+    log.add(log.records.event(kind, cause="interval", since=since, in_progress=0, replicas=list(rows)))
+
+
+def start(log: LogMaker) -> None:
+    log.add(log.records.event(RecordType.SERVER_START, version="1", origins=["server"]))
+
+
+def answered(log: LogMaker, number: int) -> None:
+    """Calls that the replica `a` has answered, of ten and five tokens."""
+    done = Outcome(Ending.COMPLETE, 200, usage=Usage(10, 5), finish_reasons=("stop",), replica="a")
+    log.add(*[log.records.outcome(head(f"req-{n}"), PRINCIPAL, call(), GRANT, done) for n in range(number)])
+
+
+def busy(log: LogMaker) -> None:
+    """So many calls that no segment holds what there was before."""
+    before = log.store.next_index
+    for _ in range(4):
+        log.add_calls(300)
+        log.checkpoint()
+    assert scan.first_index(scan.segments(log.home)[0]) > before
+
+
+@pytest.mark.parametrize("calls", [0, 100, 300])
+def test_a_busy_server_that_was_killed_goes_on_from_where_it_was(tmp_path: Path, calls: int) -> None:
+    """The last reconciliation is found in the bundles where the journal holds none, wherever in its bundle it stands;
+    each outcome since counts once, and none of this life's."""
+    with LogMaker(tmp_path, segment_bytes=1 << 16) as log:
+        start(log)
+        log.add_calls(calls)
+        reconciled(log, row("a", 1), row("b", 2))
+        reconciled(log, row("a", 3, unexplained=4))
+        answered(log, 7)
+        busy(log)
+        answered(log, 2)
+        start(log)
+        answered(log, 5)
+        exact = Bounds(Work(90, 45, 9), Work(90, 45, 9))
+        assert past(log.home) == {
+            "a": Past(Reading(Work(3, 3, 3)), exact),
+            "b": Past(Reading(Work(2, 2, 2)), Bounds()),
+        }
+        found = condition(log.home, "server")
+        assert [each.replica for each in found.engines] == ["a", "b"]
+        assert any("4 prompt tokens" in fault for fault in found.faults)
+
+
+def test_it_is_looked_for_only_so_far_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long log that was never reconciled is not read from its beginning."""
+    with LogMaker(tmp_path, segment_bytes=1 << 16) as log:
+        reconciled(log, row("a", 1))
+        busy(log)
+        start(log)
+        assert past(log.home)
+        monkeypatch.setattr(reconciling, "BACK_BUNDLES", 2)
+        assert past(log.home) == {}
+        assert condition(log.home, "server").engines == []
+
+
+def test_what_was_pruned_is_no_damage(tmp_path: Path) -> None:
+    """Where the last reconciliation went with the records of its time, there is nothing to go on from."""
+    with LogMaker(tmp_path, segment_bytes=1 << 16) as log:
+        reconciled(log, row("a", 1))
+        busy(log)
+        start(log)
+        (log.home / "tile" / "entries" / "000").unlink()
+        assert LogReader(log.home).minimum == 256
+        assert past(log.home) == {}
+        assert condition(log.home, "server").faults == []
+
+
+def test_what_is_missing_is_told(tmp_path: Path) -> None:
+    """A bundle that is gone between others is a fault of the log, in a sentence."""
+    with LogMaker(tmp_path, segment_bytes=1 << 16) as log:
+        reconciled(log, row("a", 1))
+        busy(log)
+        (log.home / "tile" / "entries" / "001").unlink()
+        assert any("entries/001 is missing" in fault for fault in condition(log.home, "server").faults)
