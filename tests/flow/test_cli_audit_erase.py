@@ -52,6 +52,20 @@ def test_erasing_destroys_content_and_nothing_else(office: Office, tmp_path: Pat
     assert "cannot be seen here, without the log `cli`" in office.open(sealed, "--directory", str(copy)).output
 
 
+def test_a_damaged_entry_is_named(office: Office) -> None:
+    """What can be read is erased; whose the damaged one is nobody can tell, so it is left, named, and a failure."""
+    office.ask()
+    [name] = office.place.names()
+    path = office.place.keys / name
+    data = bytearray(path.read_bytes())
+    data[20] ^= 1
+    path.write_bytes(data)
+    done = office.erase("--subject", "tester")
+    assert done.exit_code == 1
+    assert "1 content of `tester` erased." in done.output
+    assert f"{path} is damaged at byte 0" in done.output
+
+
 def test_what_is_erased_can_be_bounded(office: Office) -> None:
     """By tenant and by time; what is beyond is not touched."""
     office.ask()

@@ -98,6 +98,7 @@ def test_what_a_crash_left_is_taken_away(place: Place, left: int) -> None:
     with blobs.open("ab") as file:
         file.write(b"a canary that nobody acknowledged")
     assert len(list(bundles.entries(path))) == 1
+    assert bundles.damaged_at(path) is None
     bundles.tidy(place, name, Files())
     assert path.read_bytes() == before
     assert blobs.read_bytes() == b"first"
@@ -116,6 +117,41 @@ def test_a_damaged_entry_hides_none_behind_it(place: Place) -> None:
         bundles.entry_at(path, second.place)
     bundles.tidy(place, name, Files())
     assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("bit", range(8))
+@pytest.mark.parametrize("byte", [0, 3, 5, 6, 9, 12, 20, 40, -40])
+def test_a_flipped_bit_in_the_last_entry_costs_nobody_their_content(place: Place, byte: int, bit: int) -> None:
+    """In its magic, a length, its head: erasing the only other one leaves entry and blob, and names the file."""
+    for _ in range(2):
+        name = bundle_of(place, item("alice"), item("bob", b"bob's evidence")).name
+    name = place.names()[0]
+    path = place.keys / name
+    at = list(bundles.entries(path))[1].place
+    data = bytearray(path.read_bytes())
+    data[at + byte if byte >= 0 else byte] ^= 1 << bit
+    path.write_bytes(data)
+    erasing.destroy(erasing.find([place.log], ALICE), ALICE)
+    bundles.tidy(place, name, Files())
+    assert erasing.sweep([place.log]) == 0
+    assert path.read_bytes()[at:] == data[at:]
+    assert (place.blobs / name).read_bytes() == bytes(10) + b"bob's evidence"
+    [said] = erasing.damaged([place.log])
+    assert f"{path} is damaged at byte {at}" in said
+
+
+def test_a_damaged_entry_keeps_the_blobs_of_its_bundle(place: Place) -> None:
+    """Also one that stands before others, all of which are erased: what it keeps may be somebody else's."""
+    for _ in range(2):
+        bundle_of(place, item("bob", b"bob's evidence"), item("alice"))
+    path = place.keys / place.names()[0]
+    data = bytearray(path.read_bytes())
+    data[20] ^= 1
+    path.write_bytes(data)
+    erasing.destroy(erasing.find([place.log], ALICE), ALICE)
+    assert erasing.sweep([place.log]) == 0
+    assert (place.blobs / place.names()[0]).read_bytes() == b"bob's evidence" + bytes(10)
+    assert "at byte 0" in erasing.damaged([place.log])[0]
 
 
 @given(st.binary(max_size=300))

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from vestry.administration import user_of_this_process
 from vestry.audit.content import erasing
 from vestry.audit.content.bundles import ContentDamaged
@@ -23,6 +25,13 @@ class Refused(Exception):  # noqa: N818 - an answer to the operator
     """What was not done. `str()` is a sentence that says why."""
 
 
+class Erasure(Struct, frozen=True):
+    """How many contents were destroyed, and in which files there may be more: a sentence each."""
+
+    count: int
+    damaged: list[str]
+
+
 def is_own(settings: Settings, directory: Path) -> bool:
     """Whether a directory is this server's own record, or lies in it; else it is a copy."""
     own, given = settings.audit_directory.resolve(), directory.resolve()
@@ -38,8 +47,8 @@ def erase(
     tenant: str | None = None,
     before: str | None = None,
     actor: str | None = None,
-) -> int:
-    """Destroy what is kept of a subject; how many contents were destroyed, once nothing of them can be read.
+) -> Erasure:
+    """Destroy what is kept of a subject. When this returns, nothing of what was found can be read.
 
     `before` is a time as records have it. Done again it ends what was broken off. Raises Refused.
     """
@@ -66,9 +75,9 @@ def erase(
     try:
         erasing.destroy(found, wanted)
         erasing.sweep(logs)
+        return Erasure(count, erasing.damaged(logs))
     except (ContentDamaged, OSError) as fault:
         raise Refused(f"The erasure is recorded, but not done to its end: {fault}. Run it again.") from fault
-    return count
 
 
 def _refuse_held(holds: Iterable[Hold], subject: str, tenants: Iterable[str]) -> None:

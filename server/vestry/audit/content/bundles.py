@@ -17,6 +17,7 @@ canonical JSON; the secret. Numbers are big-endian.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import struct
@@ -74,6 +75,11 @@ class Entry(Struct, frozen=True):
     @property
     def state_at(self) -> int:
         return self.place + len(_MAGIC)
+
+    @property
+    def end(self) -> int:
+        """The offset behind its last byte."""
+        return self.secret_at + len(self.secret)
 
 
 class Item(Struct, frozen=True):
@@ -225,7 +231,24 @@ def entries(path: Path) -> Iterator[Entry]:
 
     Raises ContentDamaged for a file that is larger than any could be, and OSError.
     """
+    yield from _entries(_content(path))
+
+
+def damaged_at(path: Path) -> int | None:
+    """Where the first bytes of a file of keys stand that are neither an entry nor what a crash leaves at the end.
+
+    Raises as `entries` does.
+    """
     data = _content(path)
+    end = 0
+    for entry in _entries(data):
+        if entry.place != end:
+            return end
+        end = entry.end
+    return None if _torn(data[end:]) else end
+
+
+def _entries(data: bytes) -> Iterator[Entry]:
     at = 0
     while (at := data.find(_MAGIC, at)) >= 0:
         entry = _entry(data, at)
@@ -233,7 +256,7 @@ def entries(path: Path) -> Iterator[Entry]:
             at += 1
             continue
         yield entry
-        at = entry.secret_at + len(entry.secret)
+        at = entry.end
 
 
 def entry_at(path: Path, place: int) -> Entry:
@@ -262,12 +285,16 @@ def blob_at(path: Path, offset: int, length: int) -> bytes:
 def tidy(place: Place, name: str, files: Files) -> None:
     """Cut off what a crash left at the end of a bundle that nobody writes to. Raises OSError, or ContentDamaged.
 
-    Only what is behind the last whole entry and its blob: no record names it.
+    Only what is behind the last whole entry and its blob: no record names it. Where that is no torn entry but a
+    damaged one, a record may name it and its blob, and both files stay as they are (`damaged_at`).
     """
+    data = _content(place.keys / name)
     keys_end = blobs_end = 0
-    for entry in entries(place.keys / name):
-        keys_end = entry.secret_at + len(entry.secret)
+    for entry in _entries(data):
+        keys_end = entry.end
         blobs_end = max(blobs_end, entry.about.offset + entry.about.length)
+    if not _torn(data[keys_end:]):
+        return
     for path, end in ((place.keys / name, keys_end), (place.blobs / name, blobs_end)):
         if path.exists() and (size := path.stat().st_size) > end:
             overwrite(path, [(end, size - end)], files)
@@ -285,9 +312,12 @@ def erase(place: Place, name: str, doomed: Sequence[Entry], files: Files) -> Non
 
 
 def drop_blobs(place: Place, name: str, files: Files) -> bool:
-    """Remove the blobs of a bundle in which nothing lives any more. Whether there were any. Raises OSError."""
-    path = place.blobs / name
-    if not path.exists() or any(entry.lives for entry in entries(place.keys / name)):
+    """Remove the blobs of a bundle in which nothing lives any more; whether there were any.
+
+    What a damaged entry keeps may live, so that bundle stays. Raises OSError, or ContentDamaged.
+    """
+    path, keys = place.blobs / name, place.keys / name
+    if not path.exists() or damaged_at(keys) is not None or any(entry.lives for entry in entries(keys)):
         return False
     files.remove(path)
     files.sync_directory(place.blobs)
@@ -313,6 +343,26 @@ def _content(path: Path) -> bytes:
     if path.stat().st_size > LARGEST_KEYS:
         raise ContentDamaged(f"{path} has more than {LARGEST_KEYS} bytes, and so is no file of keys")
     return path.read_bytes()
+
+
+def _torn(rest: bytes) -> bool:
+    """Whether what stands behind the last whole entry can be what a crash left: an entry's beginning, or zeros.
+
+    Anything else was an entry once. One that claims to end behind the file is torn, unless its head is there as a
+    whole and only its length is wrong.
+    """
+    if not rest.strip(b"\0"):
+        return True
+    if len(rest) < _HEAD.size:
+        return rest.startswith(_MAGIC[: len(rest)])
+    magic, _, head_bytes, secret_bytes, _ = _HEAD.unpack_from(rest)
+    if magic != _MAGIC or len(rest) >= _HEAD.size + head_bytes + secret_bytes:
+        return False
+    try:
+        _, ends = json.JSONDecoder().raw_decode(rest[_HEAD.size :].decode("latin-1"))
+    except (ValueError, RecursionError):
+        return True
+    return bool(ends == head_bytes)
 
 
 def _entry(data: bytes, at: int) -> Entry | None:

@@ -96,3 +96,17 @@ def sweep(homes: Iterable[Path], files: Files | None = None) -> int:
             bundles.tidy(place, name, files)
             dropped += bundles.drop_blobs(place, name, files)
     return dropped
+
+
+def damaged(homes: Iterable[Path]) -> list[str]:
+    """Sentences of the files in which entries are damaged: whose they are cannot be told, so they are left as they are.
+
+    Raises ContentDamaged, and OSError.
+    """
+    return [
+        f"{path} is damaged at byte {at}: whose content the entry there keeps cannot be told, so it was left. Restore "
+        "the file from a copy, and erase again."
+        for home in homes
+        for name in Place(home).names()
+        if (at := bundles.damaged_at(path := Place(home).keys / name)) is not None
+    ]

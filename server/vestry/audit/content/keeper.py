@@ -20,7 +20,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from vestry.audit.calls import Content
-from vestry.audit.content.bundles import About, Bundle, ContentDamaged, Item, Place, tidy
+from vestry.audit.content.bundles import About, Bundle, ContentDamaged, Item, Place, damaged_at, tidy
 from vestry.audit.content.sealing import Context, Sealer, commitment, keyed_hash, new_salt, tenant_key
 from vestry.audit.content.texts import Kept
 from vestry.audit.files import Files
@@ -122,6 +122,8 @@ class Keeper:
             self._place.make(self._files)
             for name in self._place.names()[-1:]:
                 tidy(self._place, name, self._files)
+                if (at := damaged_at(self._place.keys / name)) is not None:
+                    _LOG.error("%s is damaged at byte %d; it is left as it is", self._place.keys / name, at)
         except (OSError, ContentDamaged) as error:
             raise LogUnusable(
                 f"The content beside the audit log cannot be kept: {error}. Give the server a writable directory with "

@@ -40,7 +40,8 @@ def command(config: Path | None, *, subject: str, tenant: str | None, before: st
 
     That, and why, is recorded first. The records of the calls themselves stay, and the log still verifies; `vestry
     audit open` says of them that their content was erased. The server may run meanwhile. What is under legal hold
-    (`audit.holds`) is refused. If this was broken off, run it again: it ends what was begun.
+    (`audit.holds`) is refused. If this was broken off, run it again: it ends what was begun. Exit status: 0 done,
+    1 refused, or a damaged file may keep more.
 
     \b
     Example:
@@ -51,10 +52,14 @@ def command(config: Path | None, *, subject: str, tenant: str | None, before: st
         if not value.strip():
             raise click.UsageError(f"{name} is empty")
     try:
-        count = erase(settings, settings.audit_directory, subject=subject, tenant=tenant, before=before, reason=reason)
+        done = erase(settings, settings.audit_directory, subject=subject, tenant=tenant, before=before, reason=reason)
     except Refused as fault:
         raise click.ClickException(str(fault)) from None
-    if count:
-        click.echo(f"{count} content{'s' * (count != 1)} of `{subject}` erased.")
+    if done.count:
+        click.echo(f"{done.count} content{'s' * (done.count != 1)} of `{subject}` erased.")
     else:
         click.echo(f"Nothing is kept of `{subject}`, or it was erased before.")
+    for sentence in done.damaged:
+        click.echo(sentence, err=True)
+    if done.damaged:
+        raise click.exceptions.Exit(1)
