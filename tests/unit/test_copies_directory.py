@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.copies import GrownLog
+from vestry.audit.copies import directory
 from vestry.audit.copies.directory import DirectorySink
 from vestry.audit.copies.sink import Item
 from vestry.audit.tlog.notes import Checkpoint
@@ -96,6 +98,27 @@ def test_garbage_is_passed_over_and_said(tmp_path: Path) -> None:
     held = sink.newest()
     assert held.notes[0] == note
     assert len(held.doubts) == 4
+
+
+def test_a_flood_of_forged_files_hides_no_rollback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of old notes that the log did sign, under others' names; beyond a bound the directory has not answered."""
+    log, outside = GrownLog(tmp_path / "server"), tmp_path / "outside"
+    outside.mkdir()
+    sink = DirectorySink("vault", outside, "server", public=log.public)
+    old, newest = log.grow(5), log.grow(9)
+    for note in (old, newest):
+        sink.deliver(Item("checkpoint", note))
+    folder = outside / "server/checkpoints" / ("9" * 12)
+    folder.mkdir()
+    for number in range(40):
+        forged = f"{log.public.name}\n{10**17 + number}\nx\n\n— x AAAAAAAA\n"
+        digest = hashlib.sha256(forged.encode()).hexdigest()[:16]
+        (folder / f"{10**17 + number:018d}-{digest}").write_text(old if number % 2 else forged)
+    (outside / "server/latest").write_text(old)
+    assert newest in sink.newest().notes
+    monkeypatch.setattr(directory, "_MOST", 40)
+    with pytest.raises(Undelivered, match="40 files above its newest checkpoint"):
+        sink.newest()
 
 
 def test_the_registry_is_kept_in_every_version(tmp_path: Path) -> None:

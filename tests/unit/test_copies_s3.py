@@ -20,7 +20,8 @@ from botocore.exceptions import ClientError
 
 from support.copies import GrownLog
 from support.objects import CREDENTIALS, REGION, Objects, objects
-from vestry.audit.copies.comparing import compare_with_copies
+from vestry.audit.copies import s3
+from vestry.audit.copies.comparing import CopyMissing, compare_with_copies
 from vestry.audit.copies.s3 import Bucket, S3Sink, versions_of
 from vestry.audit.copies.sigv4 import Credentials, authorization, query_of, quoted
 from vestry.audit.copies.sink import Item
@@ -136,6 +137,42 @@ def test_garbage_in_the_bucket(tmp_path: Path, server: Objects) -> None:
         sink.newest()
 
 
+def flood(log: GrownLog, server: Objects, bucket: str, count: int) -> None:
+    """Put objects above every checkpoint: forged ones, an old one under another's key, one that was deleted."""
+    old = log.signer.sign(log.heads[0].text())
+    for number in range(count):
+        size, body = 10**15 + number, old if number % 2 else f"{log.public.name}\n{10**15 + number}\nx\n"
+        digest = hashlib.sha256(body.encode()).hexdigest()[:16]
+        key = f"audit/server/checkpoints/{10**18 - size:018d}-{size}-{digest}"
+        server.client.put_object(Bucket=bucket, Key=key, Body=body.encode())
+    server.client.delete_object(Bucket=bucket, Key=key)
+
+
+@pytest.mark.parametrize("per_page", [200, 7])
+def test_a_flood_of_forged_objects_hides_no_rollback(
+    tmp_path: Path, server: Objects, per_page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock keeps nobody from putting more: the newest is looked for behind them, over pages of the list as well."""
+    monkeypatch.setattr(s3, "_PER_PAGE", per_page)
+    log, bucket = GrownLog(tmp_path / "server"), server.bucket(f"flood-{per_page}")
+    sink = sink_of(server.url, bucket)
+    sink._public = log.public
+    sink.deliver(Item("checkpoint", log.grow(300)))
+    back = log.snapshot(tmp_path / "snapshot")
+    sink.deliver(Item("checkpoint", log.grow(500)))
+    flood(log, server, bucket, 40)
+    [found] = compare_with_copies(log.home, 500, log.head.root, log.public, [sink])
+    assert (found.agrees, found.size) == (True, 500)
+    back()
+    with pytest.raises(LogDamaged, match="500 records"):
+        compare_with_copies(log.home, 300, log.heads[0].root, log.public, [sink])
+    monkeypatch.setattr(s3, "_MOST", 14)
+    monkeypatch.setattr(s3, "_PER_PAGE", 7)
+    sink.required = True
+    with pytest.raises(CopyMissing, match="14 versions above its newest checkpoint that are none"):
+        compare_with_copies(log.home, 300, log.heads[0].root, log.public, [sink])
+
+
 def test_refusals(tmp_path: Path, server: Objects) -> None:
     """A wrong key, a bucket that is not there, one without object lock: the status and S3's own code, no more."""
     log = GrownLog(tmp_path / "server")
@@ -215,9 +252,15 @@ def test_without_lists_of_versions() -> None:
     """What is read of the list: keys, versions, delete markers, in order, with entities of XML resolved."""
     document = b"""<?xml version="1.0"?><ListVersionsResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">
         <Name>b</Name><Version><Key>a&amp;b</Key><VersionId>1</VersionId><Owner><ID>x</ID></Owner></Version>
-        <DeleteMarker><Key>c</Key><VersionId>2</VersionId></DeleteMarker></ListVersionsResult>"""
-    found = versions_of(document)
-    assert [(each.key, each.id, each.deleted) for each in found] == [("a&b", "1", False), ("c", "2", True)]
+        <DeleteMarker><Key>c</Key><VersionId>2</VersionId></DeleteMarker>%s</ListVersionsResult>"""
+    page = versions_of(document % b"")
+    assert [(each.key, each.id, each.deleted) for each in page.versions] == [("a&b", "1", False), ("c", "2", True)]
+    assert page.then == {}
+    more = b"<IsTruncated>true</IsTruncated>"
+    page = versions_of(document % (more + b"<NextKeyMarker>c&amp;</NextKeyMarker>"))
+    assert page.then == {"key-marker": "c&"}
+    with pytest.raises(ValueError, match="how it goes on"):
+        versions_of(document % more)
 
 
 # Signatures.

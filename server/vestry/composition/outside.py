@@ -137,7 +137,7 @@ def sinks_of(settings: Settings, home: Path, public: PublicKey, origin: str) -> 
 def _sink(copy: Copy, home: Path, public: PublicKey, origin: str) -> Sink:
     match copy:
         case DirectoryCopy():
-            return DirectorySink(copy.name, copy.path, origin, required=copy.required)
+            return DirectorySink(copy.name, copy.path, origin, required=copy.required, public=public)
         case SyslogCopy():
             peer = Peer(
                 copy.host,
@@ -161,14 +161,14 @@ def _sink(copy: Copy, home: Path, public: PublicKey, origin: str) -> Sink:
                 required=copy.required,
             )
         case S3Copy():
-            return _s3(copy, origin)
+            return _s3(copy, origin, public)
 
 
 def _web(copy: WitnessCopy | S3Copy, url: str) -> Web:
     return Web.at(url, seconds=copy.seconds, ca=copy.ca, permitted=is_private)
 
 
-def _s3(copy: S3Copy, origin: str) -> S3Sink:
+def _s3(copy: S3Copy, origin: str, public: PublicKey) -> S3Sink:
     credentials_in(copy.credentials, copy.profile)
 
     def fresh() -> Credentials:
@@ -187,7 +187,7 @@ def _s3(copy: S3Copy, origin: str) -> S3Sink:
         retain_days=copy.retain_days,
         path_style=copy.addressing == "path",
     )
-    return S3Sink(copy.name, bucket, origin, fresh, required=copy.required)
+    return S3Sink(copy.name, bucket, origin, fresh, required=copy.required, public=public)
 
 
 def credentials_in(path: Path, profile: str) -> Credentials:

@@ -14,42 +14,52 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from vestry.audit.copies.durable import make_folder, read_bounded, write_whole
-from vestry.audit.copies.sink import NOTE_LIMIT, Held, Item
+from vestry.audit.copies.sink import NOTE_LIMIT, Held, Item, Reading
+from vestry.audit.tlog.notes import PublicKey
 from vestry.faults import cause_of
 from vestry.wires import Undelivered
 
 _FOLDER = re.compile(r"[0-9]{12}")
 _FILE = re.compile(r"([0-9]{18})-[0-9a-f]{16}")
 _PER_FOLDER = 1_000_000
-_LOOKED_AT = 16
-"""So many files are looked at for the newest checkpoint, should those of the greatest sizes be forged."""
+_MOST = 10_000
+"""After so many files of which none is a checkpoint of the log, the directory has not answered."""
 
 
 class DirectorySink:
-    """sink.Sink over a directory that exists: it is not made, so that a volume which is not mounted is seen."""
+    """sink.Sink over a directory that exists: it is not made, so that a volume which is not mounted is seen.
+
+    `public` is the log's own key; without it every checkpoint that stands under its right name is taken for the log's.
+    """
 
     keeps_registry = True
 
-    def __init__(self, name: str, path: Path, origin: str, *, required: bool = False) -> None:
+    def __init__(
+        self, name: str, path: Path, origin: str, *, required: bool = False, public: PublicKey | None = None
+    ) -> None:
         self.name, self.required = name, required
+        self._public = public
         self.where = f"the directory {path}"
         self._path, self._home = path, path / origin
 
     def deliver(self, item: Item) -> None:
-        digest = hashlib.sha256(item.note.encode()).hexdigest()[:16]
         try:
             self._stands()
             if item.kind == "registry":
-                self._write(self._path / "registry" / digest, self._path / "origins", item.note)
+                self._write(self._path / "registry" / _digest(item.note), self._path / "origins", item.note)
             else:
-                size = item.head().size
-                folder = self._home / "checkpoints" / f"{size // _PER_FOLDER:012d}"
-                self._write(folder / f"{size:018d}-{digest}", self._home / "latest", item.note)
+                self._write(self._place(item.head().size, item.note), self._home / "latest", item.note)
         except OSError as error:
             raise Undelivered(f"{self.where} cannot be written to ({cause_of(error)})") from error
+
+    def _place(self, size: int, note: str) -> Path:
+        """Where a checkpoint stands."""
+        folder = self._home / "checkpoints" / f"{size // _PER_FOLDER:012d}"
+        return folder / f"{size:018d}-{_digest(note)}"
 
     def _write(self, path: Path, newest: Path, note: str) -> None:
         make_folder(path.parent)
@@ -68,28 +78,41 @@ class DirectorySink:
             raise Undelivered(f"{self.where} is not there; it is made by hand, so that a missing volume shows")
 
     def _held(self) -> Held:
-        """The files of the greatest sizes, and `latest`, which somebody may have removed or put back."""
-        found = self._files()
-        notes: list[str] = []
-        doubts: list[str] = []
-        for path in found:
-            try:
-                notes.append(read_bounded(path, NOTE_LIMIT))
-            except FileNotFoundError:
-                continue
-            except (OSError, ValueError):
-                doubts.append(f"{path} is no checkpoint, or cannot be read")
-        return Held(notes=tuple(notes), doubts=tuple(doubts))
+        """The files of the greatest sizes, and `latest`, which somebody may have removed or put back.
 
-    def _files(self) -> list[Path]:
-        found: list[Path] = []
+        Further down as well, until one is the log's own: however many somebody puts above it, it is found, or the
+        directory has not answered.
+        """
+        reading = Reading(self._public, self._place)
+        for number, path in enumerate(self._files()):
+            if reading.enough:
+                break
+            if number >= _MOST:
+                raise Undelivered(f"{self.where} holds {_MOST} files above its newest checkpoint that are none")
+            _read(path, reading)
+        _read(self._home / "latest", reading)
+        return Held(notes=tuple(reading.notes), doubts=tuple(reading.doubts))
+
+    def _files(self) -> Iterator[Path]:
+        """Those of checkpoints, the greatest size first."""
         above = self._home / "checkpoints"
         for folder in sorted((each for each in _listed(above) if _FOLDER.fullmatch(each)), reverse=True):
-            names = sorted((each for each in _listed(above / folder) if _FILE.fullmatch(each)), reverse=True)
-            found += [above / folder / each for each in names[: _LOOKED_AT - len(found)]]
-            if len(found) >= _LOOKED_AT:
-                break
-        return [*found, self._home / "latest"]
+            for name in sorted((each for each in _listed(above / folder) if _FILE.fullmatch(each)), reverse=True):
+                yield above / folder / name
+
+
+def _read(path: Path, reading: Reading) -> None:
+    try:
+        note = read_bounded(path, NOTE_LIMIT)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError):
+        note = None
+    reading.take(path, note, f"{path} is no checkpoint, or cannot be read")
+
+
+def _digest(note: str) -> str:
+    return hashlib.sha256(note.encode()).hexdigest()[:16]
 
 
 def _listed(folder: Path) -> list[str]:

@@ -22,14 +22,18 @@ from xml.parsers import expat
 from msgspec import Struct
 
 from vestry.audit.copies.sigv4 import Credentials, authorization, query_of, quoted
-from vestry.audit.copies.sink import NOTE_LIMIT, Held, Item
+from vestry.audit.copies.sink import NOTE_LIMIT, Held, Item, Reading
+from vestry.audit.tlog.notes import PublicKey
 from vestry.wires import Answer, Undelivered, Web
 
 _LIST_LIMIT = 4 << 20
 _ANSWER_LIMIT = 1 << 20
-_LOOKED_AT = 16
+_PER_PAGE = 200
+_MOST = 1000
+"""After so many versions of which none is a checkpoint of the log, the bucket has not answered."""
 _HIGHEST = 10**18
 _FILE = re.compile(r"[0-9]{18}-(0|[1-9][0-9]{0,15})-[0-9a-f]{16}")
+_MARKERS = {"NextKeyMarker": "key-marker", "NextVersionIdMarker": "version-id-marker"}
 _CODE = re.compile(rb"<Code>([A-Za-z]{1,64})</Code>")
 
 
@@ -58,8 +62,18 @@ class Version(Struct, frozen=True):
     """A delete marker."""
 
 
+class Page(Struct, frozen=True):
+    """One answer of ListObjectVersions; where more follow, `then` is what asks for them."""
+
+    versions: list[Version]
+    then: dict[str, str]
+
+
 class S3Sink:
-    """sink.Sink over a bucket with object lock. `credentials` is asked for every request; it may raise Undelivered."""
+    """sink.Sink over a bucket with object lock. `credentials` is asked for every request; it may raise Undelivered.
+
+    `public` is the log's own key; without it every checkpoint that stands under its right key is taken for the log's.
+    """
 
     keeps_registry = True
 
@@ -71,19 +85,17 @@ class S3Sink:
         credentials: Callable[[], Credentials],
         *,
         required: bool = False,
+        public: PublicKey | None = None,
     ) -> None:
         self.name, self.required = name, required
+        self._public = public
         self.where = f"the bucket {bucket.name} at {bucket.web.peer}"
         self._bucket, self._credentials = bucket, credentials
         self._folder = f"{bucket.prefix}{origin}/checkpoints/"
 
     def deliver(self, item: Item) -> None:
         data = item.note.encode()
-        if item.kind == "registry":
-            key = f"{self._bucket.prefix}origins"
-        else:
-            size = item.head().size
-            key = f"{self._folder}{_HIGHEST - size:018d}-{size}-{hashlib.sha256(data).hexdigest()[:16]}"
+        key = f"{self._bucket.prefix}origins" if item.kind == "registry" else self._key(item.head().size, item.note)
         until = datetime.now(UTC) + timedelta(days=self._bucket.retain_days)
         lock = {
             "content-type": "text/plain; charset=utf-8",
@@ -95,39 +107,56 @@ class S3Sink:
         if answer.status != 200:
             raise Undelivered(self._refusal(answer))
 
-    def newest(self) -> Held:
-        """The versions that stand first, read back; and whether any was hidden."""
-        versions = list(self._versions())
-        hidden = {each.key for each in versions if each.deleted}
-        doubts = (
-            [f"somebody deleted {len(hidden)} of its newest checkpoints; their versions are still there"]
-            if hidden
-            else []
-        )
-        notes = []
-        for each in [each for each in versions if not each.deleted][:_LOOKED_AT]:
-            answer = self._ask("GET", each.key, {"versionId": each.id} if each.id else {}, limit=NOTE_LIMIT)
-            if answer.status != 200:
-                raise Undelivered(self._refusal(answer))
-            try:
-                notes.append(answer.body.decode())
-            except UnicodeDecodeError:
-                doubts.append(f"{each.key} is no text")
-        return Held(notes=tuple(notes), doubts=tuple(doubts))
+    def _key(self, size: int, note: str) -> str:
+        """Where a checkpoint stands."""
+        return f"{self._folder}{_HIGHEST - size:018d}-{size}-{hashlib.sha256(note.encode()).hexdigest()[:16]}"
 
-    def _versions(self) -> Iterator[Version]:
-        """Checkpoints of the greatest sizes: one page, whose keys are our own."""
-        parameters = {"versions": "", "prefix": self._folder, "max-keys": "200"}
-        answer = self._ask("GET", "", parameters, limit=_LIST_LIMIT)
+    def newest(self) -> Held:
+        """The versions that stand first, read back; and whether any was hidden.
+
+        Further down as well, until one is the log's own: the lock does not keep anybody from putting others above it,
+        but however many there are, it is found, or the bucket has not answered.
+        """
+        reading = Reading(self._public, self._key)
+        hidden: set[str] = set()
+        for page in self._pages():
+            hidden.update(each.key for each in page if each.deleted)
+            for each in page:
+                if not each.deleted and not reading.enough:
+                    reading.take(each.key, self._read(each), f"{each.key} is no text")
+            if reading.enough:
+                break
+        said = f"somebody deleted {len(hidden)} of its newest checkpoints; their versions are still there"
+        return Held(notes=tuple(reading.notes), doubts=(*([said] if hidden else []), *reading.doubts))
+
+    def _read(self, version: Version) -> str | None:
+        """A version's text; None for what is none."""
+        answer = self._ask("GET", version.key, {"versionId": version.id} if version.id else {}, limit=NOTE_LIMIT)
         if answer.status != 200:
             raise Undelivered(self._refusal(answer))
         try:
-            listed = versions_of(answer.body)
-        except ValueError as error:
-            raise Undelivered(f"{self.where} lists its versions in a form that is not S3's") from error
-        for each in listed:
-            if each.key.startswith(self._folder) and _FILE.fullmatch(each.key.removeprefix(self._folder)):
-                yield each
+            return answer.body.decode()
+        except UnicodeDecodeError:
+            return None
+
+    def _pages(self) -> Iterator[list[Version]]:
+        """Checkpoints of the greatest sizes, a page at a time, whose keys are our own."""
+        then: dict[str, str] = {}
+        for _ in range(_MOST // _PER_PAGE):
+            parameters = {"versions": "", "prefix": self._folder, "max-keys": str(_PER_PAGE), **then}
+            answer = self._ask("GET", "", parameters, limit=_LIST_LIMIT)
+            if answer.status != 200:
+                raise Undelivered(self._refusal(answer))
+            try:
+                page = versions_of(answer.body)
+            except ValueError as error:
+                raise Undelivered(f"{self.where} lists its versions in a form that is not S3's") from error
+            ours = (each for each in page.versions if each.key.startswith(self._folder))
+            yield [each for each in ours if _FILE.fullmatch(each.key.removeprefix(self._folder))]
+            then = page.then
+            if not then:
+                return
+        raise Undelivered(f"{self.where} holds {_MOST} versions above its newest checkpoint that are none")
 
     def _ask(
         self,
@@ -171,7 +200,7 @@ class S3Sink:
         return f"{self.where} answers {answer.status}{said}"
 
 
-def versions_of(document: bytes) -> list[Version]:
+def versions_of(document: bytes) -> Page:
     """The versions and delete markers of a ListVersionsResult, in order. Raises ValueError for what is none.
 
     Document types are refused, and with them every entity that a document could make of its own.
@@ -188,7 +217,12 @@ def versions_of(document: bytes) -> list[Version]:
         raise ValueError("it is no XML") from error
     if reader.root != "ListVersionsResult":
         raise ValueError("it is no list of versions")
-    return reader.found
+    then = {ours: reader.above[theirs] for theirs, ours in _MARKERS.items() if reader.above.get(theirs)}
+    if reader.above.get("IsTruncated") != "true":
+        return Page(reader.found, {})
+    if not then:
+        raise ValueError("it does not say how it goes on")
+    return Page(reader.found, then)
 
 
 class _Reader:
@@ -197,6 +231,7 @@ class _Reader:
     def __init__(self) -> None:
         self.root = ""
         self.found: list[Version] = []
+        self.above: dict[str, str] = {}
         self._path: list[str] = []
         self._fields: dict[str, str] = {}
 
@@ -211,7 +246,11 @@ class _Reader:
             self._fields = {}
 
     def text(self, text: str) -> None:
-        if len(self._path) == 3:
+        if len(self._path) == 2:
+            name = self._path[1]
+            if name in {"IsTruncated", *_MARKERS}:
+                self.above[name] = self.above.get(name, "") + text
+        elif len(self._path) == 3:
             self._fields[self._path[2]] = self._fields.get(self._path[2], "") + text
 
     def end(self, _: str) -> None:

@@ -9,14 +9,19 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 from msgspec import Struct
 
-from vestry.audit.tlog.notes import Checkpoint, NoteRefused, split
+from vestry.audit.tlog.notes import Checkpoint, NoteRefused, PublicKey, split
 
 NOTE_LIMIT = 65_536
 """The largest note that is taken from a sink, in bytes; ours have about 300."""
+
+
+LOOKED_AT = 16
+"""So many notes are looked at where the newest checkpoint stands, and more while none of them is one of the log's."""
 
 
 class Item(Struct, frozen=True):
@@ -40,6 +45,36 @@ class Held(Struct, frozen=True):
     notes: tuple[str, ...] = ()
     size: int | None = None
     doubts: tuple[str, ...] = ()
+
+
+class Reading:
+    """Gathers what stands where the newest checkpoint should, the greatest size first.
+
+    It is `enough` when one was the log's own: that one stands in its right `place(size, note)`, and is signed by
+    `public` (None looks at no signature). So nobody can hide it behind others, however many.
+    """
+
+    def __init__(self, public: PublicKey | None, place: Callable[[int, str], object]) -> None:
+        self.notes: list[str] = []
+        self.doubts: list[str] = []
+        self._public, self._place = public, place
+        self._looked, self._found = 0, False
+
+    @property
+    def enough(self) -> bool:
+        return self._found and self._looked >= LOOKED_AT
+
+    def take(self, place: object, note: str | None, doubt: str) -> None:
+        """What was read in a place; None is what is no text, which is a doubt. Far down only what counts is kept."""
+        size = None if note is None else size_of(note, self._public)
+        near = self._looked < LOOKED_AT
+        self._looked += 1
+        if note is None:
+            self.doubts += [doubt] if near else []
+            return
+        if size is not None or near:
+            self.notes.append(note)
+        self._found = self._found or (size is not None and place == self._place(size, note))
 
 
 class Sink(Protocol):
@@ -104,9 +139,9 @@ class Unobserved:
     def copy_compared(self, sink: str, agrees: bool) -> None: ...
 
 
-def size_of(note: str) -> int | None:
-    """The size in records that a note's text says; None for what is no checkpoint."""
+def size_of(note: str, public: PublicKey | None = None) -> int | None:
+    """The size in records that a note's text says; None for what is no checkpoint, or not one signed by `public`."""
     try:
-        return Checkpoint.parse(split(note)[0]).size
+        return (Checkpoint.parse(split(note)[0]) if public is None else Checkpoint.open(note, public)).size
     except NoteRefused:
         return None
