@@ -10,13 +10,15 @@ import pytest
 
 from fakes.audit import SIGNING, FaultyFiles, HandClock, kinds, read
 from fakes.calls import intent
+from support.alone import both
 from vestry.audit import registry
+from vestry.audit.condition import condition
 from vestry.audit.files import Files
 from vestry.audit.opening import open_store
 from vestry.audit.records import Clock
 from vestry.audit.registry import HEAD, REGISTRY, parse, register
 from vestry.audit.scan import LogUnusable
-from vestry.audit.tlog.notes import NoteRefused, Signer
+from vestry.audit.tlog.notes import NOTE_BYTES, NoteRefused, Signer
 
 SIGNER = SIGNING.signer
 HOUSE = SIGNER.public.name
@@ -69,6 +71,43 @@ def test_a_log_knows_all_others(tmp_path: Path) -> None:
     assert opened_and_closed(tmp_path, "cli") == ["cli"]
     assert opened_and_closed(tmp_path, "server") == ["cli", "server"]
     assert opened_and_closed(tmp_path, "cli") == ["cli", "server"]
+
+
+def registered(directory: Path, names: list[str]) -> None:
+    for name in names:
+        register(directory, name, SIGNER, files=Files(), clock=Clock())
+
+
+def test_it_never_outgrows_what_can_be_read(tmp_path: Path) -> None:
+    """The origin that has no room any more is refused in a sentence; the others go on, and the house verifies."""
+    opened_and_closed(tmp_path, "server")
+    names = [f"{number:060d}" for number in range(NOTE_BYTES // 89)]
+    with pytest.raises(LogUnusable, match=r"`0{57}[0-9]{3}` cannot begin, because the registry would have more than"):
+        registered(tmp_path, names)
+    listed = len(known(tmp_path))
+    assert (tmp_path / REGISTRY).stat().st_size > NOTE_BYTES - 100
+    assert len(opened_and_closed(tmp_path, "server")) == listed
+    with pytest.raises(LogUnusable, match="no room"):
+        opened_and_closed(tmp_path, names[-1])
+
+
+def failures(directory: Path) -> list[tuple[str, str]]:
+    """What both verifiers fail the house for: kind and origin."""
+    report = both(directory, SIGNER.public)
+    assert report is not None
+    return [(each.kind, each.origin) for each in report.findings() if each.failure]
+
+
+def test_a_log_that_was_opened_for_nothing_is_there(tmp_path: Path) -> None:
+    """A start that is refused after the log was opened leaves a log that verifies; without its files it is missed."""
+    opened_and_closed(tmp_path, "server")
+    open_store(tmp_path, "two", signing=SIGNING, segment_bytes=1 << 20).close()
+    assert kinds(tmp_path, "two") == ["segment.begin"]
+    assert failures(tmp_path) == []
+    assert condition(tmp_path / "two", "two").faults == []
+    for path in [each for each in (tmp_path / "two").rglob("*") if each.is_file() and each.name != "lock"]:
+        path.unlink()
+    assert failures(tmp_path) == [("log-missing", "two")]
 
 
 def test_it_is_durable_before_a_log_has_its_first_record(tmp_path: Path) -> None:

@@ -198,6 +198,8 @@ class _Opening:
         self._record_trims(scan)
         self._close_intents()
         self._record_jump(scan)
+        if not self._store.next_index:
+            self._store.commit([])  # begins the first segment: it stands in the registry, and must be there from now on
 
     def _without_empty(self, paths: list[Path]) -> list[Path]:
         """Drop a last segment that has nothing in it: a crash came between its creation and its first record."""

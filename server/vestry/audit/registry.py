@@ -18,7 +18,7 @@ from vestry.audit.notary import replace_file
 from vestry.audit.reading import ORIGIN, origins
 from vestry.audit.records import Clock, rfc3339
 from vestry.audit.scan import LogUnusable
-from vestry.audit.tlog.notes import NoteRefused, PublicKey, Signer
+from vestry.audit.tlog.notes import NOTE_BYTES, NoteRefused, PublicKey, Signer
 from vestry.audit.tlog.tiles import CHECKPOINT
 
 REGISTRY = "origins"
@@ -71,7 +71,15 @@ def register(directory: Path, origin: str, signer: Signer, *, files: Files, cloc
         wanted = {origin: now, **wanted}
         if wanted != known:
             lines = [HEAD, signer.public.name, *(f"{name} {seen}" for name, seen in sorted(wanted.items()))]
-            replace_file(directory / REGISTRY, signer.sign("\n".join(lines) + "\n").encode(), files)
+            note = signer.sign("\n".join(lines) + "\n").encode()
+            if len(note) > NOTE_BYTES:  # nobody could read it, and no log of the house could be opened
+                raise LogUnusable(
+                    f"The registry of logs, {directory / REGISTRY}, has no room for another one: the log `{origin}` "
+                    f"cannot begin, because the registry would have more than {NOTE_BYTES} bytes. Let the server go "
+                    f"on with one of the {len(wanted) - 1} logs that stand in it (`audit.origin`), or give it an audit "
+                    "directory of its own."
+                )
+            replace_file(directory / REGISTRY, note, files)
     return sorted(wanted)
 
 
