@@ -18,6 +18,7 @@ from vestry.audit.content.bundles import LARGEST_KEYS, NAME, ContentDamaged, Ent
 from vestry.audit.content.sealing import Context, NotOpened, Sealed, commitment, unseal
 from vestry.audit.fields import RecordType
 from vestry.audit.reading import COMMANDS, LogReader, NoLog, is_log, origins
+from vestry.audit.scan import parse
 from vestry.types import ContentMode
 
 KINDS = {RecordType.INTENT.value: "prompt", RecordType.OUTCOME.value: "answer"}
@@ -213,13 +214,21 @@ def _unsealed(leaf: Leaf, entry: Entry, blob: bytes, private: bytes) -> tuple[by
 
 
 def _erased(home: Path, entry: Entry) -> str:
-    """The sentence of an entry that says it was erased: that a record says so too, or that none does."""
+    """The sentence of an entry that says it was erased: that a record says so too, or why none can be seen.
+
+    Raises ContentDamaged where a record should be there and is not.
+    """
     logs = _of_commands(home)
     if not logs:
         return "it was erased; which record says so cannot be seen here, without the log `cli` beside this one"
     about = entry.about
+    pruned = ""
     for log in logs:
-        for index, raw in LogReader(log).leaves():
+        reader = LogReader(log)
+        least = reader.minimum
+        for index, raw in reader.leaves():
+            if index == least > 0 and about.time <= _time(raw):
+                pruned = log.name
             erasure = _erasure(raw) if b'"content.erase"' in raw else None
             if (
                 erasure is not None
@@ -229,6 +238,11 @@ def _erased(home: Path, entry: Entry) -> str:
                 and erasure.time >= about.time
             ):
                 return f"it was erased at {erasure.time}, as record {index} of the log `{log.name}` says"
+    if pruned:
+        return (
+            f"it is marked as erased; the record that says so may have been pruned: the log `{pruned}` begins with "
+            "records that are younger than the content"
+        )
     named = " or ".join(f"`{log.name}`" for log in logs)
     raise ContentDamaged(f"it is marked as erased, but no record of the log {named} says that it was")
 
@@ -240,6 +254,12 @@ def _of_commands(home: Path) -> list[Path]:
         if found:
             return found
     return []
+
+
+def _time(raw: bytes) -> str:
+    """When a record was written; the end of time for one that does not say."""
+    record = parse(raw + b"\n")
+    return "~" if record is None else record.time
 
 
 def _erasure(raw: bytes) -> Erasure | None:
