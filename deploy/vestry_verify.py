@@ -462,10 +462,10 @@ class Log:
             missing = any(a <= start and end <= b for a, b in self.gaps)
             if (level, start // size) in self.known:
                 return self.known[level, start // size][0]
-            found = self.kept(level, start // size) if missing else None
+            found = self.kept(level, start // size) if missing or level == 1 else None
             if found is not None:
                 return found
-            if missing and level == 1:
+            if level == 1:
                 raise Fails("records are missing")
         middle = start + (1 << ((size - 1).bit_length() - 1))
         return node_hash(self.tree(start, middle), self.tree(middle, end))

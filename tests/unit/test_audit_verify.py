@@ -396,6 +396,20 @@ def test_more_missing_than_was_pruned(tmp_path: Path, number: int) -> None:
     assert first_bad(report) == {"server": number * 256 if number < 7 else 0}
 
 
+@pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(b"\xff"), lambda path: path.mkdir()])
+def test_a_group_of_which_nothing_can_be_read(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
+    """The tile above has the hash of bundle and tile: so the root and the pruning count, and the place is told."""
+    house, log = pruned(tmp_path, 768)
+    for level in (0, "entries"):
+        path = log.home / tile_path(level, 5)
+        path.unlink()
+        spoil(path)
+    report = both(house.directory, house.key, log.checkpoints[-1])
+    assert report is not None
+    assert report.logs[0].root_matches
+    assert first_bad(report) == {"server": 5 * 256}
+
+
 def test_missing_without_a_pruning(tmp_path: Path) -> None:
     """A prefix that is missing is a failure, if no signed record of the log says that it may be."""
     house = House(tmp_path / "audit")

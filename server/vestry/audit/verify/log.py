@@ -81,12 +81,11 @@ class LogVerifier:
         if len(leaves) == width:
             hashes = [leaf_hash(leaf) for leaf in leaves]
             self._compare(start, leaves, hashes, tile)
-        elif tile is None:
-            self._whole = False
-            return
+            self._grow(start, hashes, tile or hashes)
+        elif tile is not None:
+            self._grow(start, tile, tile)
         else:
-            hashes = tile
-        self._grow(start, hashes, tile or hashes)
+            self._bridge(group, group + 1, whole=width == WIDTH)
         for place, leaf in enumerate(leaves):
             if self.chronicle.take(start + place, leaf):
                 self._journal.compare(start + place, leaf)
@@ -134,6 +133,17 @@ class LogVerifier:
         self._findings.missing("bundle", self._home / tile_path("entries", group), group * WIDTH, until * WIDTH)
         if group == 0:
             self._first_kept = until * WIDTH
+        self._bridge(group, until)
+        self._progress((until - group) * WIDTH, self._origin)
+
+    def _bridge(self, group: int, until: int, *, whole: bool = True) -> None:
+        """Groups whose own hashes are not there: both trees take what the tiles above have of them, if they have it.
+
+        Nothing is above the last group where it is not `whole`.
+        """
+        if not whole:
+            self._whole = False
+            return
         for other in self._others:
             if group * WIDTH < other.size < until * WIDTH:
                 self._at.append((other, None))
@@ -150,7 +160,6 @@ class LogVerifier:
         for other in self._others:
             if other.size == until * WIDTH:
                 self._agree(other, self._tree)
-        self._progress((until - group) * WIDTH, self._origin)
 
     def _tile(self, group: int, width: int) -> list[bytes] | None:
         """The lowest tile over a group; None for one that is missing or is no tile, which is reported."""
