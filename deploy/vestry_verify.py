@@ -328,9 +328,9 @@ class Log:
     def bundles(self) -> list[int]:
         """Numbers of the bundles that are there, whole ones up to the checkpoint."""
         top, found = os.path.join(self.home, "tile", "entries"), []
-        for folder, _, names in os.walk(top):
+        for folder, below, names in os.walk(top):
             above = os.path.relpath(folder, top).replace(os.sep, "/")
-            for name in names:
+            for name in [*names, *below]:  # a directory in the place of a bundle is told as that
                 path = name if above == "." else f"{above}/{name}"
                 if re.fullmatch(r"(x[0-9]{3}/){0,5}[0-9]{3}", path) and not path.startswith("x000"):
                     found.append(int(path.replace("/", "").replace("x", "")))

@@ -410,6 +410,19 @@ def test_a_group_of_which_nothing_can_be_read(tmp_path: Path, spoil: Callable[[P
     assert first_bad(report) == {"server": 5 * 256}
 
 
+def test_a_directory_in_the_place_of_a_bundle(tmp_path: Path) -> None:
+    """It is no missing bundle, of which nothing would be looked at: the tiles over it are compared as ever."""
+    house, log = pruned(tmp_path, 768)
+    path = log.home / tile_path("entries", 5)
+    path.unlink()
+    path.mkdir()
+    flip(tile_of(log.home, 1, 0), 32 * 5)
+    report = both(house.directory, house.key)
+    assert report is not None
+    assert kinds(report) == {"bundle", "upper-tile"}
+    assert first_bad(report) == {"server": 5 * 256}
+
+
 def test_missing_without_a_pruning(tmp_path: Path) -> None:
     """A prefix that is missing is a failure, if no signed record of the log says that it may be."""
     house = House(tmp_path / "audit")
