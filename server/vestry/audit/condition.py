@@ -17,6 +17,7 @@ from msgspec import Struct, field
 
 from vestry.audit import scan
 from vestry.audit.completeness import NOTHING, Work
+from vestry.audit.files import whole
 from vestry.audit.reading import LogReader, NoLog, journal
 from vestry.audit.reconciling import Reconciled, reconciled
 from vestry.audit.records import microseconds_of
@@ -86,8 +87,8 @@ def condition(home: Path, origin: str, *, now: Callable[[], float] = time.time) 
 def listed(directory: Path) -> list[str]:
     """Names that the registry of logs has, unproven; empty where it cannot be read. `verify` looks at its signature."""
     try:
-        lines = (directory / REGISTRY).read_bytes()[:NOTE_BYTES].decode().partition("\n\n")[0].split("\n")
-    except (OSError, UnicodeDecodeError):
+        lines = whole(directory / REGISTRY, 4 * NOTE_BYTES).decode().partition("\n\n")[0].split("\n")
+    except (OSError, ValueError):
         return []
     return [line.partition(" ")[0] for line in lines[2:]] if lines[0] == HEAD else []
 

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from vestry.audit import scan
-from vestry.audit.tlog.notes import Checkpoint, NoteRefused, split
+from vestry.audit import files, scan
+from vestry.audit.tlog.notes import NOTE_BYTES, Checkpoint, NoteRefused, split
 from vestry.audit.tlog.tiles import CHECKPOINT, WIDTH, TileMissing, Tiles
 
 Leaves = Iterator[tuple[int, bytes]]
@@ -20,6 +20,8 @@ Leaves = Iterator[tuple[int, bytes]]
 
 _LAST, _FOLDER = re.compile("[0-9]{3}"), re.compile("x[0-9]{3}")
 _DEEPEST = 5
+_NOTE_BYTES = 4 * NOTE_BYTES
+"""Of the characters of a note none has more bytes."""
 ORIGIN = re.compile(r"[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*")
 COMMANDS = re.compile(r"([a-z0-9][a-z0-9.-]*-)?cli")
 """The name of a log in which commands record what they do."""
@@ -40,10 +42,10 @@ class LogReader:
     def note(self) -> str | None:
         """The newest checkpoint, as it was signed; None where there is none yet. Raises NoLog for what is no text."""
         try:
-            return (self.home / CHECKPOINT).read_text(encoding="utf-8")
+            return files.whole(self.home / CHECKPOINT, _NOTE_BYTES).decode()
         except FileNotFoundError:
             return None
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise NoLog(f"{self.home / CHECKPOINT} cannot be read: {error}") from error
 
     def head(self) -> Checkpoint | None:
@@ -175,7 +177,7 @@ def origins(directory: Path) -> list[str]:
     found: list[str] = []
     if not directory.is_dir():
         raise NoLog(f"{directory} is no directory.")
-    waiting = [each for each in directory.iterdir() if each.is_dir()]
+    waiting = list(_folders(directory))
     while waiting:
         home = waiting.pop()
         name = home.relative_to(directory).as_posix()
@@ -183,5 +185,10 @@ def origins(directory: Path) -> list[str]:
             continue
         if is_log(home):
             found.append(name)
-        waiting.extend(each for each in home.iterdir() if each.is_dir() and each.name != "tile")
+        waiting.extend(each for each in _folders(home) if each.name != "tile")
     return sorted(found)
+
+
+def _folders(directory: Path) -> Iterator[Path]:
+    """The directories in a directory; no links, which could lead in a circle."""
+    return (each for each in directory.iterdir() if each.is_dir() and not each.is_symlink())

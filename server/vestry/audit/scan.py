@@ -8,6 +8,7 @@ further up is damage that no crash explains.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from msgspec import Meta, Struct
 
 from vestry.audit.canonical import LEAF_BYTES
 from vestry.audit.fields import TIME, RecordType
+from vestry.audit.files import opened
 
 BATCH_BYTES = 1 << 20
 """A batch takes records until it has this size; the last one may reach beyond."""
@@ -132,10 +134,10 @@ def parse(line: bytes) -> Line | None:
 def lines(path: Path, *, start: int = 0, until: int | None = None) -> Iterator[bytes]:
     """The lines of a file between two offsets, each with its line feed, the last one perhaps without.
 
-    What has no line feed for longer than a tail can be is given as one piece, which is no record.
+    What has no line feed for longer than a tail can be is given as one piece, which is no record. Raises OSError.
     """
-    left = (path.stat().st_size if until is None else until) - start
-    with path.open("rb") as file:
+    with opened(path) as file:
+        left = (os.fstat(file.fileno()).st_size if until is None else until) - start
         file.seek(start)
         rest = b""
         while chunk := file.read(min(_CHUNK, left)):

@@ -30,7 +30,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from vestry.audit.files import Files
+from vestry.audit.files import Files, opened, whole
 from vestry.types import ContentMode
 
 KEYS_BYTES = 16 << 20
@@ -261,7 +261,7 @@ def _entries(data: bytes) -> Iterator[Entry]:
 
 def entry_at(path: Path, place: int) -> Entry:
     """The entry at an offset. Raises ContentDamaged, and OSError."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         file.seek(place)
         data = file.read(_HEAD.size + 2 * 65_535)
     entry = _entry(data, 0)
@@ -274,7 +274,7 @@ def blob_at(path: Path, offset: int, length: int) -> bytes:
     """A blob. Raises ContentDamaged where the file is shorter, and OSError."""
     if length > LARGEST_BLOB:
         raise ContentDamaged(f"{path} cannot hold a blob of {length} bytes")
-    with path.open("rb") as file:
+    with opened(path) as file:
         file.seek(offset)
         found = file.read(length)
     if len(found) != length:
@@ -340,9 +340,10 @@ def overwrite(path: Path, spans: Sequence[tuple[int, int]], files: Files, byte: 
 
 
 def _content(path: Path) -> bytes:
-    if path.stat().st_size > LARGEST_KEYS:
-        raise ContentDamaged(f"{path} has more than {LARGEST_KEYS} bytes, and so is no file of keys")
-    return path.read_bytes()
+    try:
+        return whole(path, LARGEST_KEYS)
+    except ValueError as error:
+        raise ContentDamaged(f"{error}, and so is no file of keys") from None
 
 
 def _torn(rest: bytes) -> bool:

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from vestry.audit import files
 from vestry.audit.tlog.merkle import HASH_BYTES, whole
 
 WIDTH = 256
 HEIGHT = 8
 TILE_BYTES = WIDTH * HASH_BYTES
+BUNDLE_BYTES = WIDTH * (2 + 65_535)
 CHECKPOINT = "checkpoint"
 
 
@@ -126,14 +128,17 @@ class Tiles:
         return min(WIDTH, self.size - bundle * WIDTH)
 
     def _read(self, level: int | str, index: int, width: int) -> tuple[bytes, Path]:
-        """A file's bytes; of a partial one the whole one where it is there already, which begins the same."""
+        """A file's bytes; of a partial one the whole one where it is there already, which begins the same.
+
+        Raises TileMissing, ValueError for what is larger than it can be, and OSError.
+        """
         names = [tile_path(level, index, width)]
         if width != WIDTH:
             names.append(tile_path(level, index))
         for name in names:
             path = self.home / name
             try:
-                return path.read_bytes(), path
+                return files.whole(path, BUNDLE_BYTES if level == "entries" else TILE_BYTES), path
             except FileNotFoundError:
                 continue
         depth = 1 if isinstance(level, str) else level + 1

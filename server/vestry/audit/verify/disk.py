@@ -10,7 +10,6 @@ from pathlib import Path
 
 from vestry.audit.tlog.tiles import TILE_BYTES, WIDTH, tile_path
 
-BUNDLE_BYTES = WIDTH * (2 + 65_535)
 NOTE_BYTES = 1 << 20
 _SMALL = re.compile(r"[0-9]{3}")
 _DEEPER = re.compile(r"x[0-9]{3}")

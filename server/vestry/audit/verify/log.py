@@ -12,7 +12,7 @@ from pathlib import Path
 from vestry.audit.canonical import clean
 from vestry.audit.tlog.merkle import HASH_BYTES, leaf_hash, whole
 from vestry.audit.tlog.notes import Checkpoint
-from vestry.audit.tlog.tiles import HEIGHT, WIDTH, hashes_of, tile_path, unbundled
+from vestry.audit.tlog.tiles import BUNDLE_BYTES, HEIGHT, WIDTH, hashes_of, tile_path, unbundled
 from vestry.audit.verify import disk
 from vestry.audit.verify.chronicle import LISTED, NAMED, Chronicle, record_of
 from vestry.audit.verify.disk import Unreadable
@@ -183,7 +183,7 @@ class LogVerifier:
         """The records of a group; fewer where the bundle is missing or damaged, which is reported."""
         start = group * WIDTH
         try:
-            data, path = disk.tile(self._home, "entries", group, width, limit=disk.BUNDLE_BYTES)
+            data, path = disk.tile(self._home, "entries", group, width, limit=BUNDLE_BYTES)
         except Unreadable as error:
             self._findings.fail("bundle", f"{error}; it should hold record {start} and on.", start)
             return []
