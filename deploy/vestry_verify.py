@@ -205,6 +205,11 @@ def note_at(path: str) -> str | None:
         raise Fails(f"{path} is no text") from None
 
 
+def shown(text: str, but: str = "") -> str:
+    """A text from the copy for a terminal: what is not printable, but for these characters, as escapes."""
+    return "".join(each if each.isprintable() or each in but else ascii(each)[1:-1] for each in text)
+
+
 def refuse(_: str) -> NoReturn:
     raise ValueError("a record holds no fractions")
 
@@ -409,7 +414,7 @@ class Log:
             return False
         try:
             datetime.datetime.fromisoformat(record["time"])
-        except (KeyError, AttributeError, ValueError):
+        except (KeyError, TypeError, ValueError):
             self.fail("The record has no time.", index)
         kind, request = record.get("type"), record.get("request_id")
         if kind == "intent" and isinstance(request, str):
@@ -633,7 +638,7 @@ class House:
             origin = (notes[name] or "").partition("\n")[0][len(self.key.name) + 1 :] if alone else name
             log = self.log(os.path.join(directory, name), origin, notes[name], others.pop(origin, []))
             for each in [] if alone else sorted(log.origins - listed):
-                self.fail(each, f"The log `{origin}` knows this log, which does not stand in the registry.")
+                self.fail(shown(each), f"The log `{origin}` knows this log, which does not stand in the registry.")
         for name, found in others.items():
             if alone:
                 raise BadInput(f"There is a checkpoint of `{name}`, which is another log than the one here.")
@@ -730,6 +735,25 @@ def verify_proof(text: str, key: Key, leaf: bytes | None) -> str:
 # (7) The command line -----------------------------------------------------------------------------------------------
 
 
+def named(path: str, most: int) -> bytes:
+    """A file that the command line names. Raises BadInput."""
+    try:
+        data = read(path, most)
+    except Fails as error:
+        raise BadInput(f"{error}.") from None
+    if data is None:
+        raise BadInput(f"{path} is not there.")
+    return data
+
+
+def text_of(path: str) -> str:
+    """The same, as text."""
+    try:
+        return named(path, 1 << 20).decode()
+    except UnicodeDecodeError:
+        raise BadInput(f"{path} is no text.") from None
+
+
 def main(given: list[str]) -> int:
     reader = argparse.ArgumentParser(description="Verify a copy of an audit log of Vestry, or a proof from it.")
     reader.add_argument("what", metavar="DIR|FILE", help="audit directory, directory of one log, or .tlog-proof file")
@@ -741,23 +765,22 @@ def main(given: list[str]) -> int:
 
     def say(line: str) -> None:
         if not options.json:
-            print(line)
+            print(shown(line, "\n"))
 
     try:
         path = options.public_key
-        key = Key((note_at(path) or "") if os.path.isfile(path) else path)
+        key = Key(text_of(path) if os.path.isfile(path) else path)
         if not os.path.isdir(options.what):
-            text = note_at(options.what)
-            leaf = read(options.record, 65_536) if options.record else None
-            say(verify_proof(text or "", key, None if leaf is None else leaf[:-1] if leaf[-1:] == b"\n" else leaf))
+            leaf = named(options.record, 65_536).removesuffix(b"\n") if options.record else None
+            say(verify_proof(text_of(options.what), key, leaf))
             return 0
         house = House(key, say)
         house.verify(options.what, options.checkpoint)
     except (BadInput, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(shown(f"error: {error}"), file=sys.stderr)
         return 2
     except Fails as error:
-        print(f"not proven: {error}", file=sys.stderr)
+        print(shown(f"not proven: {error}"), file=sys.stderr)
         return 1
     if options.json:
         print(json.dumps({"passed": not house.bad, "first_bad": house.bad}))

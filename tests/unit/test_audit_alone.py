@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.alone import ALONE, FILE, asked
-from support.audit_logs import House
+from support.alone import ALONE, FILE, asked, both, first_bad
+from support.audit_logs import House, calls
+from support.cli import Cli
+from vestry.audit.proofs import Prover
 
 # RFC 8032 section 7.1: public key, message, signature.
 VECTORS = [
@@ -93,3 +96,36 @@ def test_its_words_and_statuses(tmp_path: Path) -> None:
         status, out, err = asked(words[0], "--public-key", words[1])
         assert (status, out) == (2, "")
         assert err.startswith("error: ")
+
+
+def test_given_files_that_are_none(tmp_path: Path) -> None:
+    """A proof, a record or a key that is missing, no text, too large or a pipe: 2, and the other verifier's too."""
+    house = House(tmp_path / "audit")
+    prover = Prover(house.log("server", 20).home)
+    proof = tmp_path / "good.tlog-proof"
+    proof.write_text(prover.prove(prover.at(7)).written())
+    bad = {name: tmp_path / name for name in ("missing", "binary", "large", "pipe")}
+    bad["binary"].write_bytes(b"\xff\xfe")
+    bad["large"].write_bytes(b"x" * (2 << 20))
+    os.mkfifo(bad["pipe"])
+    good = [str(proof), "--public-key", str(house.key)]
+    assert asked(*good)[0] == 0
+    for path in map(str, bad.values()):
+        for words in ([path, *good[1:]], [*good, "--record", path], [str(proof), "--public-key", path]):
+            if "--record" in words and path.endswith("binary"):
+                continue  # a record that is no text is a record that is not proven
+            status, out, err = asked(*words)
+            assert (status, out) == (2, ""), (words, out, err)
+            assert err.startswith("error: ")
+            assert Cli(tmp_path / "state")("audit", "verify-proof", *words).exit_code == 2
+
+
+@pytest.mark.parametrize("time", [5, None, ["x"], {}, True, "yesterday"])
+def test_a_time_that_is_none(tmp_path: Path, time: object) -> None:
+    """Of whatever type it is, it is the record's fault, with its index."""
+    house = House(tmp_path / "audit")
+    log = house.log("server")
+    log.add([*calls(9), {"type": "outcome", "time": time}]).checkpoint()
+    report = both(house.directory, house.key)
+    assert report is not None
+    assert first_bad(report) == {"server": 9}

@@ -13,6 +13,7 @@ import msgspec
 
 from vestry.audit.canonical import clean
 from vestry.audit.finding.search import Found
+from vestry.audit.scan import LogDamaged
 from vestry.commands.audit.looking import MOST, Reading, filter_of, options, place_of, told
 from vestry.models.progress import Progress
 
@@ -79,8 +80,14 @@ def _print(records: Iterable[Found], *, as_json: bool) -> None:
 
 
 def line_of(found: Found) -> str:
-    """A record as a line for people: time, place, type, and what matters of the rest. Printable, whatever it holds."""
-    record = msgspec.json.decode(found.leaf)
+    """A record as a line for people: time, place, type, and what matters of the rest. Printable, whatever it holds.
+
+    Raises LogDamaged: a filter has not looked at all of it.
+    """
+    try:
+        record = msgspec.json.decode(found.leaf)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise LogDamaged(f"Record {found.index} of `{found.origin}` is damaged: it is no record ({error}).") from error
     shown = [f"{name}={_text(record[name])}" for name in _SHOWN if name in record]
     place = f"{found.origin}#{found.index}"
     return f"{clean(record['time'], _WIDTH)}  {place:<16}  {clean(record['type'], _WIDTH):<16}  {' '.join(shown)}"
