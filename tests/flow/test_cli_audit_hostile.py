@@ -10,7 +10,8 @@ from types import FrameType
 
 import pytest
 
-from support.audit_logs import House, bundle_of
+from support.alone import asked
+from support.audit_logs import House, Record, bundle_of
 from support.cli import Cli
 
 COMMANDS = {
@@ -81,3 +82,83 @@ def test_what_is_too_large_is_not_read(house: House, tmp_path: Path) -> None:
     assert f"{bundle} has more than" in said(house, COMMANDS["open"], tmp_path)
     os.truncate(house.directory / "server/checkpoint", 1 << 30)
     assert "has more than" in said(house, COMMANDS["status"], tmp_path)
+
+
+ESCAPE = "\x1b]0;owned\x07\u202e\x9b"
+ESCAPES = {"\x1b", "\x07", "\x9b", "\u202e"}
+TIME = "2027-01-15T08:00:00.000000Z"
+WITH_ESCAPES: list[Record] = [
+    {"type": "server.start", "version": "1", "origins": ["server", f"x{ESCAPE}\nVerified."]},
+    {
+        "type": "intent",
+        "request_id": "req-1",
+        "tenant": "t",
+        "subject": "s",
+        "content_mode": "sealed",
+        "content": {"auditor": ESCAPE, "size": 3, "commitment": "00", "bundle": "20270115-000001", "entry": 0},
+    },
+    {"type": ESCAPE, "request_id": "req-2"},
+    {
+        "type": "log.reconciled",
+        "cause": "start",
+        "replicas": [
+            {"replica": f"e{ESCAPE}", "readable": True, "counters": [5, 5, 5], "read": TIME, "unexplained": [1, 1, 1]}
+        ],
+    },
+    {"type": "outcome", "request_id": "req-1", "ending": "complete"},
+]
+
+
+def spoilt(folder: Path) -> Iterator[House]:
+    """A copy with escapes in its records; then in an unsigned registry too; then in the place of a log's name too."""
+    house = House(folder)
+    house.log("server").add(WITH_ESCAPES).checkpoint()
+    yield house
+    registry = folder / "origins"
+    forged = registry.read_text().split("\n")
+    forged.insert(3, f"zz{ESCAPE} {TIME}")
+    registry.write_text("\n".join(forged))
+    yield house
+    journal = next((folder / "server").glob("*.jsonl"))
+    journal.write_bytes(journal.read_bytes().replace(b'"server"', f'"s{ESCAPE[8:]}"'.encode()))
+    yield house
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(words for name, words in COMMANDS.items() if name != "export"),  # what it writes is for programs
+        ("status", "--directory", "COPY", "--json"),
+        ("reconcile", "--directory", "COPY", "--json"),
+        ("prove", "2", "--directory", "COPY", "--output", "proof"),
+        ("prove", "req-2", "--type", "x", "--directory", "COPY"),
+        ("open", "req-1", "--directory", "COPY"),
+        ("open", "req-1", "--directory", "COPY", "--json"),
+    ],
+    ids=" ".join,
+)
+def test_no_escape_reaches_the_terminal(
+    tmp_path: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a record's type, an engine's name, an auditor's key, a log's name."""
+    monkeypatch.chdir(tmp_path)
+    for house in spoilt(tmp_path / "copy"):
+        assert not ESCAPES & {*said(house, words, tmp_path)}
+
+
+def test_no_escape_comes_from_the_one_file_verifier(tmp_path: Path) -> None:
+    """Nor a line of its own that says that all is well."""
+    for house in spoilt(tmp_path / "copy"):
+        _, out, err = asked(str(house.directory), "--public-key", str(house.key))
+        assert not ESCAPES & {*out, *err}
+        assert "Verified." not in out.split("\n")
+
+
+@pytest.mark.parametrize("words", [COMMANDS["show"], COMMANDS["export"]], ids=" ".join)
+def test_a_record_that_is_no_text(house: House, words: tuple[str, ...], tmp_path: Path) -> None:
+    """One byte in a field that no filter looks at: it is told which record it is, or of which log."""
+    path = bundle_of(house.directory / "server", 0)
+    path.write_bytes(path.read_bytes().replace(b'"version":"0.1.0"', b'"version":"0\xff1.0"'))
+    for journal in (house.directory / "server").glob("*.jsonl"):
+        journal.unlink()
+    assert "is damaged" in said(house, words, tmp_path)

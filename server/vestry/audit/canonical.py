@@ -12,6 +12,7 @@ That costs a third of what a dict does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -26,6 +27,7 @@ SAFE_INTEGER = 2**53 - 1
 DEPTH = 16
 
 _ENCODER = msgspec.json.Encoder(order="sorted")
+_UNPRINTABLE = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _CUTS = (4096, 1024, 256, 64)
 
 
@@ -113,6 +115,14 @@ def clean(text: str, limit: int) -> str:
         return kept
     mark = f"…[of {len(text)} characters]"
     return kept[: limit - len(mark)] + mark
+
+
+def printable(text: str) -> str:
+    """A text for a terminal: controls other than line feeds and tabs, and direction marks, as escapes; the rest stays.
+
+    For sentences and reports as a whole; names from strangers in them are made `clean`, so that they make no lines.
+    """
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _check(value: Any, place: str, depth: int) -> None:

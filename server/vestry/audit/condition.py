@@ -16,6 +16,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from vestry.audit import scan
+from vestry.audit.canonical import clean, printable
 from vestry.audit.completeness import NOTHING, Work
 from vestry.audit.files import whole
 from vestry.audit.reading import LogReader, NoLog, journal
@@ -29,6 +30,8 @@ from vestry.audit.tlog.tiles import CHECKPOINT, TileMissing, Tiles
 LATE_SECONDS = 300
 """A record that is so old, and under no checkpoint, is a fault."""
 RECONCILED_SECONDS = 7200
+NAME_CHARACTERS = 200
+"""So much is shown of an engine's name."""
 _TRIES = 3
 
 
@@ -90,7 +93,7 @@ def listed(directory: Path) -> list[str]:
         lines = whole(directory / REGISTRY, 4 * NOTE_BYTES).decode().partition("\n\n")[0].split("\n")
     except (OSError, ValueError):
         return []
-    return [line.partition(" ")[0] for line in lines[2:]] if lines[0] == HEAD else []
+    return [clean(line.partition(" ")[0], 64) for line in lines[2:]] if lines[0] == HEAD else []
 
 
 class _Look:
@@ -205,10 +208,11 @@ class _Look:
 
     def _judge(self, last: Reconciled) -> None:
         for engine in self._found.engines:
+            name = clean(engine.replica, NAME_CHARACTERS)
             if any(engine.unexplained):
-                self._wrong(f"the engine {engine.replica} has done {said(engine.unexplained)} that no record explains")
+                self._wrong(f"the engine {name} has done {said(engine.unexplained)} that no record explains")
             if not engine.readable:
-                self._wrong(f"the counters of the engine {engine.replica} could not be read")
+                self._wrong(f"the counters of the engine {name} could not be read")
         behind = microseconds_of(self._found.last_time or last.time) - microseconds_of(last.time)
         if behind / 1e6 > RECONCILED_SECONDS:
             self._wrong(f"nothing was reconciled with the engines since {last.time}")
@@ -227,7 +231,7 @@ def text(conditions: list[Condition]) -> str:
         width = max(map(len, rows)) + 2
         blocks.append("\n".join([f"{each.origin}:", *(f"  {name:<{width}}{value}" for name, value in rows.items())]))
     wrong = [f"  {each.origin}: {fault}." for each in conditions for fault in each.faults]
-    return "\n\n".join([*blocks, "\n".join(["What is wrong:", *wrong]) if wrong else "Nothing is wrong."])
+    return printable("\n\n".join([*blocks, "\n".join(["What is wrong:", *wrong]) if wrong else "Nothing is wrong."]))
 
 
 def _rows(each: Condition) -> dict[str, str]:
@@ -241,7 +245,7 @@ def _rows(each: Condition) -> dict[str, str]:
     rows["segments"] = f"{len(each.segments)}, {sum(one.bytes for one in each.segments)} bytes"
     rows["open intents"] = f"{each.open_intents}"
     if each.reconciled:
-        rows["reconciled"] = each.reconciled
+        rows["reconciled"] = clean(each.reconciled, NAME_CHARACTERS)
     for engine in each.engines:
         doubts = [
             *([f"unexplained: {said(engine.unexplained)}"] if any(engine.unexplained) else []),
@@ -249,13 +253,13 @@ def _rows(each: Condition) -> dict[str, str]:
             *([f"{engine.restarts} restarts"] if engine.restarts else []),
             *([] if engine.readable else ["its counters cannot be read"]),
         ]
-        rows[f"engine {engine.replica}"] = "; ".join(doubts) or "agrees with the log"
+        rows[f"engine {clean(engine.replica, NAME_CHARACTERS)}"] = "; ".join(doubts) or "agrees with the log"
     return rows
 
 
 def as_json(conditions: list[Condition]) -> str:
     """The same for a program."""
-    return json.dumps([_plain(each) for each in conditions], indent=2, ensure_ascii=False)
+    return json.dumps([_plain(each) for each in conditions], indent=2)
 
 
 def _plain(each: Condition) -> dict[str, object]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from vestry.audit.canonical import clean
 from vestry.audit.reading import LogReader
 from vestry.audit.tlog import merkle
 from vestry.audit.tlog.merkle import ProofRefused, leaf_hash
@@ -138,4 +139,4 @@ def verify_proof(text: str, key: PublicKey, leaf: bytes | None = None) -> Proven
 def _found(index: int, leaf: bytes) -> Found:
     record = record_of(leaf)
     kind = record.get("type") if isinstance(record, dict) else None
-    return Found(index, leaf, kind if isinstance(kind, str) else "?")
+    return Found(index, leaf, clean(kind, 64) if isinstance(kind, str) else "?")

@@ -17,7 +17,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from vestry.audit.canonical import LEAF_BYTES
+from vestry.audit.canonical import LEAF_BYTES, clean
 from vestry.audit.fields import TIME, RecordType
 from vestry.audit.files import opened
 
@@ -104,7 +104,8 @@ class Scan:
         if record.index != self.next_index or record.origin != self.origin:
             raise LogDamaged(
                 f"{path} is damaged at byte {offset}: there should be record {self.next_index} of origin "
-                f"`{self.origin}`, but it is record {record.index} of `{record.origin}`. {MEND}"
+                f"`{self.origin}`, but it is record {record.index} of "
+                f"`{clean(record.origin, 64)}`. {MEND}"
             )
         if record.type == "intent":
             self.open_intents[record.request_id] = record.index

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from vestry.audit.calls import Content
+from vestry.audit.canonical import clean
 from vestry.audit.content.bundles import LARGEST_KEYS, NAME, ContentDamaged, Entry, Place, blob_at, entry_at
 from vestry.audit.content.sealing import Context, NotOpened, Sealed, commitment, unseal
 from vestry.audit.fields import RecordType
@@ -210,7 +211,7 @@ def _unsealed(leaf: Leaf, entry: Entry, blob: bytes, private: bytes) -> tuple[by
             Context(leaf.tenant, leaf.subject, leaf.request_id, leaf.kind),
         )
     except NotOpened as error:
-        raise WrongKey(f"{error}. It was sealed to the auditor's key {_kept(leaf).auditor}") from None
+        raise WrongKey(f"{error}. It was sealed to the auditor's key {clean(_kept(leaf).auditor, 100)}") from None
 
 
 def _erased(home: Path, entry: Entry) -> str:

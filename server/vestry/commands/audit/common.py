@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from vestry.audit.canonical import printable
 from vestry.audit.reading import NoLog, is_log, origins
 from vestry.audit.scan import LogUnusable
 from vestry.audit.tlog.tiles import TileMissing
@@ -41,8 +42,8 @@ def told() -> Iterator[None]:
     try:
         yield
     except NoLog as fault:
-        raise click.UsageError(str(fault)) from None
+        raise click.UsageError(printable(str(fault))) from None
     except OSError as fault:
-        raise click.UsageError(f"It cannot be read: {fault}.") from None
+        raise click.UsageError(printable(f"It cannot be read: {fault}.")) from None
     except (TileMissing, LogUnusable, ValueError) as fault:
-        raise click.ClickException(f"{str(fault).rstrip('.')}.") from None
+        raise click.ClickException(printable(f"{str(fault).rstrip('.')}.")) from None

@@ -20,6 +20,7 @@ import click
 from msgspec import Struct
 
 from vestry.administration import ReadingRefused, record_reading
+from vestry.audit.canonical import printable
 from vestry.audit.fields import RecordType
 from vestry.audit.finding.filters import FIELDS, Filter, moment_of
 from vestry.audit.finding.index import INDEX
@@ -262,8 +263,8 @@ def told() -> Iterator[None]:
     try:
         yield
     except (NoLog, LogUnusable) as error:
-        raise Unreadable(str(error)) from None
+        raise Unreadable(printable(str(error))) from None
     except OSError as error:
         if error.filename is None:
             raise  # a pipe that nobody reads any more
-        raise Unreadable(f"{error.filename} cannot be read: {error.strerror}.") from None
+        raise Unreadable(printable(f"{error.filename} cannot be read: {error.strerror}.")) from None

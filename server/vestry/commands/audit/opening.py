@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import click
 
 from vestry.administration import ReadingRefused, record_reading
+from vestry.audit.canonical import printable
 from vestry.audit.content import opening
 from vestry.audit.content.bundles import ContentDamaged
 from vestry.audit.content.opening import Found, Leaf, Nothing, Opened, WrongKey
@@ -24,7 +24,6 @@ from vestry.secret_files import SecretFault, read
 from vestry.settings.tree import Settings
 from vestry.types import ContentMode
 
-_CONTROLS = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _LARGEST_CANDIDATE = 256 << 20
 _UNREADABLE = (NoLog, LogUnusable, TileMissing, ValueError, OSError)
 
@@ -125,7 +124,7 @@ def _found(directory: Path, which: str, origin: str | None, settings: Settings |
             return opening.call_of(directory, which)
         return opening.call_at(_home(directory, origin, settings), int(which[:18]))
     except (LookupError, *_UNREADABLE) as fault:
-        raise click.UsageError(str(fault)) from None
+        raise click.UsageError(printable(str(fault))) from None
 
 
 def _home(directory: Path, origin: str | None, settings: Settings | None) -> Path:
@@ -176,6 +175,7 @@ def _compared(home: Path, leaf: Leaf, candidate: bytes) -> dict[str, Any]:
 def _say(part: dict[str, Any]) -> None:
     where = f" (record {part['index']}, {part['mode']})" if "index" in part else ""
     cut = f"; {part['left_out']} bytes more were left out" if part.get("left_out") else ""
-    click.echo(f"{part['kind']}{where}: {part['said']}{cut}", err="text" not in part and part["status"] > 0)
+    line = f"{part['kind']}{where}: {part['said']}{cut}"
+    click.echo(printable(line), err="text" not in part and part["status"] > 0)
     if "text" in part:
-        click.echo(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", part["text"]))
+        click.echo(printable(part["text"]))

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from vestry.audit.condition import said
+from vestry.audit.canonical import clean, printable
+from vestry.audit.condition import NAME_CHARACTERS, said
 from vestry.audit.reading import LogReader
 from vestry.audit.reconciling import Sum, sums
 from vestry.commands.audit.common import DIRECTORY, directory_of, logs_of, told
@@ -49,7 +50,7 @@ def _text(found: list[Sum]) -> str:
     for each in found:
         restarts = f"; it was started anew {each.restarts} times" if each.restarts else ""
         lines = [
-            f"{each.replica}, from {each.since} to {each.until}{restarts}:",
+            f"{clean(each.replica, NAME_CHARACTERS)}, from {each.since} to {each.until}{restarts}:",
             f"  the engine counted   {said(each.engine)}",
             f"  the logs explain     {said(each.recorded.least)} at least",
             f"                       {said(each.recorded.most)} at most",
@@ -59,7 +60,7 @@ def _text(found: list[Sum]) -> str:
         if any(each.uncounted):
             lines.append(f"  it did not count     {said(each.uncounted)}")
         blocks.append("\n".join(lines))
-    return "\n".join(blocks)
+    return printable("\n".join(blocks))
 
 
 def _plain(each: Sum) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from vestry.audit.canonical import printable
 from vestry.audit.reading import NoLog
 from vestry.audit.tlog.notes import NoteRefused, PublicKey
 from vestry.audit.tlog.tiles import TileMissing
@@ -28,12 +29,12 @@ def told() -> Iterator[None]:
     try:
         yield
     except (BadInput, NoLog) as error:
-        raise BadInputError(str(error)) from None
+        raise BadInputError(printable(str(error))) from None
     except (Unreadable, TileMissing, NoteRefused, ValueError) as error:
-        raise BadInputError(f"{error}.") from None
+        raise BadInputError(printable(f"{error}.")) from None
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        raise BadInputError(f"{where}{error.strerror or error}.") from None
+        raise BadInputError(printable(f"{where}{error.strerror or error}.")) from None
 
 
 def public_key(_context: click.Context, option: click.Parameter, value: str) -> PublicKey:
