@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import base64
 import hmac
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
+from pydantic import ValidationError
 
+from vestry.admin import bodies
 from vestry.errors import InvalidKey
 from vestry.glass import Glass, glass_of
 from vestry.policy import Compiled, Ruling, by_tenant, compiled
@@ -24,6 +27,9 @@ from vestry.types import ContentMode, Document, Grant, Kind, Limits, Principal
 
 ROUTES = ("chat.completions", "completions")
 """Routes that an engine answers."""
+BOUNDS = ("models", "concurrency", "requests_per_minute", "disabled")
+"""What every project says that a program has written. One that has lost a bound is not one without it."""
+T = TypeVar("T")
 
 
 class Project(Struct, frozen=True):
@@ -81,19 +87,20 @@ class House(Struct, frozen=True):
 
     @classmethod
     def of(cls, settings: Settings, documents: Iterable[Document] = (), *, secret: bytes = b"") -> House:
-        """The house of these settings and documents. Raises ValueError for a document that no program of this version
-        has written. `secret` is what tenants' salts are made with, the same on all servers of a house.
+        """The house of these settings and documents. Raises ValueError, which names it, for a document that no program
+        of this version has written. `secret` is what tenants' salts are made with, the same on all servers of a house.
         """
         every = list(documents)
         kept = {kind: [each for each in every if each.kind == kind] for kind in Kind}
-        tenants = {each.name: Tenant.model_validate(each.body) for each in kept[Kind.TENANT]} | settings.tenants
+        tenants = {each.name: _made(each, _tenant) for each in kept[Kind.TENANT]} | settings.tenants
         tenants = {name: tenant for name, tenant in tenants.items() if not tenant.disabled}
+        projects = {(each.tenant, each.name): _made(each, _project) for each in kept[Kind.PROJECT]}
         rules = compiled(settings.policy.rules, "settings")
         for each in kept[Kind.POLICY]:
-            rules += compiled(Rules.model_validate(each.body).rules, "directory", {rule.name for rule in rules})
+            rules += _made(each, partial(_rules, taken={rule.name for rule in rules}))
         return cls(
             tenants,
-            {(each.tenant, each.name): _project(each.body) for each in kept[Kind.PROJECT] if not each.body["disabled"]},
+            {place: project for place, project in projects.items() if project is not None},
             rules=rules,
             rulings=by_tenant(rules, tenants, default=settings.policy.default == "allow"),
             contents=_contents(tenants),
@@ -102,10 +109,42 @@ class House(Struct, frozen=True):
         )
 
 
+def _made(document: Document, make: Callable[[Document], T]) -> T:
+    """What is made of a document. Raises ValueError that says which one it is, whatever is wrong with it."""
+    try:
+        return make(document)
+    except ValidationError as error:
+        said = bodies.told(error).reason
+    except (ValueError, OverflowError) as error:  # a year beyond the calendar is the latter
+        said = str(error)
+    place = f"{document.tenant}/{document.name}" if document.tenant else document.name
+    raise ValueError(f"the {document.kind} {place}: {said}")
+
+
+def _tenant(document: Document) -> Tenant:
+    return Tenant.model_validate(document.body)
+
+
+def _project(document: Document) -> Project | None:
+    """The project; None for one that is disabled."""
+    if missing := [name for name in BOUNDS if name not in document.body]:
+        raise ValueError(f"it does not say {', '.join(missing)}")
+    read = bodies.Project.model_validate(document.body)
+    if read.disabled:
+        return None
+    models = None if read.models is None else frozenset(read.models)
+    return Project(models, Limits(read.concurrency, read.requests_per_minute))
+
+
+def _rules(document: Document, taken: set[str]) -> tuple[Compiled, ...]:
+    return compiled(Rules.model_validate(document.body).rules, "directory", taken)
+
+
 def _glass(documents: Iterable[Document]) -> dict[str, tuple[Glass, ...]]:
     """Grants that are approved, and were not ended, by the credential that asked."""
     found: dict[str, tuple[Glass, ...]] = {}
-    for grant in map(glass_of, documents):
+    for document in documents:
+        grant = _made(document, glass_of)
         if grant is not None:
             found[grant.key_id] = (*found.get(grant.key_id, ()), grant)
     return found
@@ -117,12 +156,6 @@ def _contents(tenants: Mapping[str, Tenant]) -> dict[tuple[str, str], ContentMod
         (name, route): ContentMode(tenant.content.mode(route)) for name, tenant in tenants.items() for route in ROUTES
     }
     return {place: mode for place, mode in found.items() if mode != ContentMode.METADATA}
-
-
-def _project(body: dict[str, Any]) -> Project:
-    models = body["models"]
-    limits = Limits(body["concurrency"], body["requests_per_minute"])
-    return Project(None if models is None else frozenset(models), limits)
 
 
 def _salt(secret: bytes, tenant: str) -> bytes:

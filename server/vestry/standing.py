@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
+from vestry.adapters.directory.faults import DamageFault
+from vestry.adapters.lookups import Lookups
 from vestry.errors import KeysUnavailable
 from vestry.house import House
 from vestry.seams import Directory, Freshness
@@ -14,10 +16,12 @@ from vestry.settings.tree import Settings
 
 log = logging.getLogger("vestry")
 LOOK_SECONDS = 0.5
+UNUSABLE = "the directory holds a document that cannot be used, and the one before stays"
 
 
 class Standing:
-    """Reads the house, and hands it to whoever asks for it.
+    """Reads the house, and hands it to whoever asks for it. One event loop's; one reads at a time, so that no older
+    house takes the place of a newer one.
 
     A directory that cannot be read, or holds a document that no program of this version has written, leaves the last
     house in its place; before there was one, none is placed.
@@ -35,24 +39,18 @@ class Standing:
         self._settings, self._directory, self._freshness, self._place = settings, directory, freshness, place
         self._secret = secret
         self._epoch = -1
+        self._readings = Lookups(self._read, at_once=1)
+        self._told = ""
         self.outdated = False
-        """Whether a document in the directory cannot be used, so that nothing that has changed since is in force."""
+        """Whether something in the directory cannot be used, so that nothing that has changed since is in force."""
 
     async def refresh(self) -> None:
-        """Read it now, if anything has changed. Raises KeysUnavailable."""
+        """Read it now, if anything has changed. Returns once a house as new as the directory was is in its place, or is
+        known to be impossible. Raises KeysUnavailable.
+        """
         epoch = self._freshness.epoch(math.inf)
-        if epoch == self._epoch:
-            return
-        documents = await self._directory.standing()
-        self._epoch = epoch
-        try:
-            house = House.of(self._settings, documents, secret=self._secret)
-        except ValueError as fault:
-            self.outdated = True
-            log.warning("the directory holds a document that cannot be used, and the one before stays: %s", fault)
-        else:
-            self.outdated = False
-            self._place(house)
+        if epoch != self._epoch:
+            await self._readings.answer(epoch)
 
     async def run(self) -> None:
         """Read it again and again. It is never older than two seconds while the directory can be read."""
@@ -60,5 +58,44 @@ class Standing:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 await self.refresh()
-            except KeysUnavailable:  # readiness says so
+            except KeysUnavailable:  # readiness says so, or the log and `outdated`
                 continue
+            except Exception as fault:  # noqa: BLE001 - if this ended, the server would go by an old house for good
+                self._tell("the house cannot be read again, and the one before stays", fault)
+
+    async def _read(self, asked: Collection[int]) -> Mapping[int, None]:
+        """Read it for those who have seen these epochs. What cannot be used is not read again before it changes."""
+        epoch = max(asked)
+        if epoch > self._epoch:  # else it was read for somebody before
+            house = await self._found()
+            self._epoch = epoch
+            if house is not None:
+                self.outdated, self._told = False, ""
+                self._place(house)
+        return {}
+
+    async def _found(self) -> House | None:
+        """The house of now; None where there is a document that cannot be used. Raises KeysUnavailable."""
+        try:
+            documents = await self._directory.standing()
+        except DamageFault as fault:
+            self._tell(UNUSABLE, fault)
+            return None
+        except Exception as fault:
+            self._tell("the directory has changed and cannot be read, and the house before stays", fault)
+            if isinstance(fault, KeysUnavailable):
+                raise
+            raise KeysUnavailable from fault
+        try:
+            return House.of(self._settings, documents, secret=self._secret)
+        except Exception as fault:  # noqa: BLE001 - whatever it is, the server goes on with the house that it has
+            self._tell(UNUSABLE, fault)
+            return None
+
+    def _tell(self, said: str, fault: Exception) -> None:
+        """Nothing that has changed is in force, and why: once, however often it is tried."""
+        self.outdated = True
+        why = getattr(fault, "why", "") or str(fault) or type(fault).__name__
+        if (told := f"{said}: {why}") != self._told:
+            self._told = told
+            log.warning("%s", told)

@@ -24,10 +24,10 @@ from support import forks
 from support.house import until
 from support.keys import Keys, OpenKeys, sqlite_directory
 from vestry.adapters.directory import sqlite_file
-from vestry.adapters.directory.faults import DirectoryFault
+from vestry.adapters.directory.faults import DamageFault, DirectoryFault
 from vestry.adapters.directory.mark import LOOK_SECONDS, FileFreshness
 from vestry.adapters.directory.pepper import Pepper
-from vestry.adapters.directory.rows import validate
+from vestry.adapters.directory.rows import NO_OBJECT, validate
 from vestry.adapters.directory.sqlite import Sqlite
 from vestry.adapters.directory.store import SqlDirectory
 from vestry.adapters.key_format import PROBE, mint
@@ -564,18 +564,24 @@ def test_a_damaged_row_spoils_no_other(keys: OpenKeys, office: Keys, path: Path)
     assert right.id == key
 
 
-def test_a_damaged_document_refuses(keys: OpenKeys, path: Path) -> None:
-    """A kind that there is not, and a body that is no object, are told from a directory without documents."""
+def test_a_damaged_document_is_told_from_none(keys: OpenKeys, path: Path) -> None:
+    """A body that is no JSON object comes as what no form takes, so that it can be replaced. Of a kind that there is
+    not nothing can be made.
+    """
 
     async def put() -> None:
         async with keys.directory.changing() as change:
             await change.put(Kind.TENANT, "", "radiology", {})
 
     keys.run(put())
-    for column, wrong in (("body", "[]"), ("kind", "nonsense")):
-        spoil(path, f"UPDATE documents SET {column} = '{wrong}'")
-        with because("damaged"):
-            keys.run(keys.directory.standing())
+    for wrong in ("[]", "{", "", "[" * 100_000, "9" * 5000):
+        spoil(path, f"UPDATE documents SET body = '{wrong}'")
+        (found,) = keys.run(keys.directory.standing())
+        assert (found.name, found.body) == ("radiology", NO_OBJECT)
+    spoil(path, "UPDATE documents SET kind = 'nonsense'")
+    with pytest.raises(DamageFault) as fault:
+        keys.run(keys.directory.standing())
+    assert "damaged" in fault.value.why
 
 
 def test_damage_further_down_is_found_by_the_full_check(keys: OpenKeys, office: Keys, path: Path) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 
 from fakes.directory import FakeDirectory
 from vestry import standing
+from vestry.adapters.directory.faults import DamageFault, DirectoryFault
+from vestry.adapters.directory.rows import NO_OBJECT
 from vestry.errors import KeysUnavailable
 from vestry.house import House
 from vestry.settings.tree import Settings, Tenant
 from vestry.standing import Standing
-from vestry.types import Kind
+from vestry.types import Document, Kind
 
 SETTINGS = Settings(tenants={"default": Tenant()})
 
@@ -63,6 +66,127 @@ def test_a_document_that_cannot_be_used_leaves_the_house_as_it_was(caplog: pytes
         await house.refresh()
         assert set(placed[-1].tenants) == {"default", "radiology", "oncology"}
         assert not house.outdated
+
+    asyncio.run(work())
+
+
+GRANT = {"asker": {"subject": "ada"}, "role": "admin", "reason": "x", "minutes": 3, "asked": "2026-01-01T00:00:00Z"}
+PROJECT = {"models": None, "concurrency": None, "requests_per_minute": None, "disabled": False}
+
+
+@pytest.mark.parametrize(
+    ("kind", "tenant", "body", "said"),
+    [
+        (Kind.TENANT, "", {"models": 5}, "the tenant damaged: models: "),
+        (Kind.PROJECT, "default", {}, "the project default/damaged: it does not say models, concurrency, "),
+        (Kind.PROJECT, "default", PROJECT | {"models": 5}, "the project default/damaged: models: "),
+        (Kind.PROJECT, "default", PROJECT | {"concurrency": -1}, "the project default/damaged: concurrency: "),
+        (Kind.PROJECT, "default", PROJECT | NO_OBJECT, "the project default/damaged: damaged: "),
+        (Kind.POLICY, "", {"rules": 7}, "the policy damaged: rules: "),
+        (Kind.BREAK_GLASS, "", GRANT | {"until": "soon"}, "the break-glass damaged: "),
+    ],
+)
+def test_whatever_is_wrong_with_a_document_it_is_named(
+    caplog: pytest.LogCaptureFixture, kind: Kind, tenant: str, body: dict[str, Any], said: str
+) -> None:
+    """Its kind and its name; the house before stays in its place, as long as it is there."""
+
+    async def work() -> None:
+        directory = FakeDirectory()
+        house, placed = kept(directory)
+        await house.refresh()
+        await directory.write(kind, tenant, "damaged", body)
+        with caplog.at_level(logging.WARNING):
+            await house.refresh()
+        assert (len(placed), house.outdated) == (1, True)
+        assert said in caplog.text
+        async with directory.changing() as change:
+            await change.remove(kind, tenant, "damaged")
+        await house.refresh()
+        assert (len(placed), house.outdated) == (2, False)
+
+    asyncio.run(work())
+
+
+class Slow(FakeDirectory):
+    """What is read there waits for `gate` before it is told, where there is one; `fault` is raised in its place."""
+
+    gate: asyncio.Event | None = None
+    fault: Exception | None = None
+
+    async def standing(self) -> list[Document]:
+        if self.fault is not None:
+            raise self.fault
+        found = await super().standing()
+        gate, self.gate = self.gate, None
+        if gate is not None:
+            await gate.wait()
+        return found
+
+
+def test_an_older_reading_that_takes_longer_puts_no_older_house_back() -> None:
+    """A tenant that was disabled while the house was being read stays out."""
+
+    async def work() -> None:
+        directory = Slow()
+        house, placed = kept(directory)
+        await directory.write(Kind.TENANT, "", "radiology", {})
+        gate = directory.gate = asyncio.Event()
+        slow = asyncio.create_task(house.refresh())
+        while directory.gate is not None:  # noqa: ASYNC110 - until it has read, and waits
+            await asyncio.sleep(0)
+        await directory.write(Kind.TENANT, "", "radiology", {"disabled": True})
+        disabled = asyncio.create_task(house.refresh())
+        await asyncio.sleep(0.01)
+        gate.set()
+        await asyncio.gather(slow, disabled)
+        assert ["radiology" in each.tenants for each in placed] == [True, False]
+
+    asyncio.run(work())
+
+
+def test_who_is_cancelled_while_the_house_is_read_takes_it_from_nobody() -> None:
+    """The reading that they began goes on for those who wait for the same."""
+
+    async def work() -> None:
+        directory = Slow()
+        house, placed = kept(directory)
+        gate = directory.gate = asyncio.Event()
+        first, second = asyncio.create_task(house.refresh()), asyncio.create_task(house.refresh())
+        await asyncio.sleep(0.01)
+        first.cancel()
+        gate.set()
+        await second
+        assert (len(placed), directory.asked, first.cancelled()) == (1, 1, True)
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("of a driver"), DirectoryFault("it is locked"), DamageFault("a row")])
+def test_no_fault_ends_the_reading(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    """It is told once, shows in `outdated`, and once it is over what has changed is in force."""
+    monkeypatch.setattr(standing, "LOOK_SECONDS", 0.01)
+
+    async def work() -> None:
+        directory = Slow()
+        house, placed = kept(directory)
+        await house.refresh()
+        directory.fault = fault
+        await directory.write(Kind.TENANT, "", "radiology", {})
+        with caplog.at_level(logging.WARNING):
+            task = asyncio.create_task(house.run())
+            await asyncio.sleep(0.1)
+        assert (len(placed), house.outdated, task.done()) == (1, True, False)
+        assert len([each for each in caplog.records if (getattr(fault, "why", "") or str(fault)) in each.message]) == 1
+        directory.fault = None
+        await directory.write(Kind.TENANT, "", "oncology", {})
+        async with asyncio.timeout(5):
+            while len(placed) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert (set(placed[1].tenants), house.outdated) == ({"default", "radiology", "oncology"}, False)
+        task.cancel()
 
     asyncio.run(work())
 

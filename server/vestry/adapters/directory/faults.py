@@ -19,9 +19,24 @@ class SchemaFault(DirectoryFault):
     """The tables are older or newer than this program's. It does not heal by itself."""
 
 
+class DamageFault(DirectoryFault):
+    """The directory can be read, and something that is kept in it cannot be used. It stays so until that is changed."""
+
+
 class Unfit(Exception):  # noqa: N818 - caught where it becomes a DirectoryFault
     """There is a database, but not one that can be used. `str()` says why, with the database as its subject."""
 
 
 class WrongSchema(Unfit):
     """The tables are older or newer than this program's."""
+
+
+class Damaged(Unfit):
+    """A row holds what no program of this version has written."""
+
+
+def fault_of(error: BaseException, why: str) -> DirectoryFault:
+    """The fault that an error comes to; `why` is told to the operator."""
+    if isinstance(error, WrongSchema):
+        return SchemaFault(why)
+    return DamageFault(why) if isinstance(error, Damaged) else DirectoryFault(why)

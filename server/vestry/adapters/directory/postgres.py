@@ -19,9 +19,10 @@ from sqlalchemy import AsyncAdaptedQueuePool, Connection, NullPool, insert, sele
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from vestry.adapters.directory.faults import DirectoryFault, SchemaFault, Unfit, WrongSchema
+from vestry.adapters.directory.faults import DirectoryFault, SchemaFault, Unfit, fault_of
 from vestry.adapters.directory.listener import FAULTS, ListenerFreshness
 from vestry.adapters.directory.pepper import Pepper
+from vestry.adapters.directory.rows import json_of
 from vestry.adapters.directory.schemas import REVISIONS, require_head
 from vestry.adapters.directory.tables import STORE
 from vestry.late import Late
@@ -90,6 +91,7 @@ class Postgres:
         self._engine = create_async_engine(
             "postgresql+asyncpg://",
             async_creator=self._connect,
+            json_deserializer=json_of,
             poolclass=AsyncAdaptedQueuePool,
             pool_size=where.connections,
             max_overflow=0,
@@ -228,8 +230,8 @@ class Postgres:
         if isinstance(error, DirectoryFault):
             return error
         cause = _cause(error)
-        kind = SchemaFault if isinstance(cause, WrongSchema | asyncpg.UndefinedTableError) else DirectoryFault
-        return kind(f"{self._where.name} {_said(cause)}")
+        why = f"{self._where.name} {_said(cause)}"
+        return SchemaFault(why) if isinstance(cause, asyncpg.UndefinedTableError) else fault_of(cause, why)
 
 
 def _cause(error: BaseException) -> BaseException:

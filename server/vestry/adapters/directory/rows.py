@@ -8,13 +8,15 @@ from collections.abc import Collection, Mapping
 from ipaddress import ip_network
 from typing import Any
 
-from vestry.adapters.directory.faults import Unfit
+from vestry.adapters.directory.faults import Damaged, Unfit
 from vestry.roles import Role, named, read_roles
 from vestry.types import Document, Key, Kind, Limits, Network
 
 _ID = re.compile(r"key_[0-9A-Za-z]{1,64}")
 _LABEL = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+NO_OBJECT = {"damaged": "what is kept here is no JSON object"}
+"""Stands for such a body. No form has this field, so nobody goes by it; but it can be shown, replaced and removed."""
 _ROUTE = re.compile(r"[a-z][a-z0-9._-]{0,63}")
 
 
@@ -121,15 +123,24 @@ def key_of(row: Mapping[Any, Any]) -> Key:
         raise Unfit(f"is damaged (the key {row['id']}: {error}): restore it from a copy") from None
 
 
+def json_of(text: str) -> Any:
+    """What a document's text says; None for what is no JSON, so that whoever has the row can say whose it is."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 def document_of(row: Mapping[Any, Any]) -> Document:
-    """The document of a row. Raises Unfit."""
+    """The document of a row. A body that is no JSON object comes as NO_OBJECT. Raises Damaged for a kind that there
+    is not.
+    """
     try:
         kind = Kind(row["kind"])
     except ValueError:
-        raise Unfit(f"is damaged (a document's kind is `{row['kind']}`): restore it from a copy") from None
-    if not isinstance(row["body"], dict):
-        raise Unfit(f"is damaged (the {kind} {row['name']} is no object): restore it from a copy")
-    return Document(kind, row["tenant"], row["name"], row["body"], row["version"], row["created"], row["updated"])
+        raise Damaged(f"is damaged (a document's kind is `{row['kind']}`): restore it from a copy") from None
+    body = row["body"] if isinstance(row["body"], dict) else dict(NO_OBJECT)
+    return Document(kind, row["tenant"], row["name"], body, row["version"], row["created"], row["updated"])
 
 
 def _list(names: Collection[str] | None) -> str | None:

@@ -21,9 +21,10 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from vestry.adapters.directory import sqlite_file
-from vestry.adapters.directory.faults import DirectoryFault, SchemaFault, Unfit, WrongSchema
+from vestry.adapters.directory.faults import DirectoryFault, Unfit, fault_of
 from vestry.adapters.directory.mark import FileFreshness
 from vestry.adapters.directory.pepper import Pepper
+from vestry.adapters.directory.rows import json_of
 from vestry.adapters.directory.schemas import HEAD
 from vestry.late import Late
 
@@ -55,6 +56,7 @@ class Sqlite:
             self._engine = create_async_engine(
                 "sqlite+aiosqlite://",
                 async_creator=self._connect,
+                json_deserializer=json_of,
                 poolclass=AsyncAdaptedQueuePool,
                 pool_size=CONNECTIONS,
                 max_overflow=0,
@@ -142,8 +144,7 @@ class Sqlite:
 
     def fault(self, error: Exception) -> DirectoryFault:
         """As Backend."""
-        kind = SchemaFault if isinstance(error, WrongSchema) else DirectoryFault
-        return kind(f"the key store {self.path} {_said(error)}")
+        return fault_of(error, f"the key store {self.path} {_said(error)}")
 
 
 def _said(error: Exception) -> str:
