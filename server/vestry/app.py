@@ -52,7 +52,7 @@ from vestry.relay import Relay
 from vestry.route import Router
 from vestry.seams import Credentials
 from vestry.settings.tree import Door, Settings, is_private
-from vestry.standing import Standing
+from vestry.standing import Abreast, Standing
 from vestry.types import ServedModel
 
 log = logging.getLogger("vestry")
@@ -126,7 +126,7 @@ class Server:
         self.meter.identity.issuers = [provider for _, provider in issuers.values()]
         freshness = self._directory.backend.freshness
         believed = await stack.enter_async_context(
-            tokens(issuers, self._directory, freshness, self.meter.identity.token)
+            tokens(issuers, self._registry, freshness, self.meter.identity.token)
         )
         self._router = Router(self._models.values(), retry_budget=settings.relay.retry_budget, observer=self.meter)
         self.meter.replicas = self._replicas
@@ -135,9 +135,7 @@ class Server:
         await stack.enter_async_context(recording.held_against(engines))
         house = House.of(settings, secret=self._secrets.key_hash)
         recording.housed(house)
-        credentials = EveryCredential(
-            keys, believed, certificates_of(settings.identity, self._directory, self._directory.backend.freshness)
-        )
+        credentials = EveryCredential(keys, believed, certificates_of(settings.identity, self._registry, freshness))
         corridor = Corridor(
             credentials=NobodyYet(),
             house=house,
@@ -175,7 +173,8 @@ class Server:
         except DirectoryFault as fault:
             log.warning("%s", fault.why)
         await stack.enter_async_context(backend.attending())
-        keys = KeyCredentials(self._directory, backend.freshness, observe=self.meter.looked_up)
+        self._registry = Abreast(self._directory, self._house_read)
+        keys = KeyCredentials(self._registry, backend.freshness, observe=self.meter.looked_up)
         self.meter.directory = lambda: (not backend.missing, backend.unheard_seconds)
         await stack.enter_async_context(_uses_noted(keys))
         return keys
@@ -191,7 +190,7 @@ class Server:
             self._recording.housed(house)
 
         self.meter.broken_glass = lambda: corridor.house.broken(time.time_ns() // 1000)
-        standing = Standing(
+        self._standing = standing = Standing(
             self.settings, self._directory, self._directory.backend.freshness, place, secret=self._secrets.key_hash
         )
         self.meter.outdated = lambda: standing.outdated
@@ -199,6 +198,10 @@ class Server:
             await standing.refresh()
         async with running(standing.run()):
             yield standing
+
+    async def _house_read(self) -> None:
+        """Read the house again, if anything has changed. Raises KeysUnavailable."""
+        await self._standing.refresh()
 
     def _engines(self, stack: contextlib.AsyncExitStack) -> dict[str, Upstream]:
         """One connection pool a replica; replicas of the same name are the same engine."""

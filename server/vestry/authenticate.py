@@ -6,20 +6,29 @@ Every failure is the same refusal: what was wrong with a credential is nobody's 
 from __future__ import annotations
 
 from collections.abc import Container
+from typing import Protocol
 
 from vestry import addresses
 from vestry.errors import InvalidKey
+from vestry.house import House
 from vestry.seams import Credentials
 from vestry.types import Head, Principal
 
 
-async def authenticate(head: Head, credentials: Credentials, tenants: Container[str]) -> Principal:
-    """Who calls. What memory knows costs no wait.
+class Housed(Protocol):
+    """Knows the house of the moment."""
+
+    house: House
+
+
+async def authenticate(head: Head, credentials: Credentials, housed: Housed) -> Principal:
+    """Who calls. What memory knows costs no wait. It is the house after this that the call goes by: where the directory
+    has changed, it was read again before the caller was found.
 
     Raises InvalidKey for a credential that is missing, unknown, expired or revoked, for one that may not be used from
     the caller's address, and for one whose tenant there is not; KeysUnavailable where it cannot be checked.
     """
-    return admitted(credentials.known(head) or await credentials.find(head), head, tenants)
+    return admitted(credentials.known(head) or await credentials.find(head), head, housed.house.tenants)
 
 
 def admitted(principal: Principal | None, head: Head, tenants: Container[str]) -> Principal:

@@ -75,8 +75,8 @@ class Corridor:
         """One call that the server answers by itself."""
 
         async def serve(visitor: Visitor, trail: Trail) -> None:
+            principal = await authenticate(trail.head, self.credentials, self)
             house = self.house
-            principal = await authenticate(trail.head, self.credentials, house.tenants)
             principal = trail.principal = house.lifted(principal, trail.head.began_wall)
             permitted(principal, Permission.MODELS_READ, trail.head.route)
             tenant = house.tenants[principal.tenant]
@@ -97,8 +97,8 @@ class Corridor:
 
     async def _serve(self, visitor: Visitor, trail: Trail) -> None:
         head = trail.head
+        principal = await authenticate(head, self.credentials, self)
         house = self.house
-        principal = await authenticate(head, self.credentials, house.tenants)
         trail.principal = house.lifted(principal, head.began_wall)
         trail.call = call = await visitor.call()
         trail.grant = grant = authorize(trail.principal, head, call, self.models, house)

@@ -45,16 +45,28 @@ class Freshness(Protocol):
         """
 
 
-class Directory(Protocol):
+class Registry(Protocol):
+    """What credentials ask of the directory, and tell it. Fails as it does."""
+
+    async def read(self, kind: Kind, tenant: str, name: str) -> Document | None:
+        """One document."""
+
+    async def identify_all(self, presented: Collection[str]) -> Mapping[str, Key | KeysUnavailable]:
+        """The keys with these texts, by text, whatever their state. What is no key is not among them; for one that is
+        kept as no program has written it there is the reason.
+        """
+
+    async def note_used(self, key_ids: Collection[str], moment: int) -> None:
+        """Note when keys were last used (microseconds since the epoch). No change: no memory is emptied by it."""
+
+
+class Directory(Registry, Protocol):
     """Tenants, projects, users, keys and policy. Fails closed: every method raises KeysUnavailable (`DirectoryFault`)
     where it cannot be read or written within its deadline.
     """
 
     async def standing(self) -> list[Document]:
         """All documents but users: what the whole server must know at any time."""
-
-    async def read(self, kind: Kind, tenant: str, name: str) -> Document | None:
-        """One document."""
 
     async def page(self, kind: Kind, tenant: str | None, after: str, limit: int) -> list[Document]:
         """Documents of a tenant (None: of every one), by `tenant/name`, which comes after `after` in byte order."""
@@ -64,14 +76,6 @@ class Directory(Protocol):
 
     async def keys(self, tenant: str | None, after: str, limit: int) -> list[Key]:
         """Keys of a tenant (None: of every one), by id, in byte order."""
-
-    async def identify_all(self, presented: Collection[str]) -> Mapping[str, Key | KeysUnavailable]:
-        """The keys with these texts, by text, whatever their state. What is no key is not among them; for one that is
-        kept as no program has written it there is the reason.
-        """
-
-    async def note_used(self, key_ids: Collection[str], moment: int) -> None:
-        """Note when keys were last used (microseconds since the epoch). No change: no memory is emptied by it."""
 
     def changing(self) -> AbstractAsyncContextManager[Change]:
         """One transaction. Durable when its block ends, and then known to every replica within two seconds; undone by

@@ -7,15 +7,18 @@ import logging
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from fakes.calls import head
 from fakes.directory import FakeDirectory
 from vestry import standing
 from vestry.adapters.directory.faults import DamageFault, DirectoryFault
 from vestry.adapters.directory.rows import NO_OBJECT
+from vestry.adapters.keys import KeyCredentials
 from vestry.errors import KeysUnavailable
 from vestry.house import House
 from vestry.settings.tree import Settings, Tenant
-from vestry.standing import Standing
+from vestry.standing import Abreast, Standing
 from vestry.types import Document, Kind
 
 SETTINGS = Settings(tenants={"default": Tenant()})
@@ -141,6 +144,36 @@ def test_an_older_reading_that_takes_longer_puts_no_older_house_back() -> None:
         gate.set()
         await asyncio.gather(slow, disabled)
         assert ["radiology" in each.tenants for each in placed] == [True, False]
+
+    asyncio.run(work())
+
+
+def test_nobody_is_remembered_before_the_house_is_as_new() -> None:
+    """A caller who was looked up after a change waits for the house, and whoever comes meanwhile with the same key is
+    not answered from memory.
+    """
+
+    async def work() -> None:
+        directory = Slow()
+        house, placed = kept(directory)
+        await house.refresh()
+        keys = KeyCredentials(Abreast(directory, house.refresh), directory)
+        secret, _ = await directory.give("radiology")
+        await directory.write(Kind.TENANT, "", "radiology", {})
+        shown = replace(head(), credential=secret)
+        gate = directory.gate = asyncio.Event()
+        finding = asyncio.create_task(keys.find(shown))
+        await asyncio.sleep(0.01)
+        assert (finding.done(), keys.known(shown), len(placed)) == (False, None, 1)
+        gate.set()
+        found = await finding
+        assert (found, "radiology" in placed[-1].tenants) == (keys.known(shown), True)
+        assert found is not None
+        directory.fault = RuntimeError("of a driver")
+        await directory.write(Kind.TENANT, "", "radiology", {"disabled": True})
+        assert keys.known(shown) is None
+        with pytest.raises(KeysUnavailable):
+            await keys.find(shown)
 
     asyncio.run(work())
 

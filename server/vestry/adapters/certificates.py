@@ -15,7 +15,7 @@ from vestry.adapters.memory import MOST, Memory
 from vestry.adapters.users import Users
 from vestry.errors import KeysUnavailable
 from vestry.roles import Role
-from vestry.seams import Directory, Freshness
+from vestry.seams import Freshness, Registry
 from vestry.types import Certificate, Head, Network, Principal, Via
 
 LONGEST = 128
@@ -52,7 +52,7 @@ class CertificateCredentials:
     def __init__(
         self,
         grants: Iterable[Grant],
-        directory: Directory,
+        directory: Registry,
         freshness: Freshness,
         *,
         most: int = MOST,

@@ -13,7 +13,7 @@ from vestry.adapters.key_format import LENGTH, well_formed
 from vestry.adapters.lookups import AT_ONCE, TOGETHER, WAIT_SECONDS, Lookups
 from vestry.adapters.memory import MOST, Memory, wall
 from vestry.errors import KeysUnavailable
-from vestry.seams import Directory, Freshness
+from vestry.seams import Freshness, Registry
 from vestry.types import Head, Key, Principal
 
 
@@ -22,7 +22,7 @@ class KeyCredentials:
 
     def __init__(
         self,
-        directory: Directory,
+        directory: Registry,
         freshness: Freshness,
         *,
         at_once: int = AT_ONCE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from vestry.adapters.lookups import AT_ONCE, WAIT_SECONDS, Lookups
-from vestry.seams import Directory
+from vestry.seams import Registry
 from vestry.types import Document, Kind, Principal
 from vestry.user import with_user
 
@@ -13,7 +13,7 @@ from vestry.user import with_user
 class Users:
     """Looks users up. One event loop's."""
 
-    def __init__(self, directory: Directory, *, at_once: int = AT_ONCE, wait_seconds: float = WAIT_SECONDS) -> None:
+    def __init__(self, directory: Registry, *, at_once: int = AT_ONCE, wait_seconds: float = WAIT_SECONDS) -> None:
         self._directory = directory
         self._lookups = Lookups(self._read, at_once=at_once, together=1, wait_seconds=wait_seconds)
 

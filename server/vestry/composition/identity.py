@@ -14,7 +14,7 @@ from vestry.composition.alongside import running
 from vestry.configuration.export_files import token_of
 from vestry.late import Late
 from vestry.san import pattern
-from vestry.seams import Directory, Freshness
+from vestry.seams import Freshness, Registry
 from vestry.settings.identity import CertificateGrant, Claim, Identity, Issuer, TokenGrant, steps_of
 from vestry.starred import one_of
 
@@ -35,7 +35,7 @@ def providers_of(issuers: tuple[Issuer, ...]) -> dict[str, tuple[IssuerRules, pr
 @contextlib.asynccontextmanager
 async def tokens(
     providers: dict[str, tuple[IssuerRules, provider.Provider]],
-    directory: Directory,
+    directory: Registry,
     freshness: Freshness,
     observe: credentials.Observe,
 ) -> AsyncIterator[credentials.TokenCredentials | None]:
@@ -113,7 +113,7 @@ def _token(path: Path | None) -> Callable[[], str]:
     return read
 
 
-def certificates_of(identity: Identity, directory: Directory, freshness: Freshness) -> CertificateCredentials | None:
+def certificates_of(identity: Identity, directory: Registry, freshness: Freshness) -> CertificateCredentials | None:
     """The credentials that client certificates are; None where none stands for anybody."""
     if not identity.certificates:
         return None

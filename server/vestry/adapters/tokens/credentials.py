@@ -13,7 +13,7 @@ from vestry.adapters.tokens.provider import Provider
 from vestry.adapters.tokens.rules import IssuerRules
 from vestry.adapters.users import Users
 from vestry.errors import KeysUnavailable
-from vestry.seams import Directory, Freshness
+from vestry.seams import Freshness, Registry
 from vestry.types import Head, Principal
 
 log = logging.getLogger("vestry")
@@ -27,7 +27,7 @@ class TokenCredentials:
     def __init__(
         self,
         issuers: Mapping[str, tuple[IssuerRules, Provider]],
-        directory: Directory,
+        directory: Registry,
         freshness: Freshness,
         *,
         observe: Observe = lambda _issuer, _result: None,

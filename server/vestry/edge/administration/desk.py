@@ -119,8 +119,8 @@ class Desk:
             yield
 
     async def _known(self, arrival: Arrival) -> Principal:
+        principal = await authenticate(arrival.head, self._corridor.credentials, self._corridor)
         house = self._corridor.house
-        principal = await authenticate(arrival.head, self._corridor.credentials, house.tenants)
         if principal.via == Via.KEY or not principal.roles & HOUSE:
             house.project(principal)  # one that is gone, or disabled, lets nobody in
         # but a tenant's administrator says who of the provider's people is in which project, and may not shut out these
