@@ -92,7 +92,9 @@ class Change(Protocol):
         """Names of a tenant's documents, at most `limit`."""
 
     async def put(self, kind: Kind, tenant: str, name: str, body: dict[str, Any]) -> Document:
-        """Write a document, new or changed; its version is one more than before."""
+        """Write a document, new or changed; its version is one more than before, of a new one a number that no document
+        of this name has had.
+        """
 
     async def remove(self, kind: Kind, tenant: str, name: str) -> None: ...
 

@@ -185,8 +185,8 @@ class Document(Struct, frozen=True):
     """One thing that the directory keeps: a tenant, a project, a user, the policy, a break-glass grant.
 
     `tenant` is empty for what belongs to the house (a tenant itself among them). `body` is JSON, and what it holds is
-    judged before it gets here. `version` begins with 1 and grows with every change. Times are microseconds since the
-    epoch.
+    judged before it gets here. `version` grows with every change, and is none that one of this name has had which was
+    removed. Times are microseconds since the epoch.
     """
 
     kind: Kind

@@ -25,6 +25,7 @@ class _State:
         self.documents: dict[Place, Document] = {}
         self.keys: dict[str, Key] = {}
         self.secrets: dict[str, str] = {}
+        self.changes = 0
 
     def document(self, kind: Kind, tenant: str, name: str) -> Document | None:
         found = self.documents.get((kind, tenant, name))
@@ -33,6 +34,7 @@ class _State:
     def twin(self) -> _State:
         twin = _State()
         twin.documents, twin.keys, twin.secrets = dict(self.documents), dict(self.keys), dict(self.secrets)
+        twin.changes = self.changes
         return twin
 
 
@@ -138,13 +140,15 @@ class FakeChange:
     async def put(self, kind: Kind, tenant: str, name: str, body: dict[str, Any]) -> Document:
         moment = time.time_ns() // 1000
         before = self._state.documents.get((kind, tenant, name))
-        version, created = (1, moment) if before is None else (before.version + 1, before.created)
+        self._state.changes += 1
+        version, created = (self._state.changes, moment) if before is None else (before.version + 1, before.created)
         made = Document(kind, tenant, name, copy.deepcopy(body), version, created, moment)
         self._state.documents[kind, tenant, name] = made
         return copy.deepcopy(made)
 
     async def remove(self, kind: Kind, tenant: str, name: str) -> None:
         self._state.documents.pop((kind, tenant, name), None)
+        self._state.changes += 1
 
     async def key(self, key_id: str) -> Key | None:
         return self._state.keys.get(key_id)

@@ -71,7 +71,8 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 def test_the_life_of_a_tenant(admin: Desk, house: House) -> None:
     """Made, used at once, changed under its version, written again unchanged, removed: each change one record."""
     made = admin.put("/tenants/oncology", {"concurrency": 5}, if_none_match="*")
-    assert (made.status_code, made.headers["etag"], made.json()["version"]) == (201, '"1"', 1)
+    version = made.json()["version"]
+    assert (made.status_code, made.headers["etag"]) == (201, f'"{version}"')
     (record,) = about(house, made)
     assert (record["type"], record["change"], record["name"], record["actor"]) == (
         "tenant.change",
@@ -90,23 +91,44 @@ def test_the_life_of_a_tenant(admin: Desk, house: House) -> None:
     answer = house.post(json=chat(), headers={"authorization": f"Bearer {key['secret']}"})
     assert answer.status_code == 200
     again = admin.put("/tenants/oncology", {"concurrency": 5})
-    assert (again.status_code, again.headers["etag"]) == (200, '"1"')
+    assert (again.status_code, again.headers["etag"]) == (200, f'"{version}"')
     assert [each["type"] for each in about(house, again)] == ["outcome"]
     refused(admin.put("/tenants/oncology", {"concurrency": 6}), 428, "precondition_required")
-    refused(admin.put("/tenants/oncology", {"concurrency": 6}, if_match='"7"'), 412, "precondition_failed")
+    refused(admin.put("/tenants/oncology", {"concurrency": 6}, if_match=f'"{version + 7}"'), 412, "precondition_failed")
     refused(admin.put("/tenants/oncology", {"concurrency": 6}, if_none_match="*"), 412, "precondition_failed")
-    changed = admin.put("/tenants/oncology", {"concurrency": 6}, if_match='"1"')
-    assert (changed.status_code, changed.headers["etag"]) == (200, '"2"')
+    changed = admin.put("/tenants/oncology", {"concurrency": 6}, if_match=f'"{version}"')
+    assert (changed.status_code, changed.headers["etag"]) == (200, f'"{version + 1}"')
     (record,) = about(house, changed)
     assert (record["old"]["concurrency"], record["new"]["concurrency"]) == (5, 6)
-    refused(admin.delete("/tenants/oncology", if_match='"2"'), 409, "conflict")
+    refused(admin.delete("/tenants/oncology", if_match=changed.headers["etag"]), 409, "conflict")
     assert admin.post(f"/keys/{key['id']}/revoke", {"reason": "closing"}).json()["state"] == "revoked"
-    gone = admin.delete("/tenants/oncology", if_match='"2"')
+    gone = admin.delete("/tenants/oncology", if_match=changed.headers["etag"])
     assert (gone.status_code, gone.content) == (204, b"")
     assert "content-length" not in gone.headers
     assert [each["change"] for each in about(house, gone)] == ["remove"]
     refused(admin.get("/tenants/oncology"), 404, "not_found")
-    refused(admin.delete("/tenants/oncology", if_match='"2"'), 404, "not_found")
+    refused(admin.delete("/tenants/oncology", if_match=changed.headers["etag"]), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("place", "body", "other"),
+    [
+        ("/policy", {"rules": []}, {"rules": [{"name": "a", "effect": "allow"}]}),
+        ("/tenants/again", {}, {"concurrency": 5}),
+        ("/tenants/default/projects/again", {}, {"concurrency": 5}),
+    ],
+)
+def test_what_was_removed_and_made_anew_is_not_changed_by_who_has_read_the_other(
+    admin: Desk, place: str, body: dict[str, Any], other: dict[str, Any]
+) -> None:
+    """Its `ETag` is none that there was before: nobody's update is lost."""
+    read = admin.put(place, body).headers["etag"]
+    assert admin.delete(place, if_match=read).status_code == 204
+    made = admin.put(place, body, if_none_match="*")
+    assert (made.status_code, made.headers["etag"] != read) == (201, True)
+    refused(admin.put(place, other, if_match=read), 412, "precondition_failed")
+    refused(admin.delete(place, if_match=read), 412, "precondition_failed")
+    assert admin.delete(place, if_match=made.headers["etag"]).status_code == 204
 
 
 def test_what_the_settings_declare_is_shown_and_not_changed(admin: Desk) -> None:

@@ -65,11 +65,12 @@ class Where(Struct, frozen=True):
 
 
 class Kept(Struct, frozen=True):
-    """A document, and what came of it. `declared` says that it stands in the settings."""
+    """A document, and what came of it. `declared` says that it stands in the settings, `new` that there was none."""
 
     document: Document
     declared: bool = False
     changed: bool = False
+    new: bool = False
 
 
 class Documents:
@@ -160,7 +161,7 @@ class Documents:
         await self._events.document(
             actor, where.kind, where.tenant, where.name, bodies=(None if found is None else found.body, judged)
         )
-        return Kept(kept, changed=True)
+        return Kept(kept, changed=True, new=found is None)
 
     async def remove(self, actor: Actor, where: Where, match: Match) -> None:
         """Remove one. Raises NotFound, or Conflict while something depends on it."""

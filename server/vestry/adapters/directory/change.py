@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from vestry.adapters.directory.faults import DirectoryFault
 from vestry.adapters.directory.pepper import Pepper
 from vestry.adapters.directory.rows import document_of, key_of, row_of, storable, validate
-from vestry.adapters.directory.tables import DOCUMENTS, KEYS
+from vestry.adapters.directory.tables import DOCUMENTS, KEYS, STORE
 from vestry.adapters.memory import wall
 from vestry.types import Document, Key, Kind
 
@@ -52,12 +52,19 @@ class SqlChange:
         moment = wall()
         before = await self.read(kind, tenant, name)
         if before is None:
-            made = Document(kind, tenant, name, body, 1, moment, moment)
+            made = Document(kind, tenant, name, body, await self._unused_version(), moment, moment)
             await self._run(insert(DOCUMENTS).values(**_values(made)))
         else:
             made = Document(kind, tenant, name, body, before.version + 1, before.created, moment)
             await self._run(update(DOCUMENTS).where(*place(kind, tenant, name)).values(**_values(made)))
         return made
+
+    async def _unused_version(self) -> int:
+        """A version that no document of any name has had, so that whoever has read one which was removed does not
+        change another in its place. Each version was a change, and the store counts them.
+        """
+        (changes,) = await self._found(lambda row: int(row["changes"]), select(STORE.c.changes))
+        return changes + 1
 
     async def remove(self, kind: Kind, tenant: str, name: str) -> None:
         """As seams.Change."""

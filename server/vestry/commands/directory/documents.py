@@ -127,7 +127,7 @@ def put(
         look(settings, judge)
         kept = change(settings, write)
     document = kept.document
-    done = "changed" if document.version > 1 else "made"
+    done = "made" if kept.new else "changed"
     where = Where(document.kind, document.tenant, document.name)
     said = f"{titled(where)}: {done if kept.changed else 'is so already'} (version {document.version})"
     tell({**described(kept), "changed": kept.changed}, said, as_json=as_json)

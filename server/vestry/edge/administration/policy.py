@@ -110,10 +110,8 @@ async def _remove(office: Office, ask: Ask) -> Reply:
 
 
 def _shown(office: Office, kept: Kept) -> Reply:
-    version = kept.document.version
     shown = shapes.PolicyShown.model_validate({**shapes.thing(kept), "settings": office.policy.model_dump()})
-    status = 201 if kept.changed and version == 1 else 200
-    return Reply(shown, status, version=version, recorded=kept.changed)
+    return Reply(shown, 201 if kept.new else 200, version=kept.document.version, recorded=kept.changed)
 
 
 async def _explain(office: Office, ask: Ask) -> Reply:

@@ -62,9 +62,8 @@ def writing(kind: Kind) -> Handler:
     async def handler(office: Office, ask: Ask) -> Reply:
         where, match = _where(ask, kind), ask.match()
         kept = await office.documents.put(ask.actor, where, await ask.body(), match)
-        version = kept.document.version
-        status = 201 if kept.changed and version == 1 else 200
-        return Reply(SHAPES[kind](kept), status, version=version, recorded=kept.changed)
+        status = 201 if kept.new else 200
+        return Reply(SHAPES[kind](kept), status, version=kept.document.version, recorded=kept.changed)
 
     return handler
 
