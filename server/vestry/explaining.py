@@ -14,7 +14,7 @@ from vestry.house import House
 from vestry.policy import Compiled, facts
 from vestry.roles import Permission
 from vestry.types import Call, Document, Grant, Head, Key, Principal, ServedModel
-from vestry.user import with_user
+from vestry.user import Damaged, with_user
 
 YEARS = range(1971, 3000)
 """When a call may be supposed to come. A rule's zone moves it by up to a day, and the calendar has to have that."""
@@ -61,7 +61,10 @@ class Caller(Struct, frozen=True):
 
 def explain(caller: Caller, head: Head, call: Call, models: Mapping[str, ServedModel], house: House) -> Explanation:
     """What `admitted` and `authorize` say of this call, and the questions on the way to it."""
-    known = caller.found(head)
+    try:
+        known = caller.found(head)
+    except Damaged as fault:
+        return Explanation(False, fault.rule, fault.status, fault.reason, (Step("user can be read", "no"),), {})
     principal = caller.principal if known is None else known
     steps = [*_credential(caller, head), *_scopes(principal, head, call, models, house)]
     decided: Compiled | None = None

@@ -27,8 +27,6 @@ from vestry.types import ContentMode, Document, Grant, Kind, Limits, Principal
 
 ROUTES = ("chat.completions", "completions")
 """Routes that an engine answers."""
-BOUNDS = ("models", "concurrency", "requests_per_minute", "disabled")
-"""What every project says that a program has written. One that has lost a bound is not one without it."""
 T = TypeVar("T")
 
 
@@ -127,9 +125,7 @@ def _tenant(document: Document) -> Tenant:
 
 def _project(document: Document) -> Project | None:
     """The project; None for one that is disabled."""
-    if missing := [name for name in BOUNDS if name not in document.body]:
-        raise ValueError(f"it does not say {', '.join(missing)}")
-    read = bodies.Project.model_validate(document.body)
+    read = bodies.Project.kept(document.body)
     if read.disabled:
         return None
     models = None if read.models is None else frozenset(read.models)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -513,3 +515,19 @@ def test_bash_completes(cli: Cli, tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout.splitlines() == ["radiology research"], done.stderr
+
+
+def test_what_was_damaged_by_hand_is_listed_as_such_and_replaced(cli: Cli) -> None:
+    """A list shows it beside the others, and the whole of it can be written anew."""
+    for name in ("even", "odd"):
+        cli.ok("users", "set", name)
+    with contextlib.closing(sqlite3.connect(cli.state / "keys.sqlite")) as connection, connection:
+        connection.execute("UPDATE documents SET body = '{' WHERE name = 'odd'")
+    even, odd = json.loads(cli.ok("users", "list", "--json"))
+    assert ("damaged" in even, "damaged" in odd) == (False, True)
+    assert "damaged" in next(line for line in cli.ok("users", "list").splitlines() if " odd " in line)
+    assert "damaged" in cli.ok("users", "show", "odd")
+    file = cli.state / "odd.yaml"
+    file.write_text("description: anew\n")
+    assert cli.ok("users", "set", "odd", "--file", str(file)).startswith("user odd of radiology: changed")
+    assert recorded(cli, "user.change")[-1]["old"] == {"damaged": "damaged: Extra inputs are not permitted."}

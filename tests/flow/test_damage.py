@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import sqlite3
 from collections.abc import Iterator
@@ -12,8 +13,13 @@ import pytest
 
 from fakes.engine import FakeEngine
 from support.desk import Desk
-from support.house import House, until
+from support.house import House, chat, until
+from support.tokens import claims, issuer, rsa, signed
 from vestry.roles import Role
+
+KEY = rsa("one")
+GRANTS = [{"tenant": "default", "when": [{"claim": "groups", "values": ["staff"]}]}]
+ANY = {"if_match": "*"}
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +69,85 @@ def test_one_damaged_project_does_not_keep_the_house_as_it_was_for_good(
         assert house.get_ops("/readyz").json()["missing"]["keys"].startswith("what the key store holds")
         spoil(house, "DELETE FROM documents WHERE kind = 'project'")
         until(lambda: house.get("/v1/models").status_code == 200, what="the house")
+
+
+@pytest.fixture(scope="module")
+def house(engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A house that believes tokens."""
+    folder = tmp_path_factory.mktemp("users")
+    with House(folder / "state", [engine], identity={"issuers": [issuer(folder, KEY, grants=GRANTS)]}) as house:
+        yield house
+
+
+DAMAGED = {
+    "a role that there is not": json.dumps({"roles": ["chief"]}),
+    "models that are none": json.dumps({"models": 5}),
+    "disabled, perhaps": json.dumps({"disabled": 0}),
+    "a bound below nothing": json.dumps({"concurrency": -1}),
+    "another version's": json.dumps({"seals": True}),
+    "a number that no record holds": json.dumps({"models": 1e308}),
+    "no object": "[]",
+    "no JSON": "{",
+}
+
+
+@pytest.mark.parametrize("body", list(DAMAGED.values()), ids=list(DAMAGED))
+def test_a_damaged_user_is_let_in_nowhere_and_can_be_mended(
+    house: House, body: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """503 for their calls, and nobody else's; shown as damaged, beside others; whoever reaches the whole house replaces
+    or removes it, who reaches one tenant does not; the record says what was found.
+    """
+    admin, tenant_admin = Desk(house, Role.ADMIN, owner="ada"), Desk(house, Role.TENANT_ADMIN, owner="tina")
+    users, odd = "/tenants/default/users", "/tenants/default/users/odd"
+
+    def call(subject: str) -> tuple[int, str]:
+        shown = {"authorization": f"Bearer {signed(KEY, claims(sub=subject, groups=['staff']))}"}
+        answer = house.post(json=chat(), headers=shown)
+        return answer.status_code, answer.json().get("error", {}).get("code", "")
+
+    for name in ("even", "odd"):
+        admin.put(f"{users}/{name}", {}, **ANY)
+    spoil(house, "UPDATE documents SET body = ? WHERE kind = 'user' AND name = 'odd'", body)
+    until(lambda: call("odd") == (503, "authentication_unavailable"), what="the damage")
+    assert call("even") == (200, "")
+    assert len([each for each in caplog.records if "the user default/odd" in each.message]) == 1
+    shown = admin.get(odd)
+    assert (shown.status_code, shown.json()["spec"]) == (200, None)
+    assert shown.json()["damaged"]
+    listed = {each["name"]: each["damaged"] for each in admin.get(users).json()["data"]}
+    assert listed == {"even": "", "odd": shown.json()["damaged"]}
+
+    etag = shown.headers["etag"]
+    for refused in (tenant_admin.put(odd, {}, if_match=etag), tenant_admin.delete(odd, if_match=etag)):
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
+    mended = admin.put(odd, {"roles": ["user"]}, if_match=etag)
+    assert (mended.status_code, mended.json()["damaged"], call("odd")) == (200, "", (200, ""))
+    change = house.records("user.change")[-1]
+    assert (list(change["old"]), change["new"]["roles"]) == (["damaged"], ["user"])
+    spoil(house, "UPDATE documents SET body = ? WHERE kind = 'user' AND name = 'odd'", body)
+    until(lambda: call("odd")[0] == 503, what="the damage")
+    assert (admin.delete(odd, **ANY).status_code, call("odd")) == (204, (200, ""))
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "body"),
+    [
+        ("tenant", "/tenants/radiology", {}),
+        ("project", "/tenants/default/projects/scans", {}),
+        ("policy", "/policy", {"rules": []}),
+    ],
+)
+def test_what_else_is_damaged_is_shown_and_replaced_too(
+    house: House, kind: str, place: str, body: dict[str, list[str]]
+) -> None:
+    """The administration answers about it, and its own change mends it: the house is read again."""
+    admin = Desk(house, Role.ADMIN, owner="ada")
+    assert admin.put(place, body).status_code == 201
+    spoil(house, """UPDATE documents SET body = '{"no": 1}' WHERE kind = ?""", kind)
+    until(lambda: "\nvestry_directory_outdated 1.0\n" in house.get_ops("/metrics").text, what="the metric")
+    shown = admin.get(place)
+    assert (shown.status_code, shown.json()["spec"], bool(shown.json()["damaged"])) == (200, None, True)
+    assert admin.put(place, body, if_match=shown.headers["etag"]).status_code == 200
+    assert "\nvestry_directory_outdated 0.0\n" in house.get_ops("/metrics").text
+    assert admin.delete(place, **ANY).status_code == 204

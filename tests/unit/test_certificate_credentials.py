@@ -171,6 +171,17 @@ def test_a_user_of_the_directory_adds_to_the_credential(body: dict[str, Any], ex
     assert with_user(WHO, Document(Kind.USER, "er", "alice", body)) == expected
 
 
+@pytest.mark.parametrize(
+    "body",
+    [{"roles": ["chief"]}, {"models": "small"}, {"disabled": "no"}, {"concurrency": 0}, {"project": 1}, {"more": 1}],
+)
+def test_a_user_that_no_program_has_written_is_told_from_one_who_may_call(body: dict[str, Any]) -> None:
+    """It may be one who is disabled: nobody is let in by it, and the fault names it."""
+    with pytest.raises(KeysUnavailable) as fault:
+        with_user(WHO, Document(Kind.USER, "er", "alice", body))
+    assert "the user er/alice" in getattr(fault.value, "why", "")
+
+
 def test_models_that_nothing_bounds_are_those_of_the_user() -> None:
     """A credential without a bound, and one that has no model left."""
     user = Document(Kind.USER, "er", "alice", {"models": ["small"]})

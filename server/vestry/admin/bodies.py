@@ -19,6 +19,8 @@ from vestry.types import Key, Limits
 DOCUMENT_BYTES = 24_576
 """Greatest size of a document's JSON: before and after of a change fit into one record."""
 TOLD = 8
+BOUNDS = ("models", "concurrency", "requests_per_minute", "disabled")
+"""What every project says that is kept."""
 
 
 def _models(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -45,6 +47,15 @@ class Project(Section):
     disabled: bool = False
     """Refuse everything that belongs to it."""
     description: Remark = ""
+
+    @classmethod
+    def kept(cls, body: Mapping[str, Any]) -> Project:
+        """One that is kept. Raises ValueError for what no program has written: one that has lost a bound is not one
+        without it.
+        """
+        if missing := [name for name in BOUNDS if name not in body]:
+            raise ValueError(f"it does not say {', '.join(missing)}")
+        return cls.model_validate(body)
 
 
 class User(Section):

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
+from pydantic import ValidationError
 
 from vestry.admin.actor import Actor, Match, covered, own_end, within, within_scope
-from vestry.admin.bodies import Project, User, faulty, judge, plain
+from vestry.admin.bodies import Project, User, faulty, judge, plain, told
 from vestry.admin.events import Events
 from vestry.admin.names import is_name
 from vestry.admin.sealing import unsealable_rules, unsealed, unsealed_there
@@ -71,6 +72,25 @@ class Kept(Struct, frozen=True):
     declared: bool = False
     changed: bool = False
     new: bool = False
+
+    @property
+    def damage(self) -> str:
+        """Why it cannot be used: somebody has changed it by hand, or a program of another version. Empty as a rule."""
+        kind, body = self.document.kind, self.document.body
+        try:
+            if kind == Kind.PROJECT:
+                Project.kept(body)
+            elif kind == Kind.USER:
+                judge(User, body)  # as strict about types as `adapters.users`
+            else:
+                FORMS[kind].model_validate(body)
+        except InvalidRequest as fault:
+            return fault.reason
+        except ValidationError as error:
+            return told(error).reason
+        except ValueError as error:
+            return f"{error}."
+        return ""
 
 
 class Documents:
@@ -156,10 +176,10 @@ class Documents:
             await _room(change, where.tenant)
         if where.kind == Kind.TENANT and not rules_follow:
             _fitting(await unsealed_there(change, where.name, judged, self._settings))
-        await self._judged_there(change, actor, where, {} if found is None else found.body, judged)
+        await self._judged_there(change, actor, where, _sound(found), judged)
         kept = await change.put(where.kind, where.tenant, where.name, judged)
         await self._events.document(
-            actor, where.kind, where.tenant, where.name, bodies=(None if found is None else found.body, judged)
+            actor, where.kind, where.tenant, where.name, bodies=(None if found is None else _recordable(found), judged)
         )
         return Kept(kept, changed=True, new=found is None)
 
@@ -183,7 +203,7 @@ class Documents:
             _within_bounds(actor, User())
         await self._unused(change, where)
         await change.remove(where.kind, where.tenant, where.name)
-        await self._events.document(actor, where.kind, where.tenant, where.name, bodies=(found.body, None))
+        await self._events.document(actor, where.kind, where.tenant, where.name, bodies=(_recordable(found), None))
 
     @staticmethod
     def _may(actor: Actor, table: Mapping[Kind, Permission], where: Where) -> None:
@@ -285,9 +305,35 @@ def _within_bounds(actor: Actor, body: Section) -> None:
 
 
 def _kept_within_bounds(actor: Actor, kind: Kind, body: Mapping[str, Any]) -> None:
-    """The same of what is kept. Tenants and policies are not judged: a damaged one can be replaced."""
-    if kind in {Kind.PROJECT, Kind.USER}:
-        _within_bounds(actor, judge(FORMS[kind], body))
+    """The same of what is kept. Tenants and policies are not judged, and a damaged project or user cannot be: those who
+    reach the whole house replace and remove them all the same. Raises PermissionDenied, Conflict.
+    """
+    if kind not in {Kind.PROJECT, Kind.USER}:
+        return
+    try:
+        kept = judge(FORMS[kind], body)
+    except InvalidRequest:
+        if actor.reach(WRITE[kind]) is None:
+            return
+        raise Conflict("What is kept of it is damaged: have an administrator of the whole house replace it.") from None
+    _within_bounds(actor, kept)
+
+
+def _sound(document: Document | None) -> dict[str, Any]:
+    """What a document says; nothing where there is none, or a damaged one."""
+    if document is None:
+        return {}
+    recordable = _recordable(document)
+    return recordable if recordable is document.body else {}
+
+
+def _recordable(document: Document) -> dict[str, Any]:
+    """A body as a record can hold it: of a damaged one, which may be anything, what is wrong with it."""
+    try:
+        judge(FORMS[document.kind], document.body)
+    except InvalidRequest as fault:
+        return {"damaged": fault.reason}
+    return document.body
 
 
 def _not_the_houses(actor: Actor, kind: Kind, body: Mapping[str, Any]) -> None:

@@ -72,7 +72,7 @@ class Rehearsal:
         users = [
             name
             for name in await self.names(Kind.USER, tenant, sys.maxsize)
-            if (found := await self.read(Kind.USER, tenant, name)) is not None and found.body["project"] == project
+            if (found := await self.read(Kind.USER, tenant, name)) is not None and found.body.get("project") == project
         ]
         return keys[:limit], users[:limit]
 

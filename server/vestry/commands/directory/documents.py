@@ -46,7 +46,8 @@ def described(kept: Kept) -> dict[str, Any]:
     if kept.declared:
         return {**said, "declared": True, "version": None, "body": document.body}
     times = {"created": rfc3339(document.created), "updated": rfc3339(document.updated)}
-    return {**said, "declared": False, "version": document.version, **times, "body": document.body}
+    damaged = {"damaged": damage} if (damage := kept.damage) else {}
+    return {**said, "declared": False, "version": document.version, **times, **damaged, "body": document.body}
 
 
 def titled(where: Where) -> str:
@@ -226,6 +227,8 @@ def field_cell(name: str) -> Cell:
 
 def state_cell(row: dict[str, Any]) -> str:
     """Whether it works."""
+    if "damaged" in row:
+        return "damaged"
     return "disabled" if row["body"].get("disabled") else "active"
 
 

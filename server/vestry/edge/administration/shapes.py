@@ -26,6 +26,8 @@ class Thing(Section):
     """Also the `ETag`. 0: declared in the settings."""
     created: str | None = None
     updated: str | None = None
+    damaged: str = ""
+    """Why it cannot be used, where somebody has changed it by hand: `spec` is `null` then. A `PUT` mends it."""
 
 
 class TenantShown(Thing):
@@ -34,7 +36,7 @@ class TenantShown(Thing):
     object: Literal["tenant"] = "tenant"
     declared: bool = False
     """Whether it stands in the settings, and can be changed only there."""
-    spec: Tenant
+    spec: Tenant | None
 
 
 class ProjectShown(Thing):
@@ -42,7 +44,7 @@ class ProjectShown(Thing):
 
     object: Literal["project"] = "project"
     tenant: str
-    spec: Project
+    spec: Project | None
 
 
 class UserShown(Thing):
@@ -50,7 +52,7 @@ class UserShown(Thing):
 
     object: Literal["user"] = "user"
     tenant: str
-    spec: User
+    spec: User | None
 
 
 class KeyShown(Section):
@@ -99,7 +101,7 @@ class PolicyShown(Thing):
     """The policy: the directory's rules, and those of the settings, which are tried before them."""
 
     object: Literal["policy"] = "policy"
-    spec: Rules
+    spec: Rules | None
     settings: Policy
 
 
@@ -252,13 +254,14 @@ KeyShown.model_rebuild()
 
 def thing(kept: Kept) -> dict[str, Any]:
     """What all documents have."""
-    document = kept.document
+    document, damaged = kept.document, kept.damage
     return {
         "name": document.name,
         "version": document.version,
         "created": moment(document.created or None),
         "updated": moment(document.updated or None),
-        "spec": document.body,
+        "damaged": damaged,
+        "spec": None if damaged else document.body,
     }
 
 
