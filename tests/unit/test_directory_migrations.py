@@ -182,13 +182,19 @@ def test_the_tables_are_those_that_the_program_knows(stand: Stand) -> None:
 
 
 def test_a_key_with_bounds_that_an_older_version_does_not_see_is_revoked_there(stand: Stand) -> None:
-    """Frozen, or bound to routes or addresses: it must not work without them. A role becomes the nearest."""
+    """Frozen, or bound to routes, addresses or a project, which may be disabled: it must not work without them. A role
+    becomes the nearest; a key that could make no call makes none there.
+    """
     migrated(stand)
     now = wall()
     keys = {
         "plain": Key(mint_id(), "a", "plain", now),
         "admin": Key(mint_id(), "a", "admin", now, roles=frozenset({Role.ADMIN, Role.AUDITOR})),
         "auditor": Key(mint_id(), "a", "auditor", now, roles=frozenset({Role.AUDITOR})),
+        "operator": Key(mint_id(), "a", "operator", now, roles=frozenset({Role.OPERATOR, Role.AUDITOR})),
+        "clerk": Key(mint_id(), "a", "clerk", now, roles=frozenset({Role.TENANT_ADMIN})),
+        "reader": Key(mint_id(), "a", "reader", now, roles=frozenset({Role.USER, Role.AUDITOR})),
+        "member": Key(mint_id(), "a", "member", now, project="closed"),
         "frozen": Key(mint_id(), "a", "frozen", now, frozen=now),
         "routed": Key(mint_id(), "a", "routed", now, routes=frozenset({"models"})),
         "placed": Key(mint_id(), "a", "placed", now, sources=(ip_network("10.0.0.0/8"),)),
@@ -200,7 +206,11 @@ def test_a_key_with_bounds_that_an_older_version_does_not_see_is_revoked_there(s
     assert found == {
         "plain": ("user", None),
         "admin": ("admin", None),
-        "auditor": ("user", None),
+        "auditor": ("user", now),
+        "operator": ("user", now),
+        "clerk": ("user", None),
+        "reader": ("user", None),
+        "member": ("user", now),
         "frozen": ("user", now),
         "routed": ("user", now),
         "placed": ("user", now),

@@ -1,8 +1,9 @@
 """Keys with roles, projects, routes, sources and versions; documents; and a database that says when it has changed.
 
-The first version does not know what keeps a key from being used that is frozen or bound to routes or addresses. So it
-must not read these tables: on SQLite the number that it looks for is another one from here on. Undone, such keys are
-revoked, and whoever has more roles than `user` and not `admin` is a user.
+The first version does not know what keeps a key from being used that is frozen, or bound to routes, addresses or a
+project. So it must not read these tables: on SQLite the number that it looks for is another one from here on. Undone,
+such keys are revoked, and those that none of their roles lets call: it knows `user` and `admin`, and both may. Whoever
+has more roles than `user` and not `admin` is a user.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ _CHANGING = (
     "expires, revoked, frozen, replaces, made_by, version"
 )
 _KEPT = "id, hash, owner, tenant, models, concurrency, requests_per_minute, created, expires"
-_UNKNOWN = "frozen IS NOT NULL OR routes IS NOT NULL OR sources IS NOT NULL"
+_HAS = "',' || roles || ',' LIKE '%,{},%'"
+_CALLS = " OR ".join(_HAS.format(role) for role in ("user", "tenant-admin", "admin"))
+_UNKNOWN = f"frozen IS NOT NULL OR routes IS NOT NULL OR sources IS NOT NULL OR project <> '' OR NOT ({_CALLS})"
 
 
 def _whole() -> sa.types.TypeEngine[int]:
@@ -123,7 +126,7 @@ def downgrade() -> None:
     )
     op.execute(
         f"INSERT INTO keys ({_KEPT}, role, revoked) SELECT {_KEPT}, "  # noqa: S608
-        "CASE WHEN ',' || roles || ',' LIKE '%,admin,%' THEN 'admin' ELSE 'user' END, "
+        f"CASE WHEN {_HAS.format('admin')} THEN 'admin' ELSE 'user' END, "
         f"CASE WHEN revoked IS NULL AND ({_UNKNOWN}) THEN created ELSE revoked END FROM keys_v2"
     )
     op.drop_table("keys_v2")
