@@ -584,6 +584,23 @@ def test_a_damaged_document_is_told_from_none(keys: OpenKeys, path: Path) -> Non
     assert "damaged" in fault.value.why
 
 
+def test_a_user_that_is_no_json_belongs_to_no_project(keys: OpenKeys, path: Path) -> None:
+    """Who else does is told all the same, so that a project can be removed."""
+
+    async def work() -> tuple[list[str], list[str]]:
+        async with keys.directory.changing() as change:
+            return await change.members("ward", "letters", 10)
+
+    async def put() -> None:
+        async with keys.directory.changing() as change:
+            for name in ("uma", "zoe"):
+                await change.put(Kind.USER, "ward", name, {"project": "letters"})
+
+    keys.run(put())
+    spoil(path, "UPDATE documents SET body = '{' WHERE name = 'zoe'")
+    assert keys.run(work()) == ([], ["uma"])
+
+
 def test_damage_further_down_is_found_by_the_full_check(keys: OpenKeys, office: Keys, path: Path) -> None:
     """`integrity` reads what a look-up does not."""
 

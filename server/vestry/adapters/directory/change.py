@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 from msgspec import structs
 from msgspec.structs import replace
-from sqlalchemy import ColumnElement, Executable, Select, delete, insert, select, update
+from sqlalchemy import ColumnElement, Executable, Select, case, delete, func, insert, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -88,7 +88,7 @@ class SqlChange:
         users = select(DOCUMENTS.c.name).where(
             DOCUMENTS.c.kind == Kind.USER.value,
             DOCUMENTS.c.tenant == tenant,
-            DOCUMENTS.c.body["project"].as_string() == project,
+            _project_of(self._connection.dialect.name) == project,
         )
         keys, users = (each.order_by("name").limit(limit) for each in (keys, users))
         return await self._found(_name, keys, tenant, project), await self._found(_name, users, tenant, project)
@@ -136,6 +136,14 @@ def document(kind: Kind, tenant: str, name: str) -> Select[Any]:
 
 def place(kind: Kind, tenant: str, name: str) -> tuple[ColumnElement[bool], ...]:
     return DOCUMENTS.c.kind == kind.value, DOCUMENTS.c.tenant == tenant, DOCUMENTS.c.name == name
+
+
+def _project_of(dialect: str) -> ColumnElement[Any]:
+    """A user's project. SQLite, which keeps any text as JSON, would stop at what is none."""
+    project: ColumnElement[Any] = DOCUMENTS.c.body["project"].as_string()
+    if dialect == "sqlite":
+        return case((func.json_valid(DOCUMENTS.c.body) == 1, project))
+    return project
 
 
 def _name(row: RowMapping) -> str:
