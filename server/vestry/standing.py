@@ -17,12 +17,13 @@ from vestry.types import Document, Key, Kind
 
 log = logging.getLogger("vestry")
 LOOK_SECONDS = 0.5
+READINGS = 2
 UNUSABLE = "the directory holds a document that cannot be used, and the one before stays"
 
 
 class Standing:
-    """Reads the house, and hands it to whoever asks for it. One event loop's; one reads at a time, so that no older
-    house takes the place of a newer one.
+    """Reads the house, and hands it to whoever asks for it. One event loop's. No older house takes the place of a newer
+    one, and a reading that hangs keeps no other from it.
 
     A directory that cannot be read, or holds a document that no program of this version has written, leaves the last
     house in its place; before there was one, none is placed.
@@ -40,7 +41,7 @@ class Standing:
         self._settings, self._directory, self._freshness, self._place = settings, directory, freshness, place
         self._secret = secret
         self._epoch = -1
-        self._readings = Lookups(self._read, at_once=1)
+        self._readings = Lookups(self._read, at_once=READINGS)
         self._told = ""
         self.outdated = False
         """Whether something in the directory cannot be used, so that nothing that has changed since is in force."""
@@ -68,33 +69,36 @@ class Standing:
         """Read it for those who have seen these epochs. What cannot be used is not read again before it changes."""
         epoch = max(asked)
         if epoch > self._epoch:  # else it was read for somebody before
-            house = await self._found()
-            self._epoch = epoch
-            if house is not None:
-                self.outdated, self._told = False, ""
-                self._place(house)
+            house = await self._found(epoch)
+            if epoch > self._epoch:  # else a newer one was faster
+                self._epoch = epoch
+                if house is not None:
+                    self.outdated, self._told = False, ""
+                    self._place(house)
         return {}
 
-    async def _found(self) -> House | None:
+    async def _found(self, epoch: int) -> House | None:
         """The house of now; None where there is a document that cannot be used. Raises KeysUnavailable."""
         try:
             documents = await self._directory.standing()
         except DamageFault as fault:
-            self._tell(UNUSABLE, fault)
+            self._tell(UNUSABLE, fault, epoch)
             return None
         except Exception as fault:
-            self._tell("the directory has changed and cannot be read, and the house before stays", fault)
+            self._tell("the directory has changed and cannot be read, and the house before stays", fault, epoch)
             if isinstance(fault, KeysUnavailable):
                 raise
             raise KeysUnavailable from fault
         try:
             return House.of(self._settings, documents, secret=self._secret)
         except Exception as fault:  # noqa: BLE001 - whatever it is, the server goes on with the house that it has
-            self._tell(UNUSABLE, fault)
+            self._tell(UNUSABLE, fault, epoch)
             return None
 
-    def _tell(self, said: str, fault: Exception) -> None:
+    def _tell(self, said: str, fault: Exception, epoch: float = math.inf) -> None:
         """Nothing that has changed is in force, and why: once, however often it is tried."""
+        if epoch <= self._epoch:  # a newer house is
+            return
         self.outdated = True
         why = getattr(fault, "why", "") or str(fault) or type(fault).__name__
         if (told := f"{said}: {why}") != self._told:
