@@ -115,6 +115,9 @@ def test_a_damaged_user_is_let_in_nowhere_and_can_be_mended(
     shown = admin.get(odd)
     assert (shown.status_code, shown.json()["spec"]) == (200, None)
     assert shown.json()["damaged"]
+    supposed = {"tenant": "default", "model": "small", "subject": "odd", "issuer": "hospital"}
+    explained = admin.post("/policy/explain", supposed).json()
+    assert (explained["allowed"], explained["status"]) == (False, 503)
     listed = {each["name"]: each["damaged"] for each in admin.get(users).json()["data"]}
     assert listed == {"even": "", "odd": shown.json()["damaged"]}
 
