@@ -338,6 +338,7 @@ def test_full_is_more_than_so_many_bytes(tmp_path: Path, monkeypatch: pytest.Mon
     """And ends when the tree has taken them."""
     monkeypatch.setattr(module, "BACKLOG_BYTES", 1000)
     store = opened(tmp_path, FaultyFiles())
+    store.notary.grow()
     store.notary.take([b"x" * 1000])
     assert not store.notary.full
     store.notary.take([b"x"])

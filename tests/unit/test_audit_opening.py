@@ -106,7 +106,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
         assert "`audit.origin`" in str(refusal.value)
     finally:
         holder.communicate()
-    assert reopened(tmp_path) == []
+    assert [each["type"] for each in reopened(tmp_path)] == ["segment.begin"]
 
 
 def test_the_lock_holds_within_a_process(tmp_path: Path) -> None:
