@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+class NotRegular(OSError):  # noqa: N818 - what stands there
+    """What stands there is a folder, a pipe, a device: no regular file."""
+
+
 def opened(path: Path) -> BinaryIO:
-    """A regular file, open for reading. Raises OSError, also for what is none: a pipe in a copy would be waited for."""
+    """A regular file, open for reading. Raises OSError; NotRegular for what is none: a pipe would be waited for."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no file", str(path))
+        raise NotRegular(errno.EINVAL, "it is no file", str(path))
     return os.fdopen(descriptor, "rb")
 
 

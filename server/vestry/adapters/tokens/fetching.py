@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
@@ -16,6 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 from authlib.oidc.discovery import OpenIDProviderMetadata, get_well_known_url
 
 from vestry.adapters.tokens.keysets import DOCUMENT_BYTES, BadKeys, KeySet
+from vestry.audit.files import NotRegular, opened
 from vestry.wires import Undelivered, Web
 
 Fetch = Callable[[], KeySet]
@@ -29,7 +28,10 @@ def from_file(path: Path) -> Fetch:
 
     def fetch() -> KeySet:
         try:
-            content = _content(path)
+            with opened(path) as file:
+                content = file.read(DOCUMENT_BYTES + 1)
+        except NotRegular:
+            raise BadKeys(f"{path} is not a regular file") from None
         except OSError as error:
             raise BadKeys(f"{path} cannot be read ({error.strerror})") from error
         if len(content) > DOCUMENT_BYTES:
@@ -50,16 +52,6 @@ def stamp_of(path: Path) -> Stamp:
         return found.st_mtime_ns, found.st_ino, found.st_size
 
     return stamp
-
-
-def _content(path: Path) -> bytes:
-    """What a regular file begins with. Raises OSError; BadKeys for what is none: a pipe would be waited for."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise BadKeys(f"{path} is not a regular file")
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read(DOCUMENT_BYTES + 1)
 
 
 class Asking:
