@@ -25,7 +25,7 @@ class Damaged(KeysUnavailable):
 
 
 class Said(Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of a user's document, as the administration writes it (`admin.bodies.User`)."""
+    """The body of a user's document, as the administration writes it (`admin.bodies.User`, which knows settings)."""
 
     roles: frozenset[Role] = frozenset()
     models: frozenset[str] | None = None

@@ -8,15 +8,17 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import pytest
+from msgspec import convert
 
 from fakes.calls import head
 from fakes.directory import FakeDirectory
 from vestry.adapters.certificates import CertificateCredentials, Grant
+from vestry.admin.bodies import User, plain
 from vestry.errors import KeysUnavailable
 from vestry.roles import Role
 from vestry.san import pattern
 from vestry.types import Certificate, Document, Head, Kind, Limits, Principal, Via
-from vestry.user import with_user
+from vestry.user import Said, with_user
 
 T = TypeVar("T")
 TRIAGE = "URI:spiffe://hospital.example/ns/er/sa/triage"
@@ -188,3 +190,10 @@ def test_models_that_nothing_bounds_are_those_of_the_user() -> None:
     free, none = Principal("crt_1", "er", "alice"), Principal("crt_1", "er", "alice", models=frozenset())
     assert [each and each.models for each in (with_user(free, user), with_user(none, user))] == [{"small"}, frozenset()]
     assert with_user(free, None) is free
+
+
+def test_a_user_says_here_what_the_administration_writes() -> None:
+    """The form is there twice, because calls know no settings: a field that stands in one alone would be damage."""
+    assert set(Said.__struct_fields__) == set(User.model_fields)
+    said = convert(plain(User()), Said)
+    assert said == Said()
