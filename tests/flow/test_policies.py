@@ -38,13 +38,13 @@ def house(engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def test_the_engine_is_told_what_the_rule_bounds_and_the_tenants_salt(house: House, engine: FakeEngine) -> None:
     """A call without `max_tokens` gets the rule's; every call its tenant's salt."""
     assert house.post(json=chat()).status_code == 200
-    sent = json.loads(engine.asked[-1].body)
+    sent = json.loads(engine.calls[-1].body)
     assert sent["max_tokens"] == 64
     assert len(sent["cache_salt"]) == 43
     intent = house.records("intent")[-1]
     assert (intent["rule"], intent["sampling"]["max_tokens"]) == ("local", 64)
     assert house.post(json=chat(max_tokens=8)).status_code == 200
-    assert json.loads(engine.asked[-1].body)["max_tokens"] == 8
+    assert json.loads(engine.calls[-1].body)["max_tokens"] == 8
 
 
 @pytest.mark.parametrize(
