@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from support.directories import STANDS, Pair, Stand, eventually, on
-from vestry.adapters.key_format import PROBE, mint, mint_id
+from support.keys import NOBODYS
+from vestry.adapters.key_format import mint, mint_id
 from vestry.adapters.memory import wall
 from vestry.composition.store import key_with
 from vestry.errors import KeysUnavailable
@@ -98,7 +99,7 @@ def test_what_is_no_key_is_found_by_nothing(stand: Stand) -> None:
 
     async def work(pair: Pair) -> None:
         await add(pair.mine, key())
-        for text in (mint(), PROBE, "", "vst_short", "vst_" + "é" * 49):
+        for text in (mint(), NOBODYS, "", "vst_short", "vst_" + "é" * 49):
             assert await key_with(pair.mine, text) is None
         assert await pair.mine.key("key_none") is None
         assert await pair.mine.keys("other", "", 10) == []

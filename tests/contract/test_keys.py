@@ -15,8 +15,8 @@ from msgspec.structs import replace
 
 from fakes.directory import FakeDirectory
 from support.directories import STANDS, Pair, Stand, eventually, on
-from support.keys import head_with
-from vestry.adapters.key_format import PROBE, checksum, mint, mint_id
+from support.keys import NOBODYS, head_with
+from vestry.adapters.key_format import checksum, mint, mint_id
 from vestry.adapters.keys import KeyCredentials
 from vestry.adapters.memory import wall
 from vestry.errors import KeysUnavailable
@@ -105,7 +105,7 @@ def test_every_key_is_its_own(stand: Stand) -> None:
     async def work(pair: Pair) -> None:
         keys = KeyCredentials(pair.mine, pair.freshness)
         (first, one), (second, two) = await give(pair.theirs), await give(pair.theirs, **ALICE)
-        found = [await ask(keys, each) for each in (first, second, first, mint(), PROBE, PROBE)]
+        found = [await ask(keys, each) for each in (first, second, first, mint(), NOBODYS, NOBODYS)]
         assert found == [one.holder(), two.holder(), one.holder(), None, None, None]
 
     on(stand, work)

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from vestry.adapters.directory.pepper import Pepper
 from vestry.adapters.directory.sqlite import Sqlite
 from vestry.adapters.directory.store import SqlDirectory
-from vestry.adapters.key_format import mint, mint_id
+from vestry.adapters.key_format import DIGITS, PREFIX, RANDOM, checksum, mint, mint_id
 from vestry.adapters.keys import KeyCredentials
 from vestry.adapters.memory import wall
 from vestry.composition.store import every_key, key_with
@@ -22,6 +22,9 @@ from vestry.roles import Role
 from vestry.types import Head, Key, Limits, Operation, Principal
 
 T = TypeVar("T")
+_BODY = PREFIX + DIGITS[0] * RANDOM
+NOBODYS = _BODY + checksum(_BODY)
+"""A well-formed key that nobody holds."""
 
 
 def ran(work: Coroutine[Any, Any, T]) -> T:

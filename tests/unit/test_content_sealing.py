@@ -14,7 +14,6 @@ from msgspec.structs import replace
 
 from support import hpke
 from vestry.audit.content.sealing import (
-    WRAPPED_BYTES,
     Context,
     NotOpened,
     Sealed,
@@ -52,7 +51,7 @@ def test_the_reference_is_rfc_9180() -> None:
 def test_what_is_sealed_opens_by_the_rfc_alone() -> None:
     """The wrapped key is HPKE's, and under it lies AES-256-GCM of salt and content."""
     sealed = Sealer(AuditorKey(PUBLIC)).seal(SALT, b"content", CONTEXT)
-    assert len(sealed.wrapped) == WRAPPED_BYTES
+    assert len(sealed.wrapped) == 80
     key = hpke.unseal(PRIVATE, sealed.wrapped[:32], CONTEXT.encode(), b"", sealed.wrapped[32:])
     plain = AESGCM(key).decrypt(bytes(12), sealed.ciphertext, CONTEXT.encode())
     assert plain == SALT + b"content"
@@ -119,7 +118,7 @@ def test_a_wrapped_key_that_was_cut_is_refused(size: int) -> None:
     """And so is an erased one, which is zeros."""
     private, public = new_private()
     sealed = Sealer(public).seal(SALT, b"content", CONTEXT)
-    for wrapped in (sealed.wrapped[:size], bytes(WRAPPED_BYTES)):
+    for wrapped in (sealed.wrapped[:size], bytes(80)):
         with pytest.raises(NotOpened):
             unseal(private, Sealed(sealed.ciphertext, wrapped), CONTEXT)
 

@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from support import forks
 from support.house import until
-from support.keys import Keys, OpenKeys, sqlite_directory
+from support.keys import NOBODYS, Keys, OpenKeys, sqlite_directory
 from vestry.adapters.directory import sqlite_file
 from vestry.adapters.directory.faults import DamageFault, DirectoryFault
 from vestry.adapters.directory.mark import LOOK_SECONDS, FileFreshness
@@ -30,7 +30,7 @@ from vestry.adapters.directory.pepper import Pepper
 from vestry.adapters.directory.rows import NO_OBJECT, validate
 from vestry.adapters.directory.sqlite import Sqlite
 from vestry.adapters.directory.store import SqlDirectory
-from vestry.adapters.key_format import PROBE, mint
+from vestry.adapters.key_format import mint
 from vestry.adapters.memory import wall
 from vestry.errors import KeysUnavailable
 from vestry.types import Key, Kind, Limits
@@ -172,7 +172,7 @@ def test_the_key_itself_is_nowhere(keys: OpenKeys, office: Keys, path: Path) -> 
 def test_files_are_the_users_alone(keys: OpenKeys, office: Keys, path: Path) -> None:
     """The database and its companions have mode 0600, whatever the umask."""
     office.create()
-    assert keys.look_up(PROBE) is None
+    assert keys.look_up(NOBODYS) is None
     modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
     assert modes["keys.sqlite"] == 0o600
     assert set(modes.values()) == {0o600}
@@ -180,7 +180,7 @@ def test_files_are_the_users_alone(keys: OpenKeys, office: Keys, path: Path) -> 
 
 def test_a_change_is_in_a_plain_copy_of_the_file(office: Keys, keys: OpenKeys, path: Path) -> None:
     """While the store is open, the file alone has every change that is done, its log left out."""
-    assert keys.look_up(PROBE) is None
+    assert keys.look_up(NOBODYS) is None
     key, _ = office.create()
     copy = path.with_name("copy.sqlite")
     shutil.copy(path, copy)
@@ -259,7 +259,7 @@ def elsewhere(script: str, path: Path, *arguments: str) -> str:
 
 def test_changes_of_another_process_act_on_the_next_call(keys: OpenKeys, path: Path) -> None:
     """A key made elsewhere works at once; revoked elsewhere, it stops at once, though it was in memory."""
-    assert keys.look_up(PROBE) is None
+    assert keys.look_up(NOBODYS) is None
     secret, key_id = elsewhere("print(*keys.create(owner='bob'))", path).split()
     assert found(keys, secret)
     assert found(keys, secret)

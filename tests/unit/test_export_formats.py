@@ -34,7 +34,6 @@ VALIDATORS = {
 TEXT = st.text(max_size=300)
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A machine that does much else is no fault of what is tested."""
-HOSTILE = 'a|b\\c=d\r\ne"]f\x1b[31m\u2028\u202e\x00\x85 cs1=admin CEF:0|x'
 
 
 def bytes_of(record: Record) -> bytes:

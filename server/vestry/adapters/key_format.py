@@ -64,7 +64,3 @@ def derived_id(prefix: str, text: str) -> str:
         number, digit = divmod(number, len(DIGITS))
         digits += DIGITS[digit]
     return prefix + digits
-
-
-PROBE = PREFIX + DIGITS[0] * RANDOM + checksum(PREFIX + DIGITS[0] * RANDOM)
-"""A well-formed text that nobody holds: looking it up shows whether the store can be read."""

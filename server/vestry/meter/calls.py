@@ -23,7 +23,6 @@ from vestry.meter.identity import IdentityMeter
 from vestry.meter.record import Families, RecordMeter
 from vestry.types import EJECTIONS, Grant, Head, Outcome
 
-OTHER = "other"
 NONE = "none"
 GATHERED = 512
 """Calls of one tenant, model and route that wait to be added up."""

@@ -27,8 +27,6 @@ from vestry.auditor import AuditorKey
 
 SALT_BYTES = 32
 KEY_BYTES = 32
-WRAPPED_BYTES = 32 + KEY_BYTES + 16
-"""A wrapped key: the encapsulated key, then the sealed one with its tag."""
 
 _NONCE = bytes(12)
 _LABEL = b"vestry sealed content v1\n"
@@ -54,7 +52,9 @@ class Context(Struct, frozen=True):
 
 
 class Sealed(Struct, frozen=True):
-    """`ciphertext` is for the blobs, `wrapped` (80 bytes) for the keys."""
+    """`ciphertext` is for the blobs, `wrapped` for the keys: the encapsulated key, then the sealed one with its tag, 80
+    bytes in all.
+    """
 
     ciphertext: bytes
     wrapped: bytes

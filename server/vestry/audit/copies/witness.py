@@ -25,7 +25,6 @@ from vestry.faults import cause_of
 from vestry.wires import Answer, Undelivered, Web
 
 COSIGNED = "cosigned"
-_PROOF_LINES = 63
 _SIZE = re.compile(rb"(0|[1-9][0-9]{0,15})\n")
 _SAYS = {
     400: "it finds the request malformed",
