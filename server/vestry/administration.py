@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import difflib
-import os
-import pwd
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from msgspec import Struct
@@ -24,26 +22,21 @@ from vestry.admin.documents import Documents, Where
 from vestry.admin.events import Events
 from vestry.admin.keys import Keys
 from vestry.admin.rehearsal import Nothing
-from vestry.audit.fields import RecordType
-from vestry.audit.records import Records, rfc3339
-from vestry.composition.outside import record_all, record_once, recorded_or
+from vestry.audit.records import Records
+from vestry.composition.outside import record_all, recorded_or
+from vestry.composition.reader import user_of_this_process
 from vestry.composition.store import PAGE, every_key, key_with, opened
-from vestry.errors import NotFound, Refusal
+from vestry.errors import Refusal
 from vestry.seams import Directory, Record
 from vestry.secret_files import state_directory
 from vestry.settings.tree import Settings
-from vestry.types import Key, Kind, Limits
+from vestry.types import Key, Kind
 
-UNLIMITED = Limits()
 T = TypeVar("T")
 
 
 class ChangeRefused(Exception):  # noqa: N818 - an answer to the operator
     """A change that was not made. `str()` is a sentence that says why."""
-
-
-class ReadingRefused(Exception):  # noqa: N818 - an answer to the operator
-    """The log is not shown. `str()` is a sentence that says why."""
 
 
 class Office(Struct, frozen=True):
@@ -90,12 +83,12 @@ def look(settings: Settings, work: Callable[[Office], Awaitable[T]]) -> T:
     return asyncio.run(find())
 
 
-def change(settings: Settings, work: Callable[[Office], Awaitable[T]], *, actor: str | None = None) -> T:
+def change(settings: Settings, work: Callable[[Office], Awaitable[T]]) -> T:
     """What this comes to, in a store that is made where there is none. Raises as `look`."""
 
     async def do() -> T:
         async with _entered(settings) as directory:
-            return await work(_office(settings, directory, actor))
+            return await work(_office(settings, directory))
 
     try:
         state_directory(settings.state)
@@ -115,11 +108,11 @@ async def _entered(settings: Settings, *, make: bool = True) -> AsyncIterator[Di
         yield directory
 
 
-def _office(settings: Settings, directory: Directory, actor: str | None = None) -> Office:
+def _office(settings: Settings, directory: Directory) -> Office:
     async def write_all(events: Sequence[Record]) -> None:
         await asyncio.to_thread(_recorded, settings, events)
 
-    return office_of(settings, directory, actor or user_of_this_process(), write_all)
+    return office_of(settings, directory, user_of_this_process(), write_all)
 
 
 def office_of(settings: Settings, directory: Directory, actor: str, write_all: WriteAll) -> Office:
@@ -160,11 +153,6 @@ def prepare_store(settings: Settings) -> None:
     asyncio.run(prepare())
 
 
-def existing_keys(settings: Settings) -> list[Key]:
-    """All keys, oldest first; looking makes no store. Raises SecretFault, DirectoryFault."""
-    return look(settings, lambda office: every_key(office.directory))
-
-
 def whole_store(settings: Settings) -> tuple[list[Key], set[str]]:
     """All keys, and the names of the directory's own tenants, once the whole store was read and found sound.
 
@@ -199,38 +187,19 @@ def exists(settings: Settings) -> bool:
     return True
 
 
-def create_key(
-    settings: Settings,
-    *,
-    owner: str,
-    tenant: str | None = None,
-    role: str = "user",
-    models: Collection[str] | None = None,
-    limits: Limits = UNLIMITED,
-    expires: int | None = None,
-    actor: str | None = None,
-) -> tuple[str, Key]:
-    """Make a key. Returns its plaintext, which cannot be had again, and what is stored of it.
+def create_key(settings: Settings, *, owner: str, tenant: str | None = None) -> tuple[str, Key]:
+    """Make a key with the rights of a user. Returns its plaintext, which cannot be had again, and what is stored of it.
 
-    `tenant` may be left out where there is only one; `models` None is every model of the tenant. `expires` is in
-    microseconds since the epoch. Raises ChangeRefused, or SecretFault.
+    `tenant` may be left out where there is only one. Raises ChangeRefused, or SecretFault.
     """
-    body = {
-        "owner": owner,
-        "roles": role.split(","),
-        "models": None if models is None else sorted(models),
-        "concurrency": limits.concurrency,
-        "requests_per_minute": limits.requests_per_minute,
-        "expires": None if expires is None else rfc3339(expires),
-    }
-    secret, key = make_key(settings, tenant, body, actor=actor)
+    secret, key = make_key(settings, tenant, {"owner": owner})
     if secret is None:
         raise ChangeRefused("No key was made: there is one already.")
     return secret, key
 
 
 def make_key(
-    settings: Settings, tenant: str | None, body: Mapping[str, object], *, token: str = "", actor: str | None = None
+    settings: Settings, tenant: str | None, body: Mapping[str, object], *, token: str = ""
 ) -> tuple[str | None, Key]:
     """Make a key, from its body (`admin.bodies.KeyBody`): as `Keys.make`. Nothing is made before all is judged.
 
@@ -248,49 +217,13 @@ def make_key(
 
     try:
         home = look(settings, judge)
-        return change(settings, lambda office: office.keys.make(office.actor, home, body, token=token), actor=actor)
+        return change(settings, lambda office: office.keys.make(office.actor, home, body, token=token))
     except DirectoryFault as fault:
         raise ChangeRefused(f"No key was made: {fault.why}.") from fault
     except Refusal as refusal:
         raise ChangeRefused(f"No key was made: {refusal.reason}") from refusal
     except ValueError as fault:
         raise ChangeRefused(f"No key was made: {fault}.") from fault
-
-
-def revoke_key(settings: Settings, key_id: str, *, reason: str = "", actor: str | None = None) -> bool:
-    """Revoke a key by its id; every server acts on it with its next call. False if no active or expired key has it.
-
-    Raises ChangeRefused, or SecretFault.
-    """
-
-    async def revoke(office: Office) -> bool:
-        return (await office.keys.revoke(office.actor, key_id, reason=reason))[1]
-
-    try:
-        return change(settings, revoke, actor=actor)
-    except NotFound:
-        return False
-    except DirectoryFault as fault:
-        raise ChangeRefused(f"{key_id} was not revoked: {fault.why}.") from fault
-
-
-def record_reading(settings: Settings, *, command: str, asked: str, records: int | None) -> None:
-    """Record that somebody is about to read this server's logs. Raises ReadingRefused."""
-    event = Records().event(
-        RecordType.LOG_READ, actor=user_of_this_process(), command=command, filter=asked, records=records
-    )
-    with recorded_or(ReadingRefused, "Nothing is shown, because the reading could not be recorded."):
-        record_once(settings, event)
-
-
-def user_of_this_process() -> str:
-    """Who runs the command, as the record names it: the login name, and behind `sudo` also whose it was."""
-    try:
-        name = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        name = f"uid {os.getuid()}"
-    behind = os.environ.get("SUDO_USER", "")
-    return f"{name} (sudo by {behind})" if behind and behind != name else name
 
 
 async def _models(office: Office, tenant: str, models: object) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
+import re
 from pathlib import Path
 
 import pytest
@@ -12,17 +10,13 @@ import pytest
 from support.keys import Keys
 from vestry import administration
 from vestry.adapters.directory.faults import DirectoryFault
-from vestry.administration import (
-    ChangeRefused,
-    ReadingRefused,
-    create_key,
-    existing_keys,
-    record_reading,
-    revoke_key,
-    user_of_this_process,
-)
+from vestry.administration import ChangeRefused, change, create_key, look
+from vestry.composition.reader import user_of_this_process
 from vestry.composition.signing import make_signer
+from vestry.composition.store import every_key
+from vestry.errors import NotFound
 from vestry.settings.tree import Settings
+from vestry.types import Key
 
 
 @pytest.fixture
@@ -31,6 +25,16 @@ def settings(tmp_path: Path) -> Settings:
     settings = Settings(state=tmp_path / "state", secrets=tmp_path / "secrets")
     make_signer(settings, "house.test/vestry")
     return settings
+
+
+def existing_keys(settings: Settings) -> list[Key]:
+    """All keys, as a command that only looks finds them."""
+    return look(settings, lambda office: every_key(office.directory))
+
+
+def revoke(settings: Settings, key_id: str) -> bool:
+    """Revoke a key, as a command does; whether it was not revoked before."""
+    return change(settings, lambda office: office.keys.revoke(office.actor, key_id))[1]
 
 
 def test_looking_makes_nothing(settings: Settings) -> None:
@@ -53,16 +57,18 @@ def test_revoking_in_a_damaged_store_is_refused(settings: Settings) -> None:
     """A store that cannot be read revokes nothing, and says why."""
     _, key = create_key(settings, owner="a")
     settings.keys_database.write_bytes(b"garbage" * 1000)
-    with pytest.raises(ChangeRefused, match=f"{key.id} was not revoked: the key store .* is damaged"):
-        revoke_key(settings, key.id)
+    with pytest.raises(DirectoryFault) as fault:
+        revoke(settings, key.id)
+    assert re.search("the key store .* is damaged", fault.value.why)
 
 
 def test_revoking_tells_whether_it_did(settings: Settings) -> None:
-    """True once; False after that, and for ids that there are not."""
+    """True once; False after that; NotFound for ids that there are not."""
     secret, key = create_key(settings, owner="a")
-    assert revoke_key(settings, key.id)
-    assert not revoke_key(settings, key.id)
-    assert not revoke_key(settings, "key_none")
+    assert revoke(settings, key.id)
+    assert not revoke(settings, key.id)
+    with pytest.raises(NotFound):
+        revoke(settings, "key_none")
     assert store(settings).holder(secret) is None
 
 
@@ -85,29 +91,12 @@ def store(settings: Settings) -> Keys:
     return Keys.of(settings.keys_database, (settings.secrets_directory / "key-hash").read_bytes())
 
 
-def test_the_actor_can_be_given(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that makes keys for somebody names them; else it is the user of the process."""
+def test_the_actor_is_the_user_of_the_process(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every record of a change names who runs the command."""
     actors: list[str] = []
     monkeypatch.setattr(administration, "record_all", lambda _, made: actors.extend(each["actor"] for each in made))
-    create_key(settings, owner="a", actor="the portal, for dana")
     create_key(settings, owner="a")
-    assert actors == ["the portal, for dana", user_of_this_process()]
-
-
-def test_users_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a container the user may have a number only; SUDO_USER is told only where it differs."""
-    monkeypatch.delenv("SUDO_USER", raising=False)
-    name = pwd.getpwuid(os.getuid()).pw_name
-    assert user_of_this_process() == name
-    monkeypatch.setenv("SUDO_USER", name)
-    assert user_of_this_process() == name
-
-    def unknown(number: int) -> None:
-        raise KeyError(number)
-
-    monkeypatch.setattr(pwd, "getpwuid", unknown)
-    monkeypatch.delenv("SUDO_USER")
-    assert user_of_this_process() == f"uid {os.getuid()}"
+    assert actors == [user_of_this_process()]
 
 
 def test_without_the_signing_key_nothing_is_changed(settings: Settings) -> None:
@@ -117,28 +106,5 @@ def test_without_the_signing_key_nothing_is_changed(settings: Settings) -> None:
     with pytest.raises(ChangeRefused, match=r"Nothing was changed.* is missing. Make one with `vestry audit init`"):
         create_key(settings, owner="second")
     with pytest.raises(ChangeRefused, match="Nothing was changed"):
-        revoke_key(settings, key.id)
+        revoke(settings, key.id)
     assert [(each.owner, each.revoked) for each in store(settings).list()] == [("first", None)]
-
-
-def test_a_reading_is_held_against_the_copies(tmp_path: Path) -> None:
-    """Its record goes out like any other of the log `cli`; where that log was rolled back, nothing is shown."""
-    (tmp_path / "vault").mkdir()
-    copy = {"kind": "directory", "name": "vault", "path": str(tmp_path / "vault")}
-    settings = Settings.model_validate({"state": tmp_path / "state", "audit": {"copies": [copy]}})
-    make_signer(settings, "house.test/vestry")
-    log, snapshot = settings.audit_directory / "cli", tmp_path / "snapshot"
-    record_reading(settings, command="audit show", asked="all", records=1)
-    shutil.copytree(log, snapshot)
-    record_reading(settings, command="audit show", asked="all", records=2)
-    assert (tmp_path / "vault/cli/latest").read_text() == (log / "checkpoint").read_text()
-    shutil.rmtree(log)
-    shutil.copytree(snapshot, log)
-    with pytest.raises(ReadingRefused, match=r"Nothing is shown.*was rolled back or cut off: `vault`"):
-        record_reading(settings, command="audit show", asked="all", records=3)
-
-
-def test_a_reading_without_a_key_to_sign_it_is_refused(tmp_path: Path) -> None:
-    """In a sentence that names the key and how to make it."""
-    with pytest.raises(ReadingRefused, match=r"Nothing is shown.*the key that signs the audit log is missing"):
-        record_reading(Settings(state=tmp_path / "state"), command="audit show", asked="all", records=1)

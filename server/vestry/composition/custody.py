@@ -1,14 +1,12 @@
-"""Erasing content beside the record: recorded before it is done, in the log `cli`; else not done."""
+"""Erasing content beside the record: recorded before it is done, in the log of commands; else not done."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from msgspec import Struct
 
-from vestry.administration import user_of_this_process
 from vestry.audit.content import erasing
 from vestry.audit.content.bundles import ContentDamaged
 from vestry.audit.content.erasing import Wanted
@@ -17,6 +15,7 @@ from vestry.audit.fields import RecordType
 from vestry.audit.reading import NoLog
 from vestry.audit.records import Records
 from vestry.composition.outside import record_once, recorded_or
+from vestry.composition.reader import user_of_this_process
 from vestry.settings.record import Hold
 from vestry.settings.tree import Settings
 
@@ -46,7 +45,6 @@ def erase(
     reason: str,
     tenant: str | None = None,
     before: str | None = None,
-    actor: str | None = None,
 ) -> Erasure:
     """Destroy what is kept of a subject. When this returns, nothing of what was found can be read.
 
@@ -62,16 +60,17 @@ def erase(
     except (NoLog, ContentDamaged, OSError) as fault:
         raise Refused(f"Nothing was erased: {fault}") from fault
     if count:
-        _record(
-            settings,
+        event = Records().event(
             RecordType.CONTENT_ERASE,
-            actor,
+            actor=user_of_this_process(),
             subject=subject,
             tenant=tenant,
             before=before,
             count=count,
             reason=reason,
         )
+        with recorded_or(Refused, "Nothing was done, because it could not be recorded."):
+            record_once(settings, event)
     try:
         erasing.destroy(found, wanted)
         erasing.sweep(logs)
@@ -96,9 +95,3 @@ def _matching(holds: Iterable[Hold], subject: str, tenants: list[str]) -> Iterat
     for hold in holds:
         if hold.subject in {None, subject} and (hold.tenant is None or hold.tenant in tenants):
             yield hold
-
-
-def _record(settings: Settings, kind: RecordType, actor: str | None, **details: Any) -> None:
-    event = Records().event(kind, actor=actor or user_of_this_process(), **details)
-    with recorded_or(Refused, "Nothing was done, because it could not be recorded."):
-        record_once(settings, event)

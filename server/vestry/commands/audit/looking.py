@@ -19,7 +19,6 @@ from typing import Any
 import click
 from msgspec import Struct
 
-from vestry.administration import ReadingRefused, record_reading
 from vestry.audit.canonical import printable
 from vestry.audit.fields import RecordType
 from vestry.audit.finding.filters import FIELDS, Filter, moment_of
@@ -28,6 +27,7 @@ from vestry.audit.finding.search import Found, Search, merged
 from vestry.audit.reading import NoLog, is_log, origins
 from vestry.audit.scan import LogUnusable
 from vestry.commands.common import BadSettings, settings_of
+from vestry.composition.reader import ReadingRefused, record_reading
 from vestry.models.progress import Progress
 from vestry.settings.tree import Settings
 from vestry.types import Ending

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from vestry.administration import ReadingRefused, record_reading
 from vestry.audit.canonical import printable
 from vestry.audit.content import opening
 from vestry.audit.content.bundles import ContentDamaged
@@ -20,6 +19,7 @@ from vestry.audit.tlog.tiles import TileMissing
 from vestry.auditor import NoAuditorKey, parse_secret
 from vestry.commands.common import BadSettings, settings_of
 from vestry.composition.custody import is_own
+from vestry.composition.reader import ReadingRefused, record_reading
 from vestry.secret_files import SecretFault, read
 from vestry.settings.tree import Settings
 from vestry.types import ContentMode

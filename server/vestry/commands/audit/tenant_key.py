@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from vestry.administration import ReadingRefused, record_reading
 from vestry.audit.content.sealing import tenant_key
 from vestry.commands.common import BadSettings, settings_of
+from vestry.composition.reader import ReadingRefused, record_reading
 from vestry.secret_files import CONTENT_HASH, SecretFault, content_hash
 
 
