@@ -59,8 +59,5 @@ class Memory:
             del self._held[next(iter(self._held))]
         self._held[self._name(shown)] = _Held(principal, expires)
 
-    def clear(self) -> None:
-        self._held.clear()
-
     def _name(self, shown: bytes) -> bytes:
         return hashlib.sha256(self._salt + shown).digest()  # a token is long, and processors do this one themselves

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 
-from vestry.adapters.lookups import AT_ONCE, WAIT_SECONDS, Lookups
+from vestry.adapters.lookups import Lookups
 from vestry.seams import Registry
 from vestry.types import Document, Kind, Principal
 from vestry.user import Damaged, with_user
@@ -16,9 +16,9 @@ log = logging.getLogger("vestry")
 class Users:
     """Looks users up. One event loop's."""
 
-    def __init__(self, directory: Registry, *, at_once: int = AT_ONCE, wait_seconds: float = WAIT_SECONDS) -> None:
+    def __init__(self, directory: Registry) -> None:
         self._directory = directory
-        self._lookups = Lookups(self._read, at_once=at_once, together=1, wait_seconds=wait_seconds)
+        self._lookups = Lookups(self._read, together=1)
         self._told: set[str] = set()
 
     async def known_as(self, principal: Principal, epoch: int) -> Principal | None:

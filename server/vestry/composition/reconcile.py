@@ -66,13 +66,11 @@ class Reconciler:
         seconds: float,
         shared: bool,
         unreadable: type[Exception],
-        record_seconds: float = RECORD_SECONDS,
     ) -> None:
         self._ledger, self._journal, self._records = ledger, journal, records
         self._books = {replica: _Book(look) for replica, look in looks.items()}
         self._home, self._seconds, self._shared = home, seconds, shared
         self._unreadable = unreadable
-        self._record_seconds = record_seconds
         self._since = rfc3339(time.time_ns() // 1000)
         self._recorded_at = time.monotonic()
 
@@ -91,7 +89,7 @@ class Reconciler:
         while True:
             await asyncio.sleep(self._seconds)
             await self.look()
-            due = time.monotonic() - self._recorded_at >= self._record_seconds
+            due = time.monotonic() - self._recorded_at >= RECORD_SECONDS
             if due or self._differs():
                 await self._record("interval" if due else "difference")
 

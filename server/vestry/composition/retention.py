@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vestry.audit.pruning import DAY_SECONDS, Halted, Hold, Policy, prune
 from vestry.audit.reading import NoLog
-from vestry.audit.records import Clock, Event
+from vestry.audit.records import Event
 from vestry.audit.scan import LogUnusable
 from vestry.errors import AuditUnavailable
 from vestry.faults import cause_of
@@ -38,17 +38,8 @@ def policy_of(settings: Settings) -> Policy | None:
 class Retainer:
     """One task. `run` until cancelled; `halt` before that, so that the thread ends soon."""
 
-    def __init__(
-        self,
-        home: Path,
-        policy: Policy,
-        journal: Journal,
-        sign: Callable[[], None],
-        *,
-        seconds: float = DAY_SECONDS,
-        clock: Clock | None = None,
-    ) -> None:
-        self._home, self._policy, self._journal, self._seconds, self._clock = home, policy, journal, seconds, clock
+    def __init__(self, home: Path, policy: Policy, journal: Journal, sign: Callable[[], None]) -> None:
+        self._home, self._policy, self._journal = home, policy, journal
         self.sign = sign
         self._halted = threading.Event()
         self._loop: asyncio.AbstractEventLoop
@@ -58,7 +49,7 @@ class Retainer:
         self._loop = asyncio.get_running_loop()
         while True:
             await asyncio.to_thread(self.once)
-            await asyncio.sleep(self._seconds)
+            await asyncio.sleep(DAY_SECONDS)
 
     def halt(self) -> None:
         """Leave what remains to the next start."""
@@ -67,7 +58,7 @@ class Retainer:
     def once(self) -> None:
         """Prune now. What keeps it from that is logged; nothing of it stops the server."""
         try:
-            found = prune(self._home, self._policy, self, clock=self._clock, halted=self._halted.is_set)
+            found = prune(self._home, self._policy, self, halted=self._halted.is_set)
             log.info("retention: %d records pruned; %s", found.records, found.why)
         except Halted:
             return
