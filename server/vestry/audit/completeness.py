@@ -185,6 +185,11 @@ class Reading(Struct, frozen=True):
     started: int = 0
     busy: int = 0
 
+    def since(self, last: Reading) -> tuple[Work, bool]:
+        """What the engine has done since an earlier reading; and whether its counters began anew (rule 4)."""
+        anew = self.started != last.started or any(map(int.__lt__, self.work, last.work))
+        return (self.work if anew else self.work.less(last.work)), anew
+
 
 class Standing(Struct, frozen=True):
     """What is counted of one replica since this process began, for the metrics."""
@@ -227,7 +232,8 @@ class Account:
         if last is None:
             self._base = Bounds(recorded.least, recorded.most)
         else:
-            self._report(last, reading)
+            work, anew = reading.since(last)
+            self.reported, self.restarts = self.reported.plus(work), self.restarts + anew
         if not judged:
             return
         engine = self.reported.less(self._began)
@@ -235,11 +241,6 @@ class Account:
         self.unexplained = self.unexplained.plus(over.beyond(self._over))
         self._over = Work(*map(max, over, self._over))
         self._settle(reading, last, recorded, flying)
-
-    def _report(self, last: Reading, reading: Reading) -> None:
-        restarted = reading.started != last.started or any(map(int.__lt__, reading.work, last.work))
-        self.restarts += restarted
-        self.reported = self.reported.plus(reading.work if restarted else reading.work.less(last.work))
 
     def _settle(self, reading: Reading, last: Reading | None, recorded: Bounds, flying: Work) -> None:
         """Close the window if the engine has been idle since the last look, and nothing is in progress."""

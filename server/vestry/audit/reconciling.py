@@ -162,9 +162,8 @@ class Sum(Struct):
 
     def see(self, reading: Reading, read: str) -> None:
         """Another look at the same counters, by whichever server."""
-        restarted = reading.started != self.last.started or any(map(int.__lt__, reading.work, self.last.work))
-        self.restarts += restarted
-        self.engine = self.engine.plus(reading.work if restarted else reading.work.less(self.last.work))
+        work, anew = reading.since(self.last)
+        self.engine, self.restarts = self.engine.plus(work), self.restarts + anew
         self.last, self.until = reading, read
 
 
