@@ -17,6 +17,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from vestry.audit.files import NotRegular, opened
 from vestry.faults import ConfigurationError, Fault
 from vestry.settings.tree import Settings
 
@@ -118,20 +119,18 @@ def read(path: Path, least: int = 16, *, by_group: bool = False) -> bytes:
     `by_group` is for a token that Kubernetes projects: where the pod has `runAsUser` and `fsGroup` its mode is 0640.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = opened(path)
+    except NotRegular:
+        raise SecretFault(path, "it is not a regular file", "Put the secret into a plain file of its own") from None
     except OSError as error:
         raise SecretFault(path, f"it cannot be opened ({error.strerror})", "Restore it, or its permissions") from error
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise SecretFault(path, "it is not a regular file", "Put the secret into a plain file of its own")
-        if fault := exposure(path, status, by_group=by_group):
-            raise fault
-        content = os.read(descriptor, LARGEST + 1)
-    except OSError as error:
-        raise SecretFault(path, f"it cannot be read ({error.strerror})", "Restore it from a copy") from error
-    finally:
-        os.close(descriptor)
+    with file:
+        try:
+            if fault := exposure(path, os.fstat(file.fileno()), by_group=by_group):
+                raise fault
+            content = os.read(file.fileno(), LARGEST + 1)
+        except OSError as error:
+            raise SecretFault(path, f"it cannot be read ({error.strerror})", "Restore it from a copy") from error
     if not least <= len(content) <= LARGEST:
         raise SecretFault(path, f"it holds fewer than {least} bytes, or more than {LARGEST}", "Restore it from a copy")
     return content

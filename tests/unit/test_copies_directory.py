@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,7 +84,7 @@ def test_the_newest_is_found_across_folders(tmp_path: Path) -> None:
 
 
 def test_garbage_is_passed_over_and_said(tmp_path: Path) -> None:
-    """What is no text, or enormous, is a doubt; other names, links and folders are not looked at."""
+    """What is no text, enormous, a link, a folder or a pipe is a doubt; other names are not looked at."""
     log, outside = GrownLog(tmp_path / "server"), tmp_path / "outside"
     outside.mkdir()
     sink = DirectorySink("vault", outside, "server")
@@ -94,10 +95,11 @@ def test_garbage_is_passed_over_and_said(tmp_path: Path) -> None:
     (folder / f"{8:018d}-{'0' * 16}").write_bytes(b"x" * 1_000_000)
     (folder / f"{7:018d}-{'0' * 16}").symlink_to("/dev/zero")
     (folder / f"{6:018d}-{'0' * 16}").mkdir()
+    os.mkfifo(folder / f"{10:018d}-{'0' * 16}")
     (folder / "notes.txt").write_text("other")
     held = sink.newest()
-    assert held.notes[0] == note
-    assert len(held.doubts) == 4
+    assert held.notes == (note, note)
+    assert len(held.doubts) == 5
 
 
 def test_a_flood_of_forged_files_hides_no_rollback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

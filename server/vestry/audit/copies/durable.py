@@ -6,6 +6,8 @@ import os
 import secrets
 from pathlib import Path
 
+from vestry.audit.files import whole
+
 
 def write_whole(path: Path, text: str, *, over: bool = True) -> None:
     """Make a file hold this, durably; it is replaced in one step. Raises OSError.
@@ -44,10 +46,5 @@ def sync(folder: Path) -> None:
 
 
 def read_bounded(path: Path, limit: int) -> str:
-    """A regular file's text. Raises OSError, ValueError for one that is larger than `limit` bytes or no UTF-8."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise ValueError(f"{path} is larger than {limit} bytes")
-    return data.decode("utf-8")
+    """The text of a regular file, no link. Raises OSError; ValueError for more than `limit` bytes, or no UTF-8."""
+    return whole(path, limit, links=False).decode("utf-8")

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from vestry.audit.files import NotRegular, whole
 from vestry.audit.tlog.tiles import TILE_BYTES, WIDTH, tile_path
 
 NOTE_BYTES = 1 << 20
@@ -23,23 +24,15 @@ class Unreadable(Exception):  # noqa: N818 - what the file is
 def read(path: Path, limit: int) -> bytes | None:
     """A regular file of at most `limit` bytes; None where there is none. Raises Unreadable."""
     try:
-        # Without O_NONBLOCK a pipe that somebody put there would be waited for.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return whole(path, limit)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except NotRegular:
+        raise Unreadable(f"{path} is no file") from None
     except OSError as error:
         raise Unreadable(f"{path} cannot be read: {error.strerror}") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise Unreadable(f"{path} is no file")
-    with os.fdopen(descriptor, "rb") as file:
-        try:
-            data = file.read(limit + 1)
-        except OSError as error:
-            raise Unreadable(f"{path} cannot be read: {error.strerror}") from None
-    if len(data) > limit:
-        raise Unreadable(f"{path} has more than {limit} bytes")
-    return data
+    except ValueError as error:
+        raise Unreadable(str(error)) from None
 
 
 def text(path: Path) -> str | None:
