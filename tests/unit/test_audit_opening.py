@@ -24,7 +24,7 @@ from vestry.audit import scan
 from vestry.audit.canonical import NotCanonical
 from vestry.audit.fields import RecordType
 from vestry.audit.files import Files
-from vestry.audit.opening import append_once, open_store
+from vestry.audit.opening import append_all, open_store
 from vestry.audit.records import Records
 from vestry.audit.scan import LogDamaged, LogLocked, LogUnusable
 from vestry.audit.store import Store, WriteFailed
@@ -462,56 +462,61 @@ def test_a_clock_behind_the_log(tmp_path: Path) -> None:
     )
 
 
-# One record ------------------------------------------------------------------------------------------------------
+# Records of commands ----------------------------------------------------------------------------------------------
 
 
 def key_event() -> Record:
     return Records().event(RecordType.KEY_REVOKE, tenant="default", subject="alice", key_id="k1", actor="root")
 
 
-def test_append_once(tmp_path: Path) -> None:
+def append(directory: Path, record: Record, **options: Any) -> None:
+    """One record, as a command writes it."""
+    append_all(directory, [record], signing=SIGNING, origin="cli", **options)
+
+
+def test_records_of_a_command(tmp_path: Path) -> None:
     """A command's record stands in a log of its own when the call returns, and the lock is free again."""
-    append_once(tmp_path, key_event(), signing=SIGNING)
-    append_once(tmp_path, key_event(), signing=SIGNING)
+    append(tmp_path, key_event())
+    append(tmp_path, key_event())
     assert kinds(tmp_path, "cli") == ["segment.begin", "key.revoke", "key.revoke"]
 
 
-def test_append_once_waits_for_the_lock(tmp_path: Path) -> None:
+def test_a_command_waits_for_the_lock(tmp_path: Path) -> None:
     """Two commands at once both write: the second waits for the first."""
     store = open_store(tmp_path, "cli", signing=SIGNING, segment_bytes=SEGMENT)
     release = threading.Timer(0.2, store.close)
     release.start()
-    append_once(tmp_path, key_event(), signing=SIGNING)
+    append(tmp_path, key_event())
     release.join()
     assert kinds(tmp_path, "cli")[-1] == "key.revoke"
 
 
-def test_append_once_gives_up(tmp_path: Path) -> None:
+def test_a_command_gives_up(tmp_path: Path) -> None:
     """A log that stays locked is a sentence after the time that was given."""
     store = open_store(tmp_path, "cli", signing=SIGNING, segment_bytes=SEGMENT)
     began = time.monotonic()
     with pytest.raises(LogLocked, match="Another process"):
-        append_once(tmp_path, key_event(), signing=SIGNING, wait_seconds=0.1)
+        append(tmp_path, key_event(), wait_seconds=0.1)
     assert time.monotonic() - began < 2
     store.close()
 
 
-def test_append_once_on_a_failing_disk(tmp_path: Path) -> None:
+def test_a_command_on_a_failing_disk(tmp_path: Path) -> None:
     """A record that could not be made durable is a sentence; the next command finds a whole log."""
-    append_once(tmp_path, key_event(), signing=SIGNING)
+    append(tmp_path, key_event())
     files = FaultyFiles()
     files.fail("write", errno.ENOSPC)
     with pytest.raises(LogUnusable, match=r"could not be written: .*ENOSPC"):
-        append_once(tmp_path, key_event(), signing=SIGNING, files=files)
-    append_once(tmp_path, key_event(), signing=SIGNING)
+        append(tmp_path, key_event(), files=files)
+    append(tmp_path, key_event())
     assert kinds(tmp_path, "cli") == ["segment.begin", "key.revoke", "log.trim", "key.revoke"]
 
 
-def test_append_once_of_what_is_no_record(tmp_path: Path) -> None:
+def test_a_command_of_what_is_no_record(tmp_path: Path) -> None:
     """What cannot be stored raises, and leaves the log as it was."""
     with pytest.raises(NotCanonical):
-        append_once(tmp_path, {"temperature": 0.5}, signing=SIGNING)
-    append_once(tmp_path, key_event(), signing=SIGNING)
+        append(tmp_path, {"temperature": 0.5})
+    append(tmp_path, key_event())
     assert kinds(tmp_path, "cli")[-1] == "key.revoke"
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -20,6 +19,7 @@ from vestry.audit.canonical import NotCanonical
 from vestry.audit.fields import RecordType
 from vestry.audit.files import Files
 from vestry.audit.notary import Signing
+from vestry.audit.reading import ORIGIN
 from vestry.audit.records import Clock, Event, Records, microseconds_of, rfc3339
 from vestry.audit.registry import register
 from vestry.audit.resume import resume, signed_head
@@ -42,7 +42,6 @@ from vestry.seams import Record
 from vestry.types import Ending
 
 _LOG = logging.getLogger("vestry.audit")
-_ORIGIN = re.compile(r"[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*")
 _PENDING = ".torn.pending"
 Confirm = Callable[[Path, Checkpoint | None], None]
 """Looks at a log's directory and last checkpoint before anything is changed. Raises LogUnusable against opening it."""
@@ -62,7 +61,7 @@ def open_store(
 
     Raises LogLocked, LogDamaged, or LogUnusable where the disk, the name or the signing key refuses.
     """
-    if not _ORIGIN.fullmatch(origin) or len(origin) > 63:
+    if not ORIGIN.fullmatch(origin) or len(origin) > 63:
         raise LogUnusable(
             f"`{origin}` cannot name a log: use up to 63 lower-case letters, digits, dots and hyphens, in parts "
             "divided by single slashes, each beginning with a letter or digit."
@@ -92,40 +91,15 @@ def open_store(
     return store
 
 
-def append_once(
-    directory: Path,
-    record: Record,
-    *,
-    signing: Signing,
-    origin: str = "cli",
-    wait_seconds: float = 5.0,
-    confirm: Confirm | None = None,
-    files: Files | None = None,
-    clock: Clock | None = None,
-) -> None:
-    """Write one record from a command; as `append_all`."""
-    append_all(
-        directory,
-        [record],
-        signing=signing,
-        origin=origin,
-        wait_seconds=wait_seconds,
-        confirm=confirm,
-        files=files,
-        clock=clock,
-    )
-
-
 def append_all(
     directory: Path,
     records: Sequence[Record],
     *,
     signing: Signing,
-    origin: str = "cli",
+    origin: str,
     wait_seconds: float = 5.0,
     confirm: Confirm | None = None,
     files: Files | None = None,
-    clock: Clock | None = None,
 ) -> None:
     """Write records from a command, in a log of its own; they are durable when this returns.
 
@@ -142,7 +116,6 @@ def append_all(
                 segment_bytes=1 << 26,
                 confirm=confirm,
                 files=files,
-                clock=clock,
             )
             break
         except LogLocked:
