@@ -17,7 +17,7 @@ from vestry.audit.reading import LogReader
 from vestry.audit.tlog import merkle
 from vestry.audit.tlog.merkle import ProofRefused, leaf_hash
 from vestry.audit.tlog.notes import Checkpoint, NoteRefused, Proof, PublicKey, split
-from vestry.audit.tlog.tiles import WIDTH, TileMissing, Tiles
+from vestry.audit.tlog.tiles import TileMissing, Tiles
 from vestry.audit.verify.chronicle import record_of
 from vestry.audit.verify.findings import BadInput
 from vestry.audit.verify.house import key_for, signed_by
@@ -74,7 +74,7 @@ class Prover:
     def of(self, request_id: str) -> Iterator[Found]:
         """The records of one call, in order: intent and outcome, or a refusal, or what closed the intent."""
         wanted = request_id.encode()
-        for index, leaf in self._tiles.leaves(self._first_kept()):
+        for index, leaf in self._tiles.leaves(self._reader.minimum):
             if wanted in leaf:
                 record = record_of(leaf)
                 if isinstance(record, dict) and record.get("request_id") == request_id:
@@ -88,18 +88,6 @@ class Prover:
             raise ProofRefused(f"the log is damaged: {error}") from None
         merkle.verify_inclusion(found.index, self.head.size, leaf_hash(found.leaf), hashes, self.head.root)
         return Proof(found.index, tuple(hashes), self._note, found.leaf)
-
-    def _first_kept(self) -> int:
-        """Index of the first record that was not pruned."""
-        low, high = 0, -(-self.head.size // WIDTH)
-        while low < high:
-            middle = (low + high) // 2
-            try:
-                self._tiles.bundle(middle)
-                high = middle
-            except TileMissing:
-                low = middle + 1
-        return low * WIDTH
 
 
 def verify_proof(text: str, key: PublicKey, leaf: bytes | None = None) -> Proven:

@@ -117,6 +117,5 @@ def _summary(settings: Settings) -> str:
     }
     if not os.path.lexists(settings.signing_key):
         lines["signing key"] = "none yet: make it with `vestry audit init` (`vestry up` does it by itself)"
-
     width = max(map(len, lines)) + 2
     return "\n".join(["settings are valid:", *(f"  {name:<{width}}{said}" for name, said in lines.items())])

@@ -24,7 +24,6 @@ class Certificates:
     is resumed, for a resumed one shows no certificate, and TLS 1.2 leaves no choice there. Lists of revoked
     certificates belong to the context's store, the flag that asks for them to each connection: every context has it.
 
-
     Raises OSError, ssl.SSLError or ValueError if the files cannot be used.
     """
 

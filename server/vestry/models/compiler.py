@@ -18,7 +18,7 @@ from vestry.models.catalog import ModelError
 from vestry.models.progress import Progress
 
 WHERE = "/usr/local/bin:/usr/bin:/bin"
-"""Where engines look for programs, besides their environment."""
+"""Where engines, and what prepares their models, look for programs besides their environment."""
 EXTENSION = "#include <Python.h>\nint vestry(void) { return PY_MAJOR_VERSION; }\n"
 SECONDS = 60
 PACKAGES = ("gcc", "libc6-dev", f"python{sys.version_info[0]}.{sys.version_info[1]}-dev")

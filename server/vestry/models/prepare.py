@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from vestry.models import catalog, chat_template, children, environment, manifest, sources
+from vestry.models import catalog, chat_template, children, compiler, environment, manifest, sources
 from vestry.models.catalog import Entry, ModelError, Package
 from vestry.models.environment import Stamp
 from vestry.models.manifest import Manifest
@@ -179,7 +179,7 @@ class _Work:
     def _inside(self, what: str, script: str, *arguments: str) -> None:
         """Run a script with the engine's Python; it draws its own bars on the terminal."""
         self._places.cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        passed: dict[str, str] = {**OFFLINE, "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(self._places.cache)}
+        passed: dict[str, str] = {**OFFLINE, "PATH": compiler.WHERE, "HOME": str(self._places.cache)}
         passed |= _present(os.environ, "LANG", "TERM", "TMPDIR", "COLUMNS")
         argv = (os.fspath(environment.python_of(self._places.engine)), "-I", os.fspath(INSIDE / script), *arguments)
         what = f"{what} {self._entry.name}"

@@ -1,8 +1,8 @@
 """The settings: one frozen tree, from one YAML file and the environment.
 
 `VESTRY_SERVER__PORT=9000` overrides `server.port`; a value is read as YAML. Nothing else in the program
-reads a file or the environment for its configuration. Reading and fault reporting are in `configuration.py`,
-which is strict about types; here, Python code may write a list for a tuple or a text for a path.
+reads a file or the environment for its configuration. Reading, strict about types, and telling faults are
+`configuration/reading.py`'s; here, Python code may write a list for a tuple or a text for a path.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class ClaimRule(Struct, frozen=True):
 
 
 class GrantRule(Struct, frozen=True):
-    """As settings_identity.TokenGrant."""
+    """As `settings.identity.TokenGrant`."""
 
     when: tuple[ClaimRule, ...]
     tenant: str
@@ -51,7 +51,7 @@ class GrantRule(Struct, frozen=True):
 
 
 class IssuerRules(Struct, frozen=True):
-    """As settings_identity.Issuer."""
+    """As `settings.identity.Issuer`."""
 
     name: str
     issuer: str

@@ -50,7 +50,9 @@ class Cursor:
         return 0
 
     def store(self, index: int, last: bytes) -> None:
-        """Everything before `index` has arrived; `last` is the record before it. Durable when this returns."""
+        """Everything before `index` has arrived; `last` is the record before it. If the machine dies it is this that is
+        found, or what was stored before: then some records are sent again.
+        """
         if index == self._stored:
             return
         self.path.parent.mkdir(mode=0o700, exist_ok=True)
