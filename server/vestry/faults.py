@@ -6,6 +6,7 @@ that could be a secret.
 
 from __future__ import annotations
 
+import difflib
 import errno
 from collections.abc import Iterable
 
@@ -29,6 +30,12 @@ class ConfigurationError(Exception):
     def __init__(self, faults: Iterable[Fault]):
         self.faults = list(faults)
         super().__init__("\n".join(f"- {fault}" for fault in self.faults))
+
+
+def meant(written: str, known: list[str], otherwise: str) -> str:
+    """The mend of a name that there is not: the one that may have been meant, or what is said `otherwise`."""
+    close = difflib.get_close_matches(written[:128].lower(), known, n=1, cutoff=0.6)
+    return f"Did you mean `{close[0]}`?" if close else otherwise
 
 
 def cause_of(error: BaseException) -> str:

@@ -23,7 +23,7 @@ from pydantic_core import ErrorDetails
 
 from vestry.configuration.inspection import inspect
 from vestry.configuration.strict_yaml import Document, Trail, parse
-from vestry.faults import ConfigurationError, Fault
+from vestry.faults import ConfigurationError, Fault, meant
 from vestry.settings.copies import BUCKET, KEYS, PROFILE, REGION, VKEY
 from vestry.settings.section import COMMANDS
 from vestry.settings.shape import kinds_of, optional, place_of, section_of, table_of
@@ -335,7 +335,7 @@ def _unknown_models(raw: dict[str, Any], places: Places) -> list[Fault]:
             if isinstance(name, str) and name != "*" and name not in known:
                 place = places.of(("tenants", tenant, "models", index))
                 what = f"tenant `{tenant}` may use `{_short(name)}`, which is not among `models`"
-                found.append(Fault(place, what, _meant(name, known, f"Known: {_listed(known)}, and `*` for all")))
+                found.append(Fault(place, what, meant(name, known, f"Known: {_listed(known)}, and `*` for all")))
     return found
 
 
@@ -347,7 +347,7 @@ def _fault(error: ErrorDetails, places: Places) -> Fault:
     mend = _described(_name(trail, behind="[key]" in error["loc"]), place.about)
     match kind:
         case "extra_forbidden":
-            what, mend = "there is no such setting", _meant(str(trail[-1]), place.names, "Remove it")
+            what, mend = "there is no such setting", meant(str(trail[-1]), place.names, "Remove it")
         case "no_auditor":
             trail = ("tenants", context["tenant"], "content")
             what = f"content of tenant `{context['tenant']}` is `sealed`, but there is no auditor's key to seal it to"
@@ -382,11 +382,6 @@ def _name(trail: Trail, *, behind: bool) -> str:
 def _described(name: str, about: str) -> str:
     """What a setting is, from its docstring."""
     return f"About `{name}`: {' '.join(about.split()).rstrip('.')}" if about else "See docs/reference/settings.md"
-
-
-def _meant(written: str, known: list[str], otherwise: str) -> str:
-    close = difflib.get_close_matches(written[:128].lower(), known, n=1, cutoff=0.6)
-    return f"Did you mean `{close[0]}`?" if close else otherwise
 
 
 def _listed(names: list[str]) -> str:

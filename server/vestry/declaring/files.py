@@ -15,7 +15,6 @@ What a body leaves out has its default. Nothing may be declared twice, in one fi
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -29,7 +28,7 @@ from vestry.admin.batch import KeyState
 from vestry.admin.documents import FORMS, Where, misfits_of
 from vestry.admin.names import is_name
 from vestry.configuration.strict_yaml import Document, Trail, parse_all
-from vestry.faults import Fault
+from vestry.faults import Fault, meant
 from vestry.settings.tree import Settings
 from vestry.types import Kind
 
@@ -138,7 +137,7 @@ class _Reader:
         whole = (*trail, *(step for step in error["loc"] if step != "[key]"))
         match error["type"]:
             case "extra_forbidden":
-                self._fault(whole, "there is no such field", _meant(str(whole[-1]), names, "Remove it"))
+                self._fault(whole, "there is no such field", meant(str(whole[-1]), names, "Remove it"))
             case "missing":
                 self._fault(whole, f"`{whole[-1]}` is missing", "Add it")
             case "enum" | "literal_error":
@@ -173,7 +172,7 @@ class _Reader:
     def _known(self, found: Mapping[str, Any], names: set[str], trail: Trail) -> None:
         for name in found:
             if name not in names:
-                self._fault((*trail, name), "there is no such section", _meant(name, sorted(names), "Remove it"))
+                self._fault((*trail, name), "there is no such section", meant(name, sorted(names), "Remove it"))
 
     def _fault(self, trail: Trail, what: str, mend: str) -> None:
         self._declared.faults.append(Fault(self._place(trail), what, mend))
@@ -196,8 +195,3 @@ def dotted(trail: Trail) -> str:
     for step in trail:
         text += f"[{step}]" if isinstance(step, int) else f".{step[:64]}" if text else step[:64]
     return text
-
-
-def _meant(written: str, known: list[str], otherwise: str) -> str:
-    close = difflib.get_close_matches(written[:128].lower(), known, n=1, cutoff=0.6)
-    return f"Did you mean `{close[0]}`?" if close else otherwise

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from vestry.diagnosis.findings import Finding
+from vestry.models.ports import reachable
 from vestry.settings.tree import Settings
 
 ANSWER_SECONDS = 2.0
@@ -66,7 +67,7 @@ def _answering(port: Port, at: str, *, running: bool) -> Iterator[Finding]:
 def engines(settings: Settings) -> Iterator[Finding]:
     """Whether each engine answers `/health`."""
     for name, model in settings.models.items():
-        own = f"http://{_reachable(model.engine.host)}:{model.engine.port}"
+        own = f"http://{reachable(model.engine.host)}:{model.engine.port}"
         for url in [each.url for each in model.replicas] or [own]:
             answer = ask(url, "/health")
             if answer is None:
@@ -83,9 +84,9 @@ def addresses(settings: Settings) -> dict[str, str]:
     server = settings.server
     scheme = "http" if server.tls is None else "https"
     found = {
-        "api": f"{scheme}://{_reachable(server.host)}:{server.port}",
-        "ops": f"http://{_reachable(server.ops_host)}:{server.ops_port}",
-        "admin": f"{scheme}://{_reachable(server.admin_host)}:{server.admin_port}",
+        "api": f"{scheme}://{reachable(server.host)}:{server.port}",
+        "ops": f"http://{reachable(server.ops_host)}:{server.ops_port}",
+        "admin": f"{scheme}://{reachable(server.admin_host)}:{server.admin_port}",
     }
     if server.port and server.ops_port and server.admin_port:
         return found
@@ -133,10 +134,3 @@ def _missing(body: bytes) -> str:
         return "; ".join(f"{part}: {why}" for part, why in json.loads(body)["missing"].items())
     except (ValueError, KeyError, TypeError, AttributeError):
         return "it does not say why"
-
-
-def _reachable(host: str) -> str:
-    """A host to call for one to listen on."""
-    if host in {"0.0.0.0", "::"}:
-        return "127.0.0.1" if host == "0.0.0.0" else "[::1]"
-    return f"[{host}]" if ":" in host else host
