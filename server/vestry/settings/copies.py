@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from vestry.settings.section import Host, Label, Port, Seconds, Section, address_of, check_host, is_private
+from vestry.settings.section import Host, Label, Port, Seconds, Section, address_of, check_host, is_private, split_url
 
 VKEY = r"^[^\s+]{1,200}\+[0-9a-f]{8}\+[A-Za-z0-9+/]{44}$"
 BUCKET = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
@@ -19,11 +18,7 @@ PROFILE = r"^[A-Za-z0-9_.-]{1,64}$"
 
 def _url(value: str) -> str:
     """`https://host[:port][/path]`; `http` for private addresses and names that are to have one."""
-    try:
-        parts = urlsplit(value)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port, parts = None, None, urlsplit("")
+    parts, host, port = split_url(value)
     if (
         parts.scheme not in {"http", "https"}
         or not host

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from vestry.roles import Role
 from vestry.san import pattern
-from vestry.settings.section import Label, Name, Seconds, Section, Source, Subject, address_of, check_host
+from vestry.settings.section import (
+    Label,
+    Name,
+    Seconds,
+    Section,
+    Source,
+    Subject,
+    check_host,
+    is_this_machine,
+    split_url,
+)
 
 ALGORITHMS = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"
@@ -26,17 +35,11 @@ def _steps(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
 
 def _url(value: str) -> str:
     """An https URL; http on this machine only."""
-    try:
-        parts = urlsplit(value)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port, parts = None, None, urlsplit("")
+    parts, host, port = split_url(value)
     if not host or port == 0 or parts.username is not None or parts.query or parts.fragment or not value.isascii():
         raise ValueError("write it as https://host/path")
     check_host(host)
-    address = address_of(host)
-    local = host == "localhost" or (address is not None and address.is_loopback)
-    if parts.scheme != "https" and not (parts.scheme == "http" and local):
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_this_machine(host)):
         raise ValueError("an identity provider is asked over https only")
     return value
 

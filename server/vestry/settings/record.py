@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Annotated, Literal, get_args
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from vestry.auditor import AuditorKey
 from vestry.settings.copies import Copy
-from vestry.settings.section import COMMANDS, ORIGIN, Label, Seconds, Section, address_of, check_host
+from vestry.settings.section import COMMANDS, ORIGIN, Label, Seconds, Section, check_host, is_this_machine, split_url
 
 FOLDERS = frozenset({"tile", "spool", "cosigned", "content", "export"})
 """Folders within a log."""
@@ -79,19 +78,13 @@ class Export(Section):
     @field_validator("url")
     @classmethod
     def _receiver(cls, value: str) -> str:
-        try:
-            parts = urlsplit(value)
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            host, port, parts = None, None, urlsplit("")
+        parts, host, port = split_url(value)
         if not host or parts.username is not None or parts.fragment or not value.isascii() or not value.isprintable():
             raise ValueError("write it as tls://host:6514, or https://host/path")
         check_host(host)
-        address = address_of(host)
-        local = host == "localhost" or (address is not None and address.is_loopback)
         if parts.scheme == "tls" and (port is None or parts.path.strip("/") or parts.query):
             raise ValueError("write it as tls://host:6514")
-        if parts.scheme not in {"tls", "https"} and not (parts.scheme == "http" and local):
+        if parts.scheme not in {"tls", "https"} and not (parts.scheme == "http" and is_this_machine(host)):
             raise ValueError("records leave this machine over TLS only: tls:// for syslog, https:// for HTTP")
         return value
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
@@ -53,6 +54,22 @@ def is_private(address: Address) -> bool:
     if plain.is_link_local or plain.is_unspecified or plain.is_multicast or plain.is_reserved:
         return False
     return plain.is_private or (plain.version == 4 and plain in CARRIER_NAT)
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether this is the machine itself: `localhost`, or a loopback address."""
+    address = address_of(host)
+    return host == "localhost" or (address is not None and address.is_loopback)
+
+
+def split_url(value: str) -> tuple[SplitResult, str | None, int | None]:
+    """The parts of a URL, its host and its port; nothing in any of them for what is no URL."""
+    try:
+        parts = urlsplit(value)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return urlsplit(""), None, None
+    return parts, host, port
 
 
 def check_host(value: str) -> str:

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from vestry.settings.section import Section, address_of, check_host
+from vestry.settings.section import Section, check_host, is_this_machine
 
 FORM = "write it as postgresql://host:5432/database, or postgresql:///database?host=/run/postgresql for a Unix socket"
 PORT = 5432
@@ -24,8 +24,7 @@ class Address(NamedTuple):
     @property
     def local(self) -> bool:
         """Whether nothing of it leaves this machine."""
-        address = address_of(self.host)
-        return self.host.startswith("/") or self.host == "localhost" or (address is not None and address.is_loopback)
+        return self.host.startswith("/") or is_this_machine(self.host)
 
 
 def address(url: str) -> Address:

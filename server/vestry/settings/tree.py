@@ -10,7 +10,6 @@ from __future__ import annotations
 import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -32,6 +31,7 @@ from vestry.settings.section import (
     check_host,
     is_host_name,
     is_private,
+    split_url,
 )
 from vestry.settings.store import Store
 
@@ -199,11 +199,7 @@ class Replica(Section):
     @field_validator("url")
     @classmethod
     def _private(cls, value: str) -> str:
-        try:
-            parts = urlsplit(value)
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            host, port = None, None
+        _, host, port = split_url(value)
         if not host or port is None or value.rstrip("/").lower() not in _origins(host, port):
             raise ValueError("write it as http://host:port, with nothing before or after")
         check_host(host)
