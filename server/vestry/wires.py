@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from vestry.faults import cause_of
+from vestry.trust import trusting
 
 Permitted = Callable[[ipaddress.IPv4Address | ipaddress.IPv6Address], bool]
 
@@ -83,7 +84,8 @@ def connected(peer: Peer) -> Iterator[socket.socket]:
         timer.start()
         _permit(peer, plain)
         if peer.tls:
-            wire = _context(peer).wrap_socket(plain, server_hostname=peer.host, do_handshake_on_connect=False)
+            context = trusting(peer.ca, peer.certificate, peer.key)
+            wire = context.wrap_socket(plain, server_hostname=peer.host, do_handshake_on_connect=False)
             sockets[:] = [wire]
             wire.do_handshake()
             yield wire
@@ -97,14 +99,6 @@ def connected(peer: Peer) -> Iterator[socket.socket]:
         timer.cancel()
         for each in sockets:
             each.close()
-
-
-def _context(peer: Peer) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=peer.ca)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if peer.certificate is not None:
-        context.load_cert_chain(peer.certificate, peer.key, password="")
-    return context
 
 
 def _permit(peer: Peer, plain: socket.socket) -> None:

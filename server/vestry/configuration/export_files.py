@@ -11,6 +11,7 @@ from vestry.faults import Fault
 from vestry.secret_files import SecretFault, read
 from vestry.settings.record import Export
 from vestry.settings.tree import Settings
+from vestry.trust import trusting
 
 
 def token_of(path: Path) -> str:
@@ -25,19 +26,11 @@ def token_of(path: Path) -> str:
 
 
 def context_of(export: Export) -> Callable[[], ssl.SSLContext]:
-    """What makes the TLS context of a connection, TLS 1.2 or newer; changed files hold for the next connection.
+    """What makes the TLS context of a connection; changed files hold for the next connection.
 
-    What it gives raises OSError, or ValueError for what is no path.
+    What it gives raises as `trusting`.
     """
-
-    def make() -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=export.ca)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if export.certificate is not None:
-            context.load_cert_chain(export.certificate, export.key, password="")
-        return context
-
-    return make
+    return lambda: trusting(export.ca, export.certificate, export.key)
 
 
 def faults_of_exports(settings: Settings, place: Callable[[Trail], str]) -> Iterator[Fault]:

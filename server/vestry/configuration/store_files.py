@@ -11,6 +11,7 @@ from vestry.faults import Fault
 from vestry.secret_files import SecretFault, read
 from vestry.settings.store import Store
 from vestry.settings.tree import Settings
+from vestry.trust import trusting
 
 
 def password_of(path: Path) -> str:
@@ -27,17 +28,8 @@ def password_of(path: Path) -> str:
 
 
 def context_of(store: Store) -> ssl.SSLContext | None:
-    """What verifies PostgreSQL, TLS 1.2 or newer; None for a connection without TLS.
-
-    Raises OSError, or ValueError for what is no path.
-    """
-    if not store.encrypted:
-        return None
-    context = ssl.create_default_context(cafile=store.ca)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if store.certificate is not None:
-        context.load_cert_chain(store.certificate, store.key, password="")
-    return context
+    """What verifies PostgreSQL; None for a connection without TLS. Raises as `trusting`."""
+    return trusting(store.ca, store.certificate, store.key) if store.encrypted else None
 
 
 def faults_of_store(settings: Settings, place: Callable[[Trail], str]) -> Iterator[Fault]:
