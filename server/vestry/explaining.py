@@ -10,10 +10,10 @@ from msgspec import Struct
 from vestry.authenticate import admitted, from_there
 from vestry.authorize import authorize, may_use
 from vestry.errors import Refusal
-from vestry.house import House
+from vestry.house import ROUTES, House
 from vestry.policy import Compiled, facts
 from vestry.roles import Permission
-from vestry.types import Call, Document, Grant, Head, Key, Principal, ServedModel
+from vestry.types import Call, Document, Grant, Head, Key, Operation, Principal, ServedModel
 from vestry.user import Damaged, with_user
 
 YEARS = range(1971, 3000)
@@ -57,6 +57,26 @@ class Caller(Struct, frozen=True):
         if self.key is not None:
             return self.principal if self.key.state(head.began_wall) == "active" else None
         return with_user(self.principal, self.user)
+
+
+def supposed(
+    *, route: str, source: str, wall: int, model: str, choices: int, max_tokens: int | None, tools: bool
+) -> tuple[Head, Call]:
+    """A call that might be made at a time (`wall`, microseconds since the epoch): as much of it as decides."""
+    operation = Operation.CHAT if route == ROUTES[0] else Operation.TEXT_COMPLETION
+    head = Head("", route, operation, "POST", source, "", "", "", None, 0.0, wall)
+    call = Call(
+        model=model,
+        stream=False,
+        include_usage=False,
+        choices=choices,
+        body=b"{}",
+        prompt_bytes=0,
+        sampling={},
+        completion_tokens=max_tokens,
+        tools=tools,
+    )
+    return head, call
 
 
 def explain(caller: Caller, head: Head, call: Call, models: Mapping[str, ServedModel], house: House) -> Explanation:

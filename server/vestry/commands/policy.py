@@ -17,7 +17,7 @@ from vestry.admin.names import is_name
 from vestry.administration import ChangeRefused, Office, look
 from vestry.commands.common import BadSettings, settings_of
 from vestry.errors import KeysUnavailable
-from vestry.explaining import Caller, Explanation, bounds_of, explain, moment_of
+from vestry.explaining import Caller, Explanation, bounds_of, explain, moment_of, supposed
 from vestry.faults import ConfigurationError
 from vestry.house import ROUTES, House
 from vestry.models.catalog import ModelError
@@ -25,7 +25,7 @@ from vestry.models.chosen import served
 from vestry.policy import Compiled
 from vestry.roles import Role
 from vestry.settings.tree import Settings
-from vestry.types import Call, Document, Head, Key, Kind, Operation, Principal, Via
+from vestry.types import Call, Document, Head, Key, Kind, Principal, Via
 
 
 @click.command("rules", short_help="List the rules in force, in their order.")
@@ -83,7 +83,7 @@ def explain_(config: Path | None, /, *, as_json: bool, **asked: Any) -> None:
         models = {model.name: model for model in served(settings)}
     except ModelError as fault:
         raise click.ClickException(str(fault)) from None
-    found = explain(_caller(asked, seen), _head(asked), _call(asked), models, seen.house)
+    found = explain(_caller(asked, seen), *_supposed(asked), models, seen.house)
     click.echo(
         json.dumps(asdict(found) | {"steps": list(map(asdict, found.steps))}, indent=2) if as_json else _told(found)
     )
@@ -149,7 +149,7 @@ def _caller(asked: dict[str, Any], seen: _House) -> Caller:
     return Caller(principal, user=seen.user)
 
 
-def _head(asked: dict[str, Any]) -> Head:
+def _supposed(asked: dict[str, Any]) -> tuple[Head, Call]:
     try:
         moment = datetime.now(UTC) if asked["at"] is None else datetime.fromisoformat(asked["at"])
     except ValueError:
@@ -164,33 +164,8 @@ def _head(asked: dict[str, Any]) -> Head:
         ip_address(asked["source"])
     except ValueError:
         raise click.UsageError("--from is an IP address.") from None
-    return Head(
-        request_id="",
-        route=asked["route"],
-        operation=Operation.CHAT if asked["route"] == ROUTES[0] else Operation.TEXT_COMPLETION,
-        method="POST",
-        source=asked["source"],
-        user_agent="",
-        client_request_id="",
-        traceparent="",
-        credential=None,
-        began=0.0,
-        began_wall=wall,
-    )
-
-
-def _call(asked: dict[str, Any]) -> Call:
-    return Call(
-        model=asked["model"],
-        stream=False,
-        include_usage=False,
-        choices=asked["choices"],
-        body=b"{}",
-        prompt_bytes=0,
-        sampling={},
-        completion_tokens=asked["max_tokens"],
-        tools=asked["tools"],
-    )
+    given = {name: asked[name] for name in ("route", "source", "model", "choices", "max_tokens", "tools")}
+    return supposed(wall=wall, **given)
 
 
 def _rules(house: House, tenant: str | None) -> list[Compiled]:

@@ -18,11 +18,11 @@ from vestry.edge.administration.ask import Ask
 from vestry.edge.administration.office import Office
 from vestry.edge.administration.table import ROOT, Reply, Row
 from vestry.errors import Conflict, NotFound, PreconditionFailed, PreconditionRequired
-from vestry.explaining import Caller, explain, moment_of
+from vestry.explaining import Caller, explain, moment_of, supposed
 from vestry.roles import Permission, Role
 from vestry.settings.policy import Rules
 from vestry.settings.section import Label, Name, Section, Subject
-from vestry.types import Call, Document, Head, Kind, Operation, Principal
+from vestry.types import Call, Document, Head, Kind, Principal
 
 WHERE = Where(Kind.POLICY, "", "policy")
 PLACE = f"{ROOT}/policy"
@@ -61,20 +61,14 @@ class Supposed(Section):
     choices: Annotated[int, Field(ge=1, le=128)] = 1
     tools: bool = False
 
-    def head(self) -> Head:
-        wall = time.time_ns() // 1000 if self.at is None else moment_of(self.at)
-        return Head("", self.route, Operation.CHAT, "POST", self.source, "", "", "", None, 0.0, wall)
-
-    def call(self) -> Call:
-        return Call(
+    def call(self) -> tuple[Head, Call]:
+        return supposed(
+            route=self.route,
+            source=self.source,
+            wall=time.time_ns() // 1000 if self.at is None else moment_of(self.at),
             model=self.model,
-            stream=False,
-            include_usage=False,
             choices=self.choices,
-            body=b"{}",
-            prompt_bytes=0,
-            sampling={},
-            completion_tokens=self.max_tokens,
+            max_tokens=self.max_tokens,
             tools=self.tools,
         )
 
@@ -115,27 +109,27 @@ def _shown(office: Office, kept: Kept) -> Reply:
 
 
 async def _explain(office: Office, ask: Ask) -> Reply:
-    supposed = judge(Supposed, await ask.body())
-    ask.actor.require(Permission.POLICY_READ, supposed.tenant)
-    await office.documents.read(ask.actor, Where(Kind.TENANT, "", supposed.tenant))
-    caller = await _caller(office, ask, supposed)
-    found = explain(caller, supposed.head(), supposed.call(), office.models, office.house())
+    asked = judge(Supposed, await ask.body())
+    ask.actor.require(Permission.POLICY_READ, asked.tenant)
+    await office.documents.read(ask.actor, Where(Kind.TENANT, "", asked.tenant))
+    caller = await _caller(office, ask, asked)
+    found = explain(caller, *asked.call(), office.models, office.house())
     facts: dict[str, Any] = asdict(found) | {"steps": list(map(asdict, found.steps))}
     return Reply(shapes.Explained.model_validate(facts))
 
 
-async def _caller(office: Office, ask: Ask, supposed: Supposed) -> Caller:
+async def _caller(office: Office, ask: Ask, asked: Supposed) -> Caller:
     """Who would call. Raises NotFound for a key that there is not, or that is another tenant's."""
-    if supposed.key:
-        key = await office.keys.read(ask.actor, supposed.key)
-        if key.tenant != supposed.tenant:
+    if asked.key:
+        key = await office.keys.read(ask.actor, asked.key)
+        if key.tenant != asked.tenant:
             raise NotFound
         return Caller.by(key)
     try:
-        user = await office.documents.read(ask.actor, Where(Kind.USER, supposed.tenant, supposed.subject))
+        user = await office.documents.read(ask.actor, Where(Kind.USER, asked.tenant, asked.subject))
     except NotFound:
-        return Caller(supposed.principal())
-    return Caller(supposed.principal(), user=user.document)
+        return Caller(asked.principal())
+    return Caller(asked.principal(), user=user.document)
 
 
 ROWS: tuple[Row, ...] = (
