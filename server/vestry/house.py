@@ -101,7 +101,7 @@ class House(Struct, frozen=True):
             {place: project for place, project in projects.items() if project is not None},
             rules=rules,
             rulings=by_tenant(rules, tenants, default=settings.policy.default == "allow"),
-            contents=_contents(tenants),
+            contents=contents_of(tenants),
             extras={name: b',"cache_salt":"' + _salt(secret, name) + b'"' for name in tenants} if secret else {},
             glass=_glass(kept[Kind.BREAK_GLASS]),
         )
@@ -146,7 +146,7 @@ def _glass(documents: Iterable[Document]) -> dict[str, tuple[Glass, ...]]:
     return found
 
 
-def _contents(tenants: Mapping[str, Tenant]) -> dict[tuple[str, str], ContentMode]:
+def contents_of(tenants: Mapping[str, Tenant]) -> dict[tuple[str, str], ContentMode]:
     """The mode of each tenant and route whose content is kept."""
     found = {
         (name, route): ContentMode(tenant.content.mode(route)) for name, tenant in tenants.items() for route in ROUTES

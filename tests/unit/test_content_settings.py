@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from vestry.audit.content.sealing import new_private
 from vestry.auditor import AuditorKey, secret_text
-from vestry.composition.recording import content_modes, rule_modes, sealers
+from vestry.composition.recording import rule_modes, sealers
 from vestry.configuration.reading import ConfigurationError, load, read
+from vestry.house import contents_of
 from vestry.settings.record import Hold
 from vestry.settings.tree import Settings
 from vestry.types import ContentMode
@@ -31,7 +32,7 @@ def faults(tmp_path: Path, tree: dict[str, Any]) -> list[str]:
 
 def test_nothing_is_kept_unless_said() -> None:
     """The default is `metadata`, on every route of every tenant."""
-    assert content_modes(Settings()) == {}
+    assert contents_of(Settings().tenants) == {}
 
 
 def test_modes_are_by_tenant_and_route(tmp_path: Path) -> None:
@@ -41,9 +42,9 @@ def test_modes_are_by_tenant_and_route(tmp_path: Path) -> None:
     path.write_text(
         yaml.safe_dump({"audit": {"auditor": str(PUBLIC)}, "tenants": {"a": {"content": content}, "b": None}})
     )
-    assert content_modes(load(path, {})) == {("a", "chat.completions"): ContentMode.SEALED}
+    assert contents_of(load(path, {}).tenants) == {("a", "chat.completions"): ContentMode.SEALED}
     changed = load(path, {"VESTRY_TENANTS__B__CONTENT__DEFAULT": "full"})
-    assert content_modes(changed)["b", "completions"] == ContentMode.FULL
+    assert contents_of(changed.tenants)["b", "completions"] == ContentMode.FULL
 
 
 def test_a_rule_has_a_mode_of_its_own() -> None:

@@ -64,6 +64,13 @@ class Where(Struct, frozen=True):
         """The tenant whose it is."""
         return self.name if self.kind == Kind.TENANT else self.tenant
 
+    @property
+    def title(self) -> str:
+        """For people: `project triage of radiology`; `policy`."""
+        if self.kind == Kind.POLICY:
+            return "policy"
+        return f"{self.kind} {self.name}" + (f" of {self.tenant}" if self.tenant else "")
+
 
 class Kept(Struct, frozen=True):
     """A document, and what came of it. `declared` says that it stands in the settings, `new` that there was none."""

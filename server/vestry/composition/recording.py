@@ -30,11 +30,10 @@ from vestry.composition.reconcile import Reconciler
 from vestry.composition.retention import Retainer, policy_of
 from vestry.configuration.reading import digest
 from vestry.errors import AuditUnavailable
-from vestry.house import House
+from vestry.house import House, contents_of
 from vestry.keeping import Keep
 from vestry.meter.record import RecordMeter
 from vestry.record import Recorder
-from vestry.relay import PATHS
 from vestry.secret_files import SecretFault, content_hash
 from vestry.settings.tree import Settings, Tenant
 from vestry.types import ContentMode
@@ -160,7 +159,7 @@ class Recording:
                 raise AuditUnavailable from fault
 
         try:
-            modes = {*content_modes(settings).values(), *rule_modes(settings)}
+            modes = {*contents_of(settings.tenants).values(), *rule_modes(settings)}
             self._sealers = sealers(settings, settings.tenants)
             if ContentMode.HASHED in modes:
                 content_hash(settings)
@@ -169,16 +168,6 @@ class Recording:
         if modes:
             keeper()
         return Keep(at_need, limit=settings.audit.content_bytes)
-
-
-def content_modes(settings: Settings) -> dict[tuple[str, str], ContentMode]:
-    """The mode of each tenant and route whose content is kept."""
-    found = {
-        (name, route): ContentMode(tenant.content.mode(route))
-        for name, tenant in settings.tenants.items()
-        for route in PATHS
-    }
-    return {place: mode for place, mode in found.items() if mode != ContentMode.METADATA}
 
 
 def rule_modes(settings: Settings) -> set[ContentMode]:

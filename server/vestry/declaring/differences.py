@@ -10,7 +10,6 @@ from vestry.admin.batch import Put, Remove, SetKey
 from vestry.admin.documents import FORMS, Where
 from vestry.declaring.plan import Difference
 from vestry.declaring.text import slim
-from vestry.types import Kind
 
 SIGNS = {"add": "+", "change": "~", "remove": "-"}
 WIDTH = 200
@@ -72,13 +71,10 @@ def _change(each: Difference) -> dict[str, Any]:
 
 
 def title(difference: Difference) -> str:
-    """`user alice of radiology`."""
+    """For people: `user alice of radiology`."""
     if isinstance(difference.step, SetKey):
         return f"key {difference.step.key_id}"
-    where = _where(difference)
-    if where.kind == Kind.POLICY:
-        return "policy"
-    return f"{where.kind} {where.name}" + (f" of {where.tenant}" if where.tenant else "")
+    return _where(difference).title
 
 
 def _where(difference: Difference) -> Where:

@@ -50,13 +50,6 @@ def described(kept: Kept) -> dict[str, Any]:
     return {**said, "declared": False, "version": document.version, **times, **damaged, "body": document.body}
 
 
-def titled(where: Where) -> str:
-    """`project triage of radiology`; `policy`."""
-    if where.kind == Kind.POLICY:
-        return "policy"
-    return f"{where.kind} {where.name}" + (f" of {where.tenant}" if where.tenant else "")
-
-
 def show(config: Path | None, place: Place, *, as_json: bool) -> None:
     """Print one."""
     settings = settings_of(config)
@@ -72,7 +65,7 @@ def show(config: Path | None, place: Place, *, as_json: bool) -> None:
         kept = look(settings, read)
     said = "declared in the settings" if kept.declared else f"version {kept.document.version}"
     where = Where(kept.document.kind, kept.document.tenant, kept.document.name)
-    text = f"# {safe(titled(where))}, {said}\n{as_yaml(kept.document.body)}"
+    text = f"# {safe(where.title)}, {said}\n{as_yaml(kept.document.body)}"
     click.echo(json.dumps(described(kept), indent=2) if as_json else text.rstrip("\n"))
 
 
@@ -130,7 +123,7 @@ def put(
     document = kept.document
     done = "made" if kept.new else "changed"
     where = Where(document.kind, document.tenant, document.name)
-    said = f"{titled(where)}: {done if kept.changed else 'is so already'} (version {document.version})"
+    said = f"{where.title}: {done if kept.changed else 'is so already'} (version {document.version})"
     tell({**described(kept), "changed": kept.changed}, said, as_json=as_json)
 
 
@@ -140,7 +133,7 @@ async def _before(office: Office, where: Where) -> Kept | None:
     except NotFound:
         return None
     if kept.declared:
-        raise Conflict(f"The {titled(where)} is declared in the settings, and changed only there.")
+        raise Conflict(f"The {where.title} is declared in the settings, and changed only there.")
     return kept
 
 
@@ -148,8 +141,8 @@ async def _changed(office: Office, where: Where) -> str:
     try:
         kept = await office.documents.read(office.actor, where)
     except NotFound:
-        return f"Nothing was changed: there is no {titled(where)} any more."
-    return f"Nothing was changed: the {titled(where)} has version {kept.document.version} now. Read it again."
+        return f"Nothing was changed: there is no {where.title} any more."
+    return f"Nothing was changed: the {where.title} has version {kept.document.version} now. Read it again."
 
 
 def remove(config: Path | None, place: Place, *, if_version: int | None, as_json: bool) -> None:
@@ -166,14 +159,14 @@ def remove(config: Path | None, place: Place, *, if_version: int | None, as_json
         except PreconditionFailed:
             raise ChangeRefused(await _changed(office, where)) from None
         except Conflict as refusal:
-            raise Conflict(f"The {titled(where)} was not removed. {refusal.reason}") from None
+            raise Conflict(f"The {where.title} was not removed. {refusal.reason}") from None
         return where
 
     with told():
         look(settings, lambda office: _there(office, place))
         where = change(settings, take)
     made = {"kind": where.kind.value, "name": where.name, **({"tenant": where.tenant} if where.tenant else {})}
-    tell({**made, "removed": True}, f"{titled(where)}: removed", as_json=as_json)
+    tell({**made, "removed": True}, f"{where.title}: removed", as_json=as_json)
 
 
 async def _there(office: Office, place: Place) -> None:
