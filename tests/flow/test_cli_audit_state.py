@@ -18,11 +18,9 @@ from fakes.audit import HandClock
 from fakes.engine import FakeEngine
 from support.cli import Cli
 from support.house import PLAIN, SIGNING, House, chat, until
+from support.logs import DAY, DayLog
 from vestry.audit import reconciling
-from vestry.audit.fields import RecordType
 from vestry.audit.notary import Signing
-from vestry.audit.opening import open_store
-from vestry.audit.records import Records
 from vestry.audit.tlog.tiles import CHECKPOINT
 
 FAST = {"reconcile_seconds": 0.1}
@@ -188,21 +186,14 @@ def test_servers_that_share_an_engine_are_added_up(
 # Pruning
 
 
-def old_log(directory: Path, origin: str, signing: Signing = KEY, *, days: int = 40) -> None:
-    """A log whose last day is today, of 300 records a day."""
+def old_log(directory: Path, origin: str, signing: Signing = KEY) -> None:
+    """A log of forty days, of which the last is today, with 300 records a day."""
     clock = HandClock()
-    clock.wall = time.time_ns() // 1000 - days * 86_400_000_000
-    records = Records(clock=clock.clock)
-    for _ in range(days):
-        store = open_store(directory, origin, signing=signing, segment_bytes=1 << 20, clock=clock.clock)
-        given = [
-            records.event(RecordType.KEY_REVOKE, tenant="default", subject="alice", key_id="k", actor="x")
-            for _ in range(300)
-        ]
-        while given:
-            del given[: store.commit(given).taken]
-        store.close()
-        clock.both(86_400)
+    clock.wall = time.time_ns() // 1000 - 40 * DAY * 1_000_000
+    log = DayLog(directory, clock, origin=origin, signing=signing)
+    for _ in range(40):
+        log.day()
+    log.store.close()
 
 
 @pytest.fixture(scope="module")

@@ -112,15 +112,16 @@ def _uv(python: str, folder: Path, *options: str) -> str:
     return run(UV, "pip", "install", "--no-cache", *options, *LOCKED, *wanted, *locks, env=environ)
 
 
-def _wheelhouse(python: str) -> Path:
-    folder = CACHE / f"wheelhouse-{python}-{digest(*LOCKS)}"
+def _wheelhouse() -> Path:
+    """The wheels that the locks name for the image's Python; downloaded once."""
+    folder = CACHE / f"wheelhouse-{RELEASE_PYTHON}-{digest(*LOCKS)}"
     if not folder.is_dir():
-        for old in CACHE.glob(f"wheelhouse-{python}-*"):
+        for old in CACHE.glob(f"wheelhouse-{RELEASE_PYTHON}-*"):
             shutil.rmtree(old)
         with tempfile.TemporaryDirectory(dir=CACHE) as draft:
             wheels = Path(draft) / "wheels"
             for lock in LOCKS:
-                wanted = ("--python-version", python, "--dest", wheels, "--requirement", lock)
+                wanted = ("--python-version", RELEASE_PYTHON, "--dest", wheels, "--requirement", lock)
                 run(*PIP, "download", *LOCKED, *wanted)
             wheels.rename(folder)
     return folder
@@ -166,7 +167,7 @@ def build() -> Image:
             for old in (each for each in images if each.startswith("localhost/vestry-test-")):
                 buildah("rmi", old)
             _base()
-            offline = ("--network", "none", "--build-context", f"wheelhouse={_wheelhouse(RELEASE_PYTHON)}")
+            offline = ("--network", "none", "--build-context", f"wheelhouse={_wheelhouse()}")
             arguments = (f"BASE={BASE}", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheelhouse", "REVISION=test")
             given = [part for argument in arguments for part in ("--build-arg", argument)]
             buildah("bud", "--format", "docker", *offline, *given, "--tag", name, ROOT)

@@ -78,17 +78,22 @@ THIRTY_DAYS = Policy(30)
 class DayLog:
     """A log that lives for days in a moment. Use as pruning.Ledger too."""
 
-    def __init__(self, directory: Path, clock: HandClock | None = None) -> None:
-        self.directory, self.home, self.clock = directory, directory / ORIGIN, clock or HandClock()
+    def __init__(
+        self, directory: Path, clock: HandClock | None = None, *, origin: str = ORIGIN, signing: Signing = SIGNING
+    ) -> None:
+        self.directory, self.home, self.clock = directory, directory / origin, clock or HandClock()
+        self._origin, self._signing = origin, signing
         self.store = self.open()
 
     def copied(self, directory: Path) -> DayLog:
         """A log of its own from here on, with a past that is the same."""
         shutil.copytree(self.directory, directory)
-        return DayLog(directory, copy.copy(self.clock))
+        return DayLog(directory, copy.copy(self.clock), origin=self._origin, signing=self._signing)
 
     def open(self) -> Store:
-        self.store = open_store(self.directory, ORIGIN, signing=SIGNING, segment_bytes=1 << 30, clock=self.clock.clock)
+        self.store = open_store(
+            self.directory, self._origin, signing=self._signing, segment_bytes=1 << 30, clock=self.clock.clock
+        )
         return self.store
 
     def day(self, *subjects: str, records: int = 300) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,58 +55,66 @@ def busy(log: LogMaker) -> None:
     assert scan.first_index(scan.segments(log.home)[0]) > before
 
 
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[LogMaker]:
+    """A log whose segments are short, so that its journal soon holds only what came last."""
+    with LogMaker(tmp_path, segment_bytes=1 << 16) as made:
+        yield made
+
+
+@pytest.fixture
+def reconciled_once(log: LogMaker) -> LogMaker:
+    """One that was reconciled when it began, and has been busy since."""
+    reconciled(log, row("a", 1))
+    busy(log)
+    return log
+
+
 @pytest.mark.parametrize("calls", [0, 100, 300])
-def test_a_busy_server_that_was_killed_goes_on_from_where_it_was(tmp_path: Path, calls: int) -> None:
+def test_a_busy_server_that_was_killed_goes_on_from_where_it_was(log: LogMaker, calls: int) -> None:
     """The last reconciliation is found in the bundles where the journal holds none, wherever in its bundle it stands;
     each outcome since counts once, and none of this life's."""
-    with LogMaker(tmp_path, segment_bytes=1 << 16) as log:
-        start(log)
-        log.add_calls(calls)
-        reconciled(log, row("a", 1), row("b", 2))
-        reconciled(log, row("a", 3, unexplained=4))
-        answered(log, 7)
-        busy(log)
-        answered(log, 2)
-        start(log)
-        answered(log, 5)
-        exact = Bounds(Work(90, 45, 9), Work(90, 45, 9))
-        assert past(log.home) == {
-            "a": Past(Reading(Work(3, 3, 3)), exact),
-            "b": Past(Reading(Work(2, 2, 2)), Bounds()),
-        }
-        found = condition(log.home, "server")
-        assert [each.replica for each in found.engines] == ["a", "b"]
-        assert any("4 prompt tokens" in fault for fault in found.faults)
+    start(log)
+    log.add_calls(calls)
+    reconciled(log, row("a", 1), row("b", 2))
+    reconciled(log, row("a", 3, unexplained=4))
+    answered(log, 7)
+    busy(log)
+    answered(log, 2)
+    start(log)
+    answered(log, 5)
+    exact = Bounds(Work(90, 45, 9), Work(90, 45, 9))
+    assert past(log.home) == {
+        "a": Past(Reading(Work(3, 3, 3)), exact),
+        "b": Past(Reading(Work(2, 2, 2)), Bounds()),
+    }
+    found = condition(log.home, "server")
+    assert [each.replica for each in found.engines] == ["a", "b"]
+    assert any("4 prompt tokens" in fault for fault in found.faults)
 
 
-def test_it_is_looked_for_only_so_far_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_looked_for_only_so_far_back(reconciled_once: LogMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long log that was never reconciled is not read from its beginning."""
-    with LogMaker(tmp_path, segment_bytes=1 << 16) as log:
-        reconciled(log, row("a", 1))
-        busy(log)
-        start(log)
-        assert past(log.home)
-        monkeypatch.setattr(reconciling, "BACK_BUNDLES", 2)
-        assert past(log.home) == {}
-        assert condition(log.home, "server").engines == []
+    log = reconciled_once
+    start(log)
+    assert past(log.home)
+    monkeypatch.setattr(reconciling, "BACK_BUNDLES", 2)
+    assert past(log.home) == {}
+    assert condition(log.home, "server").engines == []
 
 
-def test_what_was_pruned_is_no_damage(tmp_path: Path) -> None:
+def test_what_was_pruned_is_no_damage(reconciled_once: LogMaker) -> None:
     """Where the last reconciliation went with the records of its time, there is nothing to go on from."""
-    with LogMaker(tmp_path, segment_bytes=1 << 16) as log:
-        reconciled(log, row("a", 1))
-        busy(log)
-        start(log)
-        (log.home / "tile" / "entries" / "000").unlink()
-        assert LogReader(log.home).minimum == 256
-        assert past(log.home) == {}
-        assert condition(log.home, "server").faults == []
+    log = reconciled_once
+    start(log)
+    (log.home / "tile" / "entries" / "000").unlink()
+    assert LogReader(log.home).minimum == 256
+    assert past(log.home) == {}
+    assert condition(log.home, "server").faults == []
 
 
-def test_what_is_missing_is_told(tmp_path: Path) -> None:
+def test_what_is_missing_is_told(reconciled_once: LogMaker) -> None:
     """A bundle that is gone between others is a fault of the log, in a sentence."""
-    with LogMaker(tmp_path, segment_bytes=1 << 16) as log:
-        reconciled(log, row("a", 1))
-        busy(log)
-        (log.home / "tile" / "entries" / "001").unlink()
-        assert any("entries/001 is missing" in fault for fault in condition(log.home, "server").faults)
+    home = reconciled_once.home
+    (home / "tile" / "entries" / "001").unlink()
+    assert any("entries/001 is missing" in fault for fault in condition(home, "server").faults)
