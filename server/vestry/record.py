@@ -14,8 +14,9 @@ from collections.abc import Awaitable
 from vestry import __version__
 from vestry.audit.calls import Content
 from vestry.audit.completeness import Ledger
-from vestry.audit.fields import ORIGINS, RecordType
+from vestry.audit.fields import RecordType
 from vestry.audit.flood import RefusalLog
+from vestry.audit.forms import ORIGINS
 from vestry.audit.records import Records
 from vestry.errors import AuditUnavailable, Refusal
 from vestry.seams import Journal

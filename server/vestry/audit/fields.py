@@ -11,7 +11,26 @@ from typing import Any
 
 from msgspec import Struct
 
-from vestry.audit.canonical import SAFE_INTEGER
+from vestry.audit.forms import (
+    CONTENT,
+    ENGINES_TRIED,
+    FLAG,
+    HASH,
+    INTEGER,
+    OPEN_INTENTS_EACH,
+    ORIGINS,
+    RECONCILED_EACH,
+    RECONCILIATION,
+    SAMPLING,
+    SIGNED,
+    SUMMARY_COUNTS,
+    TIME,
+    WORK,
+    choice,
+    closed,
+    listed,
+    text,
+)
 from vestry.types import ContentMode, Ending
 
 SCHEMA = 1
@@ -68,81 +87,6 @@ BEGIN, TRIM, RECOVERED = RecordType.SEGMENT_BEGIN, RecordType.LOG_TRIM, RecordTy
 JUMP = RecordType.CLOCK_JUMP
 READ, ERASE = RecordType.LOG_READ, RecordType.CONTENT_ERASE
 RECONCILED, PRUNE = RecordType.LOG_RECONCILED, RecordType.LOG_PRUNE
-
-INTEGER: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": SAFE_INTEGER}
-SIGNED: dict[str, Any] = {"type": "integer", "minimum": -SAFE_INTEGER, "maximum": SAFE_INTEGER}
-FLAG: dict[str, Any] = {"type": "boolean"}
-TIME: dict[str, Any] = {
-    "type": "string",
-    "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z$",
-}
-
-
-def text(limit: int) -> dict[str, Any]:
-    return {"type": "string", "minLength": 1, "maxLength": limit}
-
-
-def choice(*words: str) -> dict[str, Any]:
-    return {"enum": list(words)}
-
-
-def listed(items: dict[str, Any], most: int) -> dict[str, Any]:
-    return {"type": "array", "items": items, "maxItems": most}
-
-
-def closed(**properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "additionalProperties": False}
-
-
-SAMPLING: dict[str, Any] = {
-    "type": "object",
-    "additionalProperties": {
-        "anyOf": [SIGNED, FLAG, text(64), {**closed(count=INTEGER), "required": ["count"]}],
-    },
-}
-HASH: dict[str, Any] = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-CONTENT: dict[str, Any] = closed(
-    size=INTEGER,
-    left_out=INTEGER,
-    commitment=HASH,
-    hmac=HASH,
-    texts=listed(HASH, 32),
-    bundle={"type": "string", "pattern": "^[0-9]{8}-[0-9]{6}$"},
-    entry=INTEGER,
-    offset=INTEGER,
-    length=INTEGER,
-    sha256=HASH,
-    auditor={"type": "string", "pattern": "^[0-9a-f]{16}$"},
-    lost=FLAG,
-)
-OPEN_INTENTS_EACH = 400
-"""Open intents that one `segment.begin` record lists at most; with ids of 64 characters it stays below a leaf."""
-SUMMARY_COUNTS = 256
-"""Rows that one `refusals.summary` record holds at most."""
-WORK: dict[str, Any] = {"type": "array", "items": INTEGER, "minItems": 3, "maxItems": 3}
-"""Amounts of an engine's work: prompt tokens, completion tokens, requests (`completeness.Work`)."""
-RECONCILED_EACH = 48
-"""Replicas that one `log.reconciled` record holds at most."""
-ENGINES_TRIED = 2
-"""Engines that one call is sent to at most."""
-RECONCILIATION: dict[str, Any] = {
-    **closed(
-        replica=text(128),
-        readable=FLAG,
-        engine=WORK,
-        least=WORK,
-        most=WORK,
-        unexplained=WORK,
-        uncounted=WORK,
-        restarts=INTEGER,
-        counters=WORK,
-        read=TIME,
-        started=TIME,
-    ),
-    "required": ["replica", "readable", "engine", "least", "most", "unexplained", "uncounted", "restarts"],
-}
-ORIGINS = 256
-"""Logs of a house that one `server.start` record names at most."""
 
 
 class Field(Struct, frozen=True):
@@ -365,7 +309,7 @@ FIELDS: tuple[Field, ...] = (
     _row("bytes", INTEGER, "Bytes that were cut off; none of them was acknowledged.", always={TRIM}),
     _row(
         "sha256",
-        {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+        HASH,
         "SHA-256 of what was cut off; it is kept in `<segment>-<offset>-<number>.torn`.",
         always={TRIM},
     ),

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vestry.audit.calls import RefusalRecord
-from vestry.audit.fields import SUMMARY_COUNTS, RecordType
+from vestry.audit.fields import RecordType
+from vestry.audit.forms import SUMMARY_COUNTS
 from vestry.audit.records import Clock, Records, rfc3339
 from vestry.errors import AuditUnavailable
 from vestry.seams import Journal

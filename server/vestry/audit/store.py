@@ -25,8 +25,9 @@ from msgspec import Struct
 
 from vestry.audit.calls import IntentRecord, OutcomeRecord
 from vestry.audit.canonical import NotCanonical, leaf, placed, said
-from vestry.audit.fields import OPEN_INTENTS_EACH, RecordType
+from vestry.audit.fields import RecordType
 from vestry.audit.files import Files
+from vestry.audit.forms import OPEN_INTENTS_EACH
 from vestry.audit.notary import Notary
 from vestry.audit.records import Event, Records, microseconds_of
 from vestry.audit.scan import BATCH_BYTES, CLOSING, lines, name_of, parse

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from vestry.audit.completeness import NOTHING, Account, Bounds, Ledger, Reading, Standing, Work
-from vestry.audit.fields import RECONCILED_EACH, RecordType
+from vestry.audit.fields import RecordType
+from vestry.audit.forms import RECONCILED_EACH
 from vestry.audit.reading import NoLog
 from vestry.audit.reconciling import past
 from vestry.audit.records import Records, rfc3339
