@@ -109,9 +109,11 @@ def test_values_and_settings_that_are_named_exist(page: Path) -> None:
     """Each dotted name in code font is a value of the chart, or a setting."""
     known = {"settings": chart().values["settings"], "engine": chart().values["engine"]}
     text = page.read_text()
-    for dotted in re.findall(
+    named = re.findall(
         r"`((?:server|store|settings|engine|networkPolicy|monitoring|podSecurity|secrets)(?:\.\w+)+)`", text
-    ):
+    )
+    assert named
+    for dotted in named:
         trees = [chart().values, known["settings"], {"models": {}, "engine": known["engine"]}]
         assert any(_has(tree, dotted.split(".")) for tree in trees), dotted
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Iterator
 
 import pytest
 from cryptography.exceptions import InvalidTag
@@ -97,20 +98,24 @@ def test_another_key_does_not_open_it() -> None:
         unseal(new_private()[0], sealed, CONTEXT)
 
 
-@given(st.data())
-def test_a_flipped_bit_is_found(data: st.DataObject) -> None:
-    """In the ciphertext, or in the wrapped key."""
+def flips(content: bytes) -> Iterator[bytes]:
+    """The content with one bit flipped, for each of its bits."""
+    for at in range(8 * len(content)):
+        altered = bytearray(content)
+        altered[at // 8] ^= 1 << at % 8
+        yield bytes(altered)
+
+
+def test_a_flipped_bit_is_found() -> None:
+    """Any of the ciphertext or of the wrapped key; that X25519 ignores one of a public key makes no difference."""
     private, public = new_private()
     sealed = Sealer(public).seal(SALT, b"content", CONTEXT)
-    which = data.draw(st.sampled_from(["ciphertext", "wrapped"]))
-    altered = bytearray(getattr(sealed, which))
-    altered[data.draw(st.integers(0, len(altered) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    bad = Sealed(bytes(altered), sealed.wrapped) if which == "ciphertext" else Sealed(sealed.ciphertext, bytes(altered))
-    try:
-        assert unseal(private, bad, CONTEXT) == (SALT, b"content")
-        assert altered[:31] == sealed.wrapped[:31]  # X25519 ignores the highest bit of a public key, RFC 7748 section 5
-    except NotOpened:
-        pass
+    for ciphertext in flips(sealed.ciphertext):
+        with pytest.raises(NotOpened):
+            unseal(private, Sealed(ciphertext, sealed.wrapped), CONTEXT)
+    for wrapped in flips(sealed.wrapped):
+        with pytest.raises(NotOpened):
+            unseal(private, Sealed(sealed.ciphertext, wrapped), CONTEXT)
 
 
 @pytest.mark.parametrize("size", [0, 1, 31, 32, 79])
