@@ -11,11 +11,10 @@ from collections.abc import Callable
 from functools import partial
 
 from vestry.audit.calls import Content
-from vestry.audit.canonical import clean
 from vestry.audit.content.keeper import Keeper
 from vestry.audit.content.sealing import Context
 from vestry.audit.content.texts import Transcript, prompt
-from vestry.audit.fields import LIMITS
+from vestry.audit.records import as_recorded
 from vestry.seams import Client
 from vestry.types import Call, ContentMode, Ending, Head, Outcome, Principal
 
@@ -40,7 +39,7 @@ class Keeping:
 
     def __init__(self, keeper: Keeper, mode: ContentMode, head: Head, principal: Principal, limit: int) -> None:
         self._keeper, self._mode, self._limit = keeper, mode, limit
-        self._whose = principal.tenant, clean(principal.subject, LIMITS["subject"]) or "?", head.request_id
+        self._whose = principal.tenant, as_recorded(principal.subject), head.request_id
         self._heard = Transcript(limit)
         self.began = False
 

@@ -121,6 +121,28 @@ def test_a_legal_hold_stops_it(tmp_path: Path, engine: FakeEngine, hold: dict[st
         assert office.erase("--subject", "somebody else").exit_code == 0
 
 
+def test_a_name_with_a_backslash_is_given_as_it_is(tmp_path: Path, engine: FakeEngine) -> None:
+    """As a Windows domain names people; records escape it. Held is held, however the name is written; what is erased is
+    found by the name, and its erasure by its record; and so are the calls.
+    """
+    engine.behave(words=WORDS)
+    office = Office(tmp_path, engine, holds=[{"subject": r"CORP\alice", "reason": "lawsuit 117"}])
+    with office.server:
+        office.server.start()
+        calls = {name: office.ask_as(rf"CORP\{name}") for name in ("alice", "bob")}
+        for name in (r"CORP\alice", r"CORP\\alice"):
+            office.erase("--subject", name)
+        assert CANARY in office.open(calls["alice"]).output
+        assert "legal hold" in office.erase("--subject", r"CORP\alice").output
+        assert r"2 contents of `CORP\bob` erased" in office.erase("--subject", r"CORP\bob").output
+        opened = office.open(calls["bob"])
+        assert (opened.exit_code, opened.output.count("it was erased at")) == (0, 2), opened.output
+        for name in (r"CORP\bob", r"CORP\\bob"):
+            found = office.cli.ok("audit", "show", "--type", "intent", "--subject", name)
+            assert r"subject=CORP\\bob " in found
+            assert calls["bob"] in found
+
+
 def test_an_erasure_that_cannot_be_recorded_is_not_done(office: Office) -> None:
     """The log of the command line is in the way: refused, and everything is still there."""
     request_id = office.ask()

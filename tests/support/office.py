@@ -50,6 +50,15 @@ class Office:
         assert answer.status_code == 200, answer.text
         return answer.headers["x-request-id"]
 
+    def ask_as(self, owner: str) -> str:
+        """One chat with a key of somebody's; its request id."""
+        key = self.cli.ok("keys", "create", "--owner", owner, "--tenant", "default").strip()
+        with self.server.client() as client:
+            headers = {"authorization": f"Bearer {key}"}
+            answer = client.post("/v1/chat/completions", json=chat(f"Say {CANARY}"), headers=headers)
+        assert answer.status_code == 200, answer.text
+        return answer.headers["x-request-id"]
+
     def complete(self, prompt: str = f"Say {CANARY}") -> str:
         """One completion; its request id."""
         with self.server.client() as client:

@@ -105,13 +105,17 @@ def test_the_log_opens_and_goes_on_after_it(log: DayLog) -> None:
         (Hold("case 7", tenant="default", subject="bob"), True),
         (Hold("case 7", tenant="other", subject="bob"), False),
         (Hold("case 7", subject="carol"), False),
+        (Hold("case 7", subject=r"CORP\dora"), True),
+        (Hold("case 7", subject=r"CORP\\dora"), True),
     ],
 )
 def test_a_hold_keeps_its_records_and_all_behind_them(tmp_path: Path, hold: Hold, held: bool) -> None:
-    """The first held record stops it; what holds it, and since when, is said. Once it is lifted all goes."""
+    """The first held record stops it; what holds it, and since when, is said. Once it is lifted all goes. A name with a
+    backslash, which records write as two, may be given either way.
+    """
     log = DayLog(tmp_path)
     log.day("alice", records=1000)
-    log.day("alice", "bob", records=600)
+    log.day("alice", "bob", r"CORP\dora", records=600)
     for _ in range(38):
         log.day("alice", records=50)
     free = log.plan().minimum

@@ -104,11 +104,14 @@ def test_a_key_of_small_order_does_not_start() -> None:
 
 
 def test_a_hold_names_somebody() -> None:
-    """A tenant, a subject, or both."""
+    """A tenant, a subject, or both; and no name that nobody can have."""
     for given in ({"tenant": "a"}, {"subject": "b"}, {"tenant": "a", "subject": "b"}):
         assert Hold.model_validate({**given, "reason": "x"})
     with pytest.raises(ValidationError):
         Hold(reason="x")
+    for nobody in ("", " b", "b\t"):
+        with pytest.raises(ValidationError):
+            Hold(subject=nobody, reason="x")
 
 
 def test_the_place_of_a_missing_auditor_is_its_line(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from vestry.audit.fields import RecordType
 from vestry.audit.files import Files
 from vestry.audit.notary import replace_file
 from vestry.audit.reading import LogReader, journal
-from vestry.audit.records import Clock, Event, Records, microseconds_of, rfc3339
+from vestry.audit.records import Clock, Event, Records, as_recorded, microseconds_of, rfc3339
 from vestry.audit.tlog.tiles import HEIGHT, WIDTH, TileMissing, Tiles, tile_path
 
 _LOG = logging.getLogger("vestry.audit")
@@ -41,14 +41,18 @@ _PRUNE = b'"type":"log.prune"'
 
 
 class Hold(Struct, frozen=True):
-    """A legal hold: records of this tenant, of this subject, or of this subject in this tenant, are never pruned."""
+    """A legal hold: what is of this tenant, of this subject, or of this subject in this tenant, is neither pruned nor
+    erased. `subject` is a name as it is, or as records have it: rather too much is held than too little.
+    """
 
     reason: str
     tenant: str = ""
     subject: str = ""
 
     def holds(self, tenant: str, subject: str) -> bool:
-        return (not self.tenant or self.tenant == tenant) and (not self.subject or self.subject == subject)
+        """Whether it covers a subject, as records have it, of a tenant."""
+        named = {self.subject, as_recorded(self.subject)}
+        return (not self.tenant or self.tenant == tenant) and (not self.subject or subject in named)
 
     def __str__(self) -> str:
         whom = [f"tenant `{self.tenant}`"] if self.tenant else []

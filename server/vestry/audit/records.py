@@ -55,6 +55,11 @@ def microseconds_of(time_of_record: str) -> int:
     return int(moment.replace(microsecond=0).timestamp()) * 1_000_000 + moment.microsecond
 
 
+def as_recorded(subject: str) -> str:
+    """How records name a person or program: what is not printable, and every backslash, stands as an escape."""
+    return clean(subject, LIMITS["subject"]) or "?"
+
+
 _began = lru_cache(maxsize=1024)(rfc3339)
 """The beginning of a call stands in two records."""
 
@@ -187,7 +192,7 @@ class Records:
             "began": "",
             "duration_us": 0,
             "tenant": principal.tenant,
-            "subject": clean(principal.subject, LIMITS["subject"]) or "?",
+            "subject": as_recorded(principal.subject),
             "key_id": principal.key_id,
             "role": principal.role,
             "break_glass": principal.broken_glass,
@@ -254,7 +259,7 @@ class Records:
             record.model = clean(call.model, LIMITS["model"])
         if principal is not None:
             record.tenant, record.key_id, record.role = principal.tenant, principal.key_id, principal.role
-            record.subject = clean(principal.subject, LIMITS["subject"]) or "?"
+            record.subject = as_recorded(principal.subject)
             record.issuer = principal.issuer
             record.break_glass = principal.broken_glass
         return record

@@ -12,11 +12,12 @@ from vestry.audit.content.bundles import ContentDamaged
 from vestry.audit.content.erasing import Wanted
 from vestry.audit.content.opening import homes
 from vestry.audit.fields import RecordType
+from vestry.audit.pruning import Hold
 from vestry.audit.reading import NoLog
-from vestry.audit.records import Records
+from vestry.audit.records import Records, as_recorded
 from vestry.composition.outside import record_once, recorded_or
 from vestry.composition.reader import user_of_this_process
-from vestry.settings.record import Hold
+from vestry.composition.retention import holds_of
 from vestry.settings.tree import Settings
 
 
@@ -48,15 +49,17 @@ def erase(
 ) -> Erasure:
     """Destroy what is kept of a subject. When this returns, nothing of what was found can be read.
 
-    `before` is a time as records have it. Done again it ends what was broken off. Raises Refused.
+    `subject` is a name as it is, which records may write otherwise; `before` is a time as records have it. Done again
+    it ends what was broken off. Raises Refused.
     """
-    _refuse_held(settings.audit.holds, subject, [tenant] if tenant else [])
+    holds, named = holds_of(settings), as_recorded(subject)
+    _refuse_held(holds, named, [tenant] if tenant else [])
     try:
         logs = homes(directory)
-        wanted = Wanted(subject, tenant, before)
+        wanted = Wanted(named, tenant, before)
         found = erasing.find(logs, wanted)
         count = sum(each.count for each in found)
-        _refuse_held(settings.audit.holds, subject, {name for each in found for name in each.tenants})
+        _refuse_held(holds, named, {name for each in found for name in each.tenants})
     except (NoLog, ContentDamaged, OSError) as fault:
         raise Refused(f"Nothing was erased: {fault}") from fault
     if count:
@@ -92,6 +95,4 @@ def _refuse_held(holds: Iterable[Hold], subject: str, tenants: Iterable[str]) ->
 
 def _matching(holds: Iterable[Hold], subject: str, tenants: list[str]) -> Iterator[Hold]:
     """The holds that cover a subject, of any of these tenants."""
-    for hold in holds:
-        if hold.subject in {None, subject} and (hold.tenant is None or hold.tenant in tenants):
-            yield hold
+    return (hold for hold in holds if any(hold.holds(tenant, subject) for tenant in tenants or [""]))

@@ -30,9 +30,12 @@ def policy_of(settings: Settings) -> Policy | None:
     audit = settings.audit
     if audit.retention is None:
         return None
-    return Policy(
-        audit.retention.days, tuple(Hold(each.reason, each.tenant or "", each.subject or "") for each in audit.holds)
-    )
+    return Policy(audit.retention.days, holds_of(settings))
+
+
+def holds_of(settings: Settings) -> tuple[Hold, ...]:
+    """The legal holds of the settings."""
+    return tuple(Hold(each.reason, each.tenant or "", each.subject or "") for each in settings.audit.holds)
 
 
 class Retainer:

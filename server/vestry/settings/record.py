@@ -10,7 +10,17 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from vestry.auditor import AuditorKey
 from vestry.settings.copies import Copy
-from vestry.settings.section import COMMANDS, ORIGIN, Label, Seconds, Section, check_host, is_this_machine, split_url
+from vestry.settings.section import (
+    COMMANDS,
+    ORIGIN,
+    Label,
+    Seconds,
+    Section,
+    Subject,
+    check_host,
+    is_this_machine,
+    split_url,
+)
 
 FOLDERS = frozenset({"tile", "spool", "cosigned", "content", "export"})
 """Folders within a log."""
@@ -102,8 +112,9 @@ class Hold(Section):
 
     tenant: Label | None = None
     """Tenant that is held. Left out: every one."""
-    subject: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    """Person or program that is held, as in the records. Left out: every one of the tenant."""
+    subject: Subject | None = None
+    """Person or program that is held: the owner of a key, or whom a token or certificate names. Left out: every one of
+    the tenant."""
     reason: Annotated[str, Field(min_length=1, max_length=256)]
     """Why, in the words that a refused erasure gives."""
 

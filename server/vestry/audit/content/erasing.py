@@ -19,7 +19,7 @@ from vestry.audit.files import Files
 
 
 class Wanted(Struct, frozen=True):
-    """What is to be erased. `before` is a time as records have it; None is no bound."""
+    """What is to be erased. `subject` and `before` are as records have them; None is no bound."""
 
     subject: str
     tenant: str | None = None

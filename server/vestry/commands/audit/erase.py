@@ -30,7 +30,7 @@ def _time(_context: click.Context, _option: click.Parameter, value: str | None) 
 
 
 @click.command("erase", short_help="Destroy what is kept of a person's prompts and answers.")
-@click.option("--subject", required=True, help="Whose: the owner of the key, as in the records.")
+@click.option("--subject", required=True, help="Whose: the key's owner, or whom a token or certificate names.")
 @click.option("--tenant", help="Only in this tenant. Left out: in every one.")
 @click.option("--before", metavar="TIME", callback=_time, help="Only what was kept before this time.")
 @click.option("--reason", required=True, help="Why: it stands in the record of the erasure.")

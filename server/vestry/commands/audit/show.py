@@ -11,7 +11,7 @@ from typing import Any
 import click
 import msgspec
 
-from vestry.audit.canonical import clean
+from vestry.audit.canonical import clean, cut
 from vestry.audit.finding.search import Found
 from vestry.audit.scan import LogDamaged
 from vestry.commands.audit.looking import MOST, Reading, filter_of, options, place_of, told
@@ -95,5 +95,5 @@ def line_of(found: Found) -> str:
 
 def _text(value: object) -> str:
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-    shown = clean(text, _WIDTH)
+    shown = cut(text, _WIDTH) if text.isprintable() else clean(text, _WIDTH)
     return f'"{shown}"' if " " in shown else shown
