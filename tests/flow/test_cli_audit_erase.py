@@ -74,6 +74,7 @@ def test_what_is_erased_can_be_bounded(office: Office) -> None:
         ("--subject", "tester", "--tenant", "research"),
         ("--subject", "tester", "--before", "2020-01-31"),
         ("--subject", "tester", "--before", "2020-01-31T10:00:00+02:00"),
+        ("--subject", "tester", "--before", "0027-01-31"),
     ):
         done = office.erase(*options)
         assert (done.exit_code, "Nothing is kept" in done.output) == (0, True), done.output
@@ -90,6 +91,7 @@ def test_what_is_erased_can_be_bounded(office: Office) -> None:
         ("--subject", "tester", "--reason", ""),
         ("--subject", "tester", "--before", "yesterday"),
         ("--subject", "tester", "--before", "2027-01-31T10:00:00"),
+        ("--subject", "tester", "--before", "0001-01-01T00:00:00+01:00"),
         (),
     ],
 )

@@ -73,6 +73,7 @@ def by_hand(home: Path, what: Filter) -> list[int]:
         ("24h", "2026-01-30T12:00:00"), ("90m", "2026-01-31T10:30:00"), ("30s", "2026-01-31T11:59:30"),
         ("7d", "2026-01-24T12:00:00"), ("2w", "2026-01-17T12:00:00"), ("2026-01-02", "2026-01-02T00:00:00"),
         ("2026-01-02T03:04:05+01:00", "2026-01-02T02:04:05"), ("2026-01-02T03:04:05.5Z", "2026-01-02T03:04:05.500000"),
+        ("0027-01-31", "0027-01-31T00:00:00"),
     ],
 )  # fmt: skip
 def test_times(text: str, expected: str) -> None:
@@ -82,8 +83,12 @@ def test_times(text: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "24", "h", "-1h", "yesterday", "2026-13-01", "2026-01-02T03:04:05", "999999999w", "\u0661h"]
-)
+    "text",
+    [
+        "", "24", "h", "-1h", "yesterday", "2026-13-01", "2026-01-02T03:04:05", "999999999w", "\u0661h",
+        "0001-01-01T00:00+01:00",
+    ],
+)  # fmt: skip
 def test_what_is_no_time(text: str) -> None:
     """Everything else is refused, a time without its offset included."""
     with pytest.raises(ValueError):

@@ -66,7 +66,7 @@ _began = lru_cache(maxsize=1024)(rfc3339)
 
 @lru_cache(maxsize=64)
 def _second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()  # strftime writes the year 27 as 27
 
 
 class _Stencil(Struct):

@@ -110,6 +110,6 @@ def moment_of(text: str, now: datetime) -> int:
             found = datetime.fromisoformat(text)
         if found.tzinfo is None:
             raise ValueError("a time needs its offset from UTC")
-        return round(found.timestamp() * 1_000_000)
+        return round(found.astimezone(UTC).timestamp() * 1_000_000)
     except OverflowError as error:
         raise ValueError("that is beyond the calendar") from error

@@ -21,12 +21,11 @@ def _time(_context: click.Context, _option: click.Parameter, value: str | None) 
         moment = datetime.fromisoformat(value)
         if len(value) == len("2027-01-31"):
             moment = moment.replace(tzinfo=UTC)
-        microseconds = round(moment.timestamp() * 1_000_000)
+        if moment.tzinfo is None:
+            raise click.BadParameter(said)
+        return rfc3339(round(moment.timestamp() * 1_000_000))
     except (ValueError, OverflowError, OSError):
         raise click.BadParameter(said) from None
-    if moment.tzinfo is None:
-        raise click.BadParameter(said)
-    return rfc3339(microseconds)
 
 
 @click.command("erase", short_help="Destroy what is kept of a person's prompts and answers.")
