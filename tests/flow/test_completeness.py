@@ -181,6 +181,16 @@ def test_work_while_the_server_was_down_is_noticed(tmp_path: Path) -> None:
         assert len(_unexplained(home)) == 1
 
 
+def test_calls_just_before_a_stop_are_no_doubt_about_the_engine(tmp_path: Path, engine: FakeEngine) -> None:
+    """They may have been counted before the last look or after: an honest engine is not said to have counted less."""
+    for _ in range(2):
+        with House(tmp_path, [engine], audit=FAST) as house:
+            assert house.post(json=chat()).status_code == 200
+    with House(tmp_path, [engine], audit=FAST) as house:
+        look_again(engine, 5)
+    assert [row for row in rows(house) if any(row["uncounted"]) or any(row["unexplained"])] == []
+
+
 def _unexplained(home: Path) -> list[dict[str, Any]]:
     records = read_records(home, "log.reconciled")
     return [row for record in records for row in record["replicas"] if any(row["unexplained"])]

@@ -19,7 +19,8 @@ from vestry.audit.reconciling import Past, past
 from vestry.audit.records import rfc3339
 from vestry.types import Ending, Outcome, Usage
 
-READ = rfc3339(1_600_000_000_000_000)
+BEGAN = head("any").began_wall
+READ = rfc3339(BEGAN - 1_000_000)
 
 
 def row(replica: str, counted: int, unexplained: int = 0) -> dict[str, Any]:
@@ -40,10 +41,11 @@ def start(log: LogMaker) -> None:
     log.add(log.records.event(RecordType.SERVER_START, version="1", origins=["server"]))
 
 
-def answered(log: LogMaker, number: int) -> None:
+def answered(log: LogMaker, number: int, *, began: int = BEGAN) -> None:
     """Calls that the replica `a` has answered, of ten and five tokens."""
     done = Outcome(Ending.COMPLETE, 200, usage=Usage(10, 5), finish_reasons=("stop",), replica="a")
-    log.add(*[log.records.outcome(head(f"req-{n}"), PRINCIPAL, call(), GRANT, done) for n in range(number)])
+    heads = [head(f"req-{n}", began_wall=began) for n in range(number)]
+    log.add(*[log.records.outcome(each, PRINCIPAL, call(), GRANT, done) for each in heads])
 
 
 def busy(log: LogMaker) -> None:
@@ -91,6 +93,15 @@ def test_a_busy_server_that_was_killed_goes_on_from_where_it_was(log: LogMaker, 
     found = condition(log.home, "server")
     assert [each.replica for each in found.engines] == ["a", "b"]
     assert any("4 prompt tokens" in fault for fault in found.faults)
+
+
+def test_of_a_call_that_began_before_the_last_look_only_bounds_are_known(log: LogMaker) -> None:
+    """The engine may have counted it by then, in part or as a whole, or not."""
+    reconciled(log, row("a", 1))
+    answered(log, 2)
+    answered(log, 3, began=BEGAN - 2_000_000)
+    start(log)
+    assert past(log.home)["a"].recorded == Bounds(Work(20, 10, 2), Work(50, 25, 5))
 
 
 def test_it_is_looked_for_only_so_far_back(reconciled_once: LogMaker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,11 +92,11 @@ def past(home: Path) -> dict[str, Past]:
             if row.reading is not None and len(left) < REPLICAS:
                 left[row.replica] = (row.reading, row.read)
     bounds = {replica: Bounds() for replica in left}
-    since = {replica: shifted(read, -LATE_SECONDS) for replica, (_, read) in left.items()}
+    looks = {replica: (shifted(read, -LATE_SECONDS), read) for replica, (_, read) in left.items()}
     born = max((index for index, leaf in journal(home) if _START in leaf), default=0)
     for _, leaf in reader.leaves(start, born) if left else ():
         if _OUTCOME in leaf or _CLOSED in leaf:
-            _count(_told(leaf), since, bounds)
+            _count(_told(leaf), looks, bounds)
     return {replica: Past(last, bounds[replica]) for replica, (last, _) in left.items()}
 
 
@@ -126,10 +126,17 @@ def _in_bundle(tiles: Tiles, number: int) -> list[bytes]:
     return [leaf for leaf in tiles.bundle(number) if _RECONCILED in leaf] if _RECONCILED in tiles.raw(number) else []
 
 
-def _count(record: Told, since: Mapping[str, str], bounds: Mapping[str, Bounds]) -> None:
+def _count(record: Told, looks: Mapping[str, tuple[str, str]], bounds: Mapping[str, Bounds]) -> None:
+    """Add a call that the engine may have counted after the last look at its counters, which is known of those alone
+    that began after it.
+    """
     for share in _shares(record, bounds):
-        if share.replica in bounds and record.time >= since[share.replica]:
-            bounds[share.replica].add(share.least, share.most)
+        if share.replica not in bounds:
+            continue
+        late, read = looks[share.replica]
+        if record.time >= late:
+            least = share.least if (record.began or record.time) >= read else NOTHING
+            bounds[share.replica].add(least, share.most)
 
 
 def _shares(record: Told, replicas: Iterable[str]) -> Iterable[Share]:
