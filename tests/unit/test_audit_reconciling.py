@@ -15,7 +15,7 @@ from vestry.audit.completeness import Bounds, Reading, Work
 from vestry.audit.condition import condition
 from vestry.audit.fields import RecordType
 from vestry.audit.reading import LogReader
-from vestry.audit.reconciling import Past, past
+from vestry.audit.reconciling import Past, past, sums
 from vestry.audit.records import rfc3339
 from vestry.types import Ending, Outcome, Usage
 
@@ -23,12 +23,12 @@ BEGAN = head("any").began_wall
 READ = rfc3339(BEGAN - 1_000_000)
 
 
-def row(replica: str, counted: int, unexplained: int = 0) -> dict[str, Any]:
+def row(replica: str, counted: int, unexplained: int = 0, *, after: float = 0) -> dict[str, Any]:
     """One replica of a `log.reconciled` record."""
     amounts = {"engine": [0] * 3, "least": [0] * 3, "most": [0] * 3, "uncounted": [0] * 3}
     return {
         "replica": replica, "readable": True, **amounts, "unexplained": [unexplained] * 3, "restarts": 0,
-        "counters": [counted] * 3, "read": READ,
+        "counters": [counted] * 3, "read": rfc3339(BEGAN + round((after - 1) * 1_000_000)),
     }  # fmt: skip
 
 
@@ -112,6 +112,20 @@ def test_it_is_looked_for_only_so_far_back(reconciled_once: LogMaker, monkeypatc
     monkeypatch.setattr(reconciling, "BACK_BUNDLES", 2)
     assert past(log.home) == {}
     assert condition(log.home, "server").engines == []
+
+
+def test_two_servers_that_look_at_once_see_no_restart(tmp_path: Path) -> None:
+    """Which look came first their clocks do not tell: counters that are back for a moment are an earlier look; for
+    good, they are an engine that was started anew.
+    """
+    with LogMaker(tmp_path, "one") as one, LogMaker(tmp_path, "two") as two:
+        for log, counted, after in ((one, 100, 0), (two, 110, 10), (one, 105, 10.1), (one, 120, 30)):
+            reconciled(log, row("a", counted, after=after))
+        (found,) = sums([one.home, two.home])
+        assert (found.engine, found.restarts) == (Work(20, 20, 20), 0)
+        reconciled(two, row("a", 3, after=45))
+        (found,) = sums([one.home, two.home])
+        assert (found.engine, found.restarts) == (Work(23, 23, 23), 1)
 
 
 def test_what_was_pruned_is_no_damage(reconciled_once: LogMaker) -> None:

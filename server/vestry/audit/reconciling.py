@@ -168,8 +168,13 @@ class Sum(Struct):
         return self.recorded.least.beyond(self.engine)
 
     def see(self, reading: Reading, read: str) -> None:
-        """Another look at the same counters, by whichever server."""
+        """Another look at the same counters, by whichever server.
+
+        Of two so near each other that clocks do not tell which came first, the one that shows less did.
+        """
         work, anew = reading.since(self.last)
+        if anew and reading.started == self.last.started and read < shifted(self.until, EDGE_SECONDS):
+            return
         self.engine, self.restarts = self.engine.plus(work), self.restarts + anew
         self.last, self.until = reading, read
 
