@@ -82,6 +82,20 @@ def test_on_a_copy_nothing_is_written(office: Office) -> None:
     assert office.recorded("log.read") == []
 
 
+def test_the_servers_own_record_is_no_copy_of_itself(office: Office) -> None:
+    """Whichever folder it is named by: the reading is recorded. A copy in the same folder stays one."""
+    request_id = office.ask()
+    link = office.folder / "link"
+    link.symlink_to(office.audit)
+    for count, directory in enumerate((office.audit, office.audit / "server", link, office.audit.parent), start=1):
+        assert office.open(request_id, "--directory", str(directory)).exit_code == 0
+        assert len(office.recorded("log.read")) == count, directory
+    copy = office.audit.parent / "a-copy"
+    shutil.copytree(office.audit, copy)
+    assert office.open(request_id, "--directory", str(copy.parent)).exit_code == 0
+    assert len(office.recorded("log.read")) == count
+
+
 def test_what_is_opened_can_be_proven_to_others(office: Office) -> None:
     """Content and salt, hashed by anybody, are what the record has; plain text needs no key."""
     for request_id in (office.ask(), office.complete()):

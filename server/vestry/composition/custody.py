@@ -32,10 +32,9 @@ class Erasure(Struct, frozen=True):
     damaged: list[str]
 
 
-def is_own(settings: Settings, directory: Path) -> bool:
-    """Whether a directory is this server's own record, or lies in it; else it is a copy."""
-    own, given = settings.audit_directory.resolve(), directory.resolve()
-    return given == own or own in given.parents
+def is_own(settings: Settings, home: Path) -> bool:
+    """Whether a log is one of this server's own record; else it is a copy."""
+    return home.resolve().is_relative_to(settings.audit_directory.resolve())
 
 
 def erase(

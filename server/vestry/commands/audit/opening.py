@@ -68,7 +68,7 @@ def command(
     private = None if private_key is None else _private(private_key)
     text = None if candidate is None else _bytes(candidate)
     found = _found(place, which, origin, settings)
-    if settings is not None and is_own(settings, place):
+    if settings is not None and is_own(settings, found.home):
         try:
             asked = found.leaves[0].request_id
             record_reading(settings, command="audit open", asked=asked, records=len(found.leaves))
