@@ -244,6 +244,20 @@ def test_a_text_can_be_tested_with_the_tenants_key_only(office: Office, tmp_path
     assert "it was erased at" in office.open(request_id, "--candidate", str(candidate)).output
 
 
+def test_a_tenant_of_the_directory_has_a_key_too(office: Office) -> None:
+    """Its content may be hashed as that of any other; and what was hashed can be tested after it was removed."""
+    office.cli.ok("tenants", "set", "lab", "--content", "{default: hashed}")
+    key = office.cli.ok("audit", "tenant-key", "lab")
+    request_id = office.ask_as("bob", tenant="lab")
+    [intent] = [r for r in office.server.records("intent") if r["request_id"] == request_id]
+    wanted = hmac.new(bytes.fromhex(key.strip()), f"Say {CANARY}".encode(), "sha256").hexdigest()
+    assert intent["content"]["texts"] == [wanted]
+    for listed in json.loads(office.cli.ok("keys", "list", "--tenant", "lab", "--json")):
+        office.cli.ok("keys", "revoke", listed["id"])
+    office.cli.ok("tenants", "remove", "lab")
+    assert office.cli.ok("audit", "tenant-key", "lab") == key
+
+
 def test_sealing_needs_a_key(tmp_path: Path) -> None:
     """`vestry check` names the tenant, the place and the mend; and so does a key that was mistyped."""
     cli, path = Cli(tmp_path / "state"), tmp_path / "vestry.yaml"

@@ -50,9 +50,9 @@ class Office:
         assert answer.status_code == 200, answer.text
         return answer.headers["x-request-id"]
 
-    def ask_as(self, owner: str) -> str:
-        """One chat with a key of somebody's; its request id."""
-        key = self.cli.ok("keys", "create", "--owner", owner, "--tenant", "default").strip()
+    def ask_as(self, owner: str, *, tenant: str = "default") -> str:
+        """One chat with a new key of somebody's; its request id."""
+        key = self.cli.ok("keys", "create", "--owner", owner, "--tenant", tenant).strip()
         with self.server.client() as client:
             headers = {"authorization": f"Bearer {key}"}
             answer = client.post("/v1/chat/completions", json=chat(f"Say {CANARY}"), headers=headers)

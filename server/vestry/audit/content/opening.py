@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from vestry.audit.calls import Content
 from vestry.audit.canonical import clean
-from vestry.audit.content.bundles import LARGEST_KEYS, NAME, ContentDamaged, Entry, Place, blob_at, entry_at
+from vestry.audit.content.bundles import LARGEST_KEYS, NAME, ContentDamaged, Entry, Place, blob_at, entries, entry_at
 from vestry.audit.content.sealing import Context, NotOpened, Sealed, commitment, unseal
 from vestry.audit.fields import RecordType
 from vestry.audit.reading import COMMANDS, LogReader, NoLog, is_log, origins
@@ -88,6 +88,18 @@ def homes(directory: Path) -> list[Path]:
     if not found:
         raise NoLog(f"{directory} holds no audit log.")
     return found
+
+
+def tenants_of(directory: Path) -> set[str]:
+    """Whose content the logs under a directory keep, or have kept until it was erased; nobody's where there is no log.
+
+    Raises ContentDamaged, and OSError.
+    """
+    try:
+        places = [Place(home) for home in homes(directory)]
+    except NoLog:
+        return set()
+    return {entry.about.tenant for place in places for name in place.names() for entry in entries(place.keys / name)}
 
 
 def call_of(directory: Path, request_id: str) -> Found:
