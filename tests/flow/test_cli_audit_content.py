@@ -238,6 +238,12 @@ def test_a_text_can_be_tested_with_the_tenants_key_only(office: Office, tmp_path
     shown = office.open(request_id, "--candidate", str(candidate))
     assert "answer" in shown.output
     assert "this is what the file holds" in shown.output
+    assert shown.exit_code == 0
+    parts = json.loads(office.open(request_id, "--candidate", str(candidate), "--json").output)["parts"]
+    assert [part["fits"] for part in parts] == [False, True]
+    other = tmp_path / "other"
+    other.write_text("was this asked?")
+    assert office.open(request_id, "--candidate", str(other)).exit_code == 1
     assert "only hashes of it are kept" in office.open(request_id).output
     erased = office.erase("--subject", "bob")
     assert erased.exit_code == 0

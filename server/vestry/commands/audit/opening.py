@@ -40,7 +40,7 @@ _UNREADABLE = (NoLog, LogUnusable, TileMissing, ValueError, OSError)
 @click.option(
     "--candidate",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="A file: is this, byte for byte, what was hashed?",
+    help="A file: is this, byte for byte, what was hashed? Exit status 1: neither prompt nor answer.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON, with the salts that prove it to others.")
 @click.pass_obj
@@ -80,7 +80,8 @@ def command(
     else:
         for part in parts:
             _say(part)
-    raise SystemExit(max(part["status"] for part in parts))
+    fits = [part["fits"] for part in parts if "fits" in part]
+    raise SystemExit(max(*(part["status"] for part in parts), int(bool(fits) and not any(fits))))
 
 
 def _settings(config: Path | None, *, needed: bool) -> Settings | None:
@@ -168,8 +169,8 @@ def _opened(opened: Opened) -> dict[str, Any]:
 
 def _compared(home: Path, leaf: Leaf, candidate: bytes) -> dict[str, Any]:
     if opening.fits(home, leaf, candidate):
-        return {"said": "this is what the file holds, byte for byte: the commitment in the record fits it"}
-    return {"said": "this is not what the file holds", "status": 1}
+        return {"fits": True, "said": "this is what the file holds, byte for byte: the commitment in the record fits"}
+    return {"fits": False, "said": "this is not what the file holds"}
 
 
 def _say(part: dict[str, Any]) -> None:
