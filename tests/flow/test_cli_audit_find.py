@@ -18,7 +18,8 @@ import jsonschema
 import pytest
 
 from fakes.engine import FakeEngine
-from support.cli import Cli
+from support import forks
+from support.cli import Cli, clean
 from support.house import chat, read_records
 from support.logs import LogMaker
 from support.server import ServerProcess
@@ -132,6 +133,25 @@ def test_exporting(cli: Cli, served: tuple[ServerProcess, list[str]], tmp_path: 
     again = cli("audit", "export", "--output", str(file))
     assert again.exit_code == 2
     assert "is there already" in again.output
+
+
+def test_a_draft_of_an_export_is_nobody_elses_file(cli: Cli, tmp_path: Path) -> None:
+    """What stands beside the new file stays as it is, whatever its name; and no draft is left."""
+    part = tmp_path / "out.part"
+    part.write_text("mine")
+    cli.ok("audit", "export", "--output", str(tmp_path / "out"))
+    assert part.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["out", "out.part"]
+
+
+@pytest.mark.parametrize("command", ["show", "export"])
+def test_a_full_disk_under_the_output_is_told(cli: Cli, tmp_path: Path, command: str) -> None:
+    """A sentence, exit status 1."""
+    environment = {**clean(os.environ), **cli.variables}
+    with Path("/dev/full").open("w") as full, (tmp_path / "said").open("w") as said:
+        process = forks.Child(["-m", "vestry", "audit", command], env=environment, stdout=full, stderr=said)
+        assert process.wait(60) == 1
+    assert (tmp_path / "said").read_text() == "Error: The output cannot be written: No space left on device.\n"
 
 
 def test_following(cli: Cli, served: tuple[ServerProcess, list[str]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ import click
 
 from vestry.audit.export.formats import FORMATS, Render
 from vestry.audit.finding.search import Found
-from vestry.commands.audit.looking import Reading, filter_of, options, place_of, told
+from vestry.commands.audit.looking import Reading, filter_of, options, place_of, told, written
 from vestry.models.progress import Progress
 
 
@@ -55,11 +56,13 @@ def command(
     reading = Reading(place, wanted, use_index=not no_index, progress=Progress())
     records = reading.begin(f"audit export --format {form}")
     if output is None:
-        _write(records, FORMATS[form], sys.stdout.buffer)
+        with written():
+            _write(records, FORMATS[form], sys.stdout.buffer)
+            sys.stdout.buffer.flush()
         return
-    draft = output.with_name(f"{output.name}.part")
+    draft = output.with_name(f".vestry-{secrets.token_hex(8)}")
     try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             count = _write(records, FORMATS[form], file)
             file.flush()
             os.fsync(file.fileno())
