@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import socket
+import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from fakes.engine import FakeEngine
 from support.cli import Cli
@@ -15,6 +19,7 @@ from support.outcomes import metric
 from support.receivers import Authority, Collector, SyslogReceiver
 from support.server import ServerProcess
 from vestry.audit.finding.walk import Walker
+from vestry.composition import exporting
 
 
 def test_calls_reach_syslog_and_http(tmp_path: Path) -> None:
@@ -77,3 +82,22 @@ def test_a_siem_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
             until(lambda: collector.asked)
             house.stop()  # fails after 30 s
         assert house.records("server.stop")
+
+
+def test_many_that_hang_end_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Receivers that take a connection and say nothing cost the end no more time than one of them."""
+    monkeypatch.setattr(exporting, "FLUSH_SECONDS", 0.2)
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(FakeEngine())
+        silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
+        exports = [
+            {"name": f"siem{number}", "url": f"tls://127.0.0.1:{each.getsockname()[1]}", "timeout_seconds": 60}
+            for number, each in enumerate(silent)
+        ]
+        house = stack.enter_context(House(tmp_path / "state", [engine], audit={"exports": exports}))
+        house.post(json=chat())
+        for each in silent:
+            stack.enter_context(each.accept()[0])  # of the server's own log; there is none of commands yet
+        began = time.monotonic()
+        house.stop()
+        assert time.monotonic() - began < 3

@@ -64,8 +64,7 @@ class Exports:
             finally:
                 for worker in workers:
                     worker.halt(FLUSH_SECONDS)
-                for worker in workers:
-                    await asyncio.to_thread(worker.stop, FLUSH_SECONDS)
+                await asyncio.gather(*(asyncio.to_thread(worker.stop, FLUSH_SECONDS) for worker in workers))
 
     def _chosen(self, held: contextlib.ExitStack) -> bool:
         """Whether this server is the one that sends the commands' log on."""
