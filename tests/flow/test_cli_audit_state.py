@@ -75,6 +75,24 @@ def test_status_beside_a_running_server_and_after_it(tmp_path: Path, engine: Fak
     assert text.rstrip().endswith("Nothing is wrong.")
 
 
+def test_a_replica_that_was_taken_away_is_no_fault(tmp_path: Path, engine: FakeEngine) -> None:
+    """Broken, and then out of the settings: its counters need not be readable any more. What it did stays said."""
+    cli = Cli(tmp_path)
+    with FakeEngine() as broken:
+        with House(tmp_path, [engine, broken], audit=FAST) as house:
+            httpx.post(broken.url + "/v1/chat/completions", json=chat(), verify=PLAIN)
+            until(lambda: len(house.records("log.reconciled")) > 1, what="the difference")
+            broken.stop()
+        assert any("could not be read" in fault for fault in status(cli, code=1)[0]["faults"])
+    with House(tmp_path, [engine], audit=FAST) as house:
+        until(lambda: house.records("log.reconciled")[-1]["cause"] == "start", what="the first look")
+    (found,) = status(cli, code=1)
+    assert len(found["faults"]) == 1
+    assert "that no record explains" in found["faults"][0]
+    assert sorted(each["left"] for each in found["engines"]) == [False, True]
+    assert "it is no replica any more" in cli("audit", "status").stdout
+
+
 def test_status_says_what_is_wrong(tmp_path: Path, engine: FakeEngine) -> None:
     """Work behind the back; on copies: tiles of another tree, records, a log or a checkpoint that is gone."""
     cli = Cli(tmp_path)

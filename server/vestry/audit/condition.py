@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from vestry.audit import scan
 from vestry.audit.canonical import clean, printable
@@ -51,13 +52,14 @@ class Segment(Struct, frozen=True):
 
 
 class Engine(Struct, frozen=True):
-    """A replica, as the newest reconciliations have it."""
+    """A replica, as the newest reconciliations have it. It has `left` where it stands in earlier ones alone."""
 
     replica: str
     readable: bool
     unexplained: Work = NOTHING
     uncounted: Work = NOTHING
     restarts: int = 0
+    left: bool = False
 
 
 class Condition(Struct):
@@ -181,7 +183,10 @@ class _Look:
         before: dict[str, tuple[str, Engine]] = {}
         last: Reconciled | None = None
         try:
-            for last in reconciled(self._reader)[1]:
+            for each in reconciled(self._reader)[1]:
+                if last is None or each.since != last.since:  # one of many replicas takes several records
+                    engines = {name: replace(engine, left=True) for name, engine in engines.items()}
+                last = each
                 for row in last.replicas:
                     old = engines.get(row.replica, Engine(row.replica, row.readable))
                     since, base = before.get(row.replica, ("", old))
@@ -211,7 +216,7 @@ class _Look:
             name = clean(engine.replica, NAME_CHARACTERS)
             if any(engine.unexplained):
                 self._wrong(f"the engine {name} has done {said(engine.unexplained)} that no record explains")
-            if not engine.readable:
+            if not engine.readable and not engine.left:
                 self._wrong(f"the counters of the engine {name} could not be read")
         behind = microseconds_of(self._found.last_time or last.time) - microseconds_of(last.time)
         if behind / 1e6 > RECONCILED_SECONDS:
@@ -251,7 +256,8 @@ def _rows(each: Condition) -> dict[str, str]:
             *([f"unexplained: {said(engine.unexplained)}"] if any(engine.unexplained) else []),
             *([f"not counted by it: {said(engine.uncounted)}"] if any(engine.uncounted) else []),
             *([f"{engine.restarts} restarts"] if engine.restarts else []),
-            *([] if engine.readable else ["its counters cannot be read"]),
+            *(["it is no replica any more"] if engine.left else []),
+            *([] if engine.readable or engine.left else ["its counters cannot be read"]),
         ]
         rows[f"engine {clean(engine.replica, NAME_CHARACTERS)}"] = "; ".join(doubts) or "agrees with the log"
     return rows
@@ -279,6 +285,7 @@ def _plain(each: Condition) -> dict[str, object]:
             {
                 "replica": one.replica,
                 "readable": one.readable,
+                "left": one.left,
                 "unexplained": one.unexplained._asdict(),
                 "uncounted": one.uncounted._asdict(),
                 "restarts": one.restarts,
