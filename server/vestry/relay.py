@@ -18,7 +18,7 @@ import msgspec
 from vestry.errors import ContextLengthExceeded, EngineFailed, EngineTimeout, InvalidRequest, Refusal, Stopping
 from vestry.seams import Client, Engine, Pieces, Wire
 from vestry.settings.tree import Relay as Deadlines
-from vestry.sse import BrokenStream, EventStream, decode_answer
+from vestry.sse import BrokenStream, EventStream, ReportedError, decode_answer
 from vestry.types import Call, Ending, Head, Outcome, Replica, Usage
 
 PATHS = {"chat.completions": "/v1/chat/completions", "completions": "/v1/completions"}
@@ -187,6 +187,8 @@ class _Attempt:
         try:
             ready = self._stream.feed(data)
         except BrokenStream as fault:
+            if isinstance(fault, ReportedError):  # vLLM begins a stream before it looks at all of the request
+                self._status, self._pieces = fault.status, [fault.event]
             self._break(str(fault))
             return
         if self._first is None and self._stream.events:
@@ -250,7 +252,7 @@ class _Attempt:
             return self._outcome(Ending.CANCELLED, 499, "client_closed_request", self._use())
         if self._cut and not self._sent:
             raise Stopping
-        if self._status and self._status != 200:
+        if self._status and self._status != 200 and not self._sent:
             raise self._complaint()
         if self._stream is None:
             return self._one_piece()
@@ -284,6 +286,8 @@ class _Attempt:
             return Stopping()
         if self._timed_out:
             return EngineTimeout("timeout")
+        if self._status and self._status != 200:
+            return self._complaint()
         closed = self.error is not None and self.error.startswith("the engine closed")
         return EngineFailed("closed" if closed else "garbage")
 

@@ -70,6 +70,17 @@ class BrokenStream(Exception):  # noqa: N818 - says what the stream is
     """The engine's stream makes no sense, or is an error."""
 
 
+class ReportedError(BrokenStream):
+    """The engine's stream is an error. `status` is what it would have answered with, had it not begun a stream by then;
+    `event` is what it says, for nobody outside."""
+
+    def __init__(self, event: bytes, error: object) -> None:
+        super().__init__("the engine reported an error")
+        self.event = event
+        code = error.get("code") if isinstance(error, dict) else None
+        self.status = code if isinstance(code, int) and 400 <= code < 600 else 500
+
+
 class EventStream:
     """Follows one stream. `feed` returns the bytes that may leave at once; `held` is what must wait."""
 
@@ -141,7 +152,7 @@ class EventStream:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise BrokenStream("an event is not JSON") from None
         if answer.error is not None:
-            raise BrokenStream("the engine reported an error")
+            raise ReportedError(payload, answer.error)
         if answer.usage is not None:
             self.usage = answer.usage.usage()
             if not answer.choices:

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
-ERROR = b'data: {"error":{"message":"secret engine words","type":"InternalServerError","code":500}}\n\n'
-
 
 @dataclass(frozen=True)
 class Behaviour:
@@ -34,6 +32,7 @@ class Behaviour:
     hang_after: int | None = None
     end_after: int | None = None
     error_after: int | None = None
+    error_status: int = 500
     finish_reason: str | None = "stop"
     usage: bool = True
     long_line: int = 0
@@ -304,7 +303,8 @@ class FakeEngine:
                 break
             self.counters.generation += event.count(b'"finish_reason":null') and b'"role"' not in event
             self.counters.requests += event.count(b'"stop_reason"')
-            for piece in _pieces(ERROR if number == how.error_after else event, how.split):
+            said = self._error if number == how.error_after else event
+            for piece in _pieces(said, how.split):
                 writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
                 await writer.drain()
             asked.events += 1
@@ -312,6 +312,12 @@ class FakeEngine:
         writer.write(b"0\r\n\r\n")
         await writer.drain()
         return True
+
+    @property
+    def _error(self) -> bytes:
+        """An error as an event, as vLLM writes it: with spaces, and `[DONE]` behind it."""
+        said = {"message": f"secret engine words: {self.behaviour.complaint}", "type": "X", "param": None}
+        return f"data: {json.dumps({'error': {**said, 'code': self.behaviour.error_status}})}\n\n".encode()
 
     def _events(self, asked: Asked, wish: dict[str, Any]) -> list[bytes]:
         how = self.behaviour

@@ -283,6 +283,24 @@ def test_what_the_engine_refuses_is_refused_in_our_words(
         assert metric(house, "vestry_replica_ejections_total") == 0
 
 
+def test_what_the_engine_refuses_within_a_stream_is_the_same_refusal(
+    tmp_path: Path, bad: FakeEngine, good: FakeEngine
+) -> None:
+    """vLLM looks at a schema after it has begun the stream: its 400 is an event. No engine is taken for broken."""
+    with House(tmp_path / "state", [bad, good], relay=QUIET) as house:
+        for engine in (bad, good):
+            engine.behave(error_after=0, error_status=400, complaint="Grammar error: Unknown format: nope")
+        for _ in range(4):
+            answer = house.post(json=chat(stream=True))
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
+            assert "enforce" in answer.json()["error"]["message"]
+            assert "secret" not in answer.text
+            outcome = answered(house, answer)
+            assert (outcome["ending"], outcome["attempts"]) == ("refused", 1)
+        assert len(bad.calls + good.calls) == 4
+        assert metric(house, "vestry_replica_ejections_total") == 0
+
+
 # Connections ----------------------------------------------------------------------------------------------------
 
 

@@ -187,6 +187,8 @@ def test_an_error_is_no_first_byte() -> None:
         (streamed(SAID, SAID), "engine_error"),
         (streamed(SAID, SAID, DONE), "engine_error"),
         (streamed(SAID, SAID, b'data: {"error":{}}\n\n'), "engine_error"),
+        (streamed(SAID, SAID, b'data: {"error": {"code": true}}\n\n'), "engine_error"),
+        (streamed(SAID, SAID, b'data: {"error": {"message": "grammar", "code": 400}}\n\n'), "invalid_request"),
         (streamed(SAID, SAID, b"data: " + b"x" * 5000), "engine_error"),
     ],
 )
