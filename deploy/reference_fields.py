@@ -110,6 +110,7 @@ ONLY: Mapping[str, str] = {
 REFUSALS: tuple[tuple[type[Sampled], str, Any], ...] = (
     (ChatBody, "store", True),
     (ChatBody, "web_search_options", {}),
+    (ChatBody, "moderation", {"model": "omni-moderation-latest"}),
     (ChatBody, "audio", {"voice": "alloy", "format": "wav"}),
     (ChatBody, "modalities", ["text", "audio"]),
     (ChatBody, "functions", []),
@@ -279,6 +280,7 @@ def _number(value: float | None) -> str:
 NULL = "`null` only"
 WORDS: Mapping[type[shapes.Type], Callable[[Any], str]] = {
     shapes.AnyType: lambda _: "anything",
+    shapes.CustomType: lambda _: "anything, which is not passed on",
     shapes.BoolType: lambda _: "`true` or `false`",
     shapes.DictType: _mapping,
     shapes.FloatType: lambda shape: f"number{_range(shape)}",

@@ -34,6 +34,7 @@ SAMPLES: dict[str, Any] = {
     "metadata": {"a": "b"}, "service_tier": "auto", "safety_identifier": "a", "prompt_cache_key": "a",
     "prompt_cache_retention": "24h", "store": False, "user": "a", "prediction": {"type": "content", "content": "a"},
     "modalities": ["text"], "reasoning_effort": "none", "verbosity": "medium",
+    "prompt_cache_options": {"mode": "explicit", "ttl": "30m"},
 }  # fmt: skip
 LOGPROBS: dict[str, Any] = {"chat": True, "completions": 2}
 BESIDE: dict[str, dict[str, Any]] = {

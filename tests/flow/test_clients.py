@@ -120,6 +120,35 @@ class Capital(pydantic.BaseModel):
     country: str
 
 
+class Weather(pydantic.BaseModel):
+    """The weather of a city."""
+
+    city: str
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_the_helpers_make_of_an_answer_can_be_sent_back(house: House, engine: FakeEngine, streamed: bool) -> None:
+    """`parse` and `stream` leave what they have parsed in the message; no engine gets it."""
+    client = house.client()
+
+    def asked(messages: list[Any], **options: Any) -> Any:
+        if not streamed:
+            return client.chat.completions.parse(model="small", messages=messages, **options)
+        with client.chat.completions.stream(model="small", messages=messages, **options) as stream:
+            return stream.get_final_completion()
+
+    engine.behave(tool_call="Weather")
+    called = asked(MESSAGES, tools=[openai.pydantic_function_tool(Weather)]).choices[0].message
+    (call,) = called.tool_calls
+    assert call.function.parsed_arguments == Weather(city="Paris")
+    engine.behave(tool_call=None, words=('{"city":"Paris",', '"country":"France"}'))
+    result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
+    answer = asked([*MESSAGES, called, result], response_format=Capital).choices[0].message
+    assert answer.parsed == Capital(city="Paris", country="France")
+    asked([*MESSAGES, called, result, answer, *MESSAGES])
+    assert b'"parsed' not in engine.calls[-1].body
+
+
 def test_json_schema(house: House, engine: FakeEngine) -> None:
     """`parse` sends a strict JSON schema, and gets an object back."""
     engine.behave(words=('{"city":"Paris",', '"country":"France"}'))

@@ -87,6 +87,7 @@ MISLEADING: dict[str, tuple[dict[str, Any], str]] = {
     "web search": ({"web_search_options": {}}, "web_search_options"),
     "audio": ({"audio": {"voice": "alloy", "format": "wav"}}, "audio"),
     "audio among the modalities": ({"modalities": ["text", "audio"]}, "modalities"),
+    "moderation": ({"moderation": {"model": "omni-moderation-latest"}}, "moderation"),
     "functions": ({"functions": [{"name": "a"}]}, "functions"),
     "function_call": ({"function_call": "auto"}, "function_call"),
     "an effort": ({"reasoning_effort": "high"}, "reasoning_effort"),
@@ -191,6 +192,7 @@ DROPPED: dict[str, Any] = {
     "modalities": ["text"],
     "reasoning_effort": "none",
     "verbosity": "medium",
+    "prompt_cache_options": {"mode": "explicit", "ttl": "30m"},
 }
 
 
@@ -202,6 +204,27 @@ def test_what_has_no_meaning_here_is_accepted_and_kept_back(name: str, visit: Vi
     assert name not in asked.json
     assert MARK not in asked.body.decode()
     assert MARK not in str(asked.headers)
+
+
+def test_what_openais_libraries_leave_in_a_message_is_accepted_and_kept_back(visit: Visit) -> None:
+    """Their own parse of an answer, and the ends of a cacheable prompt: whatever it is, no engine gets it."""
+    every: tuple[Any, ...] = ({"secret": [MARK]}, MARK, [], None)
+    for left in every:
+        call = {
+            "id": "call_1",
+            "type": "function",
+            "function": {"name": "a", "arguments": "{}", "parsed_arguments": left},
+        }
+        messages = [
+            {"role": "user", "content": [{**PART, "prompt_cache_breakpoint": left}]},
+            {"role": "assistant", "content": None, "tool_calls": [call], "parsed": left},
+            {"role": "tool", "tool_call_id": "call_1", "content": "b"},
+        ]
+        assert visit.post(chat(messages=messages)).status_code == 200
+        sent = visit.engine.calls[-1]
+        assert MARK not in sent.body.decode()
+        assert "parsed" not in sent.body.decode()
+        assert sent.json["messages"][0]["content"] == [PART]
 
 
 def test_null_is_the_same_as_left_out(visit: Visit) -> None:

@@ -23,6 +23,7 @@ from vestry.edge.fields import (
     Sampled,
     StreamOptions,
     StructuredOutputs,
+    unread,
 )
 from vestry.errors import InvalidRequest, UnsupportedField
 from vestry.settings.tree import Bounds
@@ -31,13 +32,14 @@ from vestry.types import Call
 DROPPED = (
     "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "store", "user",
 )  # fmt: skip
-DROPPED_CHAT = ("prediction", "modalities", "reasoning_effort", "verbosity")
+DROPPED_CHAT = ("prompt_cache_options", "prediction", "modalities", "reasoning_effort", "verbosity")
 SAMPLING = (
     "frequency_penalty", "min_p", "min_tokens", "n", "presence_penalty", "repetition_penalty", "seed", "temperature",
     "top_k", "top_p",
 )  # fmt: skip
 MISLEADING = {
     "audio": "Audio is not produced here.",
+    "moderation": "This server moderates nothing.",
     "web_search_options": "This server does not search the web.",
     "functions": "`functions` is deprecated: use `tools`.",
     "function_call": "`function_call` is deprecated: use `tool_choice`.",
@@ -50,8 +52,8 @@ SCHEMAS = 4  # all schemas of a body together may have this many times the bytes
 UNKNOWN = re.compile(r"^Object contains unknown field `(.*?)`(?: - at `\$\.?(.*)`)?$", re.DOTALL)
 PLACED = re.compile(r"^(.*?)(?: - at `(?:key in )?\$\.?(.*)`)?$", re.DOTALL)
 
-_chat: msgspec.json.Decoder[ChatBody] = msgspec.json.Decoder(ChatBody)
-_completion: msgspec.json.Decoder[CompletionBody] = msgspec.json.Decoder(CompletionBody)
+_chat: msgspec.json.Decoder[ChatBody] = msgspec.json.Decoder(ChatBody, dec_hook=unread)
+_completion: msgspec.json.Decoder[CompletionBody] = msgspec.json.Decoder(CompletionBody, dec_hook=unread)
 
 # One call for many fields: most bodies set none of them.
 _dropped, _dropped_chat, _sampling = attrgetter(*DROPPED), attrgetter(*DROPPED_CHAT), attrgetter(*SAMPLING)

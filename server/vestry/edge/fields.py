@@ -26,11 +26,24 @@ class Closed(Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Unknown fields are refused; what is not set is not sent."""
 
 
+class Unread:
+    """What OpenAI's libraries write into a message and nothing here reads: any JSON, which is not passed on."""
+
+
+UNREAD = Unread()
+
+
+def unread(_kind: type, _value: object) -> Unread:
+    """msgspec's hook: whatever stands there becomes the default, which is not sent."""
+    return UNREAD
+
+
 # Messages -----------------------------------------------------------------------------------------------------
 
 
 class TextPart(Closed, tag_field="type", tag="text"):
     text: Text
+    prompt_cache_breakpoint: Unread = UNREAD
 
 
 class RefusalPart(Closed, tag_field="type", tag="refusal"):
@@ -44,6 +57,7 @@ AssistantParts = Annotated[list[TextPart | RefusalPart], Meta(min_length=1, max_
 class FunctionCall(Closed):
     name: ToolName
     arguments: Text
+    parsed_arguments: Unread = UNREAD
 
 
 class ToolCall(Closed):
@@ -78,6 +92,7 @@ class Assistant(Closed, tag_field="role", tag="assistant"):
     function_call: None = None
     reasoning: Text | None = None
     reasoning_content: Text | None = None
+    parsed: Unread = UNREAD
 
 
 class Tool(Closed, tag_field="role", tag="tool"):
@@ -150,6 +165,11 @@ class StreamOptions(Closed):
     include_obfuscation: bool | None = None
 
 
+class PromptCacheOptions(Closed):
+    mode: Literal["implicit", "explicit"] | None = None
+    ttl: Short | None = None
+
+
 class Prediction(Closed):
     type: Literal["content"]
     content: Text | Parts
@@ -215,12 +235,14 @@ class ChatBody(Sampled, kw_only=True):
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     # no meaning here: dropped
+    prompt_cache_options: PromptCacheOptions | None = None
     prediction: Prediction | None = None
     modalities: list[Short] | None = None
     reasoning_effort: Short | None = None
     verbosity: Short | None = None
     # refused, with a reason, when they hold anything
     audio: Any = None
+    moderation: Any = None
     web_search_options: Any = None
     functions: Any = None
     function_call: Any = None
