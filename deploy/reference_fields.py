@@ -86,7 +86,7 @@ What passes here may still be more than the engine can enforce (`uniqueItems`, f
 """
 
 NOTES: Mapping[str, str] = {
-    "n": "*at most `bounds.choices`, {bounds.choices} unless set*",
+    "n": "*at most `bounds.choices`, {bounds.choices} unless set*; above 1 with a `temperature` above 0",
     "max_tokens": "not more than the model's context; with `max_completion_tokens`, the same value",
     "max_completion_tokens": "not more than the model's context",
     "logit_bias": "keys are token ids of the model's vocabulary",

@@ -133,6 +133,8 @@ def _place(path: str | None) -> str | None:
 def _check_sampled(body: Sampled, bounds: Bounds) -> None:
     if body.n is not None and body.n > bounds.choices:
         raise InvalidRequest(f"`n` may be at most {bounds.choices}.", param="n")
+    if body.temperature == 0 and body.n is not None and body.n > 1:  # no engine takes it: they would all be the same
+        raise InvalidRequest("`n` above 1 needs a `temperature` above 0.", param="n")
     if body.store:
         raise UnsupportedField("Answers are not stored for later retrieval here; leave `store` out.", param="store")
     if body.stream_options is not None and not body.stream:

@@ -19,7 +19,8 @@ Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 Token = Annotated[int, Meta(ge=0, le=10_000_000)]
 Unit = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
-Stops = Annotated[list[Short], Meta(max_length=16)]
+Word = Annotated[str, Meta(min_length=1, max_length=512)]
+Stops = Annotated[list[Word], Meta(max_length=4)]
 
 
 class Closed(Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -194,7 +195,7 @@ class Sampled(Closed, kw_only=True):
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: Short | Stops | None = None
+    stop: Word | Stops | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=300)] | None = None
@@ -205,7 +206,7 @@ class Sampled(Closed, kw_only=True):
     repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
     min_tokens: Annotated[int, Meta(ge=0, le=10_000_000)] | None = None
     stop_token_ids: Annotated[list[Token], Meta(max_length=64)] | None = None
-    bad_words: Annotated[list[Short], Meta(max_length=64)] | None = None
+    bad_words: Annotated[list[Word], Meta(max_length=64)] | None = None
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
