@@ -75,7 +75,7 @@ def _within_model(call: Call, model: ServedModel) -> None:
     if call.completion_tokens is not None and call.completion_tokens > model.context_length:
         raise ContextLengthExceeded(
             f"More completion tokens are asked for than the model's context of {model.context_length}.",
-            param="max_tokens",
+            param=call.asked_in,
         )
     if call.highest_token >= model.vocabulary:
         raise InvalidRequest("A token id is outside the model's vocabulary.", param=call.highest_in)
@@ -86,7 +86,7 @@ def within(rule: Compiled, call: Call) -> None:
     if not rule.allow:
         raise PermissionDenied(DENIED, rule=rule.name)
     for param, bound, asked in (
-        ("max_tokens", rule.max_tokens, call.completion_tokens),
+        (call.asked_in, rule.max_tokens, call.completion_tokens),
         ("min_tokens", rule.max_tokens, call.sampling.get("min_tokens")),
         ("n", rule.choices, call.choices),
     ):

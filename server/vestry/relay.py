@@ -28,7 +28,7 @@ TICK_SECONDS = 0.1
 
 # What vLLM's messages about a bad request speak of, and what the client is told. The engine's own words may repeat
 # the prompt, so they are never passed on.
-COMPLAINTS: tuple[tuple[tuple[str, ...], Callable[[], Refusal]], ...] = (
+COMPLAINTS: tuple[tuple[tuple[str, ...], Callable[[Call, bool], Refusal]], ...] = (
     (
         (
             "maximum context length",
@@ -36,16 +36,38 @@ COMPLAINTS: tuple[tuple[tuple[str, ...], Callable[[], Refusal]], ...] = (
             "max_model_len",
             "longer than the maximum",
             "context length",
+            "max_tokens must be at least 1",  # what is left beside a prompt that fills the context
         ),
-        lambda: ContextLengthExceeded(param="messages"),
+        lambda _, chat: ContextLengthExceeded(param="messages" if chat else "prompt"),
     ),
-    (("chat template", "jinja"), lambda: InvalidRequest("The model's chat template refused these messages.")),
+    (
+        ("prompt cannot be empty", "must be provided and non-empty"),
+        lambda *_: InvalidRequest("A prompt may not be empty.", param="prompt"),
+    ),
+    (
+        ("min_tokens",),
+        lambda *_: InvalidRequest("`min_tokens` is more than the completion may have.", param="min_tokens"),
+    ),
+    (
+        ("bad_words", "bad words"),
+        lambda *_: InvalidRequest("`bad_words` has too many entries, or one without a token.", param="bad_words"),
+    ),
+    (
+        ("greater than max allowed",),
+        lambda _, chat: InvalidRequest(
+            "The engine does not give so many log probabilities.", param="top_logprobs" if chat else "logprobs"
+        ),
+    ),
+    (("chat template", "jinja"), lambda *_: InvalidRequest("The model's chat template refused these messages.")),
     (
         ("grammar", "json schema", "json_schema", "structured", "regex", "xgrammar", "guidance"),
-        lambda: InvalidRequest("The engine cannot enforce this schema or grammar.", param="response_format"),
+        lambda call, _: InvalidRequest("The engine cannot enforce this schema or grammar.", param=call.schema_in),
     ),
-    (("tool",), lambda: InvalidRequest("This model cannot use tools in this way.", param="tools")),
-    (("token", "vocab"), lambda: InvalidRequest("A token id is outside the model's vocabulary.")),
+    (("tool",), lambda *_: InvalidRequest("This model cannot use tools in this way.", param="tools")),
+    (
+        ("token id", "token_id", "vocab"),
+        lambda *_: InvalidRequest("A token id is outside the model's vocabulary."),
+    ),
 )
 
 
@@ -298,7 +320,7 @@ class _Attempt:
         text = b"".join(self._pieces).decode("utf-8", "replace").lower()
         for marks, build in COMPLAINTS:
             if any(mark in text for mark in marks):
-                return build()
+                return build(self._call, self._head.route == "chat.completions")
         return InvalidRequest("The engine refused the request as invalid.")
 
     def _use(self) -> Usage:

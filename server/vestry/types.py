@@ -243,8 +243,9 @@ class Call(Struct, frozen=True):
     """A strictly parsed request. `body` is what the engine gets: re-serialised, never the client's bytes.
 
     `choices` counts answers over all prompts; `completion_tokens` is the most that one may have, where the
-    client set it; `highest_token` is the greatest token id that the client named, -1 for none, and `highest_in` the
-    field that it stands in.
+    client set it, in the field `asked_in`; `highest_token` is the greatest token id that the client named, -1 for none,
+    and `highest_in` the field that it stands in. `schema_in` is the field with what the engine is to enforce, None for
+    none or several.
     """
 
     model: str
@@ -255,8 +256,10 @@ class Call(Struct, frozen=True):
     prompt_bytes: int
     sampling: dict[str, Any]
     completion_tokens: int | None = None
+    asked_in: str = "max_tokens"
     highest_token: int = -1
     highest_in: str = "prompt"
+    schema_in: str | None = None
     end_user: str = ""
     tools: bool = False
 

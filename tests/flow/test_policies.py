@@ -51,7 +51,7 @@ def test_the_engine_is_told_what_the_rule_bounds_and_the_tenants_salt(house: Hou
     ("more", "param"),
     [
         ({"max_tokens": 65}, "max_tokens"),
-        ({"max_completion_tokens": 65}, "max_tokens"),
+        ({"max_completion_tokens": 65}, "max_completion_tokens"),
         ({"n": 2}, "n"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
     ],

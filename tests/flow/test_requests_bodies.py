@@ -100,8 +100,8 @@ WRONG: dict[str, tuple[bytes | dict[str, Any], str | None]] = {
     "a text": (b'"small"', None),
     "null": (b"null", None),
     "a number": (b"1", None),
-    "no model": ({"messages": chat()["messages"]}, None),
-    "no messages": ({"model": "small"}, None),
+    "no model": ({"messages": chat()["messages"]}, "model"),
+    "no messages": ({"model": "small"}, "messages"),
     # Numbers beyond what there is
     "1e999": (raw('"temperature":1e999'), "temperature"),
     "-1e999": (raw('"presence_penalty":-1e999'), "presence_penalty"),
@@ -199,18 +199,22 @@ WRONG: dict[str, tuple[bytes | dict[str, Any], str | None]] = {
     # Messages
     "no message": (chat(messages=[]), "messages"),
     "null for a message": (chat(messages=[None]), "messages[0]"),
-    "a message without a role": (chat(messages=[{"content": MARK}]), "messages[0]"),
+    "a message without a role": (chat(messages=[{"content": MARK}]), "messages[0].role"),
     "a role that there is not": (chat(messages=[{"role": "root", "content": MARK}]), "messages[0].role"),
     "a role that is a number": (chat(messages=[{"role": 1, "content": MARK}]), "messages[0].role"),
-    "a message without content": (chat(messages=[{"role": "user"}]), "messages[0]"),
+    "a message without content": (chat(messages=[{"role": "user"}]), "messages[0].content"),
     "null for a user's content": (chat(messages=[{"role": "user", "content": None}]), "messages[0].content"),
     "an empty list of parts": (chat(messages=[{"role": "user", "content": []}]), "messages[0].content"),
     "a number for content": (chat(messages=[{"role": "user", "content": 5}]), "messages[0].content"),
-    "a text part without a text": (chat(messages=[{"role": "user", "content": [{"type": "text"}]}]), ANY),
-    "a tool's answer to nothing": (chat(messages=[{"role": "tool", "content": "a"}]), "messages[0]"),
+    "a text part without a text": (
+        chat(messages=[{"role": "user", "content": [{"type": "text"}]}]), "messages[0].content[0].text",
+    ),
+    "a tool's answer to nothing": (
+        chat(messages=[{"role": "tool", "content": "a"}]), "messages[0].tool_call_id",
+    ),
     "a tool call of no kind": (
         chat(messages=[{"role": "assistant", "tool_calls": [{"id": "a", "function": {}}]}]),
-        "messages[0].tool_calls[0].function",
+        "messages[0].tool_calls[0].function.name",
     ),
     "4,097 messages": (chat(messages=chat()["messages"] * 4097), "messages"),
     # What goes together, and what does not

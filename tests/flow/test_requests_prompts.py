@@ -21,7 +21,7 @@ def visit(house: House, engine: FakeEngine) -> Visit:
 
 UNSUPPORTED = {"best_of of 10^18", "best_of above n", "best_of below n", "a suffix", "messages", "embeddings"}
 PROMPTS: dict[str, tuple[dict[str, Any], str]] = {
-    "no prompt": ({}, ANY),
+    "no prompt": ({}, "prompt"),
     "null": ({"prompt": None}, "prompt"),
     "a number": ({"prompt": 5}, "prompt"),
     "an empty list": ({"prompt": []}, "prompt"),
@@ -65,7 +65,9 @@ def test_a_prompt_that_is_wrong_is_refused(name: str, visit: Visit) -> None:
 def test_more_tokens_than_the_context_are_refused(visit: Visit) -> None:
     """A completion that is longer than the model's context can be is refused before an engine is asked."""
     answer = visit.post(chat(max_completion_tokens=2049))
-    visit.refused(answer, 400, "context_length_exceeded")
+    visit.refused(answer, 400, "context_length_exceeded", param="max_completion_tokens")
+    answer = visit.post(chat(max_tokens=2049))
+    visit.refused(answer, 400, "context_length_exceeded", param="max_tokens")
 
 
 @pytest.mark.parametrize(
@@ -89,4 +91,28 @@ def test_a_prompt_longer_than_the_context_is_refused(complaint: str, stream: boo
     assert answer.json()["error"]["param"] == "messages"
     assert MARK not in answer.text
     assert "4990" not in answer.text
+    visit.well()
+
+
+SCHEMA: dict[str, Any] = {"type": "string", "format": "nope"}
+FORM = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
+TOOLS = [{"type": "function", "function": {"name": "a", "parameters": SCHEMA}}]
+ENFORCED: dict[str, tuple[dict[str, Any], str | None]] = {
+    "a format": (chat(response_format=FORM), "response_format"),
+    "structured outputs": (chat(structured_outputs={"json": SCHEMA}), "structured_outputs"),
+    "tools": (chat(tools=TOOLS), "tools"),
+    "tools beside the format of text": (chat(tools=TOOLS, response_format={"type": "text"}), "tools"),
+    "tools and a format": (chat(tools=TOOLS, response_format=FORM), None),
+}
+
+
+@pytest.mark.parametrize("name", ENFORCED)
+def test_a_schema_that_no_engine_can_enforce_is_named_by_its_field(name: str, visit: Visit) -> None:
+    """`param` is the field that the client has set; where it may be either of two, none is named."""
+    body, param = ENFORCED[name]
+    visit.engine.behave(status=400, complaint="Grammar error: Unknown format: nope")
+    answer = visit.post(body)
+    visit.engine.behave(status=200)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
+    assert answer.json()["error"]["param"] == param
     visit.well()

@@ -31,11 +31,19 @@ CLOSED = "the engine closed the connection"
 class Bench:
     """A relay between an engine and a client in memory."""
 
-    def __init__(self, *, stream: bool = True, traceparent: str = "", **deadlines: Any) -> None:
+    def __init__(
+        self,
+        *,
+        stream: bool = True,
+        traceparent: str = "",
+        route: str = "chat.completions",
+        schema_in: str | None = None,
+        **deadlines: Any,
+    ) -> None:
         self.engine, self.client = MemoryEngine(), MemoryClient()
         self.relay = Relay({"a": self.engine}, Deadlines(event_bytes=4096, answer_bytes=65_536, **deadlines))
-        self.head = head("req_7", route="chat.completions", traceparent=traceparent, began=time.monotonic())
-        self.call = call(stream=stream, prompt_bytes=40)
+        self.head = head("req_7", route=route, traceparent=traceparent, began=time.monotonic())
+        self.call = call(stream=stream, prompt_bytes=40, schema_in=schema_in)
         self.firsts = 0
 
     def first(self) -> None:

@@ -60,6 +60,9 @@ def test_more_tokens_than_the_context_are_refused_here() -> None:
     with pytest.raises(ContextLengthExceeded, match="2048") as refused:
         authorize(principal(), head(), call(completion_tokens=2049), MODELS, HOUSE)
     assert refused.value.param == "max_tokens"
+    with pytest.raises(ContextLengthExceeded) as refused:
+        authorize(principal(), head(), call(completion_tokens=2049, asked_in="max_completion_tokens"), MODELS, HOUSE)
+    assert refused.value.param == "max_completion_tokens"
 
 
 def test_token_ids_beyond_the_vocabulary_are_refused_here() -> None:

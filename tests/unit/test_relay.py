@@ -84,11 +84,15 @@ def test_another_status_is_a_failure_of_the_engine(status: int) -> None:
     [
         ("This model's maximum context length is 2048 tokens.", "context_length_exceeded", "messages"),
         ("the prompt is longer than the maximum model length", "context_length_exceeded", "messages"),
+        ("max_tokens must be at least 1, got 0. (parameter=max_tokens)", "context_length_exceeded", "messages"),
+        ("min_tokens must be less than or equal to max_tokens=5, got 50.", "invalid_request", "min_tokens"),
+        ("bad_words entries must tokenize to at least one token.", "invalid_request", "bad_words"),
+        ("Requested sample logprobs of 20, which is greater than max allowed: 9", "invalid_request", "top_logprobs"),
         ("Chat template raised: jinja2 error", "invalid_request", None),
-        ("Failed to convert the grammar from EBNF", "invalid_request", "response_format"),
+        ("Failed to convert the grammar from EBNF", "invalid_request", "structured_outputs"),
         ('"auto" tool choice requires --enable-auto-tool-choice', "invalid_request", "tools"),
         ("Token id 99999 is out of vocab", "invalid_request", None),
-        ("Sing me a song", "invalid_request", None),
+        ("Sing me a song of tokens", "invalid_request", None),
         ("", "invalid_request", None),
     ],
 )
@@ -97,9 +101,28 @@ def test_what_the_engine_calls_a_bad_request_is_one_in_our_words(
     words: str, code: str, param: str | None, stream: bool
 ) -> None:
     """400 from the engine is 400 for the client, in a sentence of ours: the engine's may repeat the prompt."""
-    fault = failed(whole(400, json.dumps({"error": {"message": words + " my secret prompt"}}).encode()), stream=stream)
+    said = json.dumps({"error": {"message": words + " my secret prompt"}}).encode()
+    fault = failed(whole(400, said), stream=stream, schema_in="structured_outputs")
     assert (fault.status, fault.code, fault.param) == (400, code, param)
     assert "secret" not in fault.reason
+    assert param is None or param in ("messages", "top_logprobs") or param in fault.reason or "schema" in fault.reason
+    assert ("vocabulary" in fault.reason) == ("vocab" in words)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "param"),
+    [
+        ("This model's maximum context length is 2048 tokens.", "context_length_exceeded", "prompt"),
+        ("Either prompt or prompt_embeds must be provided and non-empty.", "invalid_request", "prompt"),
+        ("The decoder prompt cannot be empty", "invalid_request", "prompt"),
+        ("Requested sample logprobs of 5, which is greater than max allowed: 3", "invalid_request", "logprobs"),
+        ("Grammar error: Unknown format: nope", "invalid_request", None),
+    ],
+)
+def test_it_names_fields_of_the_route(words: str, code: str, param: str | None) -> None:
+    """`/v1/completions` has no messages; where several fields may be meant, none is named."""
+    fault = failed(whole(400, json.dumps({"error": {"message": words}}).encode()), route="completions")
+    assert (fault.status, fault.code, fault.param) == (400, code, param)
 
 
 def test_an_endless_error_is_cut_off() -> None:

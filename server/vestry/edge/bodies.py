@@ -23,6 +23,7 @@ from vestry.edge.fields import (
     Sampled,
     StreamOptions,
     StructuredOutputs,
+    TextFormat,
     unread,
 )
 from vestry.errors import InvalidRequest, UnsupportedField
@@ -44,11 +45,13 @@ MISLEADING = {
     "functions": "`functions` is deprecated: use `tools`.",
     "function_call": "`function_call` is deprecated: use `tool_choice`.",
 }
+ENFORCED = ("response_format", "structured_outputs", "tools")
 ASKS_FOR_USAGE = StreamOptions(include_usage=True)
 FIELD = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
 PLACE = re.compile(r"^[A-Za-z0-9_.\[\]-]{1,128}$")
 NUL = b"u0000"  # five bytes: CPython searches for six and more in a slower way
 SCHEMAS = 4  # all schemas of a body together may have this many times the bytes of one
+MISSING = re.compile(r"^Object missing required field `([a-z_]+)`(?: - at `\$\.?(.*)`)?$", re.DOTALL)
 UNKNOWN = re.compile(r"^Object contains unknown field `(.*?)`(?: - at `\$\.?(.*)`)?$", re.DOTALL)
 PLACED = re.compile(r"^(.*?)(?: - at `(?:key in )?\$\.?(.*)`)?$", re.DOTALL)
 
@@ -74,8 +77,9 @@ def parse_chat(raw: bytes, bounds: Bounds) -> Call:
     if _dropped_chat(body) != _NO_DROPPED_CHAT:
         for name in DROPPED_CHAT:
             setattr(body, name, None)
-    asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-    return _call(body, raw, prompts=1, asked=asked, highest=-1)
+    if body.max_completion_tokens is None:
+        return _call(body, raw, prompts=1, asked=body.max_tokens, highest=-1)
+    return _call(body, raw, prompts=1, asked=body.max_completion_tokens, asked_in="max_completion_tokens", highest=-1)
 
 
 def parse_completion(raw: bytes, bounds: Bounds) -> Call:
@@ -118,6 +122,9 @@ def _refuse(fault: str) -> NoReturn:
         raise UnsupportedField(
             "The request has a field that this server does not know.", param=place if FIELD.match(name) else path
         )
+    if missing := MISSING.match(fault):
+        name, path = missing[1], _place(missing[2])
+        raise InvalidRequest(f"The field `{name}` is missing.", param=f"{path}.{name}" if path else name)
     placed = PLACED.match(fault)
     what, path = (placed[1], placed[2]) if placed else (fault, None)
     if what.startswith("Invalid "):
@@ -242,7 +249,16 @@ def _check_tokens(body: Sampled, highest: int) -> tuple[int, str]:
     return found
 
 
-def _call(body: Sampled, raw: bytes, *, prompts: int, asked: int | None, highest: int) -> Call:
+def _schema_in(body: Sampled) -> str | None:
+    """The one field that has something for the engine to enforce."""
+    asked = ((name, getattr(body, name, None)) for name in ENFORCED)
+    found = [name for name, value in asked if value is not None and not isinstance(value, TextFormat)]
+    return found[0] if len(found) == 1 else None
+
+
+def _call(
+    body: Sampled, raw: bytes, *, prompts: int, asked: int | None, asked_in: str = "max_tokens", highest: int
+) -> Call:
     end_user = body.user or ""
     include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
     sampling = {
@@ -266,8 +282,10 @@ def _call(body: Sampled, raw: bytes, *, prompts: int, asked: int | None, highest
         prompt_bytes=len(raw),
         sampling=sampling,
         completion_tokens=asked,
+        asked_in=asked_in,
         highest_token=token,
         highest_in=field,
+        schema_in=_schema_in(body),
         end_user=end_user,
         tools=isinstance(body, ChatBody) and body.tools is not None,
     )
