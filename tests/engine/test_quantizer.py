@@ -71,6 +71,23 @@ def test_what_cannot_be_quantized_is_a_sentence(report: Report) -> None:
     assert "nothing was quantized" in said["unmatched"]
 
 
+def test_a_checkpoint_that_is_not_whole_is_refused(report: Report) -> None:
+    """A part that was not copied, or only in part, would leave weights in the engine that nobody has set; numbers that
+    are none would become zeros. What the index does not name is left out."""
+    said = report["damaged"]
+    assert "model-00002-of-00002.safetensors is missing, which model.safetensors.index.json names" in said["missing"]
+    assert "holds 1 of the 2 parts of the weights" in said["unlisted"]
+    assert "model-00001-of-00002.safetensors does not hold model.layers.0.mlp.down_proj.weight" in said["lying"]
+    assert "model-00002-of-00002.safetensors cannot be read: " in said["cut"]
+    assert "model.layers.0.mlp.down_proj.weight in " in said["broken"]
+    assert "no finite number" in said["broken"]
+    assert "other.safetensors" in said["twice"]
+    assert "model.safetensors.index.json holds no JSON object" in said["garbled"]
+    assert "cannot be written: " in said["written"]
+    assert said["stray"] == "nothing"
+    assert said["files"].count("of-00002.safetensors") == 2
+
+
 def test_another_file_than_the_catalogs_is_refused(installed: Places, tmp_path: Path) -> None:
     """A package whose file is not the one of the catalog's digest is not converted."""
     source = catalog.entry(SMALL).source

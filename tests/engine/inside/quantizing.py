@@ -12,12 +12,16 @@ import hashlib
 import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
+
+LAYER, OUTPUT, INDEX = "model.layers.0.mlp.down_proj.weight", "lm_head.weight", "model.safetensors.index.json"
 
 
 def load(script: Path) -> ModuleType:
@@ -72,6 +76,50 @@ def edges(module: ModuleType) -> dict[str, Any]:
     return {"int8": made.tolist(), "back": (made * scale).tolist()}
 
 
+def parts(folder: Path) -> tuple[Path, Path]:
+    """A small checkpoint of two files and their index; the files."""
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    files = (folder / "model-00001-of-00002.safetensors", folder / "model-00002-of-00002.safetensors")
+    for file, name in zip(files, (LAYER, OUTPUT), strict=True):
+        save_file({name: torch.ones(4, 4)}, str(file))
+    listed = {LAYER: files[0].name, OUTPUT: files[1].name}
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": listed}))
+    return files
+
+
+def drop(*files: Path) -> int:
+    for each in files:
+        each.unlink()
+    return len(files)
+
+
+DAMAGES: dict[str, Callable[[Path, Path], object]] = {
+    "missing": lambda _, second: drop(second),
+    "unlisted": lambda first, second: drop(second, first.with_name(INDEX)),
+    "lying": lambda first, _: save_file({"another": torch.ones(4, 4)}, str(first)),
+    "cut": lambda _, second: second.write_bytes(second.read_bytes()[:-1]),
+    "broken": lambda first, _: save_file({LAYER: torch.tensor([[1.0, float("nan")], [2.0, 1.0]])}, str(first)),
+    "stray": lambda first, _: save_file({LAYER: torch.zeros(4, 4)}, str(first.with_name("other.safetensors"))),
+    "twice": lambda first, second: (DAMAGES["stray"](first, second), drop(first.with_name(INDEX))),
+    "garbled": lambda first, _: first.with_name(INDEX).write_text("[]"),
+}
+
+
+def damaged(module: ModuleType, scratch: Path) -> dict[str, str]:
+    """What is said to checkpoints that are not whole, or more than that, and to a result that cannot be kept."""
+    found = {}
+    for name, damage in DAMAGES.items():
+        damage(*parts(scratch / name))
+        found[name] = said(module, scratch / name, scratch / f"{name}-made", None)
+    found["files"] = " ".join(sorted(each.name for each in (scratch / "stray-made").iterdir()))
+    try:
+        module.save({LAYER: torch.ones(4, 4)}, scratch / "nowhere" / "model.safetensors")
+    except SystemExit as ended:
+        found["written"] = str(ended.code)
+    return found
+
+
 def main() -> None:
     script, original, served, scratch = (Path(each) for each in sys.argv[1:])
     quantize = load(script)
@@ -85,6 +133,7 @@ def main() -> None:
         "empty": said(quantize, scratch / "empty", scratch / "b", None),
         "unmatched": said(quantize, original, scratch / "c", "nothing"),
     }
+    report["damaged"] = damaged(quantize, scratch)
     json.dump(report, sys.stdout)
 
 

@@ -9,26 +9,31 @@ symmetrically: with s = max|row| / 127 each weight w becomes q = round(w / s) an
 that it is off by half a step, s / 2, at most. Activations are quantized by the engine as they come, so that
 no calibration data is needed. Embeddings, the output layer, norms and routers stay as they are.
 
-It reads and writes one file at a time: memory is bounded by the largest file, not by the model.
+It reads and writes one file at a time: memory is bounded by the largest file, not by the model. A checkpoint that is
+not whole is refused: a quantized model that lacks weights is loaded all the same, with whatever its memory held.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
 STEPS = 127
 KEPT = re.compile(r"(^|\.)(lm_head|embed_tokens|embed_out|wte|wpe|gate|router|[^.]*norm[^.]*)$")
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
+INDEX = "model.safetensors.index.json"
+PART = re.compile(r"-[0-9]+-of-([0-9]+)\.safetensors")
 
 
 def refuse(sentence: str) -> NoReturn:
@@ -77,16 +82,71 @@ def description(kept: list[str], only: str | None) -> dict[str, Any]:
     }
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as fault:
+        refuse(f"{path} cannot be read: {fault}")
+    if not isinstance(found, dict):
+        refuse(f"{path} holds no JSON object")
+    return found
+
+
 def read_config(source: Path) -> dict[str, Any]:
     """config.json without the pointers to code (`auto_map`) that a checkpoint may carry."""
-    try:
-        config: dict[str, Any] = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as fault:
-        refuse(f"{source / 'config.json'} cannot be read: {fault}")
+    config = read_object(source / "config.json")
     if "quantization_config" in config:
         refuse(f"the model in {source} is quantized already; give the original weights")
     config.pop("auto_map", None)
     return config
+
+
+def whole(source: Path) -> list[Path]:
+    """The files of the checkpoint: those that its index names; without an index, every one."""
+    found = sorted(source.glob("*.safetensors"))
+    if not found:
+        refuse(f"there is no safetensors file in {source}")
+    if (source / INDEX).exists():
+        return indexed(source)
+    parts = [int(part[1]) for path in found if (part := PART.search(path.name))]
+    if parts and len(parts) < max(parts):
+        refuse(f"{source} holds {len(parts)} of the {max(parts)} parts of the weights; copy the others too")
+    return found
+
+
+def indexed(source: Path) -> list[Path]:
+    """The files that the index names, once each has proved to hold what the index says."""
+    listed = read_object(source / INDEX).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(name, str) and "/" not in name for name in listed.values()):
+        refuse(f"{source / INDEX} says of no tensor in which file it is")
+    shards = [source / name for name in sorted(set(listed.values()))]
+    for shard in shards:
+        if not shard.is_file():
+            refuse(f"{shard} is missing, which {INDEX} names; copy it too")
+        with opened(shard) as tensors:
+            held = set(tensors.keys())
+        lost = sorted(name for name, file in listed.items() if file == shard.name and name not in held)
+        if lost:
+            refuse(f"{shard} does not hold {lost[0]}, as {INDEX} says; copy both anew")
+    return shards
+
+
+@contextlib.contextmanager
+def opened(shard: Path) -> Iterator[Any]:
+    """A safetensors file."""
+    try:
+        with safe_open(str(shard), framework="pt", device="cpu") as tensors:
+            yield tensors
+    except (SafetensorError, OSError) as fault:
+        refuse(f"{shard} cannot be read: {fault}")
+
+
+def save(tensors: dict[str, torch.Tensor], target: Path) -> None:
+    try:
+        save_file(tensors, str(target), metadata={"format": "pt"})
+    except (SafetensorError, OSError) as fault:
+        refuse(f"{target} cannot be written: {fault}")
 
 
 def convert(
@@ -95,9 +155,11 @@ def convert(
     """Quantize one file. Returns the size in bytes of each tensor written, and the linear layers left as they were."""
     written: dict[str, torch.Tensor] = {}
     kept: list[str] = []
-    with safe_open(str(shard), framework="pt", device="cpu") as tensors:
+    with opened(shard) as tensors:
         for name in tensors.keys():  # noqa: SIM118 - safe_open is not a mapping
             weight = tensors.get_tensor(name)
+            if name.endswith("weight") and weight.dtype in FLOATS and not bool(torch.isfinite(weight).all()):
+                refuse(f"{name} in {shard} holds what is no finite number; copy the file anew")
             if chosen(name, weight, only):
                 written[name], written[f"{name}_scale"] = quantized(weight)
             else:
@@ -106,23 +168,30 @@ def convert(
                 if name != module and weight.ndim == 2 and not module.endswith(("embed_tokens", "norm")):
                     kept.append(module)
             bar.update()
-    save_file(written, str(target), metadata={"format": "pt"})
+    save(written, target)
     return {name: tensor.numel() * tensor.element_size() for name, tensor in written.items()}, kept
+
+
+def count(shards: list[Path]) -> int:
+    """How many tensors the files hold, each of them once."""
+    seen: dict[str, Path] = {}
+    for shard in shards:
+        with opened(shard) as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - safe_open is not a mapping
+                if name in seen:
+                    refuse(f"{name} is in {seen[name]} and in {shard}; leave one of the files out")
+                seen[name] = shard
+    return len(seen)
 
 
 def run(source: Path, target: Path, only: str | None) -> None:
     config = read_config(source)
-    shards = sorted(source.glob("*.safetensors"))
-    if not shards:
-        refuse(f"there is no safetensors file in {source}")
+    shards = whole(source)
     if target.exists() and any(target.iterdir()):
         refuse(f"{target} is not empty")
     target.mkdir(parents=True, exist_ok=True)
     pattern = re.compile(only) if only else None
-    total = 0
-    for shard in shards:
-        with safe_open(str(shard), framework="pt", device="cpu") as tensors:
-            total += len(list(tensors.keys()))
+    total = count(shards)
     where: dict[str, str] = {}
     kept: list[str] = ["lm_head"]
     size = 0
@@ -137,7 +206,7 @@ def run(source: Path, target: Path, only: str | None) -> None:
         refuse(f"no linear layer in {source} matches, so nothing was quantized")
     if len(shards) > 1:
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(where.items()))}
-        (target / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        (target / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     config["quantization_config"] = description(kept if only is None else ["lm_head"], only)
     (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
