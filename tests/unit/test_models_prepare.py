@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -296,12 +297,43 @@ def test_a_model_that_must_be_brought_says_so(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
-    """A folder that holds another model than the catalog's entry is refused, and nothing is left of it."""
+    """A folder that holds another model than the catalog's entry is refused before it is quantized."""
     places = install_engine(tmp_path)
-    bring(places)
+    (bring(places) / "config.json").write_text(json.dumps(config_of(ENTRY)))
+    said = io.StringIO()
     with pytest.raises(ModelError, match=r"are of another model: .*Phi3ForCausalLM.*LlamaForCausalLM"):
-        run(places, PHI.name)
+        run(places, PHI.name, said)
+    assert said.getvalue() == ""
     assert not places.model(PHI).exists()
+    assert left_over(places) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("config.json", None, "holds no `config.json`"),
+        ("config.json", b"[" * 100_000, "config.json cannot be read"),
+        ("tokenizer.model", None, "holds no tokenizer"),
+        ("tokenizer_config.json", b'{"chat_', "tokenizer_config.json cannot be read"),
+        ("tokenizer_config.json", b"[]", "tokenizer_config.json holds no JSON object"),
+        ("generation_config.json", b"\xff", "generation_config.json cannot be read"),
+        ("chat_template.jinja", b"caf\xe9", "chat_template.jinja cannot be read"),
+    ],
+)
+def test_a_file_that_lacks_or_is_damaged_is_named_first(
+    tmp_path: Path, name: str, content: bytes | None, what: str
+) -> None:
+    """What no engine could start with is said in a sentence, before minutes are spent on the weights."""
+    places = install_engine(tmp_path)
+    file = bring(places) / name
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content)
+    said = io.StringIO()
+    with pytest.raises(ModelError, match=re.escape(what)):
+        run(places, PHI.name, said)
+    assert said.getvalue() == ""
     assert left_over(places) == set()
 
 

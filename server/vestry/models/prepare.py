@@ -23,8 +23,9 @@ from typing import Any
 
 import msgspec
 
-from vestry.models import catalog, chat_template, children, compiler, environment, manifest, sources
+from vestry.models import catalog, chat_template, checkpoint, children, compiler, environment, manifest, sources
 from vestry.models.catalog import Entry, ModelError, Package
+from vestry.models.checkpoint import Checkpoint
 from vestry.models.environment import Stamp
 from vestry.models.manifest import Manifest
 from vestry.models.places import Places
@@ -32,13 +33,6 @@ from vestry.models.progress import Progress
 
 INSIDE = Path(str(files("vestry.models") / "inside"))
 RECIPE = ("inside/convert.py", "inside/quantize.py", "tools.jinja")
-TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
 FACTS = (
     "architecture",
     "origin",
@@ -158,10 +152,11 @@ class _Work:
 
     def run(self, wanted: str, stamp: Stamp) -> None:
         source = self._convert() if isinstance(self._entry.source, Package) else self._brought()
+        found = checkpoint.read(source, self._entry)
         with self._progress.step(f"quantize {self._entry.name} to {self._entry.quantization.upper()}"):
             self._inside("Quantizing", "quantize.py", os.fspath(source), os.fspath(self.target))
         with self._progress.step(f"manifest of {self._entry.name}"):
-            self._complete(source, wanted, stamp)
+            self._complete(source, found, wanted, stamp)
 
     def _convert(self) -> Path:
         source = self._entry.source
@@ -185,16 +180,16 @@ class _Work:
         what = f"{what} {self._entry.name}"
         children.run(what, argv, passed, self._log, own_terminal=self._progress.terminal)
 
-    def _complete(self, source: Path, wanted: str, stamp: Stamp) -> None:
+    def _complete(self, source: Path, found: Checkpoint, wanted: str, stamp: Stamp) -> None:
         """Tokenizer, chat template, generation settings and manifest."""
-        for name in TOKENIZER:
+        for name in checkpoint.TOKENIZER:
             if (source / name).is_file():
                 shutil.copyfile(source / name, self.target / name)
-        template = chat_template.combined(self._entry, chat_template.own_template(source))
+        template = chat_template.combined(self._entry, found.template)
         (self.target / chat_template.FILE).write_text(template, encoding="utf-8")
-        _without(self.target / "tokenizer_config.json", "chat_template", "auto_map")
-        _generation(source, self.target)
-        config = self._checked_config()
+        if found.tokenizer is not None:
+            _write(self.target / "tokenizer_config.json", found.tokenizer)
+        _write(self.target / "generation_config.json", found.generation)
         names = [path.name for path in self.target.iterdir()]
         for name in names:
             (self.target / name).chmod(0o644)
@@ -207,7 +202,7 @@ class _Work:
             licence=self._entry.licence,
             quantization=self._entry.quantization,
             context_length=self._entry.context_length,
-            vocabulary=config["vocab_size"],
+            vocabulary=self._entry.vocabulary,
             chat_template_digest=hashlib.sha256(template.encode()).hexdigest(),
             weights_digest=manifest.weights_digest(listed),
             recipe=wanted,
@@ -216,36 +211,10 @@ class _Work:
         )
         manifest.write(self.target, made)
 
-    def _checked_config(self) -> dict[str, Any]:
-        """config.json, once it has proved to be of the model that the catalog means."""
-        config: dict[str, Any] = json.loads((self.target / "config.json").read_text(encoding="utf-8"))
-        entry = self._entry
-        wanted = ([entry.architecture], entry.vocabulary, entry.context_length)
-        found = (config.get("architectures"), config.get("vocab_size"), config.get("max_position_embeddings"))
-        if found != wanted:
-            raise ModelError(
-                f"The weights of `{entry.name}` are of another model: architecture, vocabulary and context should be "
-                f"{wanted}, and config.json says {found}. Put {entry.origin} there."
-            )
-        return config
-
 
 def _present(environ: Mapping[str, str], *names: str) -> dict[str, str]:
     return {name: environ[name] for name in names if name in environ}
 
 
-def _without(path: Path, *fields: str) -> None:
-    """Drop fields of a JSON file, if it is there."""
-    if not path.is_file():
-        return
-    config = json.loads(path.read_text(encoding="utf-8"))
-    kept = {name: value for name, value in config.items() if name not in fields}
-    path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _generation(source: Path, target: Path) -> None:
-    """Keep which tokens begin and end a text. Sampling defaults stay out: those of the API hold, for every model."""
-    path = source / "generation_config.json"
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    kept = {name: value for name, value in found.items() if name.endswith("_token_id")}
-    (target / "generation_config.json").write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
