@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
@@ -76,6 +78,31 @@ def only_fault(cli: Cli) -> str:
     assert found.exit_code == 2
     assert found.stderr.startswith("The settings have 1 fault:")
     return found.stderr
+
+
+@contextlib.contextmanager
+def shut_out(folder: Path) -> Iterator[None]:
+    """As a user who may not look into the folder."""
+    folder.chmod(0o000)
+    was = os.geteuid()
+    if was == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(was)
+        folder.chmod(0o700)
+
+
+def test_a_state_that_this_user_may_not_look_into(cli: Cli) -> None:
+    """Run by another user than the server's, the commands that look say what they cannot see, in sentences."""
+    cli.ok("audit", "init")
+    with shut_out(cli.state):
+        looked = {name: cli(*name.split()) for name in ("check", "doctor", "store status")}
+    assert {name: result.exit_code for name, result in looked.items()} == {"check": 2, "doctor": 1, "store status": 1}
+    assert f"{cli.state / 'secrets'}: it cannot be looked at (Permission denied)" in looked["check"].stderr
+    assert f"{cli.state / 'secrets'}: it cannot be looked at (Permission denied)" in looked["doctor"].stdout
+    assert f"The key store {cli.state / 'keys.sqlite'} cannot be looked at" in looked["store status"].stderr
 
 
 def test_the_summary_knows_tls(cli: Cli, tmp_path: Path) -> None:

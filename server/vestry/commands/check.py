@@ -17,7 +17,7 @@ from vestry.composition.signing import signer
 from vestry.configuration.reading import ConfigurationError, Fault, Places, digest, inspect, read, schema
 from vestry.models.arguments import address, context_length
 from vestry.models.catalog import ModelError, entries
-from vestry.secret_files import SecretFault
+from vestry.secret_files import SecretFault, looked_at
 from vestry.settings.tree import Settings
 
 
@@ -70,7 +70,7 @@ def _signing_key(settings: Settings) -> list[Fault]:
 
     Before `vestry audit init` there is none; the summary says so.
     """
-    begun = settings.audit.signing_key is not None or (settings.audit_directory / REGISTRY).exists()
+    begun = settings.audit.signing_key is not None or looked_at(settings.audit_directory / REGISTRY) is not None
     if not begun and not os.path.lexists(settings.signing_key):
         return []
     try:

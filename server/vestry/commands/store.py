@@ -85,7 +85,11 @@ def downgrade(config: Path | None, revision: str) -> None:
 
 def _there(settings: Settings) -> bool:
     """Whether there is something to look at; looking makes nothing."""
-    return settings.store.url is not None or settings.keys_database.exists()
+    try:
+        return settings.store.url is not None or settings.keys_database.exists()
+    except OSError as error:
+        said = f"The key store {settings.keys_database} cannot be looked at ({error.strerror})."
+        raise click.ClickException(said) from None
 
 
 def _done(settings: Settings, work: Callable[[Backend], Awaitable[T]], *, make: bool = True) -> T:
