@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from vestry.audit.files import NotRegular
 from vestry.faults import cause_of
 from vestry.trust import trusting
 
@@ -118,7 +119,7 @@ def _sentence(error: Exception, *, late: bool, seconds: float) -> str:
             said = f"cannot be spoken to by TLS ({error.reason or 'broken off'})"
         case socket.gaierror():
             said = "is a name that no address is known of"
-        case FileNotFoundError() | PermissionError():
+        case FileNotFoundError() | PermissionError() | NotRegular():
             said = f"needs a file that cannot be read ({error.filename})"
         case ConnectionRefusedError():
             said = "refuses connections"

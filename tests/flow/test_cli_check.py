@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -55,13 +56,20 @@ def test_a_missing_signing_key_is_named(cli: Cli, tmp_path: Path) -> None:
     assert "the key that signs the audit log is missing" in only_fault(cli)
 
 
-def test_a_pipe_in_the_place_of_an_issuers_keys_is_a_fault(cli: Cli, tmp_path: Path) -> None:
-    """Nobody writes into it, and nobody is waited for."""
-    settings = issuer(tmp_path)
+def piped(cli: Cli, tmp_path: Path, place: str) -> str:
+    """What is said of settings in whose place of a file a pipe is named. Nobody writes into it."""
     pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
+    os.mkfifo(pipe, 0o600)
+    tls = certificates.made(tmp_path)
+    pair = {"certificate": str(tls.certificate), "key": str(tls.key)}
+    section, _, name = place.partition(" ")
+    settings: dict[str, Any] = {
+        "issuer": {"identity": {"issuers": [{**issuer(tmp_path), name: str(pipe)}]}},
+        "export": {"audit": {"exports": [{"name": "siem", "url": "https://siem.example/", **pair, name: str(pipe)}]}},
+        "store": {"store": {"url": "postgresql://db.example/vestry", **pair, name: str(pipe)}},
+    }
     file = tmp_path / "vestry.yaml"
-    file.write_text(json.dumps({"identity": {"issuers": [{**settings, "jwks_file": str(pipe)}]}}))
+    file.write_text(json.dumps(settings[section]))
     waited = threading.Timer(10, lambda: os.close(os.open(pipe, os.O_WRONLY)))  # else the test would hang with it
     waited.start()
     result = cli("--config", str(file), "check")
@@ -69,7 +77,21 @@ def test_a_pipe_in_the_place_of_an_issuers_keys_is_a_fault(cli: Cli, tmp_path: P
     waited.cancel()
     assert in_time
     assert result.exit_code == 2
-    assert f"{pipe} is not a regular file" in result.stderr
+    return result.stderr
+
+
+def test_a_pipe_in_the_place_of_an_issuers_keys_is_a_fault(cli: Cli, tmp_path: Path) -> None:
+    """Nobody writes into it, and nobody is waited for."""
+    assert f"{tmp_path / 'pipe'} is not a regular file" in piped(cli, tmp_path, "issuer jwks_file")
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["issuer ca", "export ca", "export certificate", "export key", "store ca", "store certificate", "store key"],
+)
+def test_a_pipe_in_the_place_of_a_certificate_is_a_fault(cli: Cli, tmp_path: Path, place: str) -> None:
+    """Nor is one waited for where OpenSSL reads: authorities, certificates, keys."""
+    assert f"it is no file: '{tmp_path / 'pipe'}'" in piped(cli, tmp_path, place)
 
 
 def only_fault(cli: Cli) -> str:

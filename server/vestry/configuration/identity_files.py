@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from vestry.late import Late
 from vestry.secret_files import SecretFault, read
 from vestry.settings.identity import Issuer
 from vestry.settings.tree import Settings
+from vestry.trust import trusting
 
 if TYPE_CHECKING:
     from vestry.adapters.tokens import fetching, keysets
@@ -42,7 +42,7 @@ def _files(issuer: Issuer, trail: Trail, place: Callable[[Trail], str]) -> Itera
             yield Fault(at, f"no keys can be had from it: {fault}", mend)
     if issuer.ca is not None:
         try:
-            ssl.create_default_context(cafile=issuer.ca)
+            trusting(issuer.ca)
         except (OSError, ValueError) as error:
             yield Fault(place((*trail, "ca")), f"{issuer.ca} cannot be used: {error}", "Name a readable PEM file")
     if issuer.token is not None:

@@ -26,6 +26,7 @@ from vestry.faults import Fault
 from vestry.late import Late
 from vestry.secret_files import CONTENT_HASH, ENGINE_KEY, KEY_HASH, exposure, is_folder, looked_at, lost_pepper
 from vestry.settings.tree import Settings, Tls, address_of, is_private
+from vestry.trust import LARGEST_PEM
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -33,7 +34,6 @@ else:  # where there are certificates
     x509 = Late("cryptography.x509")
 
 RESOLVE_SECONDS = 2.0
-LARGEST_PEM = 1_048_576
 BEGIN_CRL = b"-----BEGIN X509 CRL-----"
 
 Place = Callable[[Trail], str]
