@@ -56,7 +56,7 @@ def notary(home: Path, files: FaultyFiles | None = None, **often: float) -> tupl
     home.mkdir(exist_ok=True)
     files = files or FaultyFiles()
     signing = msgspec.structs.replace(SIGNING, **{"records": 1_000_000, "seconds": 3600.0, **often})
-    found = Notary(home, ORIGIN, tree=Tree(home, files), head=None, signing=signing, files=files)
+    found = Notary(home, ORIGIN, tree=Tree(home, files), head=None, signing=signing, files=files, holds=lambda: True)
     watching = Watching()
     found.watchers.append(watching)
     return found, watching

@@ -38,6 +38,7 @@ def read_back(home: Path, count: int) -> bytes:
 
 
 def settled(home: Path, count: int, files: Files | None = None) -> Tree:
+    home.mkdir(exist_ok=True)
     tree = Tree(home, files or Files())
     tree.add(leaves(count))
     tree.settle()

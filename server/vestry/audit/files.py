@@ -63,10 +63,9 @@ class Files:
         finally:
             os.close(descriptor)
 
-    def state(self, descriptor: int) -> tuple[int, int]:
-        """Size in bytes, and how many names the file has: 0 once it was deleted."""
-        status = os.fstat(descriptor)
-        return status.st_size, status.st_nlink
+    def size(self, descriptor: int) -> int:
+        """How many bytes the file has."""
+        return os.fstat(descriptor).st_size
 
     def truncate(self, descriptor: int, size: int) -> None:
         os.ftruncate(descriptor, size)
@@ -100,6 +99,14 @@ class Files:
                     self.close(descriptor)
         for path in wanted:
             self.rename(_draft(path), path)
+
+    def stands(self, descriptor: int, path: Path) -> bool:
+        """Whether an open file is what stands under its name: neither removed, nor moved with what is above it."""
+        try:
+            there = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return os.path.samestat(there, os.fstat(descriptor))
 
     def close(self, descriptor: int) -> None:
         os.close(descriptor)

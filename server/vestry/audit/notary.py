@@ -6,7 +6,7 @@ Rules:
 2. What waits is bounded. Where the tree cannot be written, the journal soon refuses too: a record that never comes
    under a checkpoint would be no evidence.
 3. A checkpoint is signed only after every tile and bundle below it is durable, and only of a tree that continues the
-   last one that was signed; `opening` makes sure of that at the start.
+   last one that was signed; `opening` makes sure of that at the start, and the log's lock from then on.
 4. Segments of the journal that a checkpoint covers go, but for the newest two: the bundles hold the same records.
 """
 
@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
@@ -62,9 +62,19 @@ class Notary:
     """Keeps the tree of one log. `take` and `full` belong to the journal's writer, the rest to one other thread."""
 
     def __init__(
-        self, home: Path, origin: str, *, tree: Tree, head: Checkpoint | None, signing: Signing, files: Files
+        self,
+        home: Path,
+        origin: str,
+        *,
+        tree: Tree,
+        head: Checkpoint | None,
+        signing: Signing,
+        files: Files,
+        holds: Callable[[], bool],
     ) -> None:
+        """`holds` says whether no other process can write to this log; it may raise OSError."""
         self.head = head
+        self._holds = holds
         self.watchers: list[Watcher] = []
         self._home = home
         self._signer = signing.signer.of(origin)
@@ -175,6 +185,8 @@ class Notary:
         return self._asked or new >= self._records or time.monotonic() - self._signed_at >= self._seconds
 
     def _sign(self) -> None:
+        if not self._holds():
+            raise OSError(f"the lock of the log in {self._home} was removed or replaced")
         self._tree.settle()
         head = Checkpoint(self._signer.public.name, self._tree.size, self._tree.root())
         note = self._signer.sign(head.text())

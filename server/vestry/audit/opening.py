@@ -36,7 +36,7 @@ from vestry.audit.scan import (
     first_index,
     segments,
 )
-from vestry.audit.store import Store, WriteFailed
+from vestry.audit.store import LOCK, Store, WriteFailed
 from vestry.audit.tlog.notes import Checkpoint
 from vestry.seams import Record
 from vestry.types import Ending
@@ -70,10 +70,10 @@ def open_store(
     files = files or Files()
     try:
         _make(home, files)
-        lock = files.lock(home / "lock")
+        lock = files.lock(home / LOCK)
         if lock is None:
             raise LogLocked(_taken(home, origin))
-        (home / "lock").write_text(f"{os.getpid()}\n", encoding="ascii")
+        (home / LOCK).write_text(f"{os.getpid()}\n", encoding="ascii")
         store = Store(home, origin, lock, segment_bytes=segment_bytes, files=files, records=Records(clock=clock))
         try:
             if confirm is not None:
@@ -167,7 +167,7 @@ class _Opening:
                 f"{self._home} is damaged: its last checkpoint signs {head.size} records, but the journal ends before "
                 f"record {scan.next_index}. {MEND}"
             )
-        self._store.notary = resume(self._home, origin, head, self._signing, self._files)
+        self._store.notary = resume(self._home, origin, head, self._signing, self._files, holds=self._store.holds)
         self._record_trims(scan)
         self._close_intents()
         self._record_jump(scan)
@@ -318,7 +318,7 @@ def _make(home: Path, files: Files) -> None:
 
 
 def _taken(home: Path, origin: str) -> str:
-    holder = (home / "lock").read_text(encoding="ascii", errors="replace").strip() or "unknown"
+    holder = (home / LOCK).read_text(encoding="ascii", errors="replace").strip() or "unknown"
     return (
         f"Another process (process id {holder}) writes to the audit log `{origin}` in {home}. Stop it, or give this "
         "one a log of its own with `audit.origin`."

@@ -6,6 +6,7 @@ rolled back as a whole, checkpoint and all, shows only against a copy kept outsi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from vestry.audit.files import Files
@@ -38,14 +39,22 @@ def signed_head(home: Path, key: PublicKey) -> Checkpoint | None:
         ) from error
 
 
-def resume(home: Path, origin: str, head: Checkpoint | None, signing: Signing, files: Files) -> Notary:
+def resume(
+    home: Path,
+    origin: str,
+    head: Checkpoint | None,
+    signing: Signing,
+    files: Files,
+    *,
+    holds: Callable[[], bool],
+) -> Notary:
     """The notary of a log whose journal has been read and found whole, with everything taken that is in the journal.
 
     Raises LogDamaged where the tiles are not what was signed, or the journal is not what the tiles say; OSError.
     """
     size = 0 if head is None else head.size
     tree = _tree(home, head, files)
-    notary = Notary(home, origin, tree=tree, head=head, signing=signing, files=files)
+    notary = Notary(home, origin, tree=tree, head=head, signing=signing, files=files, holds=holds)
     paths = segments(home)
     begin = min(size, first_index(paths[-1])) if paths else size
     tiles = Tiles(home, size)

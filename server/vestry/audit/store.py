@@ -11,6 +11,8 @@ Rules:
    alone tells which intents a crash left open, however long the log is.
 5. A turn to a new segment that has failed is due until it has succeeded, whatever the clock says by then: nothing
    is acknowledged in the old file while there may be a new one, which the next opening would take for the last.
+6. Nothing is acknowledged, cut back or signed where the lock under its name is not the one that is held: it was
+   removed, or the directory moved or replaced, and another process may have opened the log.
 
 One thread at a time may use a store. `vestry.audit.opening` opens one. What is durable goes to the notary, in order.
 """
@@ -30,7 +32,7 @@ from vestry.audit.files import Files
 from vestry.audit.forms import OPEN_INTENTS_EACH
 from vestry.audit.notary import Notary
 from vestry.audit.records import Event, Records, microseconds_of
-from vestry.audit.scan import BATCH_BYTES, CLOSING, lines, name_of, parse
+from vestry.audit.scan import BATCH_BYTES, CLOSING, lines, name_of, parse, segments
 from vestry.faults import cause_of
 from vestry.seams import Record
 
@@ -40,6 +42,7 @@ SIGNING_SECONDS = 10.0
 """How long closing waits for the notary to finish what it does."""
 ROOM_SECONDS = 1.0
 """How long a commit waits for the tree to take what was written before: less than a call waits for its record."""
+LOCK = "lock"
 _TAIL = 512
 
 
@@ -100,6 +103,7 @@ class Store:
         """Append records until the batch is full; those taken are durable when this returns, unfit ones left out."""
         if self.broken:
             raise WriteFailed(self.broken, "an earlier write failed, and the log has not recovered yet")
+        self._hold()
         if not self.notary.has_room(ROOM_SECONDS):
             raise self._broke("tree_behind", "the tree of the log cannot be written, and too many records wait for it")
         if self._path is None or self._size >= self._segment_bytes or self._records.wall() >= self._turn_at:
@@ -130,6 +134,8 @@ class Store:
         """Bring the log back after a failure, and record `report` (a `log.recovered` record) to prove it."""
         if self._path is not None:
             try:
+                if not self.holds():
+                    self._regain(self._path)
                 self._cut_back(self._path)
             except OSError as error:
                 self._doubtful = True
@@ -141,6 +147,10 @@ class Store:
         committed = self.commit([{**report, "discarded_bytes": self.discarded}])
         self.discarded = 0
         return committed
+
+    def holds(self) -> bool:
+        """Whether the lock that keeps other writers out is still this log's own. Raises OSError."""
+        return self._files.stands(self._lock, self.directory / LOCK)
 
     def fail(self, cause: str) -> None:
         """Take the log as broken: for a fault that is not the disk's."""
@@ -172,13 +182,15 @@ class Store:
                 raise self._broke("short_write", f"only {taken} of {len(data)} bytes were written")
             wrote = True
             self._files.sync(self._file)
-            found = self._files.state(self._file)
+            size = self._files.size(self._file)
+            there = self._path is not None and self._files.stands(self._file, self._path)
+            self._hold()
         except OSError as error:
             self._doubtful = self._doubtful or wrote
             raise self._failed(error) from error
-        if found[0] != self._size + len(data) or found[1] == 0:
+        if size != self._size + len(data) or not there:
             self._doubtful = True
-            raise self._broke("changed_outside", f"{self._path} was changed or removed by another program")
+            raise self._broke("changed_outside", f"{self._path} was changed, moved or removed by another program")
         self._size += len(data)
         self._tail = data[-_TAIL:] if len(data) >= _TAIL else (self._tail + data)[-_TAIL:]
         self.next_index += len(leaves)
@@ -245,6 +257,31 @@ class Store:
         each = BATCH_BYTES // (1 << 16)
         return [leaves[at : at + each] for at in range(0, len(leaves), each)]
 
+    def _hold(self) -> None:
+        """Raises WriteFailed where another process may have opened the log."""
+        try:
+            held = self.holds()
+        except OSError as error:
+            raise self._failed(error) from error
+        if not held:
+            raise self._broke(
+                "lock_lost",
+                f"{self.directory / LOCK} was removed, or its directory moved or replaced, so that another process may "
+                "write to this log: put it back as it was, or restart",
+            )
+
+    def _regain(self, path: Path) -> None:
+        """Take the lock anew where only its file was removed: if nobody holds it, nor has written meanwhile."""
+        lock = self._files.lock(self.directory / LOCK)
+        if lock is None:
+            raise self._broke("lock_lost", f"another process writes to the log in {self.directory}")
+        alone = segments(self.directory)[-1:] == [path] and self._files.stands(self._file, path)
+        if not alone or self._files.size(self._file) != self._size:
+            self._files.close(lock)
+            raise self._broke("lock_lost", f"{path} was changed by another process, or was replaced: restart")
+        self._files.close(self._lock)
+        self._lock = lock
+
     def _cut_back(self, path: Path) -> None:
         """Cut the file back to what was acknowledged, through a new descriptor."""
         if self._file >= 0:
@@ -252,7 +289,7 @@ class Store:
                 self._files.close(self._file)
             self._file = -1
         self._file = self._files.append_to(path)
-        size, _ = self._files.state(self._file)
+        size = self._files.size(self._file)
         if _read(path, self._size - len(self._tail), self._size) != self._tail:
             raise self._broke("changed_outside", f"{path} was changed by another program: restore it, or restart")
         if size > self._size:

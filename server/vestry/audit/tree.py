@@ -114,16 +114,16 @@ class Tree:
     def _write(self, wanted: dict[str, bytes]) -> None:
         """Whole files, each in one piece: a checkpoint may stand on one that is written again."""
         files = {self._home / name: data for name, data in wanted.items()}
-        folders = {self._home: None}  # all, each time: an earlier attempt may have made one, and then failed
+        folders: dict[Path, None] = {}  # all, each time: an earlier attempt may have made one, and then failed
         for path in files:
             above = [each for each in path.parents if self._home in each.parents]
             folders |= dict.fromkeys(reversed(above))
-        for folder in folders:
+        for folder in folders:  # but for the log's own: where that is gone, this is no place for a new one
             folder.mkdir(mode=0o700, exist_ok=True)
         paths = list(files)
         for at in range(0, len(paths), _AT_ONCE):
             self._files.put({path: files[path] for path in paths[at : at + _AT_ONCE]})
-        for folder in folders:
+        for folder in (self._home, *folders):
             self._files.sync_directory(folder)
 
     def _remove_partials(self, folder: Path) -> None:

@@ -1,0 +1,186 @@
+"""One writer, whatever happens to the lock's file: removed, moved with its directory, or replaced under a server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from fakes.audit import ORIGIN, SIGNING, kinds, read
+from vestry.audit.log import AuditLog
+from vestry.audit.tlog.notes import Checkpoint
+from vestry.audit.verify import house
+from vestry.errors import AuditUnavailable
+from vestry.seams import Record
+
+PUBLIC = SIGNING.signer.public
+Moves = Callable[[Path], None]
+
+
+def opened(directory: Path) -> AuditLog:
+    """A log that is signed often, and tried again often."""
+    return AuditLog.open(
+        directory,
+        ORIGIN,
+        signing=msgspec.structs.replace(SIGNING, seconds=0.2),
+        commit_seconds=5,
+        segment_bytes=1 << 20,
+        probe_seconds=0.1,
+    )
+
+
+def change(name: str) -> Record:
+    """A record that is told from the others by this."""
+    return {
+        "schema": 1,
+        "type": "key.revoke",
+        "time": "2027-01-01T00:00:00.000000Z",
+        "tenant": "default",
+        "subject": "alice",
+        "key_id": name,
+        "actor": "root",
+    }
+
+
+async def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    end = asyncio.get_running_loop().time() + seconds
+    while not condition():
+        assert asyncio.get_running_loop().time() < end, "waited too long"
+        await asyncio.sleep(0.01)
+
+
+def size_signed(home: Path) -> int:
+    path = home / "checkpoint"
+    return Checkpoint.open(path.read_text(), PUBLIC.of(ORIGIN)).size if path.exists() else 0
+
+
+def run(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(body())
+
+
+def test_a_second_writer_after_the_lock_was_removed(tmp_path: Path) -> None:
+    """Somebody takes the lock for a stale one and removes it: the second server writes, the first one no more. Nothing
+    that either has acknowledged is lost, and no checkpoint of another history is signed.
+    """
+    home = tmp_path / ORIGIN
+    told: list[str] = []
+
+    async def body() -> None:
+        first = opened(tmp_path)
+        for number in range(5):
+            await first.append(change(f"first-{number}"))
+        await until(lambda: size_signed(home) == first.size)
+        (home / "lock").unlink()
+        second = opened(tmp_path)
+        for number in range(20):
+            await second.append(change(f"second-{number}"))
+        await until(lambda: size_signed(home) == second.size)
+        for number in range(5):
+            try:
+                await first.append(change(f"late-{number}"))
+                told.append(f"late-{number}")
+            except AuditUnavailable:
+                await asyncio.sleep(0.2)
+        assert not first.healthy
+        assert second.healthy
+        await second.append(change("second-end"))
+        await first.close()
+        assert size_signed(home) >= 26, "the first one has signed no shorter log"
+        await second.close()
+
+    run(body)
+    assert told == []
+    there = {record.get("key_id") for record in read(tmp_path)}
+    assert {f"first-{number}" for number in range(5)} | {f"second-{number}" for number in range(20)} <= there
+    assert "second-end" in there
+    assert house.verify(tmp_path, PUBLIC).passed
+
+
+def test_a_lock_that_only_was_removed_is_taken_anew(tmp_path: Path) -> None:
+    """A cleaner of old files removes it: the log goes on by itself, and keeps others out again."""
+
+    async def body() -> None:
+        log = opened(tmp_path)
+        await log.append(change("before"))
+        (tmp_path / ORIGIN / "lock").unlink()
+        with pytest.raises(AuditUnavailable):
+            await log.append(change("during"))
+        await until(lambda: log.healthy)
+        await log.append(change("after"))
+        with pytest.raises(Exception, match="Another process"):
+            opened(tmp_path)
+        await log.close()
+
+    run(body)
+    records = read(tmp_path)
+    assert [each["key_id"] for each in records if "key_id" in each] == ["before", "after"]
+    assert [each["cause"] for each in records if each["type"] == "log.recovered"] == ["lock_lost"]
+
+
+def _away(home: Path) -> None:
+    home.rename(home.with_name("aside"))
+
+
+def _replaced(home: Path) -> None:
+    _away(home)
+    home.mkdir()
+
+
+@pytest.mark.parametrize("moves", [_away, _replaced])
+def test_a_directory_that_is_moved(tmp_path: Path, moves: Moves) -> None:
+    """It is moved away under the server, or another one mounted over it: nothing is acknowledged, and nothing written
+    where it stood, until it is back.
+    """
+    home = tmp_path / ORIGIN
+
+    async def body() -> None:
+        log = opened(tmp_path)
+        for number in range(300):
+            await log.append(change(f"before-{number}"))
+        await until(lambda: size_signed(home) == log.size)
+        moves(home)
+        with pytest.raises(AuditUnavailable):
+            await log.append(change("during"))
+        await asyncio.sleep(0.5)
+        assert not log.healthy
+        assert [each.name for each in home.rglob("*")] in ([], ["lock"])
+        for each in home.rglob("*"):
+            each.unlink()
+        if home.exists():
+            home.rmdir()
+        home.with_name("aside").rename(home)
+        await until(lambda: log.healthy)
+        await log.append(change("after"))
+        await log.close()
+
+    run(body)
+    assert "after" in {record.get("key_id") for record in read(tmp_path)}
+    assert "during" not in {record.get("key_id") for record in read(tmp_path)}
+    assert kinds(tmp_path).count("log.recovered") == 1
+    assert house.verify(tmp_path, PUBLIC).passed
+
+
+def test_a_segment_that_is_moved(tmp_path: Path) -> None:
+    """A rotation of log files renames the journal's segment: what would go to the renamed file is not acknowledged."""
+    path = tmp_path / ORIGIN / "000000000000000000.jsonl"
+
+    async def body() -> None:
+        log = opened(tmp_path)
+        await log.append(change("before"))
+        path.rename(tmp_path / "rotated")
+        with pytest.raises(AuditUnavailable):
+            await log.append(change("during"))
+        await asyncio.sleep(0.3)
+        assert not log.healthy
+        (tmp_path / "rotated").rename(path)
+        await until(lambda: log.healthy)
+        await log.append(change("after"))
+        await log.close()
+
+    run(body)
+    names = [each["key_id"] for each in read(tmp_path) if "key_id" in each]
+    assert names == ["before", "after"]
