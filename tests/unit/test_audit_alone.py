@@ -129,3 +129,16 @@ def test_a_time_that_is_none(tmp_path: Path, time: object) -> None:
     report = both(house.directory, house.key)
     assert report is not None
     assert first_bad(report) == {"server": 9}
+
+
+def test_a_whole_bundle_in_the_place_of_a_partial_one(tmp_path: Path) -> None:
+    """A copy that was taken while the server wrote has it; also where its number is how many records are signed."""
+    house = House(tmp_path / "audit")
+    log = house.log("server", 100 * 256 + 100, segment=9000)
+    log.add(list(calls(202))[1:])
+    log.tree.flush()
+    assert not (log.home / "tile/entries/100.p").exists()
+    report = both(house.directory, house.key)
+    assert report is not None
+    assert report.passed, report.findings()
+    assert report.logs[0].size == 25_700

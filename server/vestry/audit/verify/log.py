@@ -191,7 +191,7 @@ class LogVerifier:
             self._findings.missing("bundle", path, start, start + width)
             return []
         leaves, sound = _records(data)
-        most = width if path.name == str(width) else WIDTH
+        most = WIDTH if path == self._home / tile_path("entries", group) else width
         if len(leaves) < width or len(leaves) > most or not sound:
             self._findings.fail(
                 "bundle",
