@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 ORIGIN = re.compile(r"[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*")
+TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
 TORN = (1 << 20) + 65_536  # the most that a crash can leave behind the last record
 
 
@@ -119,22 +120,21 @@ class Key:
         except Fails:
             raw = b""
         self.name, self.raw = name, raw[1:]
-        if not name or " " in name or len(raw) != 33 or raw[0] != 1 or self.id(name).hex() != told:
+        if not re.fullmatch(r"[^\s+]{1,200}", name) or len(raw) != 33 or raw[0] != 1 or self.id(name).hex() != told:
             raise BadInput("The public key is none: NAME+HASH+BASE64 of an Ed25519 key is expected.")
 
     def id(self, name: str) -> bytes:
         return hashlib.sha256(name.encode() + b"\n\x01" + self.raw).digest()[:4]
 
     def origin(self, name: str) -> str:
-        """The log that signs as `name`. Raises Fails for one of another house."""
-        if not name.startswith(f"{self.name}/"):
-            raise Fails(f"{name!a} is none of {self.name}")
-        return name[len(self.name) + 1 :]
+        """The log that signs as `name`; empty for one of another house."""
+        origin = name.removeprefix(f"{self.name}/")
+        return origin if origin != name and ORIGIN.fullmatch(origin) else ""
 
     def claimed(self, note: str) -> bool:
         """Whether a note has a signature line by this key, good or not."""
         name = note.partition("\n")[0]
-        ours = [self.name, *([name] if name.startswith(f"{self.name}/") else [])]
+        ours = [self.name, *([name] if self.origin(name) else [])]
         return any(who in ours and value[:4] == self.id(who) for who, value in parts(note)[1])
 
     def open(self, note: str, name: str) -> list[str]:
@@ -162,19 +162,20 @@ def parts(note: str) -> tuple[str, list[tuple[str, bytes]]]:
     found = [re.fullmatch(r"— ([^\s+]+) ([A-Za-z0-9+/]+=*)", line) for line in below[:-1].split("\n")]
     if not empty or below[-1:] != "\n" or len(note) > 65_536 or any(c < " " and c != "\n" for c in note):
         raise Fails("it is no signed note")
-    if any(each is None for each in found):
+    signatures = [(each[1], unbase64(each[2])) for each in found if each is not None]
+    if len(signatures) < len(found) or any(len(value) < 5 for _, value in signatures):  # 4 bytes are the key id
         raise Fails("it is no signed note: a signature line is malformed")
-    return text + "\n", [(each[1], unbase64(each[2])) for each in found if each is not None]
+    return text + "\n", signatures
 
 
 def notes_in(text: str) -> list[str]:
     """The notes of a file that holds one or more, one after the other; a signature line ends one."""
     notes, signed = [""], False
-    for line in text.splitlines(keepends=True):
+    for line in text.split("\n"):  # the last one may lack its line feed
         if signed and not line.startswith("— "):
             notes.append("")
         signed = line.startswith("— ")
-        notes[-1] += line if notes[-1] or line != "\n" else ""
+        notes[-1] += f"{line}\n" if notes[-1] or line else ""
     return [note for note in notes if note] or [""]
 
 
@@ -231,6 +232,14 @@ def record_of(leaf: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and again == leaf and plain(record) else None
+
+
+def is_time(value: Any) -> bool:
+    """Whether it is a moment as records have it: RFC 3339, UTC, microseconds."""
+    try:
+        return bool(TIME.fullmatch(value) and datetime.datetime.fromisoformat(value))
+    except (TypeError, ValueError):
+        return False
 
 
 # (4) One log --------------------------------------------------------------------------------------------------------
@@ -412,9 +421,7 @@ class Log:
         if type(record.get("index")) is not int or record["index"] != index or record.get("origin") != self.origin:
             self.fail(f"Here stands record {record.get('index')!a} of {record.get('origin')!a}."[:200], index)
             return False
-        try:
-            datetime.datetime.fromisoformat(record["time"])
-        except (KeyError, TypeError, ValueError):
+        if not is_time(record.get("time")):
             self.fail("The record has no time.", index)
         kind, request = record.get("type"), record.get("request_id")
         if kind == "intent" and isinstance(request, str):
@@ -584,8 +591,8 @@ def logs_below(directory: str) -> list[str]:
     """The names of the logs that are there."""
     found = []
     for folder, names, _ in os.walk(directory):
-        names[:] = [name for name in names if name != "tile"]
         name = os.path.relpath(folder, directory).replace(os.sep, "/")
+        names[:] = [each for each in names if name == "." or each != "tile"]
         if ORIGIN.fullmatch(name) and is_log(folder):
             found.append(name)
     return sorted(found)
@@ -620,34 +627,47 @@ class House:
 
     def verify(self, directory: str, kept: list[str]) -> None:
         alone = not os.path.isfile(os.path.join(directory, "origins")) and is_log(directory)
-        names = ["."] if alone else logs_below(directory)
+        homes = {self.named(directory): "."} if alone else {name: name for name in logs_below(directory)}
+        names = list(homes)
         if not names and not os.path.isfile(os.path.join(directory, "origins")):
             raise BadInput(f"{directory} holds no audit log.")
         registry = None if alone else self.note(os.path.join(directory, "origins"), "")
-        notes = {name: self.note(os.path.join(directory, name, "checkpoint"), name) for name in names}
+        notes = {name: self.note(os.path.join(directory, home, "checkpoint"), name) for name, home in homes.items()}
         there = [each for each in [registry, *notes.values()] if each is not None]
         if there and not any(self.key.claimed(each) for each in there):
             raise BadInput(f"Nothing in {directory} is signed by {self.key.name}: wrong key, or all was signed anew.")
         listed = set() if registry is None else self.listed(registry)
-        others = self.others(kept)
+        others = self.others(kept, names[0] if alone else "")
+        for name in sorted(others.keys() - homes.keys()):
+            if alone:
+                raise BadInput(f"There is a checkpoint of `{name}`, which is another log than the one here.")
+            size = max(each for each, _ in others[name])
+            self.fail(name, f"A checkpoint of this log was signed, with {size} records; it is not here.", 0)
         for name in [] if alone else sorted(listed - set(names)):
             self.fail(name, "This log stands in the registry, and is not here.", 0)
         for name in [] if alone or not listed else sorted(set(names) - listed):
             self.fail(name, "This log does not stand in the registry.")
-        for name in names:
-            origin = (notes[name] or "").partition("\n")[0][len(self.key.name) + 1 :] if alone else name
-            log = self.log(os.path.join(directory, name), origin, notes[name], others.pop(origin, []))
+        for name, home in homes.items():
+            log = self.log(os.path.join(directory, home), name, notes[name], others.get(name, []), alone)
             for each in [] if alone else sorted(log.origins - listed):
-                self.fail(shown(each), f"The log `{origin}` knows this log, which does not stand in the registry.")
-        for name, found in others.items():
-            if alone:
-                raise BadInput(f"There is a checkpoint of `{name}`, which is another log than the one here.")
-            self.fail(name, f"A checkpoint of this log was signed, with {found[-1][0]} records; it is not here.", 0)
+                self.fail(shown(each), f"The log `{name}` knows this log, which does not stand in the registry.")
 
-    def log(self, home: str, origin: str, note: str | None, others: list[Head]) -> Log:
-        log, head = Log(home, origin, self.say), None
+    def named(self, home: str) -> str:
+        """The origin of a log that lies alone: what its checkpoint says, or else what its directory is called."""
         try:
-            head = None if note is None else self.key.checkpoint(note, f"{self.key.name}/{origin}")
+            note = note_at(os.path.join(home, "checkpoint")) or ""
+            parts(note)
+        except (Fails, OSError):
+            note = ""
+        name = note.partition("\n")[0]
+        return self.key.origin(name) or name.rpartition("/")[2] or os.path.basename(os.path.realpath(home))
+
+    def log(self, home: str, origin: str, note: str | None, others: list[Head], alone: bool) -> Log:
+        log, head = Log(home, origin, self.say), None
+        own = alone and (note or "").partition("\n")[0] == self.key.name  # the key is given under the log's own name
+        try:
+            name = self.key.name if own else f"{self.key.name}/{origin}"
+            head = None if note is None else self.key.checkpoint(note, name)
         except Fails as error:
             log.fail(f"The checkpoint counts for nothing: {error}.")
         log.verify(head, others)
@@ -655,7 +675,7 @@ class House:
             before = self.bad.get(origin)
             self.bad[origin] = log.bad if before is None else before
         self.say(
-            f"{origin}: {'FAILED' if log.failures else 'ok'}; {log.size} records, {log.beyond} beyond the "
+            f"{origin}: {'FAILED' if origin in self.bad else 'ok'}; {log.size} records, {log.beyond} beyond the "
             f"checkpoint, those below {log.gaps[0][1] if log.gaps else 0} not here; {len(log.open)} intents open"
             + ("" if log.bad is None else f"; first bad index {log.bad}")
         )
@@ -673,32 +693,62 @@ class House:
             re.fullmatch(r"(\S+) [0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}(\.[0-9]{1,9})?Z", each)
             for each in lines[2:]
         ]
-        names = [each[1] for each in rows if each is not None]
+        names = [each[1] for each in rows if each is not None and ORIGIN.fullmatch(each[1])]
         if lines[:2] != ["vestry origins v1", self.key.name] or len(names) != len(rows) or names != sorted(set(names)):
             self.fail("", "The registry is signed, but malformed.")
             return set()
         return set(names)
 
-    def others(self, kept: list[str]) -> dict[str, list[Head]]:
-        """The older and outside checkpoints, by log. Raises BadInput for one that is none of this house."""
+    def others(self, kept: list[str], alone: str) -> dict[str, list[Head]]:
+        """The older and outside checkpoints, by log. Raises BadInput for one that is none of this house.
+
+        Those that are named as the key itself is are of the log that lies `alone`.
+        """
         found: dict[str, list[Head]] = {}
         for path in kept:
             try:
                 for note in notes_in(note_at(path) or ""):
-                    name = note.partition("\n")[0]
-                    head = self.key.checkpoint(note, name)
-                    found.setdefault(self.key.origin(name), []).append(head)
+                    origin, head = self.outside(note, alone)
+                    found.setdefault(origin, []).append(head)
             except (Fails, OSError) as error:
                 raise BadInput(f"{path} cannot be compared with: {error}.") from None
         return found
+
+    def outside(self, note: str, alone: str) -> tuple[str, Head]:
+        """Whose checkpoint it is, and what it says. Raises Fails."""
+        name = note.partition("\n")[0]
+        origin = alone if name == self.key.name else self.key.origin(name)
+        if not origin:
+            raise Fails(f"{name!a} is no log of {self.key.name}")
+        return origin, self.key.checkpoint(note, name)
 
 
 # (6) One proof ------------------------------------------------------------------------------------------------------
 
 
+def climbed(index: int, size: int, value: bytes, hashes: list[bytes]) -> bytes:
+    """The root that an inclusion proof leads to (RFC 9162 section 2.1.3.2). Raises Fails where it leads to none."""
+    at, last = index, size - 1
+    if index >= size:
+        raise Fails("the index is beyond the tree")
+    for each in hashes:
+        if last == 0:
+            raise Fails("the proof has too many hashes")
+        if at & 1 or at == last:
+            value = node_hash(each, value)
+            while not at & 1 and at:
+                at, last = at >> 1, last >> 1
+        else:
+            value = node_hash(value, each)
+        at, last = at >> 1, last >> 1
+    if last:
+        raise Fails("the proof has too few hashes")
+    return value
+
+
 def verify_proof(text: str, key: Key, leaf: bytes | None) -> str:
     """The record that is proven, as JSON. Raises BadInput for what is no proof, Fails for one that proves nothing."""
-    shape = r"c2sp\.org/tlog-proof@v1\n(?:extra (\S+)\n)?index (0|[1-9][0-9]{0,15})\n((?:\S+\n)*)\n(.*)"
+    shape = r"c2sp\.org/tlog-proof@v1\n(?:extra (\S*)\n)?index (0|[1-9][0-9]{0,15})\n((?:\S+\n)*)\n(.*)"
     found = re.fullmatch(shape, text, re.DOTALL)
     try:
         extra = unbase64(found[1]) if found and found[1] else b""
@@ -711,23 +761,14 @@ def verify_proof(text: str, key: Key, leaf: bytes | None) -> str:
     index, name = int(found[2]), found[4].partition("\n")[0]
     size, root = key.checkpoint(found[4], name)
     leaf = extra if leaf is None else leaf
-    at, last, value = index, size - 1, leaf_hash(leaf)
-    if index >= size:
-        raise Fails("the index is beyond the tree")
-    for each in hashes:  # RFC 9162 section 2.1.3.2
-        if last == 0:
-            raise Fails("the proof has too many hashes")
-        if at & 1 or at == last:
-            value = node_hash(each, value)
-            while not at & 1 and at:
-                at, last = at >> 1, last >> 1
-        else:
-            value = node_hash(value, each)
-        at, last = at >> 1, last >> 1
+    if not leaf:
+        raise BadInput("The proof does not carry its record; give the record too.")
     record = record_of(leaf)
-    if last or value != root or not record:
+    if climbed(index, size, leaf_hash(leaf), hashes) != root or not record:
         raise Fails(f"it does not lead from this record to the root of {size} records")
-    if record.get("index") != index or f"{key.name}/{record.get('origin')}" != name:
+    origin = record.get("origin")
+    stands = f"{key.name}/{origin}" == name or (name == key.name and name.endswith(f"/{origin}"))
+    if record.get("index") != index or not stands:
         raise Fails("the record says of itself that it stands elsewhere")
     return json.dumps(record, indent=2)
 

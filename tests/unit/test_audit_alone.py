@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -14,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.alone import ALONE, FILE, asked, both, first_bad
-from support.audit_logs import House, calls
+from support.audit_logs import House, calls, copied
 from support.cli import Cli
 from vestry.audit.proofs import Prover
+from vestry.audit.tlog.notes import Checkpoint
+from vestry.audit.verify.findings import Report
 
 # RFC 8032 section 7.1: public key, message, signature.
 VECTORS = [
@@ -120,7 +123,7 @@ def test_given_files_that_are_none(tmp_path: Path) -> None:
             assert Cli(tmp_path / "state")("audit", "verify-proof", *words).exit_code == 2
 
 
-@pytest.mark.parametrize("time", [5, None, ["x"], {}, True, "yesterday"])
+@pytest.mark.parametrize("time", [5, None, ["x"], {}, True, "yesterday", "2026-W01-1", "0001-01-01T00:00:00"])
 def test_a_time_that_is_none(tmp_path: Path, time: object) -> None:
     """Of whatever type it is, it is the record's fault, with its index."""
     house = House(tmp_path / "audit")
@@ -131,6 +134,32 @@ def test_a_time_that_is_none(tmp_path: Path, time: object) -> None:
     assert first_bad(report) == {"server": 9}
 
 
+@pytest.mark.parametrize(
+    "line", ["— w.example AAAA", "— w.example AAAAAAAAAA=", "— w.example", "w.example AAAAAAAAAAA="]
+)
+def test_signature_lines_that_are_none(tmp_path: Path, line: str) -> None:
+    """A line below the checkpoint without a name, or too short for a key id and a signature, makes it no note."""
+    house = House(tmp_path / "audit")
+    path = house.log("server", 21).home / "checkpoint"
+    path.write_text(f"{path.read_text()}— w.example AAAAAAAAAAA=\n")
+    assert passes(both(house.directory, house.key))
+    path.write_text(f"{path.read_text()}{line}\n")
+    report = both(house.directory, house.key)
+    assert report is not None
+    assert first_bad(report) == {"server": None}
+
+
+def test_a_kept_checkpoint_without_its_last_line_feed(tmp_path: Path) -> None:
+    """As it comes out of a mail or a form: it is compared with, by both."""
+    house = House(tmp_path / "audit")
+    log = house.log("server", 21)
+    kept = tmp_path / "kept"
+    kept.write_text("\n".join(["", *log.checkpoints, "", ""]) + log.checkpoints[0].rstrip("\n"))
+    words = [str(house.directory), "--public-key", str(house.key), "--checkpoint", str(kept)]
+    assert asked(*words)[0] == 0
+    assert Cli(tmp_path / "state")("audit", "verify", *words).exit_code == 0
+
+
 def test_a_whole_bundle_in_the_place_of_a_partial_one(tmp_path: Path) -> None:
     """A copy that was taken while the server wrote has it; also where its number is how many records are signed."""
     house = House(tmp_path / "audit")
@@ -139,6 +168,90 @@ def test_a_whole_bundle_in_the_place_of_a_partial_one(tmp_path: Path) -> None:
     log.tree.flush()
     assert not (log.home / "tile/entries/100.p").exists()
     report = both(house.directory, house.key)
-    assert report is not None
-    assert report.passed, report.findings()
+    assert passes(report)
     assert report.logs[0].size == 25_700
+
+
+def test_a_checkpoint_named_as_the_house(tmp_path: Path) -> None:
+    """The house's own name is no log's: what the key has signed so is the checkpoint of none of several."""
+    house = House(tmp_path / "audit")
+    log = house.log("server", 21)
+    note = house.signer.sign(Checkpoint(house.key.name, 21, log.tree.root()).text())
+    assert both(house.directory, house.key, note) is None
+    (log.home / "checkpoint").write_text(note)
+    report = both(house.directory, house.key)
+    assert report is not None
+    assert first_bad(report) == {"server": None}
+
+
+@pytest.mark.parametrize("name", ["Server", "zz/", "zz/..", "a b"])
+def test_a_registry_with_what_names_no_log(tmp_path: Path, name: str) -> None:
+    """It is signed, and malformed."""
+    house = House(tmp_path / "audit")
+    house.log("server", 21)
+    house.register("server", name)
+    report = both(house.directory, house.key)
+    assert report is not None
+    assert first_bad(report) == {"": None, "server": None}
+
+
+@pytest.mark.parametrize("leads", ["nowhere", "checkpoint"])
+def test_a_checkpoint_that_is_a_link_to_nowhere(tmp_path: Path, leads: str) -> None:
+    """A log whose checkpoint is one is there, and nothing of it is proven."""
+    house = House(tmp_path / "audit")
+    house.log("server", 21)
+    home = house.log("two").home
+    (home / "checkpoint").symlink_to(leads)
+    report = both(house.directory, house.key)
+    assert report is not None
+    assert first_bad(report) == {"two": None}
+
+
+@pytest.mark.parametrize("damage", ["", "gone", "cut"])
+def test_one_log_alone(tmp_path: Path, damage: str) -> None:
+    """By the house's key, and by the log's own, as a witness has it; it is named also where its checkpoint is none."""
+    house = House(tmp_path / "audit")
+    log = house.log("server", 21)
+    proof = tmp_path / "one.tlog-proof"
+    proof.write_text(Prover(log.home).prove(Prover(log.home).at(7)).written())
+    path = log.home / "checkpoint"
+    if damage == "gone":
+        path.unlink()
+    elif damage == "cut":
+        path.write_text(path.read_text()[:-2])
+    for key in (house.key, house.key.of("server")):
+        report = both(log.home, key, log.checkpoints[0])
+        assert report is not None
+        assert first_bad(report) == ({"server": 0} if damage else {})
+        assert asked(str(proof), "--public-key", str(key))[0] == 0
+
+
+def test_a_directory_called_tile(tmp_path: Path) -> None:
+    """At the top it may hide a log, which nobody has registered; within a log it holds the tiles."""
+    house = House(tmp_path / "audit")
+    house.log("server", 21)
+    copied(house.directory / "server", house.directory / "tile")
+    report = both(house.directory, house.key)
+    assert report is not None
+    assert first_bad(report) == {"tile": None}
+
+
+def test_a_proof_that_does_not_carry_its_record(tmp_path: Path) -> None:
+    """It is no proof without the record: 2, and 0 with it."""
+    house = House(tmp_path / "audit")
+    prover = Prover(house.log("server", 20).home)
+    found = prover.at(7)
+    proof, record = tmp_path / "bare.tlog-proof", tmp_path / "record"
+    lines = prover.prove(found).written().split("\n")
+    proof.write_text("\n".join(line for line in lines if not line.startswith("extra ")))
+    record.write_bytes(found.leaf + b"\n")
+    words = [str(proof), "--public-key", str(house.key)]
+    for more, status in (([], 2), (["--record", str(record)], 0)):
+        assert asked(*words, *more)[0] == status
+        assert Cli(tmp_path / "state")("audit", "verify-proof", *words, *more).exit_code == status
+
+
+def passes(report: Report | None) -> TypeGuard[Report]:
+    assert report is not None
+    assert report.passed, [each.sentence for each in report.findings() if each.failure]
+    return True

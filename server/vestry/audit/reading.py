@@ -7,6 +7,7 @@ covers. So whoever misses something looks again: where a newer checkpoint stands
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -168,8 +169,8 @@ def _first(folder: Path, above: int) -> list[str] | None:
 
 
 def is_log(home: Path) -> bool:
-    """Whether a directory looks like a log: it has a checkpoint, or a segment."""
-    return home.is_dir() and ((home / CHECKPOINT).exists() or bool(scan.segments(home)))
+    """Whether a directory looks like a log: it has a checkpoint, be it a link that leads nowhere, or a segment."""
+    return home.is_dir() and (os.path.lexists(home / CHECKPOINT) or bool(scan.segments(home)))
 
 
 def origins(directory: Path) -> list[str]:

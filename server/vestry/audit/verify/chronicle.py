@@ -8,11 +8,13 @@ Rules:
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 
 from vestry.audit.canonical import NotCanonical, clean, encode
+from vestry.audit.fields import TIME
 from vestry.audit.records import microseconds_of
 from vestry.audit.scan import CLOSING
 from vestry.audit.tlog.tiles import WIDTH
@@ -24,6 +26,7 @@ ORIGINS = 10_000
 LISTED = 1000
 NAMED = 20
 _BACK_US = 10_000_000
+_TIME = re.compile(TIME["pattern"])
 _TYPES = 256
 
 
@@ -78,8 +81,10 @@ class Chronicle:
     def _time(self, index: int, kind: str, said: Any) -> None:
         """Notes where the clock goes back by seconds without a `clock.jump`; records made at once may change places."""
         try:
-            now = microseconds_of(said)
-        except (ValueError, TypeError, OverflowError):
+            now = microseconds_of(said) if isinstance(said, str) and _TIME.fullmatch(said) else None
+        except ValueError:
+            now = None
+        if now is None:
             self._findings.fail("wrong-time", f"Record {index} has no time.", index, "RFC 3339", clean(str(said), 64))
             return
         self.began = self.began or said

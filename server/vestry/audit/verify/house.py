@@ -52,7 +52,7 @@ def verify(
     _right_key(directory, key, [registry, *(each.note for each in logs)])
     listed = set() if alone else _listed(registry, key, house)
     for log in logs:
-        _open(log, key)
+        _open(log, key, alone=alone)
     _distribute(checkpoints, key, logs, house, alone=alone)
     if not alone:
         _compare(listed, logs, house)
@@ -193,12 +193,11 @@ def _listed(registry: str | None, key: PublicKey, house: Findings) -> set[str]:
         return set()
 
 
-def _open(log: _Log, key: PublicKey) -> None:
+def _open(log: _Log, key: PublicKey, *, alone: bool) -> None:
     """The checkpoint of a log, if its signature is good and it is this log's."""
     if log.note is None:
         return
-    mine = key_for(log.note.partition("\n")[0], key)
-    expected = key if mine is not None and mine.name == key.name else key.of(log.origin)
+    expected = key if alone and log.note.partition("\n")[0] == key.name else key.of(log.origin)
     try:
         log.head = Checkpoint.open(log.note, expected)
     except NoteRefused as error:
@@ -218,8 +217,8 @@ def _distribute(
     for outside in checkpoints:
         name = outside.note.partition("\n")[0]
         mine = key_for(name, key)
-        if mine is None:
-            raise BadInput(f"{outside.source} is no checkpoint of {key.name}.")
+        if mine is None or (mine is key and not alone):
+            raise BadInput(f"{outside.source} is no checkpoint of a log of {key.name}.")
         try:
             found = Checkpoint.open(outside.note, mine)
         except NoteRefused as error:
