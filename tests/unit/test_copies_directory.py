@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -46,6 +46,42 @@ def test_one_file_a_checkpoint_and_the_latest(tmp_path: Path) -> None:
     assert {each.stat().st_mode & 0o777 for each in found} == {0o600}
     assert not list(outside.rglob(".*")), "no draft is left"
     assert sink.newest().notes[0] == notes[2]
+
+
+@pytest.fixture
+def append_only() -> Iterator[Callable[[Path], None]]:
+    """Makes folders append-only, as docs/audit-copies.md says, and undoes it."""
+    made: list[Path] = []
+
+    def only(folder: Path) -> None:
+        if subprocess.run(["chattr", "+a", str(folder)], capture_output=True, check=False).returncode:
+            pytest.skip("this file system has no append-only folders")
+        made.append(folder)
+
+    yield only
+    for each in made:
+        subprocess.run(["chattr", "-a", str(each)], check=True)
+
+
+def test_folders_that_are_append_only(tmp_path: Path, append_only: Callable[[Path], None]) -> None:
+    """What stands in `checkpoints/…` and `registry` can be protected from us: new ones come beside it, and no draft."""
+    log, outside = GrownLog(tmp_path / "server"), tmp_path / "outside"
+    outside.mkdir()
+    sink = DirectorySink("vault", outside, "server")
+    notes = [log.grow(size) for size in (1, 5)]
+    for note in notes:
+        sink.deliver(Item("checkpoint", note))
+        sink.deliver(Item("registry", note))
+        if note == notes[0]:
+            for folder in ("server/checkpoints/000000000000", "server/checkpoints", "registry"):
+                append_only(outside / folder)
+    for folder in ("server/checkpoints/000000000000", "registry"):
+        assert {each.read_text() for each in (outside / folder).iterdir()} == set(notes)
+        for each in (outside / folder).iterdir():
+            with pytest.raises(PermissionError):
+                each.unlink()
+    assert (outside / "server/latest").read_text() == (outside / "origins").read_text() == notes[1]
+    assert not list(outside.rglob(".*")), "no draft is left"
 
 
 def test_two_checkpoints_of_one_size_stand_side_by_side(tmp_path: Path) -> None:

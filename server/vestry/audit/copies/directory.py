@@ -62,8 +62,9 @@ class DirectorySink:
         return folder / f"{size:018d}-{_digest(note)}"
 
     def _write(self, path: Path, newest: Path, note: str) -> None:
+        """One that stays, and the newest: drafts of both are above, so that the folders may be append-only."""
         make_folder(path.parent)
-        write_whole(path, note, over=False)
+        write_whole(path, note, over=False, drafts=newest.parent)
         write_whole(newest, note)
 
     def newest(self) -> Held:

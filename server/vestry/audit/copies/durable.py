@@ -9,12 +9,13 @@ from pathlib import Path
 from vestry.audit.files import whole
 
 
-def write_whole(path: Path, text: str, *, over: bool = True) -> None:
+def write_whole(path: Path, text: str, *, over: bool = True, drafts: Path | None = None) -> None:
     """Make a file hold this, durably; it is replaced in one step. Raises OSError.
 
-    With `over` false a file that is there already stays, whatever it holds.
+    With `over` false a file that is there already stays, whatever it holds. It is written as a draft in the folder
+    `drafts` of the same volume, or else beside its place: from an append-only folder nothing can be taken away.
     """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # a volume may have several writers
+    draft = (drafts or path.parent) / f".{path.name}.{secrets.token_hex(8)}"  # a volume may have several writers
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
