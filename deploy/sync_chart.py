@@ -53,6 +53,8 @@ DECIDED_BY_THE_CHART = {
     "Audit": {"directory", "origin", "commands"},
     "Store": {"url", "password", "ca", "certificate", "key"},
 }
+READ_BY_THE_CHART = {"Settings": ["server"], "Server": ["drain_seconds"]}
+"""What its templates read themselves: a value that is left empty would be none to them, not the program's default."""
 
 Schema = dict[str, Any]
 
@@ -64,6 +66,8 @@ def settings_schema() -> Schema:
     for name, decided in DECIDED_BY_THE_CHART.items():
         for field in decided:
             del parts[name]["properties"][field]
+    for name, read in READ_BY_THE_CHART.items():
+        parts[name]["required"] = read
     shaped = {f"settings.{name}": _tidy(part, "settings.") for name, part in parts.items()}
     shaped["settings"] = shaped.pop("settings.Settings")
     return _reachable("settings", shaped)

@@ -18,6 +18,10 @@
 {{- $faults = append $faults (printf "models.%s.arguments.max-model-len: %s is not from 1 to %d, and %q was trained for %d tokens. Set it to a whole number up to that, or leave it out." $model $context $most $entry $most) -}}
 {{- end -}}
 {{- end -}}
+{{- $image := (include "vestry.engine.values" (dict "root" $ "model" $model) | fromJson).image -}}
+{{- if not (or $image.tag $image.digest) -}}
+{{- $faults = append $faults (printf "models.%s.image: it has neither tag nor digest. Set one of them, for this model or under engine.image." $model) -}}
+{{- end -}}
 {{- if $given.manifest -}}
 {{- if ne (get (fromJson $given.manifest) "name") $entry -}}
 {{- $faults = append $faults (printf "models.%s.manifest: this is not the vestry-model.json of %q. Give that file's content: --set-file 'models.%s.manifest=vestry-model.json'." $model $entry $model) -}}

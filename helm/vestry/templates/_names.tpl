@@ -51,9 +51,20 @@ too long or is not a label as it stands, a hash of it keeps two models apart.
 {{- end -}}
 
 {{- define "vestry.image" -}}
-{{- if .digest -}}
-{{- printf "%s:%s@%s" .repository .tag .digest -}}
+{{- .repository -}}
+{{- with .tag -}}
+:{{ . }}
+{{- end -}}
+{{- with .digest -}}
+@{{ . }}
+{{- end -}}
+{{- end -}}
+
+{{/* How the API and the administration are spoken to. */}}
+{{- define "vestry.scheme" -}}
+{{- if .Values.server.tls.existingSecret -}}
+https
 {{- else -}}
-{{- printf "%s:%s" .repository .tag -}}
+http
 {{- end -}}
 {{- end -}}

@@ -24,7 +24,7 @@ server/vestry/settings.py; a test loads the result with the program's own reader
 {{- end -}}
 {{- if gt (int .Values.server.replicas) 1 -}}
 {{- /* No server alone can say what the engines did. */ -}}
-{{- $_ := set $settings "audit" (merge (dict "engines_shared" true) $settings.audit) -}}
+{{- $_ := set $settings "audit" (merge (dict "engines_shared" true) (default dict $settings.audit)) -}}
 {{- end -}}
 {{- $_ := set $settings "state" "/var/lib/vestry/state" -}}
 {{- $_ := set $settings "secrets" "/run/secrets/vestry" -}}

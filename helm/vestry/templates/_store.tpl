@@ -1,7 +1,9 @@
 {{/* PostgreSQL: what a container needs to use it. `postgresql` is true, or empty. */}}
 
 {{- define "vestry.postgresql" -}}
-{{- ternary "true" "" (ne .Values.store.postgresql.existingSecret "") -}}
+{{- if .Values.store.postgresql.existingSecret -}}
+true
+{{- end -}}
 {{- end -}}
 
 {{/* The server's processes: none where there is nothing to serve, or while a schema is undone. */}}
@@ -112,7 +114,9 @@
 
 {{/* Whether there is a Job, and what names it. */}}
 {{- define "vestry.migration" -}}
-{{- ternary "true" "" (and (ne .Values.store.postgresql.existingSecret "") (or .Values.store.postgresql.migration.enabled (ne .Values.store.postgresql.migration.downgradeTo ""))) -}}
+{{- if and .Values.store.postgresql.existingSecret (or .Values.store.postgresql.migration.enabled .Values.store.postgresql.migration.downgradeTo) -}}
+true
+{{- end -}}
 {{- end -}}
 
 {{- define "vestry.migration.selector" -}}
@@ -126,6 +130,6 @@ server is left. `pre-rollback` is that of the version which one goes back to: it
 before any of its servers starts. Takes (dict "root" $ "weight" TEXT).
 */}}
 {{- define "vestry.migration.hook" -}}
-helm.sh/hook: {{ ternary "post-upgrade" "pre-install,pre-upgrade,pre-rollback" (ne .root.Values.store.postgresql.migration.downgradeTo "") | quote }}
+helm.sh/hook: {{ empty .root.Values.store.postgresql.migration.downgradeTo | ternary "pre-install,pre-upgrade,pre-rollback" "post-upgrade" | quote }}
 helm.sh/hook-weight: {{ .weight | quote }}
 {{- end -}}
