@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -189,6 +191,33 @@ def test_calls_just_before_a_stop_are_no_doubt_about_the_engine(tmp_path: Path, 
     with House(tmp_path, [engine], audit=FAST) as house:
         look_again(engine, 5)
     assert [row for row in rows(house) if any(row["uncounted"]) or any(row["unexplained"])] == []
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_after_a_kill_the_metrics_begin_with_neither_side(shared: bool, tmp_path: Path) -> None:
+    """What the killed life had counted and recorded is on neither side again: a Prometheus that has its series would
+    add the engine's once more, and the alert on the sum of all servers would fire for nothing.
+    """
+    audit = {**FAST, "engines_shared": shared}
+    with FakeEngine() as engine, ServerProcess(tmp_path, [engine], audit=audit) as server:
+
+        def sides() -> list[float]:
+            page = httpx.get(f"{server.ops}/metrics", verify=PLAIN).text
+            return [
+                float(re.findall(rf"^vestry_{side}_requests_total{{.*}} (.+)$", page, re.MULTILINE)[0])
+                for side in ("engine_reported", "audit_engine")
+            ]
+
+        for calls in (3, 2):
+            server.start()
+            look_again(engine)
+            assert sides() == [0, 0]
+            with server.client() as client:
+                for _ in range(calls):
+                    assert client.post("/v1/chat/completions", json=chat()).status_code == 200
+            until(lambda calls=calls: sides() == [calls, calls], what="a look at the counters")  # type: ignore[misc]
+            server.signal(signal.SIGKILL)
+            server.wait()
 
 
 def _unexplained(home: Path) -> list[dict[str, Any]]:

@@ -172,6 +172,9 @@ def test_an_account_goes_on_from_an_earlier_life() -> None:
     account.resume(Reading(Work(100, 100, 10), started=1), exact(Work(10, 5, 1)))
     account.read(Reading(Work(130, 110, 12), started=1), exact(NOTHING), NOTHING)
     assert account.unexplained == (20, 5, 1)
+    assert (account.reported, account.seen) == ((30, 10, 2), NOTHING)
+    account.read(Reading(Work(131, 112, 13), started=1), exact(Work(1, 2, 1)), NOTHING)
+    assert account.seen == (1, 2, 1)
 
 
 def test_shared_engines_are_added_up_and_not_judged() -> None:

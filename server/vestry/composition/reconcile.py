@@ -77,10 +77,12 @@ class Reconciler:
 
     def standing(self) -> list[Standing]:
         """What the metrics show."""
-        return [
-            Standing(replica, book.readable, *book.stand(self._ledger.of(replica)), book.account.restarts)
-            for replica, book in self._books.items()
-        ]
+        found = []
+        for replica, book in self._books.items():
+            bounds, account = self._ledger.of(replica), book.account
+            amounts = (account.seen, bounds.least, bounds.most, account.unexplained, account.uncounted)
+            found.append(Standing(replica, book.readable, *amounts, account.restarts))
+        return found
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from vestry.audit.canonical import NotCanonical, clean, encode
-from vestry.audit.fields import TIME
+from vestry.audit.forms import TIME
 from vestry.audit.records import microseconds_of
 from vestry.audit.scan import CLOSING
 from vestry.audit.tlog.tiles import WIDTH
