@@ -239,9 +239,9 @@ TOKENS = (
 ENGINES = (
     Panel(
         "Replicas, one by one",
-        "1 while a replica gets calls; 0 while it is down or ejected.",
+        "1 while a replica gets calls; 0 while it is down or ejected, be it at one of several servers.",
         "short",
-        (Query(f"vestry_replica_healthy{{{MODEL}}}", "{{model}} {{replica}}"),),
+        (Query(f"min by (model, replica) (vestry_replica_healthy{{{MODEL}}})", "{{model}} {{replica}}"),),
         steps=ONE_IS_WELL,
         width=6,
         highest=1,
@@ -249,9 +249,9 @@ ENGINES = (
     ),
     Panel(
         "Calls at each replica",
-        "Calls that a replica works on. The next one goes where there are fewest.",
+        "Calls that a replica works on, for all servers. Each server sends its next one where it has fewest.",
         "short",
-        (Query(f"vestry_replica_outstanding{{{MODEL}}}", "{{model}} {{replica}}"),),
+        (Query(f"sum by (model, replica) (vestry_replica_outstanding{{{MODEL}}})", "{{model}} {{replica}}"),),
         width=6,
     ),
     Panel(
@@ -337,7 +337,7 @@ IDENTITY = (
         "Age of issuers' keys",
         "Since they were last read. They hold for `stale_seconds` of the issuer, then its tokens are refused with 503.",
         "s",
-        (Query(f"vestry_issuer_keys_age_seconds{{{HERE}}}", "{{issuer}}"),),
+        (Query(f"max by (issuer) (vestry_issuer_keys_age_seconds{{{HERE}}})", "{{issuer}}"),),
         width=6,
     ),
     Panel(
@@ -352,7 +352,7 @@ IDENTITY = (
         "Break-glass",
         "Grants that lend somebody a role now.",
         "short",
-        (Query(f"sum(vestry_break_glass_active{{{HERE}}})"),),
+        (Query(f"max(vestry_break_glass_active{{{HERE}}})"),),
         "stat",
         3,
         NONE_IS_WELL,

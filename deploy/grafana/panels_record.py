@@ -76,7 +76,7 @@ RECORD = (
         "Exports behind",
         "Age of the oldest record that an export has not taken.",
         "s",
-        (Query(f"vestry_audit_export_lag_seconds{{{HERE}}}", "{{export}}"),),
+        (Query(f"max by (export) (vestry_audit_export_lag_seconds{{{HERE}}})", "{{export}}"),),
         steps=((None, GREEN), (600, ORANGE)),
         width=6,
     ),
@@ -84,7 +84,7 @@ RECORD = (
         "Records to send on",
         "Records that wait for each export.",
         "short",
-        (Query(f"vestry_audit_export_lag_records{{{HERE}}}", "{{export}}"),),
+        (Query(f"sum by (export) (vestry_audit_export_lag_records{{{HERE}}})", "{{export}}"),),
         width=6,
     ),
     Panel(
@@ -111,11 +111,12 @@ RECORD = (
     ),
     Panel(
         "Newest outside",
-        "Age of the newest checkpoint that each copy has taken. It grows while nothing is recorded, too.",
+        "Age of the newest checkpoint that each copy has taken; of several servers that of the one furthest behind. It "
+        "grows while nothing is recorded, too.",
         "s",
         (
             Query(
-                f"time() - max by (copy) (vestry_audit_copy_timestamp_seconds{{{HERE}}} > 0)",
+                f"max by (copy) (time() - (vestry_audit_copy_timestamp_seconds{{{HERE}}} > 0))",
                 "{{copy}}",
             ),
         ),
@@ -124,13 +125,13 @@ RECORD = (
     ),
     Panel(
         "Records outside, and waiting",
-        "Records that the newest checkpoint of each copy covers; items in its spool; 1 if the log was compared with it "
-        "at the start.",
+        "Records that the newest checkpoints in each copy cover; items in its spool; 1 if every log was compared with "
+        "it at the start.",
         "short",
         (
-            Query(f"vestry_audit_copy_records{{{HERE}}}", "{{copy}} records"),
-            Query(f"vestry_audit_copies_waiting{{{HERE}}}", "{{copy}} waiting"),
-            Query(f"vestry_audit_copy_compared{{{HERE}}}", "{{copy}} compared"),
+            Query(f"sum by (copy) (vestry_audit_copy_records{{{HERE}}})", "{{copy}} records"),
+            Query(f"sum by (copy) (vestry_audit_copies_waiting{{{HERE}}})", "{{copy}} waiting"),
+            Query(f"min by (copy) (vestry_audit_copy_compared{{{HERE}}})", "{{copy}} compared"),
         ),
         width=6,
         empty="no copies",
@@ -138,11 +139,24 @@ RECORD = (
 )
 
 
-def _both(what: str) -> tuple[Query, ...]:
-    """Tokens and answers of one side of completeness, by replica, over the last hour."""
-    return tuple(
-        Query(f"sum by (replica) (increase(vestry_{what}_{unit}_total{{{HERE}}}[1h]))", f"{{{{replica}}}} {unit}")
-        for unit in ("tokens", "requests")
+def _grown(metric: str) -> str:
+    """What a counter has risen by in the last hour. One that is younger than that holds it itself: what it began with,
+    such as work that was done while the server was down, is no increase to Prometheus.
+    """
+    series = f"{metric}{{{HERE}}}"
+    return f"(({series} unless {series} offset 1h) or increase({metric}{{{HERE}}}[1h]))"
+
+
+def _both(what: str, of_servers: str = "sum") -> tuple[Query, ...]:
+    """Tokens and answers of one side of completeness, by replica, over the last hour. `of_servers` says what several
+    servers' figures come to: the records of each are its own, but all read the same counters of an engine.
+    """
+    return (
+        Query(
+            f"sum by (replica) ({of_servers} by (replica, kind) {_grown(f'vestry_{what}_tokens_total')})",
+            "{{replica}} tokens",
+        ),
+        Query(f"{of_servers} by (replica) {_grown(f'vestry_{what}_requests_total')}", "{{replica}} requests"),
     )
 
 
@@ -169,9 +183,9 @@ COMPLETENESS = (
         "Tokens and answers of the last hour by the engines' own counters; their new beginnings; 1 while readable.",
         "short",
         (
-            *_both("engine_reported"),
-            Query(f"vestry_engine_restarts_total{{{HERE}}}", "{{replica}} restarts"),
-            Query(f"vestry_engine_counters_readable{{{HERE}}}", "{{replica}} readable"),
+            *_both("engine_reported", "max"),
+            Query(f"max by (replica) (vestry_engine_restarts_total{{{HERE}}})", "{{replica}} restarts"),
+            Query(f"min by (replica) (vestry_engine_counters_readable{{{HERE}}})", "{{replica}} readable"),
         ),
         width=6,
     ),
