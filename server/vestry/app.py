@@ -72,7 +72,7 @@ class Server:
 
     def __init__(self, settings: Settings, models: list[ServedModel], secrets: Secrets) -> None:
         self.settings = settings
-        self.meter = Meter()
+        self.meter = Meter(settings.tenants)
         self._models = {model.name: model for model in models}
         self._secrets = secrets
         self._stopping = asyncio.Event()

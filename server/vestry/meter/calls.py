@@ -2,15 +2,16 @@
 `docs/reference/metrics.md`.
 
 Counting a call is one dictionary look-up and one tuple: what has gathered is added up once there are some hundreds,
-or when somebody looks, and becomes Prometheus samples only when it is scraped. Labels are bounded: tenants and models
-come from the settings, routes from the route table, replicas from the settings, codes from `errors`.
+or when somebody looks, and becomes Prometheus samples only when it is scraped. Labels are bounded: models and replicas
+come from the settings, routes from the route table, codes from `errors`; of tenants, which the directory may have any
+number of, so many have a label of their own.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import sub
 from typing import TypeAlias
 
@@ -24,6 +25,9 @@ from vestry.meter.record import Families, RecordMeter
 from vestry.types import EJECTIONS, Grant, Head, Outcome
 
 NONE = "none"
+TENANTS = 500
+"""Tenants beside those of the settings that have a label of their own, whoever calls first. More of them would make a
+page that takes long to write, and while it is written nobody is served."""
 GATHERED = 512
 """Calls of one tenant, model and route that wait to be added up."""
 
@@ -101,9 +105,11 @@ class _Use:
 
 
 class Meter(Collector):
-    """Counts everything, and is what Prometheus collects from."""
+    """Counts everything, and is what Prometheus collects from. `tenants` always have a label of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, tenants: Iterable[str] = ()) -> None:
+        self._labelled = {NONE, *tenants}
+        self._labels = len(self._labelled) + TENANTS
         self.record = RecordMeter()
         self.identity = IdentityMeter()
         self._uses: dict[tuple[str, str, str], _Use] = {}
@@ -155,10 +161,19 @@ class Meter(Collector):
 
     def refused(self, head: Head, tenant: str, reason: str) -> None:
         """Count a refusal by its cause."""
-        series = (tenant, head.route, reason)
+        series = (self._label(tenant), head.route, reason)
         self._refusals[series] = self._refusals.get(series, 0) + 1
 
+    def _label(self, tenant: str) -> str:
+        """The tenant's own name, while there is room."""
+        if tenant not in self._labelled:
+            if len(self._labelled) >= self._labels:
+                return OTHER
+            self._labelled.add(tenant)
+        return tenant
+
     def _new_use(self, tenant: str, model: str, route: str) -> _Use:
+        tenant = self._label(tenant)
         timings = self._timings.setdefault((model, route), _Timings())
         sizes = None if model == NONE else self._sizes.get(model) or self._new_sizes(model)
         return self._uses.setdefault((tenant, model, route), _Use(timings, sizes))

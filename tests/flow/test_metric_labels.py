@@ -1,0 +1,37 @@
+"""The number of series does not grow with the number of tenants."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fakes.engine import FakeEngine
+from support.desk import Desk
+from support.house import House, chat
+from vestry.meter import calls
+from vestry.roles import Role
+
+
+def test_tenants_without_end_have_labels_with_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the tenants of the settings so many of the directory have a label of their own; what the others do counts
+    under `other`, in calls, tokens and refusals alike.
+    """
+    monkeypatch.setattr(calls, "TENANTS", 2)
+    with FakeEngine() as engine, House(tmp_path, [engine], tenants={"default": {}, "late": {}}) as house:
+        admin = Desk(house, Role.ADMIN)
+        made = [f"clinic-{number}" for number in range(5)]
+        for tenant in made:
+            assert admin.put(f"/tenants/{tenant}", {}, if_none_match="*").status_code == 201
+        for tenant in (*made, "late"):
+            key, _ = house.keys.create(tenant=tenant)
+            for body, status in ((chat(), 200), (chat(model="unknown"), 404)):
+                answer = house.post(json=body, headers={"authorization": f"Bearer {key}"})
+                assert answer.status_code == status
+        page = house.metrics()
+    for name in ("requests", "tokens", "refusals"):
+        labels = set(re.findall(rf'^vestry_{name}_total{{.*tenant="([^"]+)"', page, re.MULTILINE))
+        assert labels - {"default"} == {"clinic-0", "clinic-1", "other", "late"}, name
+    others = re.findall(r'^vestry_requests_total{code="200",.*tenant="other"} (.+)$', page, re.MULTILINE)
+    assert [float(each) for each in others] == [3]
