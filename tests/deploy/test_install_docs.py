@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
-from support.charts import NAMESPACE, ROOT, Object, chart, named, render, validate
+from support.charts import NAMESPACE, ROOT, Object, chart, named, render, render_files, validate
 from vestry.configuration.reading import load
 from vestry.models import catalog
 
@@ -35,6 +35,43 @@ def test_the_values_shown_can_be_used(block: str) -> None:
     given.setdefault("networkPolicy", {}).setdefault("clients", [{"podSelector": {}}])
     for each in render(given):
         validate(each, "1.37")
+
+
+CALLED = "THE SERVERS CANNOT REACH these"
+
+
+@pytest.mark.parametrize("block", blocks(HELM, "yaml"), ids=lambda block: str(block).split(":", 1)[0])
+def test_what_the_settings_shown_call_can_be_reached(block: str) -> None:
+    """An identity provider of the page is let out to in the page's own values."""
+    assert CALLED not in render_files({"models": {"phi-3-mini": PHI}, **yaml.safe_load(block)})["NOTES.txt"]
+
+
+def test_the_notes_name_what_the_servers_cannot_reach() -> None:
+    """Providers, copies and exports that the settings name, while nothing is let out to them; not those in files."""
+    issuer: Object = {"issuer": "https://a.example", "audiences": ["v"], "grants": [{"tenant": "default"}]}
+    files: Object = {"name": "files", "jwks_file": "/run/files/keys/jwks.json", **issuer}
+    given: Object = {
+        "models": {"phi-3-mini": PHI},
+        "settings": {
+            "identity": {"issuers": [files, {"name": "company", **issuer}]},
+            "audit": {
+                "copies": [
+                    {"kind": "directory", "name": "here", "path": "/var/lib/vestry/copy"},
+                    {"kind": "syslog", "name": "log", "host": "log.example"},
+                ],
+                "exports": [{"name": "siem", "url": "https://siem.example/x"}],
+            },
+        },
+    }
+    said = render_files(given)["NOTES.txt"].partition(CALLED)[2].splitlines()
+    assert [each.strip() for each in said[2:5]] == [
+        "settings.identity.issuers: company",
+        "settings.audit.copies: log",
+        "settings.audit.exports: siem",
+    ]
+    peers: Object = {"services": [{"peers": [{"ipBlock": {"cidr": "10.0.0.1/32"}}], "port": 443}]}
+    for policy in (peers, {"enabled": False}):
+        assert CALLED not in render_files({**given, "networkPolicy": policy})["NOTES.txt"]
 
 
 def test_there_are_values_to_use() -> None:
