@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,8 +14,10 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from support.charts import NAMESPACE, ROOT, Object, chart, named, render, render_files, validate
+from vestry.cli import main
 from vestry.configuration.reading import load
 from vestry.models import catalog
 
@@ -108,6 +111,44 @@ def test_the_compose_files_and_settings_shown_can_be_used(block: str, tmp_path: 
         base |= shown
     (tmp_path / "vestry.yaml").write_text(yaml.safe_dump(base))
     assert load(tmp_path / "vestry.yaml", environ).models
+
+
+def test_hashed_content_has_its_key_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the secrets of the compose file alone `vestry check` names what asks for the key; with the page's piece over
+    it (Compose adds its secrets to those before) the key is where the server looks.
+    """
+    base = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
+    [over] = [read for block in blocks(COMPOSE, "yaml") if "secrets" in (read := yaml.safe_load(block))]
+    [name] = over["services"]["server"]["secrets"]
+    [made] = re.findall(r"^openssl .* (/etc/vestry/secrets/content-hash)$", COMPOSE.read_text(), re.MULTILINE)
+    assert over["secrets"][name]["file"] == "${VESTRY_SECRETS:-/etc/vestry/secrets}" + f"/{Path(made).name}"
+    folder, allowed = tmp_path / "secrets", os.access
+    folder.mkdir(mode=0o700)
+    signing = CliRunner().invoke(main, ["audit", "init", "--name", "house.test/vestry", "--stdout"]).stdout.encode()
+    for each in base["services"]["server"]["secrets"]:
+        (folder / each).write_bytes(signing if each == "audit-key" else b"k" * 32)
+        (folder / each).chmod(0o400)
+    settings = yaml.safe_load((ROOT / "deploy" / "compose" / "vestry.yaml").read_text())
+    assert settings["secrets"] == "/run/secrets"
+    model = settings["models"]["phi-3-mini"]
+    settings |= {
+        "secrets": str(folder),
+        "state": str(tmp_path / "state"),
+        "models": {"phi-3-mini": {**model, "path": None}},
+    }
+    settings |= {"tenants": {"radiology": {"content": {"default": "hashed"}}}}
+    (tmp_path / "vestry.yaml").write_text(yaml.safe_dump(settings))
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder and allowed(path, mode))
+
+    def faults() -> list[str]:
+        """Where `vestry check` finds one. (What Docker mounts cannot be written to.)"""
+        done = CliRunner().invoke(main, ["--config", str(tmp_path / "vestry.yaml"), "check", "--json"])
+        return [each["place"].rpartition(" ")[2] for each in json.loads(done.stdout)["faults"]]
+
+    assert faults() == ["tenants.radiology.content"]
+    (folder / name).write_bytes(b"c" * 32)
+    (folder / name).chmod(0o400)
+    assert faults() == []
 
 
 def test_a_strict_umask_hides_nothing_from_the_containers(tmp_path: Path) -> None:
