@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from msgspec import Struct
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from vestry.audit.records import microseconds_of
 from vestry.roles import Role
@@ -21,6 +21,18 @@ LONGEST_MINUTES = 240
 SECOND = 1_000_000
 
 
+def _moment(value: str) -> str:
+    try:
+        microseconds_of(value)
+    except (ValueError, OverflowError):
+        raise ValueError("this is no time") from None
+    return value
+
+
+Moment = Annotated[str, AfterValidator(_moment)]
+"""A time as records have it."""
+
+
 class Person(Section):
     """Somebody who takes a step. The command line has neither tenant nor credential."""
 
@@ -30,19 +42,19 @@ class Person(Section):
 
 
 class Grant(Section):
-    """One of them, from its asking to its end. Times are as in records."""
+    """One of them, from its asking to its end."""
 
     asker: Person
     role: Role
     reason: Annotated[str, Field(min_length=1, max_length=256)]
     minutes: Annotated[int, Field(ge=1, le=LONGEST_MINUTES)]
-    asked: str
+    asked: Moment
     approver: Person | None = None
-    approved: str | None = None
-    until: str | None = None
+    approved: Moment | None = None
+    until: Moment | None = None
     """When it ends by itself."""
     ender: Person | None = None
-    ended: str | None = None
+    ended: Moment | None = None
 
     def state(self, now: int) -> str:
         """`asked`, `lapsed` (nobody approved it in time), `active`, `over` or `ended`, at this time."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -16,7 +18,9 @@ from vestry.roles import Role
 
 
 def test_the_command_line_lists_and_ends(tmp_path: Path) -> None:
-    """It shows who has which role lent and ends it: recorded in its own log, and the running server goes by it."""
+    """It shows who has which role lent and ends it: recorded in its own log, and the running server goes by it. What is
+    damaged is shown, and goes.
+    """
     with FakeEngine() as engine, ServerProcess(tmp_path, [engine]) as server:
         server.start()
         run = CliRunner().invoke
@@ -40,6 +44,14 @@ def test_the_command_line_lists_and_ends(tmp_path: Path) -> None:
         assert vestry("ask", "--role", "admin")[0] == 2
         assert vestry("approve", grant)[0] == 2
         _gone(olga)
+        asked = olga.post("/break-glass", {"role": "admin", "reason": "fire"}).json()["id"]
+        with contextlib.closing(sqlite3.connect(server.settings.keys_database)) as connection, connection:
+            connection.execute("UPDATE documents SET body = '[]' WHERE name = ?", (asked,))
+        (line,) = [each.split() for each in vestry("list")[1].splitlines() if asked in each]
+        assert line[:6] == [asked, "damaged", "-", "-", "-", "-"]
+        assert "damaged" in next(each for each in json.loads(vestry("list", "--json")[1]) if each["id"] == asked)
+        assert vestry("end", asked) == (0, f"{asked}: ended\n")
+        assert vestry("end", asked)[0] == 1
         server.stop()
 
 

@@ -154,3 +154,41 @@ def test_what_else_is_damaged_is_shown_and_replaced_too(
     assert admin.put(place, body, if_match=shown.headers["etag"]).status_code == 200
     assert "\nvestry_directory_outdated 0.0\n" in house.get_ops("/metrics").text
     assert admin.delete(place, **ANY).status_code == 204
+
+
+GRANT = {
+    "asker": {"tenant": "default", "subject": "olga", "key_id": "key_x"},
+    "role": "admin",
+    "reason": "fire",
+    "minutes": 60,
+    "asked": "2027-01-31T18:00:00.000000Z",
+}
+
+
+@pytest.mark.parametrize("body", ['{"no": 1}', "{", json.dumps({**GRANT, "asked": "yesterday"})])
+def test_a_damaged_grant_is_shown_and_ended(house: House, body: str) -> None:
+    """It keeps nobody from asking, is approved by nobody, and goes when an admin ends it; the house is read again then.
+    Whose it was, nobody knows any more: neither those who asked nor who may approve end it.
+    """
+    admin, olga = Desk(house, Role.ADMIN, owner="ada"), Desk(house, Role.OPERATOR, owner="olga")
+    auditor = Desk(house, Role.AUDITOR, owner="aude")
+    wish = {"role": "admin", "reason": "fire"}
+    grant = olga.post("/break-glass", wish).json()["id"]
+    spoil(house, "UPDATE documents SET body = ? WHERE name = ?", body, grant)
+    until(lambda: "\nvestry_directory_outdated 1.0\n" in house.get_ops("/metrics").text, what="the metric")
+    shown = admin.get(f"/break-glass/{grant}")
+    assert (shown.status_code, shown.json()["state"], shown.json()["grant"]) == (200, "damaged", None)
+    assert shown.json()["damaged"]
+    assert shown.json() in admin.get("/break-glass").json()["data"]
+    assert auditor.post(f"/break-glass/{grant}/approve").json()["error"]["code"] == "conflict"
+    asked = olga.post("/break-glass", wish)
+    assert asked.status_code == 201
+    for other in (olga, auditor):
+        assert other.post(f"/break-glass/{grant}/end").status_code == 403
+    ended = admin.post(f"/break-glass/{grant}/end", {"reason": "by hand"})
+    assert (ended.status_code, ended.json()["state"], ended.json()["grant"]) == (200, "ended", None)
+    assert admin.get(f"/break-glass/{grant}").status_code == 404
+    assert "\nvestry_directory_outdated 0.0\n" in house.get_ops("/metrics").text
+    record = house.records("break-glass.end")[-1]
+    assert (record["name"], record["reason"], "subject" in record) == (grant, "by hand", False)
+    assert olga.post(f"/break-glass/{asked.json()['id']}/end").status_code == 200

@@ -3,6 +3,9 @@
 The grant is bound to the credential that asked. What it lends may be used, but not given away (`actor.within`), and a
 person who has something lent neither asks nor approves by it. Every step is recorded before it is done, and stands in
 the process's own log as a warning.
+
+One that somebody has changed by hand, so that it cannot be used, is shown as damaged, cannot be approved, and goes when
+it is ended: nobody can tell any more whose it was, so that is an admin's, or the command line's.
 """
 
 from __future__ import annotations
@@ -14,11 +17,11 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from vestry.adapters.memory import wall
 from vestry.admin.actor import Actor
-from vestry.admin.bodies import judge, plain
+from vestry.admin.bodies import judge, plain, told
 from vestry.admin.events import Events
 from vestry.audit.fields import RecordType
 from vestry.audit.records import microseconds_of, rfc3339
@@ -48,12 +51,15 @@ class Wish(Section):
 
 
 class Shown(Struct, frozen=True):
-    """A grant as those see it who may: with its id, its version and what it is at the moment."""
+    """A grant as those see it who may: with its id, its version and what it is at the moment. Of a damaged one there is
+    why it cannot be used instead.
+    """
 
     id: str
     version: int
     state: str
-    grant: Grant
+    grant: Grant | None
+    damaged: str = ""
 
 
 class BreakGlass:
@@ -99,7 +105,7 @@ class BreakGlass:
             grant = Grant(asker=person, role=role, reason=wish.reason, minutes=wish.minutes, asked=rfc3339(now))
             kept = await change.put(Kind.BREAK_GLASS, "", grant_id, plain(grant))
             await self._record(
-                RecordType.BREAK_GLASS_ASK, actor, kept, grant, reason=grant.reason, minutes=grant.minutes
+                RecordType.BREAK_GLASS_ASK, actor, grant_id, grant, reason=grant.reason, minutes=grant.minutes
             )
         return self._shown(kept)
 
@@ -109,19 +115,22 @@ class BreakGlass:
         """
         own = _themselves(actor, Permission.BREAK_GLASS_APPROVE)
         grant = (await self.read(actor, grant_id)).grant
+        if grant is None:
+            raise Conflict("It cannot be approved: it is damaged.")
         if own.identity == (grant.asker.tenant, grant.asker.subject) or own.principal is None:
             raise PermissionDenied("Somebody else has to approve it.")
         await self._independent(own, grant)
         now = self._clock()
         async with self._directory.changing() as change:
-            grant = await self._found(change, grant_id)
-            state = grant.state(now)
-            if state != "asked":
+            now_there = await self._found(change, grant_id)
+            state = "damaged" if now_there is None else now_there.state(now)
+            if now_there is None or state != "asked":
                 raise Conflict(f"It cannot be approved: it is {state}.")
+            grant = now_there
             until = rfc3339(now + grant.minutes * 60 * SECOND)
             given = grant.model_copy(update={"approver": _person(own), "approved": rfc3339(now), "until": until})
             kept = await change.put(Kind.BREAK_GLASS, "", grant_id, plain(given))
-            await self._record(RecordType.BREAK_GLASS_APPROVE, actor, kept, given, reason=given.reason, until=until)
+            await self._record(RecordType.BREAK_GLASS_APPROVE, actor, grant_id, given, reason=given.reason, until=until)
         return self._shown(kept)
 
     async def end(self, actor: Actor, grant_id: str, *, reason: str = "") -> tuple[Shown, bool]:
@@ -134,27 +143,35 @@ class BreakGlass:
             found = await change.read(Kind.BREAK_GLASS, "", grant_id)
             if found is None:
                 raise NotFound
-            grant = Grant.model_validate(found.body)
-            if not _may_end(actor, grant):
+            shown = self._shown(found)
+            if not _may_end(actor, shown.grant):
                 raise PermissionDenied("It is ended by who asked, by who approved, or by an admin.")
-            if grant.state(now) not in {"asked", "active"}:
-                return self._shown(found), False
-            ended = grant.model_copy(update={"ender": _person(actor), "ended": rfc3339(now)})
+            if shown.grant is None:
+                await change.remove(Kind.BREAK_GLASS, "", grant_id)
+                await self._record(RecordType.BREAK_GLASS_END, actor, grant_id, None, reason=reason or shown.damaged)
+                return replace(shown, state="ended"), True
+            if shown.state not in {"asked", "active"}:
+                return shown, False
+            ended = shown.grant.model_copy(update={"ender": _person(actor), "ended": rfc3339(now)})
             kept = await change.put(Kind.BREAK_GLASS, "", grant_id, plain(ended))
-            await self._record(RecordType.BREAK_GLASS_END, actor, kept, ended, reason=reason)
+            await self._record(RecordType.BREAK_GLASS_END, actor, grant_id, ended, reason=reason)
         return self._shown(kept), True
 
-    async def _found(self, change: Change, grant_id: str) -> Grant:
+    @staticmethod
+    async def _found(change: Change, grant_id: str) -> Grant | None:
+        """The grant; None for a damaged one. Raises NotFound."""
         found = await change.read(Kind.BREAK_GLASS, "", grant_id)
         if found is None:
             raise NotFound
-        return Grant.model_validate(found.body)
+        return _read(found)[0]
 
     async def _room(self, change: Change, person: Person, now: int) -> None:
         """One at a time for each person, few for all, and what is long over goes: its records stay in the log."""
         waiting, over = 0, []
         for name in await change.names(Kind.BREAK_GLASS, "", KEPT):
             grant = await self._found(change, name)
+            if grant is None:
+                continue
             if grant.state(now) not in {"asked", "active"}:
                 over.append((microseconds_of(grant.asked), name))
                 continue
@@ -190,24 +207,28 @@ class BreakGlass:
                 yield key
             after = page[-1].id
 
-    async def _record(self, kind: RecordType, actor: Actor, kept: Document, grant: Grant, **details: Any) -> None:
-        await self._events.glass(
-            kind,
-            actor,
-            name=kept.name,
-            tenant=grant.asker.tenant,
-            subject=grant.asker.subject,
-            role=grant.role.value,
-            **details,
-        )
-        log.warning(
-            "%s %s: role %s for %r of tenant %s, by %r", kind.value, kept.name, grant.role.value, grant.asker.subject,
-            grant.asker.tenant, actor.name,
-        )  # fmt: skip
+    async def _record(self, kind: RecordType, actor: Actor, grant_id: str, grant: Grant | None, **details: Any) -> None:
+        """`grant` is None for a damaged one: it says neither whose it is nor for which role."""
+        said = "damaged"
+        if grant is not None:
+            asker = grant.asker
+            details |= {"tenant": asker.tenant, "subject": asker.subject, "role": grant.role.value}
+            said = f"role {grant.role.value} for {asker.subject!r} of tenant {asker.tenant}"
+        await self._events.glass(kind, actor, name=grant_id, **details)
+        log.warning("%s %s: %s, by %r", kind.value, grant_id, said, actor.name)
 
     def _shown(self, document: Document) -> Shown:
-        grant = Grant.model_validate(document.body)
-        return Shown(document.name, document.version, grant.state(self._clock()), grant)
+        grant, damaged = _read(document)
+        state = "damaged" if grant is None else grant.state(self._clock())
+        return Shown(document.name, document.version, state, grant, damaged)
+
+
+def _read(document: Document) -> tuple[Grant | None, str]:
+    """The grant of a document; None, and why, for one that no program of this version has written."""
+    try:
+        return Grant.model_validate(document.body), ""
+    except ValidationError as error:
+        return None, told(error).reason
 
 
 def _themselves(actor: Actor, permission: Permission) -> Actor:
@@ -226,9 +247,11 @@ def _person(actor: Actor) -> Person:
     return Person(tenant=own.tenant, subject=own.subject, key_id=own.key_id)
 
 
-def _may_end(actor: Actor, grant: Grant) -> bool:
+def _may_end(actor: Actor, grant: Grant | None) -> bool:
     own = actor.principal
     if own is None or Role.ADMIN in own.roles:
         return True
+    if grant is None:
+        return False
     takers = [each for each in (grant.asker, grant.approver) if each is not None]
     return actor.identity in [(each.tenant, each.subject) for each in takers]

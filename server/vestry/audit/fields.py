@@ -78,7 +78,9 @@ DIRECTORY = frozenset(
         RecordType.POLICY_CHANGE,
     }
 )
-GLASS = frozenset({RecordType.BREAK_GLASS_ASK, RecordType.BREAK_GLASS_APPROVE, RecordType.BREAK_GLASS_END})
+LENT = frozenset({RecordType.BREAK_GLASS_ASK, RecordType.BREAK_GLASS_APPROVE})
+GLASS = LENT | {RecordType.BREAK_GLASS_END}
+"""Of a grant that somebody has damaged, and that is ended, nobody knows any more whose it was."""
 ADMINISTRATION = KEY | DIRECTORY | GLASS
 SERVER = frozenset({RecordType.SERVER_START, RecordType.SERVER_STOP})
 ALL = frozenset(RecordType)
@@ -128,19 +130,23 @@ FIELDS: tuple[Field, ...] = (
         "tenant",
         text(63),
         "Tenant of the caller, or of what is changed.",
-        always={I, *KEY, *GLASS},
-        maybe={O, R, ERASE, *DIRECTORY},
+        always={I, *KEY, *LENT},
+        maybe={O, R, ERASE, *DIRECTORY, RecordType.BREAK_GLASS_END},
     ),
     _row(
         "subject",
         text(128),
         "Person or program that the key belongs to; whose content is erased; who is given a role.",
-        always={I, *KEY, *GLASS, ERASE},
-        maybe={O, R},
+        always={I, *KEY, *LENT, ERASE},
+        maybe={O, R, RecordType.BREAK_GLASS_END},
     ),
     _row("key_id", text(64), "Public id of the key. Never the key.", always={I, *KEY}, maybe={O, R}),
     _row(
-        "role", text(64), "Roles of the caller or key; the role that is given.", always={I, *GLASS}, maybe={O, R, *KEY}
+        "role",
+        text(64),
+        "Roles of the caller or key; the role that is given.",
+        always={I, *LENT},
+        maybe={O, R, *KEY, RecordType.BREAK_GLASS_END},
     ),
     _row("issuer", text(63), "Issuer in the settings whose token it was. In an outcome as `source`.", maybe=CALL),
     _row("end_user", text(128), "The client's `user` field, escaped: whom it says it acts for.", maybe={I}),

@@ -4,7 +4,7 @@ who they are to the administration.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,28 @@ from vestry.commands.directory.common import Listing, as_json, paged, tell, told
 from vestry.composition.store import PAGE
 from vestry.errors import NotFound
 
+
+def _cell(*place: str) -> Callable[[dict[str, Any]], str]:
+    """What stands there; `-` where nothing does."""
+
+    def cell(row: dict[str, Any]) -> str:
+        found: Any = row
+        for name in place:
+            found = None if found is None else found.get(name)
+        return str(found or "-")
+
+    return cell
+
+
 COLUMNS = {
-    "ID": lambda row: str(row["id"]),
-    "STATE": lambda row: str(row["state"]),
-    "ROLE": lambda row: str(row["role"]),
-    "TENANT": lambda row: str(row["asker"]["tenant"]),
-    "ASKER": lambda row: str(row["asker"]["subject"]),
-    "APPROVER": lambda row: "-" if row["approver"] is None else str(row["approver"]["subject"]),
-    "UNTIL": lambda row: str(row["until"] or "-"),
-    "REASON": lambda row: str(row["reason"]),
+    "ID": _cell("id"),
+    "STATE": _cell("state"),
+    "ROLE": _cell("role"),
+    "TENANT": _cell("asker", "tenant"),
+    "ASKER": _cell("asker", "subject"),
+    "APPROVER": _cell("approver", "subject"),
+    "UNTIL": _cell("until"),
+    "REASON": lambda row: str(row.get("reason") or row.get("damaged") or "-"),
 }
 
 
@@ -61,6 +74,7 @@ def listed(config: Path | None, as_json: bool) -> None:
 @click.pass_obj
 def end(config: Path | None, grant_id: str, reason: str, as_json: bool) -> None:
     """Take a role back that was lent, or make an ask void. It is recorded first; a running server acts on it at once.
+    What is damaged goes with it.
 
     \b
     Example:
@@ -80,4 +94,5 @@ def end(config: Path | None, grant_id: str, reason: str, as_json: bool) -> None:
 
 
 def _described(shown: Shown) -> dict[str, Any]:
-    return {"id": shown.id, "version": shown.version, "state": shown.state, **shown.grant.model_dump(mode="json")}
+    said = {"damaged": shown.damaged} if shown.grant is None else shown.grant.model_dump(mode="json")
+    return {"id": shown.id, "version": shown.version, "state": shown.state, **said}

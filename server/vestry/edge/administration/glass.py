@@ -47,7 +47,7 @@ async def _end(office: Office, ask: Ask) -> Reply:
 
 def _shape(found: break_glass.Shown) -> shapes.GlassShown:
     return shapes.GlassShown.model_validate(
-        {"id": found.id, "version": found.version, "state": found.state, "grant": found.grant}
+        {name: getattr(found, name) for name in ("id", "version", "state", "damaged", "grant")}
     )
 
 

@@ -93,8 +93,10 @@ class GlassShown(Section):
     object: Literal["break-glass"] = "break-glass"
     id: str
     version: int
-    state: Literal["asked", "lapsed", "active", "over", "ended"]
-    grant: Grant
+    state: Literal["asked", "lapsed", "active", "over", "ended", "damaged"]
+    damaged: str = ""
+    """Why it cannot be used, where somebody has changed it by hand: `grant` is `null` then, and its end removes it."""
+    grant: Grant | None
 
 
 class PolicyShown(Thing):
