@@ -321,7 +321,9 @@ def test_bodies_are_bounded_and_json(admin: Desk) -> None:
     """More than 64 KiB is 413, also where its length is not said; another media type, or a compressed one, 415."""
     huge = b'{"description": "' + b"x" * 65_536 + b'"}'
     refused(admin.put("/tenants/default/projects/p", huge), 413, "request_too_large")
-    refused(admin.put("/tenants/default/projects/p", {"description": "x" * 30_000}), 400, "invalid_request")
+    refused(
+        admin.put("/tenants/default/projects/p", {"description": "x" * 30_000}), 400, "invalid_request", "description"
+    )
     for media in ("text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1"):
         answer = admin.put("/tenants/default/projects/p", b"{}", content_type=media)
         refused(answer, 415, "unsupported_media_type")

@@ -12,9 +12,11 @@ import pytest
 
 from fakes.engine import FakeEngine
 from support.cli import Cli
+from support.desk import Desk
 from support.house import PEPPER, House, chat, until
 from support.keys import ran
 from vestry.composition.store import directory_of
+from vestry.roles import Role
 from vestry.types import Kind
 
 RULES = [
@@ -180,3 +182,30 @@ def test_a_key_is_explained_by_its_id(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "(rule no-tools)" in done.output
     assert cli("--config", path, "policy", "explain", "--model", MODEL).exit_code == 2
+
+
+def test_a_long_policy_is_recorded_whole_and_may_be_written_as_it_is_shown(house: House) -> None:
+    """As many rules as there may be: no record of a change leaves any out, before or after; and what is shown, with all
+    its defaults, is taken. One that says more than two of which fit into a record is refused.
+    """
+    admin = Desk(house, Role.ADMIN, owner="ada")
+
+    def rules(number: int) -> list[dict[str, Any]]:
+        return [{"name": f"r{each}", "tenants": ["nobody"], "max_tokens": 5} for each in range(number)]
+
+    first, second = rules(256), rules(255)
+    assert admin.put("/policy", {"rules": first}).status_code == 201
+    shown = admin.get("/policy")
+    again = admin.put("/policy", shown.json()["spec"], if_match=shown.headers["etag"])
+    assert (again.status_code, again.headers["etag"]) == (200, shown.headers["etag"])
+    assert admin.put("/policy", {"rules": second}, if_match="*").status_code == 200
+    assert admin.delete("/policy", if_match="*").status_code == 204
+    made, changed, gone = house.records("policy.change")[-3:]
+    assert "cut" not in made | changed | gone
+    names = [[each["name"] for each in body["rules"]] for body in (made["new"], changed["old"], changed["new"])]
+    assert names == [[each["name"] for each in body] for body in (first, first, second)]
+    assert changed["old"]["rules"] == first
+    assert len(gone["old"]["rules"]) == 255
+    large = [{**each, "subjects": [f"somebody-{number}" for number in range(10)]} for each in rules(200)]
+    refused = admin.put("/policy", {"rules": large})
+    assert (refused.status_code, "larger than" in refused.json()["error"]["message"]) == (400, True)

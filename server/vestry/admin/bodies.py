@@ -17,7 +17,7 @@ from vestry.settings.section import Label, Name, Remark, Section, Source, Subjec
 from vestry.types import Key, Limits
 
 DOCUMENT_BYTES = 24_576
-"""Greatest size of a document's JSON: before and after of a change fit into one record."""
+"""Greatest size of a document's JSON, `slim`: before and after of a change fit into one record."""
 TOLD = 8
 BOUNDS = ("models", "concurrency", "requests_per_minute", "disabled")
 """What every project says that is kept."""
@@ -133,17 +133,21 @@ Body = TypeVar("Body", bound=Section)
 
 
 def judge(form: type[Body], body: Mapping[str, Any]) -> Body:
-    """The body, if it has this form; strict about types. Raises InvalidRequest that names every fault by its place."""
+    """The body, if it has this form; strict about types. Raises InvalidRequest that names every fault by its place.
+
+    How large it may be is a matter of what it says, and not of how it is written: what is shown can be written again.
+    """
     try:
         text = json.dumps(body, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         raise InvalidRequest("The body is not plain JSON.") from None
-    if len(text) > DOCUMENT_BYTES:
-        raise InvalidRequest(f"The body is larger than {DOCUMENT_BYTES} bytes.")
     try:
-        return form.model_validate_json(text, strict=True)
+        judged = form.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise told(error) from None
+    if size_of(slim(judged)) > DOCUMENT_BYTES:
+        raise InvalidRequest(f"The body is larger than {DOCUMENT_BYTES} bytes, even without what has its default.")
+    return judged
 
 
 def told(error: ValidationError) -> InvalidRequest:
@@ -155,6 +159,16 @@ def told(error: ValidationError) -> InvalidRequest:
 def plain(body: Section) -> dict[str, Any]:
     """A body as JSON, in its one normal form."""
     return dict(body.model_dump(mode="json"))
+
+
+def slim(body: Section) -> dict[str, Any]:
+    """A body as JSON, without what has its default."""
+    return dict(body.model_dump(mode="json", exclude_defaults=True))
+
+
+def size_of(body: Mapping[str, Any]) -> int:
+    """Bytes of a body's JSON, as records hold it."""
+    return len(json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 def faulty(faults: Sequence[tuple[tuple[int | str, ...], str]]) -> InvalidRequest:

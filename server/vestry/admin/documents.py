@@ -13,6 +13,7 @@ from vestry.admin.actor import Actor, Match, covered, own_end, within, within_sc
 from vestry.admin.bodies import Project, User, faulty, judge, plain, told
 from vestry.admin.events import Events
 from vestry.admin.names import is_name
+from vestry.admin.recordable import both, recordable
 from vestry.admin.sealing import unsealable_rules, unsealed, unsealed_there
 from vestry.errors import (
     Conflict,
@@ -185,9 +186,8 @@ class Documents:
             _fitting(await unsealed_there(change, where.name, judged, self._settings))
         await self._judged_there(change, actor, where, _sound(found), judged)
         kept = await change.put(where.kind, where.tenant, where.name, judged)
-        await self._events.document(
-            actor, where.kind, where.tenant, where.name, bodies=(None if found is None else _recordable(found), judged)
-        )
+        bodies = both(FORMS[where.kind], None if found is None else found.body, judged)
+        await self._events.document(actor, where.kind, where.tenant, where.name, bodies=bodies)
         return Kept(kept, changed=True, new=found is None)
 
     async def remove(self, actor: Actor, where: Where, match: Match) -> None:
@@ -210,7 +210,8 @@ class Documents:
             _within_bounds(actor, User())
         await self._unused(change, where)
         await change.remove(where.kind, where.tenant, where.name)
-        await self._events.document(actor, where.kind, where.tenant, where.name, bodies=(_recordable(found), None))
+        bodies = both(FORMS[where.kind], found.body, None)
+        await self._events.document(actor, where.kind, where.tenant, where.name, bodies=bodies)
 
     @staticmethod
     def _may(actor: Actor, table: Mapping[Kind, Permission], where: Where) -> None:
@@ -330,17 +331,8 @@ def _sound(document: Document | None) -> dict[str, Any]:
     """What a document says; nothing where there is none, or a damaged one."""
     if document is None:
         return {}
-    recordable = _recordable(document)
-    return recordable if recordable is document.body else {}
-
-
-def _recordable(document: Document) -> dict[str, Any]:
-    """A body as a record can hold it: of a damaged one, which may be anything, what is wrong with it."""
-    try:
-        judge(FORMS[document.kind], document.body)
-    except InvalidRequest as fault:
-        return {"damaged": fault.reason}
-    return document.body
+    said = recordable(FORMS[document.kind], document.body)
+    return said if said is document.body else {}
 
 
 def _not_the_houses(actor: Actor, kind: Kind, body: Mapping[str, Any]) -> None:

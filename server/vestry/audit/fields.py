@@ -264,7 +264,7 @@ FIELDS: tuple[Field, ...] = (
     _row(
         "old",
         {"type": "object"},
-        "What it was. Left out: it is new.",
+        "What it was; as `new` without what has its default, where both together are large. Left out: it is new.",
         always={RecordType.KEY_CHANGE},
         maybe={*DIRECTORY},
     ),
