@@ -329,8 +329,9 @@ class Server:
     def _replicas(self) -> list[tuple[str, str, bool, int]]:
         now = asyncio.get_running_loop().time()
         return [
-            (model, seat.replica.name, seat.in_service(now), seat.outstanding)
+            (model, seat.replica.name, seat in serving, seat.outstanding)
             for model, seats in self._router.seats.items()
+            for serving in (self._router.serving(model, now),)
             for seat in seats
         ]
 

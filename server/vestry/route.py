@@ -6,7 +6,8 @@ Rules:
   All of them may be down; then the answer is 503 at once.
 - A replica is *ejected*, for a while, by its outcomes: failures in a row, or first bytes far later than its peers'.
   The last one in service is never ejected. After its time it gets one call; the first byte of a stream, or a success,
-  brings it back. If there is no other, it gets every call at once. Calls from before an ejection have no part in this.
+  brings it back. If there is no other, it gets every call at once, before its time too: a slow or failing replica is
+  better than none. Calls from before an ejection have no part in this.
 - A call that its client gave up says nothing of the replica.
 - Second tries are limited to a share of recent calls, so that a failing model is not sent double the load.
 
@@ -93,18 +94,19 @@ class Router:
         return self._seats
 
     def available(self, model: str, now: float) -> bool:
-        """True if a call to this model could be sent on now: some replica is in service, and has been heard from."""
-        return any(seat.known and seat.in_service(now) for seat in self._seats[model])
+        """True if a call to this model could be sent on now, to a replica that has been heard from."""
+        return any(seat.known for seat in self.serving(model, now))
+
+    def serving(self, model: str, now: float) -> list[Seat]:
+        """Those that get calls now: in service; where none is, those that are ejected and not down."""
+        up = [seat for seat in self._seats[model] if not seat.down]
+        return [seat for seat in up if now >= seat.ejected_until] or up
 
     def pick(self, model: str, now: float, *, streamed: bool, tried: str | None = None) -> Trip:
         """Choose a replica; after a failure at `tried` another one, if the budget allows it. Raises NoReplica."""
         if tried is not None and self._budget[model] < 1.0:
             raise NoReplica(retry_after=1.0)
-        there = [
-            seat
-            for seat in self._seats[model]
-            if not seat.down and now >= seat.ejected_until and seat.replica.name != tried
-        ]
+        there = [seat for seat in self.serving(model, now) if seat.replica.name != tried]
         if not there:
             raise NoReplica(retry_after=1.0)
         seat = there[0]
@@ -115,7 +117,7 @@ class Router:
         budget = self._budget[model] + (self._share if tried is None else -1.0)
         self._budget[model] = min(BUDGET_CAP, budget)
         trip = Trip(seat, now, streamed)
-        if seat.on_trial and seat.trial is None:
+        if seat.on_trial and seat.trial is None and now >= seat.ejected_until:
             seat.trial = trip
         if streamed:
             seat.waiting[trip] = None

@@ -125,6 +125,24 @@ def test_a_replica_that_is_not_there_is_passed_over(tmp_path: Path, bad: FakeEng
         assert metric(house, "vestry_replica_ejections_total", cause="down") == 1
 
 
+def test_one_that_was_ejected_answers_while_the_other_is_down(
+    tmp_path: Path, bad: FakeEngine, good: FakeEngine
+) -> None:
+    """A verdict on one replica does not stop the model when the other one dies: no call is lost, and it stays ready."""
+    with House(tmp_path / "state", [bad, good], relay=QUIET) as house:
+        bad.behave(status=500)
+        until(
+            lambda: house.post(json=chat()) and metric(house, "vestry_replica_ejections_total", cause="status"),
+            what="the ejection",
+        )
+        bad.behave(status=200)
+        good.stop()
+        for _ in range(3):
+            assert content(house.post(json=chat())) == ANSWER
+        assert house.get_ops("/readyz").status_code == 200
+        assert metric(house, "vestry_replica_healthy", replica=name(bad)) == 1
+
+
 def test_a_redirect_is_not_followed(tmp_path: Path, bad: FakeEngine, good: FakeEngine) -> None:
     """Wherever it points to: a redirect is a failure of the engine that sent it."""
     with House(tmp_path / "state", [bad], relay=QUIET) as house:

@@ -233,6 +233,28 @@ def test_a_replica_on_trial_takes_every_call_if_there_is_no_other() -> None:
     assert set(numbers([bench.pick() for _ in range(5)])) == {1}
 
 
+def test_an_ejected_replica_takes_every_call_while_all_others_are_down() -> None:
+    """Before its time, as the second try of the call that has found the other down: it is better than nobody. Once
+    another is back it waits for its time, and then for its one call; what it was sent meanwhile is no trial.
+    """
+    bench = Bench()
+    bench.router.probed("small", "127.0.0.1:1", healthy=True)
+    bench.fail(1)
+    first = bench.at(2)
+    bench.end(first, "connect")
+    meanwhile = [bench.pick(first), *(bench.pick(streamed=False) for _ in range(4))]
+    assert set(numbers(meanwhile)) == {1}
+    assert bench.router.available("small", bench.now)
+    bench.probe(2, healthy=True)
+    assert set(numbers([bench.pick() for _ in range(5)])) == {2}
+    bench.now += 2.1
+    assert bench.in_service() == [1, 2]
+    trial = bench.at(1)
+    assert set(numbers([bench.pick() for _ in range(5)])) == {2}
+    bench.end(trial)
+    assert 1 in numbers([bench.pick() for _ in range(8)])
+
+
 def test_a_call_that_its_client_gave_up_says_nothing() -> None:
     """It neither counts against a replica nor clears it."""
     bench = Bench()
