@@ -1,4 +1,4 @@
-"""IP addresses as texts, from sockets, headers and settings."""
+"""IP addresses and networks as texts, from sockets, headers and settings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ipaddress
 from functools import lru_cache
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
 def unmapped(address: Address) -> Address:
@@ -20,3 +22,13 @@ def read(text: str) -> Address | None:
         return unmapped(ipaddress.ip_address(text))
     except ValueError:
         return None
+
+
+def network(text: str) -> Network:
+    """The network that a text is, be it an address; one of IPv4 written as IPv6 is itself, since that is what addresses
+    are compared as. Raises ValueError.
+    """
+    found = ipaddress.ip_network(text, strict=False)
+    if isinstance(found, ipaddress.IPv6Network) and found.subnet_of(MAPPED):
+        return ipaddress.IPv4Network((unmapped(found.network_address).packed, found.prefixlen - MAPPED.prefixlen))
+    return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import json
 import logging
 import math
@@ -22,7 +21,7 @@ from fastapi import FastAPI
 from msgspec.structs import replace
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from vestry import __version__
+from vestry import __version__, addresses
 from vestry.adapters.credentials import EveryCredential, NobodyYet
 from vestry.adapters.directory.faults import DirectoryFault, SchemaFault
 from vestry.adapters.health import HealthChecks
@@ -274,7 +273,7 @@ class Server:
         return arrival.Rules(
             bounds=settings.bounds,
             body_bytes=body_bytes,
-            trusted_proxies=tuple(ipaddress.ip_network(each, strict=False) for each in server.trusted_proxies),
+            trusted_proxies=tuple(map(addresses.network, server.trusted_proxies)),
             certificates=server.tls is not None and server.tls.client_certificates != "none",
             form=None if server.client_certificate_header is None else form(server.client_certificate_header),
         )

@@ -8,17 +8,19 @@ from ipaddress import ip_network
 import pytest
 
 from fakes.engine import FakeEngine
+from support.desk import Desk
 from support.house import House, chat
 from support.refusal import Visit
 from support.wire import Wire, chat_request, request
+from vestry.roles import Role
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 @pytest.fixture(scope="module")
 def house(shared_engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """A server behind two proxies, at 127.9.0.1 and somewhere in 10.0.0.0/8."""
-    server = {"trusted_proxies": ["127.9.0.1", "10.0.0.0/8"]}
+    """A server behind two proxies, at 127.9.0.1 and somewhere in 10.0.0.0/8, written as IPv6 has it."""
+    server = {"trusted_proxies": ["127.9.0.1", "::ffff:10.0.0.0/104"]}
     with House(tmp_path_factory.mktemp("proxied"), [shared_engine], server=server) as house:
         yield house
 
@@ -67,6 +69,23 @@ def test_a_caller_whose_address_cannot_be_told_is_in_no_network(house: House) ->
         with Wire(house.port, source="127.9.0.1") as wire:
             wire.send(chat_request(key, chat(), line))
             assert wire.answer().status_code == status
+
+
+@pytest.mark.parametrize("network", ["::ffff:127.9.0.0/112", "127.9.0.0/16", "::ffff:127.9.0.0/120"])
+def test_a_network_of_ipv4_may_be_written_as_ipv6_has_it(network: str, house: House) -> None:
+    """A rule that denies it denies, and a key for it works: addresses of callers are IPv4 either way."""
+    admin = Desk(house, Role.ADMIN, owner="ada")
+    made = admin.post("/tenants/default/keys", {"owner": "ward", "sources": [network]}).json()["secret"]
+
+    def status() -> int:
+        with Wire(house.port, source="127.9.0.7") as wire:
+            wire.send(chat_request(made, chat()))
+            return wire.answer().status_code
+
+    assert status() == 200
+    rule = {"name": "not-the-ward", "effect": "deny", "sources": [network]}
+    assert admin.put("/policy", {"rules": [rule]}).status_code == 201
+    assert (status(), admin.delete("/policy", if_match="*").status_code) == (403, 204)
 
 
 @pytest.mark.parametrize(

@@ -30,3 +30,20 @@ def test_an_ipv4_address_within_ipv6_is_itself(text: str, found: str) -> None:
 def test_what_is_no_address_is_none(text: str) -> None:
     """A text that is no address, as a header or a Unix socket may have it, is nobody's."""
     assert addresses.read(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("10.1.2.3/8", "10.0.0.0/8"),
+        ("10.1.2.3", "10.1.2.3/32"),
+        ("::ffff:10.1.2.3", "10.1.2.3/32"),
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::/0", "::/0"),
+        ("2001:db8::1/32", "2001:db8::/32"),
+    ],
+)
+def test_an_ipv4_network_within_ipv6_is_itself(text: str, found: str) -> None:
+    """As the addresses are that it is compared with: else it would hold none of them."""
+    assert str(addresses.network(text)) == found

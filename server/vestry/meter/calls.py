@@ -24,6 +24,7 @@ from vestry.meter.identity import IdentityMeter
 from vestry.meter.record import Families, RecordMeter
 from vestry.types import EJECTIONS, Grant, Head, Outcome
 
+OTHER = "other"
 NONE = "none"
 TENANTS = 500
 """Tenants beside those of the settings that have a label of their own, whoever calls first. More of them would make a

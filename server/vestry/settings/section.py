@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchema
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from vestry import addresses
 from vestry.addresses import Address, unmapped
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
@@ -82,7 +83,7 @@ def check_host(value: str) -> str:
 def network(value: str) -> str:
     """An address or a network, written as a network. Raises ValueError."""
     try:
-        return str(ipaddress.ip_network(value, strict=False))
+        return str(addresses.network(value))
     except ValueError:
         raise ValueError("this is neither an address nor a network such as 10.0.0.0/8") from None
 
