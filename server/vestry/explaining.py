@@ -12,7 +12,7 @@ from vestry.authorize import authorize, may_use
 from vestry.errors import Refusal
 from vestry.house import ROUTES, House
 from vestry.policy import Compiled, facts
-from vestry.roles import Permission
+from vestry.roles import Permission, named
 from vestry.types import Call, Document, Grant, Head, Key, Operation, Principal, ServedModel
 from vestry.user import Damaged, with_user
 
@@ -85,8 +85,9 @@ def explain(caller: Caller, head: Head, call: Call, models: Mapping[str, ServedM
         known = caller.found(head)
     except Damaged as fault:
         return Explanation(False, fault.rule, fault.status, fault.reason, (Step("user can be read", "no"),), {})
+    known = None if known is None else house.lifted(known, head.began_wall)
     principal = caller.principal if known is None else known
-    steps = [*_credential(caller, head), *_scopes(principal, head, call, models, house)]
+    steps = [*_credential(caller, head), *_lent(principal), *_scopes(principal, head, call, models, house)]
     decided: Compiled | None = None
     ruling = house.rulings.get(principal.tenant)
     found = facts(principal, head, call.model)
@@ -134,6 +135,13 @@ def _credential(caller: Caller, head: Head) -> list[Step]:
     if caller.principal.sources:
         steps.append(Step("credential may be used from there", _said(from_there(head.source, caller.principal))))
     return steps
+
+
+def _lent(principal: Principal) -> list[Step]:
+    """What a break-glass grant lends them at this time."""
+    if not principal.broken_glass:
+        return []
+    return [Step("a break-glass grant lends a role", f"{named(principal.lent) or 'none'} ({principal.broken_glass})")]
 
 
 def _scopes(

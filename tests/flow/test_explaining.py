@@ -107,6 +107,41 @@ def test_an_address_and_a_time_may_be_supposed(house: House, admin: Desk) -> Non
     assert explained(admin, key=expiring, at="2098-01-01T00:00:00Z")[0] == 401
 
 
+def test_what_is_lent_is_explained(house: House, admin: Desk) -> None:
+    """An operator with an administrator's role on loan may call, as long as it lasts, and that is said."""
+    olga, aude = Desk(house, Role.OPERATOR, owner="olga"), Desk(house, Role.AUDITOR, owner="aude")
+    assert explained(admin, key=olga.key_id)[0] == called(house, olga.key) == 403
+    grant = olga.post("/break-glass", {"role": "admin", "reason": "fire"}).json()["id"]
+    assert aude.post(f"/break-glass/{grant}/approve").status_code == 200
+    status, steps = explained(admin, key=olga.key_id)
+    assert status == called(house, olga.key) == 200
+    assert ("a break-glass grant lends a role", f"admin ({grant})") in steps
+    assert explained(admin, key=olga.key_id, at="2998-01-01T00:00:00Z")[0] == 403
+    assert olga.post(f"/break-glass/{grant}/end").status_code == 200
+    assert explained(admin, key=olga.key_id)[0] == called(house, olga.key) == 403
+
+
+def test_who_has_a_token_is_explained_by_the_id_that_rules_name(house: House, admin: Desk) -> None:
+    """A rule for one credential is for that user of that issuer, here as there."""
+    token = signed(TOKENS, claims(sub="gus"))
+    shown = {"authorization": f"Bearer {token}"}
+    assert admin.put("/tenants/default/users/gus", {"roles": ["tenant-admin"]}).status_code == 201
+    me = admin.get("/whoami", **shown).json()
+    rule = {"name": "not-gus", "effect": "deny", "keys": [me["credential"]]}
+    assert admin.put("/policy", {"rules": [rule]}).status_code == 201
+    status, steps = explained(admin, subject="gus", issuer="hospital")
+    assert status == called(house, token) == 403
+    assert ("rule", "decides: deny") in steps
+    assert explained(admin, subject="gus")[0] == 200
+    admin.delete("/policy", if_match="*")
+
+
+def test_the_token_of_an_issuer_that_there_is_not_is_not_explained(admin: Desk) -> None:
+    """Its call would be refused with 401, whatever the rules say."""
+    answer = admin.post("/policy/explain", {"tenant": "default", "model": "small", "issuer": "hospitl"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "issuer")
+
+
 ZONES = ("Pacific/Kiritimati", "Pacific/Pago_Pago")
 AROUND = [{"name": f"r{number}", "hours": [{"timezone": zone}]} for number, zone in enumerate(ZONES)]
 FAR = ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "1970-12-31T23:59:59Z", "9999-12-31T23:59:59-12:00")
@@ -168,3 +203,13 @@ def test_the_command_knows_the_calendar_too(cli: Cli, tmp_path: Path) -> None:
         assert (status, "--at: a call comes in the years 1971 to 2999." in said) == (2, True)
     assert typed(cli, "--tenant", "radiology", "--at", "2999-12-31T23:59:59-12:00")[0] == 0
     assert "needs its offset" in typed(cli, "--tenant", "radiology", "--at", "0001-01-01T00:00:00")[1]
+
+
+def test_the_command_takes_no_issuer_and_no_tenant_that_cannot_be(cli: Cli, tmp_path: Path) -> None:
+    """An issuer that the settings do not have, and a key of another tenant: a sentence, and status 2."""
+    status, said = typed(cli, "--tenant", "radiology", "--subject", "dana", "--issuer", "hospitl")
+    assert (status, "There is no issuer of this name" in said) == (2, True)
+    key = json.loads(cli.ok("keys", "create", "--tenant", "radiology", "--owner", "a", "--json"))["id"]
+    status, said = typed(cli, "--key", key, "--tenant", "surgery")
+    assert (status, "The key is of the tenant radiology" in said) == (2, True)
+    assert typed(cli, "--key", key, "--tenant", "radiology")[0] == 0

@@ -112,9 +112,18 @@ def test_a_server_that_cannot_use_the_directorys_rules_lets_nobody_in(tmp_path: 
         until(lambda: house.post(json=chat()).status_code == 200, what="the new rules")
 
 
+COMPANY = {
+    "name": "company",
+    "issuer": "https://login.company.example",
+    "audiences": ["vestry"],
+    "grants": [{"tenant": "default"}],
+}
+
+
 def settings_file(tmp_path: Path) -> Path:
     path = tmp_path / "vestry.yaml"
-    path.write_text(json.dumps({"state": str(tmp_path / "state"), "policy": {"rules": RULES}}))
+    settings = {"state": str(tmp_path / "state"), "policy": {"rules": RULES}, "identity": {"issuers": [COMPANY]}}
+    path.write_text(json.dumps(settings))
     return path
 
 
@@ -137,6 +146,7 @@ MODEL = "smollm2-135m-instruct"
         (["--project", "gone"], 1, "project is there, and not disabled: no"),
         (["--key", "key_0000000000000000"], 2, "No key has this id"),
         (["--issuer", "company", "--from", "10.0.0.1"], 0, "allowed by default"),
+        (["--issuer", "compny"], 2, "Did you mean `company`?"),
         (["--model", "none-such"], 1, "refused with 404"),
     ],
 )

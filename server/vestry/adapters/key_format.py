@@ -64,3 +64,8 @@ def derived_id(prefix: str, text: str) -> str:
         number, digit = divmod(number, len(DIGITS))
         digits += DIGITS[digit]
     return prefix + digits
+
+
+def user_id(issuer: str, tenant: str, subject: str) -> str:
+    """The public id of a user of an identity provider: `usr_` and 16 base-62 characters, the same for all tokens."""
+    return derived_id("usr_", "\n".join((issuer, tenant, subject)))

@@ -14,8 +14,9 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from vestry.admin.names import is_name
-from vestry.administration import ChangeRefused, Office, look
+from vestry.administration import ChangeRefused, Office, known, look
 from vestry.commands.common import BadSettings, settings_of
+from vestry.composition.identity import supposed_id
 from vestry.errors import KeysUnavailable
 from vestry.explaining import Caller, Explanation, bounds_of, explain, moment_of, supposed
 from vestry.faults import ConfigurationError
@@ -57,7 +58,7 @@ def rules(config: Path | None, *, tenant: str | None, as_json: bool) -> None:
 @click.option("--subject", default="somebody", show_default=True, help="Whom the token or certificate names.")
 @click.option("--role", "roles", multiple=True, type=click.Choice([role.value for role in Role]), help="Role. [user]")
 @click.option("--project", default="", help="Project of the caller.")
-@click.option("--issuer", default="", help="Name of the issuer whose token is shown.")
+@click.option("--issuer", default="", help="Name of the issuer in the settings whose token is shown.")
 @click.option("--model", required=True, help="Model that is asked for.")
 @click.option("--route", type=click.Choice(ROUTES), default=ROUTES[0], show_default=True, help="Route of the API.")
 @click.option("--at", metavar="TIME", help="When, as 2027-01-31T18:00:00Z. Default: now.")
@@ -83,7 +84,7 @@ def explain_(config: Path | None, /, *, as_json: bool, **asked: Any) -> None:
         models = {model.name: model for model in served(settings)}
     except ModelError as fault:
         raise click.ClickException(str(fault)) from None
-    found = explain(_caller(asked, seen), *_supposed(asked), models, seen.house)
+    found = explain(_caller(asked, seen, settings), *_supposed(asked), models, seen.house)
     click.echo(
         json.dumps(asdict(found) | {"steps": list(map(asdict, found.steps))}, indent=2) if as_json else _told(found)
     )
@@ -131,22 +132,32 @@ def _looked(settings: Settings, found: Callable[[Office], Awaitable[_House]]) ->
         raise click.ClickException(f"The directory holds a document that cannot be used: {error}") from None
 
 
-def _caller(asked: dict[str, Any], seen: _House) -> Caller:
+def _caller(asked: dict[str, Any], seen: _House, settings: Settings) -> Caller:
+    tenant, issuer = asked["tenant"], asked["issuer"]
     if seen.key is not None:
+        if tenant not in {None, seen.key.tenant}:
+            raise click.UsageError(f"The key is of the tenant {seen.key.tenant}.")
         return Caller.by(seen.key)
-    if asked["tenant"] is None:
+    if tenant is None:
         raise click.UsageError("Name the caller's --tenant, or a --key.")
+    key_id = supposed_id(settings.identity, issuer, tenant, asked["subject"]) if issuer else ""
+    if key_id is None:
+        raise click.UsageError(f"There is no issuer of this name. {known(issuer, _issuers(settings))}")
     roles = frozenset(map(Role, asked["roles"])) or frozenset({Role.USER})
     principal = Principal(
-        "",
-        asked["tenant"],
+        key_id,
+        tenant,
         asked["subject"],
         roles,
         project=asked["project"],
-        via=Via.TOKEN if asked["issuer"] else Via.KEY,
-        issuer=asked["issuer"],
+        via=Via.TOKEN if issuer else Via.KEY,
+        issuer=issuer,
     )
     return Caller(principal, user=seen.user)
+
+
+def _issuers(settings: Settings) -> list[str]:
+    return [each.name for each in settings.identity.issuers]
 
 
 def _supposed(asked: dict[str, Any]) -> tuple[Head, Call]:

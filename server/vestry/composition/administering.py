@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from msgspec import Struct
 from starlette.types import ASGIApp
@@ -13,6 +14,7 @@ from vestry.admin.break_glass import BreakGlass
 from vestry.admin.documents import Documents
 from vestry.admin.events import Events
 from vestry.admin.keys import Keys
+from vestry.composition.identity import supposed_id
 from vestry.composition.recording import Recording
 from vestry.edge.administration.application import build
 from vestry.edge.administration.ask import BODY_BYTES
@@ -67,6 +69,7 @@ async def administration(parts: Parts) -> AsyncIterator[ASGIApp]:
         house=lambda: corridor.house,
         models=corridor.models,
         policy=settings.policy,
+        supposed_id=partial(supposed_id, settings.identity),
         threads=threads,
         log=settings.audit_directory,
         openapi=document(ROUTES),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vestry.adapters.certificates import CertificateCredentials, Grant
+from vestry.adapters.key_format import user_id
 from vestry.adapters.tokens.rules import ClaimRule, GrantRule, IssuerRules
 from vestry.composition.alongside import running
 from vestry.configuration.export_files import token_of
@@ -111,6 +112,12 @@ def _token(path: Path | None) -> Callable[[], str]:
             raise keysets.BadKeys(str(fault)) from fault
 
     return read
+
+
+def supposed_id(identity: Identity, issuer: str, tenant: str, subject: str) -> str | None:
+    """The public id of whoever the issuer of this name calls so; None where there is no such issuer."""
+    found = next((each for each in identity.issuers if each.name == issuer), None)
+    return None if found is None else user_id(found.issuer, tenant, subject)
 
 
 def certificates_of(identity: Identity, directory: Registry, freshness: Freshness) -> CertificateCredentials | None:

@@ -7,7 +7,7 @@ from typing import Any
 from joserfc.errors import JoseError
 from joserfc.jwt import JWTClaimsRegistry
 
-from vestry.adapters.key_format import derived_id
+from vestry.adapters.key_format import user_id
 from vestry.adapters.tokens.compact import BadToken, Compact
 from vestry.adapters.tokens.rules import IssuerRules, claim
 from vestry.roles import Role
@@ -117,11 +117,6 @@ def holder(rules: IssuerRules, claims: dict[str, Any]) -> Principal:
         via=Via.TOKEN,
         issuer=rules.name,
     )
-
-
-def user_id(issuer: str, tenant: str, subject: str) -> str:
-    """The public id of a user of an identity provider: `usr_` and 16 base-62 characters, the same for all tokens."""
-    return derived_id("usr_", "\n".join((issuer, tenant, subject)))
 
 
 def _texts(value: Any) -> str:

@@ -35,6 +35,8 @@ class Office(Struct, frozen=True):
     models: Mapping[str, ServedModel]
     policy: Policy
     """The rules of the settings."""
+    supposed_id: Callable[[str, str, str], str | None]
+    """The public id of whoever an issuer (by its name in the settings) calls so in a tenant; None for no issuer."""
     threads: Executor
     log: Path
     """Directory of the audit logs."""

@@ -17,12 +17,12 @@ from vestry.edge.administration import shapes
 from vestry.edge.administration.ask import Ask
 from vestry.edge.administration.office import Office
 from vestry.edge.administration.table import ROOT, Reply, Row
-from vestry.errors import Conflict, NotFound, PreconditionFailed, PreconditionRequired
+from vestry.errors import Conflict, InvalidRequest, NotFound, PreconditionFailed, PreconditionRequired
 from vestry.explaining import Caller, explain, moment_of, supposed
 from vestry.roles import Permission, Role
 from vestry.settings.policy import Rules
 from vestry.settings.section import Label, Name, Section, Subject
-from vestry.types import Call, Document, Head, Kind, Principal
+from vestry.types import Call, Document, Head, Kind, Principal, Via
 
 WHERE = Where(Kind.POLICY, "", "policy")
 PLACE = f"{ROOT}/policy"
@@ -52,6 +52,7 @@ class Supposed(Section):
     key: Annotated[str, Field(max_length=64)] = ""
     """Public id of a key: its owner, roles, project, bounds and state are taken, and it has to be the tenant's."""
     issuer: Annotated[str, Field(max_length=63)] = ""
+    """Name of the issuer in the settings whose token is shown."""
     model: Name
     route: Literal["chat.completions", "completions"] = "chat.completions"
     source: Annotated[str, AfterValidator(_address)] = "127.0.0.1"
@@ -72,9 +73,12 @@ class Supposed(Section):
             tools=self.tools,
         )
 
-    def principal(self) -> Principal:
-        roles = frozenset(self.roles)
-        return Principal("", self.tenant, self.subject, roles, project=self.project or "", issuer=self.issuer)
+    def principal(self, key_id: str) -> Principal:
+        """Who would call: the holder of a token, where an issuer is named."""
+        roles, via = frozenset(self.roles), Via.TOKEN if self.issuer else Via.KEY
+        return Principal(
+            key_id, self.tenant, self.subject, roles, project=self.project or "", via=via, issuer=self.issuer
+        )
 
 
 async def _read(office: Office, ask: Ask) -> Reply:
@@ -119,17 +123,26 @@ async def _explain(office: Office, ask: Ask) -> Reply:
 
 
 async def _caller(office: Office, ask: Ask, asked: Supposed) -> Caller:
-    """Who would call. Raises NotFound for a key that there is not, or that is another tenant's."""
+    """Who would call. Raises NotFound for a key that there is not, or that is another tenant's; InvalidRequest for an
+    issuer that there is not: nobody's token is its.
+    """
     if asked.key:
         key = await office.keys.read(ask.actor, asked.key)
         if key.tenant != asked.tenant:
             raise NotFound
         return Caller.by(key)
+    key_id = ""
+    if asked.issuer:
+        found = office.supposed_id(asked.issuer, asked.tenant, asked.subject)
+        if found is None:
+            raise InvalidRequest("The settings have no issuer of this name.", param="issuer")
+        key_id = found
+    principal = asked.principal(key_id)
     try:
         user = await office.documents.read(ask.actor, Where(Kind.USER, asked.tenant, asked.subject))
     except NotFound:
-        return Caller(asked.principal())
-    return Caller(asked.principal(), user=user.document)
+        return Caller(principal)
+    return Caller(principal, user=user.document)
 
 
 ROWS: tuple[Row, ...] = (
