@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import socket
 import ssl
+import time
 from typing import Any
 
 import pytest
@@ -59,10 +60,15 @@ def test_a_connect_that_hangs_has_a_deadline() -> None:
         (["0.0.0.0"], False),
         (["2001:4860:4860::8888"], False),
         (["8.8.8.8", "127.0.0.1"], True),
+        (["127.9.9.9", "127.0.0.1"], True),
+        (["::1", "8.8.8.8", "127.0.0.1", "127.0.0.1"], True),
+        (["127.9.9.9", "127.9.9.8"], False),
     ],
 )
 def test_only_private_addresses_are_called(monkeypatch: pytest.MonkeyPatch, found: list[str], called: bool) -> None:
-    """Whatever the engine's name resolves to: public and link-local addresses are never called."""
+    """Whatever the engine's name resolves to: public and link-local addresses are never called. Of several addresses
+    the next one is asked where one refuses: `localhost` may be `::1` first, where an engine does not listen.
+    """
 
     async def main() -> None:
         async with serving(answering(OK)) as server:
@@ -80,6 +86,31 @@ def test_only_private_addresses_are_called(monkeypatch: pytest.MonkeyPatch, foun
                     await ask(engine)
                 assert refused.value.cause == "connect"
             assert server.connections == int(called)
+
+    asyncio.run(main())
+
+
+def test_an_address_that_hangs_keeps_no_other_from_being_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within `connect_seconds` for all of them together."""
+
+    async def main() -> None:
+        with socket.socket() as full, socket.socket() as one, socket.socket() as two:
+            async with serving(answering(OK)) as server:
+                full.bind(("127.9.9.9", server.port))
+                full.listen(0)
+                for each in (one, two):
+                    each.setblocking(False)
+                    each.connect_ex(full.getsockname())
+
+                async def resolved(*_: Any, **__: Any) -> list[Any]:
+                    found = ("127.9.9.9", "127.0.0.1")
+                    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, server.port)) for each in found]
+
+                monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", resolved)
+                began = time.monotonic()
+                heard, _ = await ask(pool(server.port, "engine.internal", connect_seconds=1.0))
+                assert heard.body == b"ok"
+                assert 0.4 < time.monotonic() - began < 1
 
     asyncio.run(main())
 

@@ -4,12 +4,13 @@ Rules:
 - A connection carries one exchange at a time and is reused after a complete answer; whether it may be is asked of
   the parser inside `on_message_complete`, the only place where httptools knows.
 - Bytes go from the socket to the exchange in the same callback: no queue, no task, no future per chunk.
-- Only permitted addresses are called, whatever a name resolves to.
+- Only permitted addresses are called, whatever a name resolves to; of several the first that takes the connection.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import ssl
@@ -89,31 +90,46 @@ class Upstream:
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
+        end = loop.time() + self._connect_seconds
         try:
-            async with asyncio.timeout(self._connect_seconds):
-                address = await self._resolve(loop)
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self),
-                    address,
-                    self._port,
-                    ssl=self._tls,
-                    server_hostname=self._host if self._tls else None,
-                )
+            async with asyncio.timeout_at(end):
+                connection = await self._first_of(await self._resolve(loop), end)
         except (OSError, TimeoutError) as fault:
             raise EngineFailed("connect") from fault
         self.opened += 1
         return connection
 
-    async def _resolve(self, loop: asyncio.AbstractEventLoop) -> str:
-        """One permitted address of the replica; asked each time, for names move."""
+    async def _first_of(self, addresses: list[str], end: float) -> Connection:
+        """A connection to the first address that takes one. Each but the last has its share of the time that is left:
+        one that does not answer keeps no other from being asked. Raises OSError, TimeoutError.
+        """
+        loop = asyncio.get_running_loop()
+        for left in range(len(addresses) - 1, 0, -1):
+            with contextlib.suppress(OSError):  # a TimeoutError is one
+                async with asyncio.timeout((end - loop.time()) / (left + 1)):
+                    return await self._to(addresses[-left - 1])
+        return await self._to(addresses[-1])
+
+    async def _to(self, address: str) -> Connection:
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: Connection(self),
+            address,
+            self._port,
+            ssl=self._tls,
+            server_hostname=self._host if self._tls else None,
+        )
+        return connection
+
+    async def _resolve(self, loop: asyncio.AbstractEventLoop) -> list[str]:
+        """The permitted addresses of the replica, asked for each time, for names move. Raises OSError for none."""
         if self._literal is not None:
             if not self._permitted(self._literal):
                 raise OSError("the engine's address is not permitted")
-            return self._host
-        found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-        for *_, address in found:
-            if self._permitted(ipaddress.ip_address(address[0])):
-                return str(address[0])
+            return [self._host]
+        resolved = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        found = dict.fromkeys(str(address[0]) for *_, address in resolved)
+        if permitted := [each for each in found if self._permitted(ipaddress.ip_address(each))]:
+            return permitted
         raise OSError("the engine's name does not resolve to a permitted address")
 
     def give_back(self, connection: Connection, *, reusable: bool) -> None:
