@@ -45,7 +45,7 @@ class Forward:
                 raise
             cause = failure
         self._observer.retried(model)
-        tried = first.seat.replica.name if cause.cause != "connect" else ""
+        tried = cause.tried if cause.cause == "connect" else first.seat.replica.name
         try:
             return replace(await self._try(head, call, grant, second, client, number=2), tried=tried)
         except Refusal as refusal:
@@ -72,7 +72,13 @@ class Forward:
         cause: str | None = CANCELLED
         try:
             outcome = await self._relay.send(
-                head, call, trip.seat.replica, client, lambda: self._router.heard(trip, time.monotonic()), grant.extra
+                head,
+                call,
+                trip.seat.replica,
+                client,
+                lambda: self._router.heard(trip, time.monotonic()),
+                grant.extra,
+                fresh=number > 1,
             )
             cause = CAUSES.get(outcome.ending)
         except Refusal as refusal:

@@ -5,6 +5,8 @@ Rules:
 - Before the first byte has gone to the client a failure is raised, and another replica may try. After it, a failure
   is an outcome: the client is told by an error event.
 - The client going, or a deadline passing, closes the connection to the engine: that is how vLLM learns to stop.
+- A connection that turns out stale is replaced once, without a word to the client. That its engine had not begun cannot
+  be known for certain, so the record says that it had the call before (`tried`).
 """
 
 from __future__ import annotations
@@ -89,8 +91,11 @@ class Relay:
         client: Client,
         on_first: Callable[[], None],
         extra: bytes = b"",
+        *,
+        fresh: bool = False,
     ) -> Outcome:
         """Relay one call, with `extra` in its body. Returns once the engine's answer has ended, or the client has gone.
+        `fresh` asks for a connection never used before, which cannot be stale.
 
         Raises EngineFailed or EngineTimeout while nothing has been sent to the client, InvalidRequest where the engine
         found the request wrong, and Stopping where the call is cut off and the engine has it.
@@ -103,13 +108,16 @@ class Relay:
             self._ticking = True
             loop.call_later(TICK_SECONDS, self._tick)
         try:
-            await attempt.run(engine, fresh=False)
+            await attempt.run(engine, fresh=fresh)
             if attempt.error is not None and attempt.stale:
                 attempt.again()
                 await attempt.run(engine, fresh=True)
+            return attempt.outcome()
+        except Refusal as refusal:
+            refusal.tried = attempt.tried
+            raise
         finally:
             self._active.discard(attempt)
-        return attempt.outcome()
 
     def _tick(self) -> None:
         """One timer for the deadlines of all calls: cheaper than two timers a call."""
@@ -126,6 +134,7 @@ class _Attempt:
 
     wire: Wire | None = None
     error: str | None = None
+    tried = ""
     _status = _size = 0
     _content_type = b""
     _first: float | None = None
@@ -162,6 +171,7 @@ class _Attempt:
     def again(self) -> None:
         """Begin anew: the connection was stale, and nothing has come of it."""
         self.wire = self.error = None
+        self.tried = self._replica.name
         self._over = self._over.get_loop().create_future()
         self._began = self._heard = time.monotonic()
 
@@ -350,6 +360,7 @@ class _Attempt:
             usage=usage,
             finish_reasons=reasons,
             replica=self._replica.name,
+            tried=self.tried,
             first_byte=self._first,
             engine_seconds=time.monotonic() - self._began,
             last=last,

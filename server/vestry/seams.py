@@ -199,7 +199,7 @@ class Wire(Protocol):
 
     @property
     def stale(self) -> bool:
-        """True if an idle connection turned out to be closed, at once: nothing was begun, and nothing was lost."""
+        """True if an idle connection turned out to be closed, at once: most likely nothing was begun, nor lost."""
 
 
 Pieces = tuple[bytes | memoryview, ...]

@@ -292,7 +292,8 @@ class Usage(Struct, frozen=True):
 class Outcome(Struct, frozen=True):
     """How the call went.
 
-    `tried` names a replica that had the call before the one that answered, and may have worked on it.
+    `tried` names a replica that had the call before the one that answered, and may have worked on it; it may be the
+    same, on a connection that was stale.
 
     `first_byte` is the monotonic time at which the engine's first bytes came, `engine_seconds` how long the engine
     was waited for. `last` holds the bytes that leave only when the outcome is durable: the whole body of an answer in

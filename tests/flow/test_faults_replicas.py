@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from fakes.engine import Behaviour, FakeEngine
 from support.house import ENGINE_KEY, PLAIN, House, chat, until
 from support.outcomes import answered, content, events, idle, metric, name, said
+from vestry.adapters import upstream
 
 ANSWER = "The capital of France is Paris."
 QUIET = {"probe_seconds": 60}
@@ -366,6 +368,26 @@ def test_a_call_that_an_engine_dies_of_is_sent_elsewhere_and_the_record_names_bo
         assert (outcome["replica"], outcome["attempts"]) == (name(good), 2)
         assert [row["replica"] for row in outcome["engine_work"]] == [name(bad), name(good)]
         assert metric(house, "vestry_upstream_retries_total") == 1
+
+
+def test_a_call_that_is_sent_again_at_once_is_recorded_as_asked_twice(
+    tmp_path: Path, good: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine closes a connection that has served before, just after it was asked: whether it was idle or at work
+    already, nobody can tell. The call goes there once more, and what the engine may have done of it is explained.
+    """
+    monkeypatch.setattr(upstream, "STALE_SECONDS", 5)
+    with House(tmp_path / "state", [good], relay=QUIET) as house, ThreadPoolExecutor(1) as aside:
+        assert content(house.post(json=chat())) == ANSWER
+        good.behave(first_seconds=0.5, die_after=0)
+        asked = aside.submit(house.post, json=chat())
+        until(lambda: len(good.calls) == 3, what="the second asking")
+        good.behave(die_after=None)
+        answer = asked.result(20)
+        assert (content(answer), len(good.calls)) == (ANSWER, 3)
+        first, second = answered(house, answer)["engine_work"]
+        assert (first["replica"], first["least"]) == (name(good), [0, 0, 0])
+        assert second == {"replica": name(good), "least": [24, 7, 1], "most": [24, 7, 1]}
 
 
 def test_an_engine_that_dies_with_its_only_call_is_told(tmp_path: Path, good: FakeEngine) -> None:

@@ -240,3 +240,23 @@ def test_a_second_try_that_is_cut_off_names_the_first(connected: bool, monkeypat
         assert bench.seat(2).outstanding == 0
 
     asyncio.run(run())
+
+
+def test_what_an_engine_had_on_a_stale_connection_is_not_forgotten() -> None:
+    """It is asked again, then it cannot be connected to, and another replica answers: the first one may have worked on
+    the call. A second try takes no used connection, so that one replica alone has the call before.
+    """
+
+    async def run() -> None:
+        bench = Bench()
+        made = bench.send()
+        stale = await bench.wire(1)
+        bench.engines["127.0.0.1:1"].refusing = True
+        stale.drop_stale()
+        second = await bench.wire(2)
+        assert (stale.fresh, second.fresh) == (False, True)
+        answer(second, 200, SAID, END)
+        outcome = await made
+        assert (outcome.replica, outcome.attempts, outcome.tried) == ("127.0.0.1:2", 2, "127.0.0.1:1")
+
+    asyncio.run(run())

@@ -156,7 +156,7 @@ def test_deadlines_are_looked_at_as_long_as_there_are_calls() -> None:
 
 
 def test_a_stale_connection_is_replaced_without_anybody_noticing() -> None:
-    """Once, by a fresh one; should that be closed too, the engine has failed."""
+    """Once, by a fresh one; should that be closed too, the engine has failed. That it had the call before is told."""
 
     async def run() -> None:
         bench = Bench()
@@ -165,13 +165,14 @@ def test_a_stale_connection_is_replaced_without_anybody_noticing() -> None:
         second = await bench.engine.wire(2)
         assert second.fresh
         streamed(SAID, LAST, COUNTED, DONE)(second)
-        assert (await task).ending is Ending.COMPLETE
+        outcome = await task
+        assert (outcome.ending, outcome.tried) == (Ending.COMPLETE, outcome.replica)
         task = asyncio.ensure_future(bench.send())
         (await bench.engine.wire(3)).drop_stale()
         (await bench.engine.wire(4)).drop_stale()
         with pytest.raises(EngineFailed) as refused:
             await task
-        assert refused.value.cause == "closed"
+        assert (refused.value.cause, refused.value.tried) == ("closed", outcome.replica)
         assert len(bench.engine.wires) == 4
 
     asyncio.run(run())
