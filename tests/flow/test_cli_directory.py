@@ -187,14 +187,14 @@ def test_users(cli: Cli) -> None:
 MISFITS = """
 rules:
   - {name: nights, models: [notes, note]}
-  - {name: own, content: sealed}
+  - {name: own, content: sealed, issuers: [hospitl]}
 """
 SETTLED = {"VESTRY_POLICY": "{rules: [{name: nights}]}"}
 
 
 def test_rules_that_would_not_do_what_they_say(cli: Cli, tmp_path: Path) -> None:
-    """A model that is not served, a name of the settings' rules, content that nobody could unseal: each is refused with
-    its place and mend, by `policy set` and `apply` alike, and nothing is written.
+    """A model that is not served, an issuer that nobody believes, a name of the settings' rules, content that nobody
+    could unseal: each is refused with its place and mend, by `policy set` and `apply` alike, and nothing is written.
     """
     file = tmp_path / "policy.yaml"
     file.write_text(MISFITS)
@@ -203,6 +203,7 @@ def test_rules_that_would_not_do_what_they_say(cli: Cli, tmp_path: Path) -> None
     for said in (
         "rules.0.models.1: no such model is served. Name one of `models`",
         "rules.0.name: the settings have a rule of this name, and records would not tell them apart. Take another name",
+        "rules.1.issuers.0: no issuer of this name is believed. Name one of `identity.issuers`",
         "rules.1.content: there is no auditor's key to seal it to. Make one elsewhere with `vestry audit keygen`",
     ):
         assert said in done.stderr
@@ -212,6 +213,7 @@ def test_rules_that_would_not_do_what_they_say(cli: Cli, tmp_path: Path) -> None
     for said in (
         "policy.yaml:3 policy.rules[0].models[1]: no such model is served",
         "policy.yaml:3 policy.rules[0].name: the settings have a rule of this name",
+        "policy.yaml:4 policy.rules[1].issuers[0]: no issuer of this name is believed",
         "policy.yaml:4 policy.rules[1].content: there is no auditor's key",
     ):
         assert said in done.stderr

@@ -25,11 +25,20 @@ MODELS = {"small": served_model("small"), "large": served_model("large")}
 ALICE = Principal("key_1", "radiology", "alice")
 
 
+COMPANY = {
+    "name": "company",
+    "issuer": "https://login.company.example",
+    "audiences": ["vestry"],
+    "grants": [{"tenant": "radiology"}],
+}
+
+
 def house(*rules: dict[str, Any], documents: tuple[Document, ...] = (), **policy: Any) -> House:
     """A house with two tenants and these rules in its settings."""
     tree = {
         "models": {"small": {}, "large": {}},
         "tenants": {"radiology": {}, "research": {}},
+        "identity": {"issuers": [COMPANY]},
         "policy": {"rules": list(rules), **policy},
     }
     return House.of(Settings.model_validate(tree), documents, secret=b"s" * 32)
@@ -156,9 +165,13 @@ def test_an_address_that_nobody_knows_is_denied() -> None:
 
 
 def test_rules_that_cannot_work_are_named_at_once() -> None:
-    """A model that is not served would make a rule that denies deny nothing; sealing needs somebody to seal to."""
+    """A model that is not served, or an issuer that there is not, would make a rule that denies deny nothing; sealing
+    needs somebody to seal to.
+    """
     with pytest.raises(ValidationError, match="no such model is served"):
         house({"name": "a", "effect": "deny", "models": ["smal"]})
+    with pytest.raises(ValidationError, match="no issuer of this name is believed"):
+        house({"name": "a", "effect": "deny", "issuers": ["hospitl"]})
     with pytest.raises(ValidationError, match="no auditor's key"):
         house({"name": "a", "content": "sealed"})
 

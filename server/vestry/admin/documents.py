@@ -284,8 +284,15 @@ def misfits_of(name: str, body: Section, settings: Settings) -> list[Misfit]:
     if isinstance(body, Tenant):
         return list(unsealed(name, body, settings.policy.rules, settings))
     if isinstance(body, Rules):
-        taken = {each.name for each in settings.policy.rules}
-        return list(misfits(body.rules, models=settings.models, unsealable=settings.unsealable, taken=taken))
+        return list(
+            misfits(
+                body.rules,
+                models=settings.models,
+                issuers=settings.identity.names,
+                unsealable=settings.unsealable,
+                taken={each.name for each in settings.policy.rules},
+            )
+        )
     return []
 
 

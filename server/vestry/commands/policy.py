@@ -142,7 +142,7 @@ def _caller(asked: dict[str, Any], seen: _House, settings: Settings) -> Caller:
         raise click.UsageError("Name the caller's --tenant, or a --key.")
     key_id = supposed_id(settings.identity, issuer, tenant, asked["subject"]) if issuer else ""
     if key_id is None:
-        raise click.UsageError(f"There is no issuer of this name. {known(issuer, _issuers(settings))}")
+        raise click.UsageError(f"There is no issuer of this name. {known(issuer, sorted(settings.identity.names))}")
     roles = frozenset(map(Role, asked["roles"])) or frozenset({Role.USER})
     principal = Principal(
         key_id,
@@ -154,10 +154,6 @@ def _caller(asked: dict[str, Any], seen: _House, settings: Settings) -> Caller:
         issuer=issuer,
     )
     return Caller(principal, user=seen.user)
-
-
-def _issuers(settings: Settings) -> list[str]:
-    return [each.name for each in settings.identity.issuers]
 
 
 def _supposed(asked: dict[str, Any]) -> tuple[Head, Call]:

@@ -195,3 +195,8 @@ class Identity(Section):
             if twice := next((name for name in each if each.count(name) > 1), None):
                 raise ValueError(f"two of them are {said} `{twice}`: there is one entry an issuer")
         return value
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the issuers."""
+        return frozenset(each.name for each in self.issuers)

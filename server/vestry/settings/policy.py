@@ -131,15 +131,25 @@ class Misfit(NamedTuple):
 
 
 def misfits(
-    rules: Iterable[Rule], *, models: Container[str], unsealable: frozenset[str], taken: Container[str] = ()
+    rules: Iterable[Rule],
+    *,
+    models: Container[str],
+    issuers: Container[str],
+    unsealable: frozenset[str],
+    taken: Container[str] = (),
 ) -> Iterator[Misfit]:
-    """How rules do not fit the house that they are for: its `models`, tenants that have no auditor to seal to, and
-    names of rules that stand elsewhere. A rule that denies a misspelt model would deny nothing.
+    """How rules do not fit the house that they are for: its `models` and `issuers`, by their names, tenants that have
+    no auditor to seal to, and names of rules that stand elsewhere. A rule that denies a misspelt model or issuer would
+    deny nothing.
     """
     for number, rule in enumerate(rules):
         for index, model in enumerate(rule.models):
             if model not in models:
                 yield Misfit(("rules", number, "models", index), "no such model is served", "Name one of `models`")
+        for index, issuer in enumerate(rule.issuers):
+            if issuer not in issuers:
+                mend = "Name one of `identity.issuers`"
+                yield Misfit(("rules", number, "issuers", index), "no issuer of this name is believed", mend)
         if rule.content == "sealed" and (unsealable.intersection(rule.tenants) if rule.tenants else unsealable):
             mend = "Make one elsewhere with `vestry audit keygen`, and put its public half into `audit.auditor`"
             yield Misfit(("rules", number, "content"), "there is no auditor's key to seal it to", mend)

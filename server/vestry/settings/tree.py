@@ -314,8 +314,9 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _rules(self) -> Settings:
-        rules = self.policy.rules
-        for (_, number, field, *_), what, mend in misfits(rules, models=self.models, unsealable=self.unsealable):
+        rules, issuers = self.policy.rules, self.identity.names
+        found = misfits(rules, models=self.models, issuers=issuers, unsealable=self.unsealable)
+        for (_, number, field, *_), what, mend in found:
             raise ValueError(f"`{field}` of the rule `{rules[int(number)].name}`: {what}. {mend}")
         return self
 
