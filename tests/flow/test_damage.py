@@ -192,3 +192,17 @@ def test_a_damaged_grant_is_shown_and_ended(house: House, body: str) -> None:
     record = house.records("break-glass.end")[-1]
     assert (record["name"], record["reason"], "subject" in record) == (grant, "by hand", False)
     assert olga.post(f"/break-glass/{asked.json()['id']}/end").status_code == 200
+
+
+def test_why_the_directory_takes_no_change_stands_in_the_log(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    """Who asked is told that it is unavailable, the operator which database it is and what it says: one that takes no
+    more changes, as after a failover to a copy, can be read, and nothing else shows it.
+    """
+    admin = Desk(house, Role.ADMIN, owner="ada")
+    spoil(house, "CREATE TRIGGER full BEFORE INSERT ON documents BEGIN SELECT RAISE(FAIL, 'it is only a copy'); END")
+    answer = admin.put("/tenants/research", {})
+    spoil(house, "DROP TRIGGER full")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "authentication_unavailable")
+    assert "it is only a copy" not in answer.text
+    (line,) = [each.message for each in caplog.records if "it is only a copy" in each.message]
+    assert (answer.headers["x-request-id"] in line, str(house.settings.keys_database) in line) == (True, True)

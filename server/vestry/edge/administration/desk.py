@@ -149,6 +149,8 @@ class Desk:
         tenant = "none" if principal is None else principal.tenant
         self._corridor.meter.refused(arrival.head, tenant, refusal.code)
         self._count(arrival, principal, Outcome(Ending.REFUSED, refusal.status, refusal.code))
+        if principal is not None and (why := getattr(refusal, "why", "")):  # of the directory, for the operator alone
+            log.warning("request %s to the administration was refused: %s", arrival.head.request_id, why)
         try:
             if not recorded:
                 await self._corridor.recorder.refusal(arrival.head, principal, None, refusal)
