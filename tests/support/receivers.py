@@ -68,7 +68,8 @@ class Authority:
 class SyslogReceiver:
     """Takes messages over TLS. `cut_after` resets a connection after so many of its bytes, unread ones included.
 
-    `polite` answers the sender's end with one of its own; else the connection is closed without `close_notify`.
+    `polite` answers the sender's end with one of its own; else the connection is closed without `close_notify`. One
+    that `forgets` answers it with a reset, which says nothing of what it has read.
     """
 
     def __init__(self, authority: Authority, port: int = 0) -> None:
@@ -76,6 +77,7 @@ class SyslogReceiver:
         self.connections = 0
         self.cut_after: int | None = None
         self.polite = True
+        self.forgets = False
         self._authority = authority
         self._open: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", port))
@@ -126,6 +128,9 @@ class SyslogReceiver:
             found, rest = frames(rest + data)
             self.messages += map(Message, found)
         assert not rest, "the sender ended inside of a frame"
+        if self.forgets:
+            reset(connection)
+            return
         if self.polite:
             with contextlib.suppress(OSError):
                 connection.unwrap()

@@ -276,6 +276,21 @@ def test_a_syslog_receiver_that_resets_loses_nothing(log: LogMaker, authority: A
     assert counts.failed["siem"] > 0
 
 
+def test_what_a_receiver_never_confirms_lags(log: LogMaker, authority: Authority) -> None:
+    """It takes all there is again and again, and resets each time: how long it was not known to have arrived shows."""
+    log.add_calls(20)
+    counts = Counts()
+    with SyslogReceiver(authority) as receiver:
+        receiver.forgets = True
+        with running(log, counts, url=receiver.url, ca=authority.ca) as worker:
+            until(lambda: receiver.connections > 2 and counts.sent["siem"] > 2 * log.store.next_index)
+            for _ in range(50):
+                time.sleep(0.01)
+                assert worker.lag()[1] > 0.5
+            receiver.forgets = False
+            until(lambda: worker.lag() == (0, 0.0))
+
+
 def test_a_syslog_receiver_that_dies_and_comes_back(log: LogMaker, authority: Authority) -> None:
     """Records that a receiver took into its memory and died with, before it ended the connection, come again."""
     log.add_calls(20)

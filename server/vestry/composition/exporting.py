@@ -44,7 +44,7 @@ class Exports:
             worker.grown(size)
 
     def lags(self) -> list[tuple[str, int, float]]:
-        """Of each export its name, how many records wait, and for how many seconds the first of them has."""
+        """Of each export its name, and as `Worker.lag` says it of both logs."""
         found = []
         for own, commands in zip(self._own, self._commands, strict=True):
             (records, seconds), (more, longer) = own.lag(), commands.lag()

@@ -51,7 +51,7 @@ class RecordMeter:
         self._exported: dict[str, int] = {}
         self._export_failed: dict[str, int] = {}
         self.exports: Callable[[], list[tuple[str, int, float]]] = list
-        """Of each export its name, how many records wait for it, and for how many seconds the first has."""
+        """Of each export its name, how many records wait for it, and the age of the first not known to have arrived."""
 
     def committed(self, seconds: float, records: int, size: int) -> None:
         """Records were made durable."""
@@ -201,7 +201,7 @@ class RecordMeter:
             "vestry_audit_export_lag_records", "Records that wait to be sent on.", labels=["export"]
         )
         age = GaugeMetricFamily(
-            "vestry_audit_export_lag_seconds", "Age of the first record that waits to be sent on.", labels=["export"]
+            "vestry_audit_export_lag_seconds", "Age of the first record not known to have arrived.", labels=["export"]
         )
         for name, records, seconds in self.exports():
             sent.add_metric([name], self._exported.get(name, 0))

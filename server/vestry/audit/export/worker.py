@@ -115,12 +115,9 @@ class Worker:
             self._thread.join(1.0)
 
     def lag(self) -> tuple[int, float]:
-        """Records that wait to be sent, and for how many seconds the first of them has."""
-        waiting = max(0, self._durable - self._at)
+        """Records that wait to be sent, and how many seconds old the first is that is not known to have arrived."""
         oldest = self._oldest
-        if not waiting or oldest is None:
-            return waiting, 0.0
-        return waiting, max(0.0, time.time() - oldest / 1_000_000)
+        return max(0, self._durable - self._at), 0.0 if oldest is None else max(0.0, time.time() - oldest / 1_000_000)
 
     @property
     def _durable(self) -> int:
@@ -171,7 +168,6 @@ class Worker:
             )
             self._at = self._confirmed = first
         if self._at >= self._durable:
-            self._oldest = None
             self._settle(now=self._stopping)
             return False
         leaves = self._batch(walker)
@@ -202,8 +198,9 @@ class Worker:
                 break
         if not leaves:  # perhaps put back before the next try
             raise LogDamaged(f"{self.home} is damaged: record {self._at} was acknowledged, and is missing.")
-        record = parse(leaves[0] + b"\n")
-        self._oldest = None if record is None else microseconds_of(record.time)
+        if self._at == self._confirmed:
+            record = parse(leaves[0] + b"\n")
+            self._oldest = None if record is None else microseconds_of(record.time)
         return leaves
 
     def _settle(self, *, now: bool = False) -> None:
@@ -218,6 +215,7 @@ class Worker:
 
     def _arrived(self) -> None:
         self._confirmed, self._confirmed_last, self._unconfirmed_since = self._at, self._last, 0.0
+        self._oldest = None
         self._pause = FIRST_PAUSE
         if self._failing:
             self._failing = False
