@@ -14,7 +14,8 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from vestry.audit.files import NotRegular, opened
@@ -57,7 +58,13 @@ def key_hash(settings: Settings, *, make: bool = True) -> bytes:
 def engine_key(settings: Settings) -> str:
     """The key that engines ask for, made if there is none yet. Raises SecretFault."""
     path = settings.secrets_directory / ENGINE_KEY
-    content = read_or_make(path, lambda: secrets.token_hex(32).encode()).strip()
+    read_or_make(path, lambda: secrets.token_hex(32).encode())
+    return _token(path)
+
+
+def _token(path: Path) -> str:
+    """The token in a secret file. Raises SecretFault."""
+    content = read(path).strip()
     if not _TOKEN.fullmatch(content):
         raise SecretFault(path, "it is not one line of 16 to 512 printable ASCII characters", "Write such a line")
     return content.decode("ascii")
@@ -71,6 +78,22 @@ def content_hash(settings: Settings) -> bytes:
     path = settings.secrets_directory / CONTENT_HASH
     read_or_make(path, lambda: secrets.token_bytes(32))
     return read(path, 32)
+
+
+def useless(settings: Settings) -> Iterator[SecretFault]:
+    """Of the secrets that are there, those that cannot be used."""
+    folder = settings.secrets_directory
+    readers: dict[Path, Callable[[Path], object]] = {
+        folder / KEY_HASH: partial(read, least=32),
+        folder / ENGINE_KEY: _token,
+        folder / CONTENT_HASH: partial(read, least=32),
+    }
+    for path, reader in readers.items():
+        if os.path.lexists(path):
+            try:
+                reader(path)
+            except SecretFault as fault:
+                yield fault
 
 
 def lost_pepper(settings: Settings) -> SecretFault | None:

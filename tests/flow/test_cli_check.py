@@ -102,6 +102,51 @@ def only_fault(cli: Cli) -> str:
     return found.stderr
 
 
+@pytest.mark.parametrize(
+    ("secret", "content", "what"),
+    [
+        ("engine-key", b"", "it holds fewer than 16 bytes"),
+        ("engine-key", b"one line of a key\nand another one\n", "it is not one line of 16 to 512 printable ASCII"),
+        ("key-hash", b"sixteen and more", "it holds fewer than 32 bytes"),
+        ("content-hash", b"sixteen and more", "it holds fewer than 32 bytes"),
+    ],
+)
+def test_a_secret_that_no_server_could_use(cli: Cli, secret: str, content: bytes, what: str) -> None:
+    """What `vestry serve` would refuse about a secret is a fault before, and what it holds is not shown."""
+    cli.ok("audit", "init")
+    file = cli.state / "secrets" / secret
+    file.write_bytes(content)
+    file.chmod(0o600)
+    said = only_fault(cli)
+    assert f"{file}: {what}" in said
+    assert "one line of a key" not in said
+    file.unlink()
+    file.mkdir(mode=0o700)
+    assert f"{file}: it is not a regular file" in only_fault(cli)
+
+
+def test_a_manifest_that_cannot_be_read(cli: Cli) -> None:
+    """`vestry serve` would refuse it: it could not say which weights answer."""
+    cli.ok("audit", "init")
+    folder = cli.state / "models" / "smollm2-135m-instruct"
+    folder.mkdir(parents=True)
+    (folder / "vestry-model.json").write_text("{")
+    assert "models.smollm2-135m-instruct" in only_fault(cli)
+    assert f"{folder / 'vestry-model.json'} cannot be read" in only_fault(cli)
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["SERVER__HOST", "SERVER__OPS_HOST", "SERVER__ADMIN_HOST", "MODELS__SMOLLM2_135M_INSTRUCT__ENGINE__HOST"],
+)
+def test_an_address_in_brackets(cli: Cli, variable: str) -> None:
+    """Brackets are for URLs: nothing could listen on such a host."""
+    found = cli("check", **{f"VESTRY_{variable}": '"[::1]"'})
+    assert found.exit_code == 2
+    assert "write the address without brackets" in found.stderr
+    cli.ok("check", **{f"VESTRY_{variable}": '"::1"'})
+
+
 @contextlib.contextmanager
 def shut_out(folder: Path) -> Iterator[None]:
     """As a user who may not look into the folder."""

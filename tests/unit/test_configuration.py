@@ -226,6 +226,7 @@ def test_each_fault_has_its_place_and_mend(write: Write, content: str, said: str
         "http://user:word@10.0.0.1:80",
         "http://10.0.0.1",
         "http://10.0.0.1:99999",
+        "http://10.0.0.1:0",
         "ftp://10.0.0.1:80",
         "http://10.0.0.1:80/v1",
         "http://10.0.0.1:80?x",

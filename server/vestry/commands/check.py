@@ -15,8 +15,12 @@ from vestry.audit.registry import REGISTRY
 from vestry.commands.common import BadSettings
 from vestry.composition.signing import signer
 from vestry.configuration.reading import ConfigurationError, Fault, Places, digest, inspect, read, schema
+from vestry.configuration.strict_yaml import Trail
+from vestry.models import manifest
+from vestry.models import places as models
 from vestry.models.arguments import address, context_length
 from vestry.models.catalog import ModelError, entries
+from vestry.models.chosen import Chosen
 from vestry.secret_files import SecretFault, looked_at
 from vestry.settings.tree import Settings
 
@@ -90,15 +94,19 @@ def _models(settings: Settings, places: Places) -> Iterator[Fault]:
             place = places.of(("models", name, *(["catalog"] if model.catalog else [])))
             yield Fault(place, f"the catalog has no entry `{wanted}`", f"Name one with `catalog:`. There are: {known}")
             continue
-        rules: dict[str, Callable[[], object]] = {"arguments": partial(context_length, entry, model.engine.arguments)}
+        folder = Chosen(name, model, entry).folder(models.Places(settings.state))
+        rules: dict[Trail, Callable[[], object]] = {
+            ("engine", "arguments"): partial(context_length, entry, model.engine.arguments),
+            ("path",): partial(manifest.read, folder),
+        }
         if not model.replicas:
-            rules["host"] = partial(address, model.engine.host, model.engine.port)
-        for field, rule in rules.items():
+            rules["engine", "host"] = partial(address, model.engine.host, model.engine.port)
+        for trail, rule in rules.items():
             try:
                 rule()
             except ModelError as error:
-                place = places.of(("models", name, "engine", field))
-                yield Fault(place, str(error).rstrip("."), "See docs/reference/settings.md")
+                place = places.of(("models", name, *trail))
+                yield Fault(place, str(error).rstrip("."), "See docs/bring-a-model.md")
 
 
 def _summary(settings: Settings) -> str:

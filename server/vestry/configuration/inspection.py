@@ -24,7 +24,7 @@ from vestry.configuration.store_files import faults_of_store
 from vestry.configuration.strict_yaml import Trail
 from vestry.faults import Fault
 from vestry.late import Late
-from vestry.secret_files import CONTENT_HASH, ENGINE_KEY, KEY_HASH, exposure, is_folder, looked_at, lost_pepper
+from vestry.secret_files import CONTENT_HASH, exposure, is_folder, looked_at, lost_pepper, useless
 from vestry.settings.tree import Settings, Tls, address_of, is_private
 from vestry.trust import LARGEST_PEM
 
@@ -268,7 +268,7 @@ def _private_files(settings: Settings) -> Iterator[Fault]:
     folder = settings.secrets_directory
     if lost := lost_pepper(settings):
         yield lost.fault
-    for path in (folder, *(folder / name for name in (KEY_HASH, ENGINE_KEY, CONTENT_HASH)), settings.signing_key):
+    for path in (folder, settings.signing_key):
         try:
             status = path.stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -279,6 +279,7 @@ def _private_files(settings: Settings) -> Iterator[Fault]:
             continue
         if exposed := exposure(path, status):
             yield exposed.fault
+    yield from (each.fault for each in useless(settings))
     keys = settings.keys_database
     found = looked_at(keys)
     if found is not None and (mode := stat.S_IMODE(found.st_mode)) & 0o007:

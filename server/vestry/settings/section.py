@@ -75,6 +75,8 @@ def split_url(value: str) -> tuple[SplitResult, str | None, int | None]:
 
 def check_host(value: str) -> str:
     """The value, if it is an IP address or a host name. Raises ValueError."""
+    if value.startswith("["):
+        raise ValueError("write the address without brackets")
     if address_of(value) is None and not is_host_name(value):
         raise ValueError("this is neither an IP address nor a host name")
     return value

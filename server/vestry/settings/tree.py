@@ -200,7 +200,7 @@ class Replica(Section):
     @classmethod
     def _private(cls, value: str) -> str:
         _, host, port = split_url(value)
-        if not host or port is None or value.rstrip("/").lower() not in _origins(host, port):
+        if not host or not port or value.rstrip("/").lower() not in _origins(host, port):
             raise ValueError("write it as http://host:port, with nothing before or after")
         check_host(host)
         address = address_of(host)
