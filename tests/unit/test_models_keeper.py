@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -50,6 +51,15 @@ def test_a_program_that_does_not_exist() -> None:
     status, said = finish(keeper(1, "/nonexistent/program"))
     assert status == 127
     assert "/nonexistent/program cannot be started: No such file or directory" in said
+
+
+def test_no_program_leaves_a_core_dump(tmp_path: Path) -> None:
+    """Whatever limit a shell or container sets: an engine's memory holds its key, and what it was asked."""
+    path = tmp_path / "limits"
+    argv = [sys.executable, "-I", str(KEEPER), "PARENT", "1", "sh", "-c", f"ulimit -c > {path}; ulimit -Hc >> {path}"]
+    script = f"ulimit -c unlimited; {shlex.join(argv).replace('PARENT', '$$')}"
+    assert subprocess.run(["sh", "-c", script], check=False).returncode == 0
+    assert path.read_text() == "0\n0\n"
 
 
 def test_what_a_program_leaves_behind_is_killed(tmp_path: Path) -> None:

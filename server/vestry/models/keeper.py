@@ -10,6 +10,8 @@ process PARENT die, and ends with the program's exit status (128 + number for a 
 - PARENT dies: SIGKILL to all at once.
 - The program ends: SIGKILL to all that it left behind.
 
+None of them leaves a core dump: it would hold keys, and what was asked.
+
 It needs nothing but the standard library and Linux, and imports nothing of vestry.
 """
 
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 import time
@@ -131,6 +134,7 @@ def main(arguments: list[str]) -> int:
     prctl(PR_SET_PDEATHSIG, ORPHANED)
     if os.getppid() != parent:
         return 128 + signal.SIGKILL
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     return keep(start(program), grace)
 
 
