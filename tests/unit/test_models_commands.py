@@ -9,6 +9,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -195,6 +196,29 @@ def test_an_engine_that_crashes_comes_back(desk: Desk) -> None:
     os.kill(engine, signal.SIGKILL)
     running.until(r"(?s)backing off \(it was ended by a signal \(killed\); starting it again in .*ready")
     assert running.stop(signal.SIGINT) == 0
+    assert desk.processes() == []
+
+
+BECOME = "import os, signal, sys; signal.signal(signal.SIGHUP, {}); os.execv(sys.executable, sys.orig_argv[:1] + {!r})"
+
+
+@pytest.mark.parametrize("how", ["signal.SIG_IGN", "signal.SIG_DFL"])
+def test_a_hangup_ends_it_unless_it_runs_under_nohup(desk: Desk, how: str) -> None:
+    """Whoever starts it with `nohup`, which has the signal ignored, may close the terminal."""
+    argv = ["-m", "vestry", "--config", str(desk.config), "engine", SMALL]
+    with (desk.folder / "err").open("w+") as said:
+        process = subprocess.Popen([sys.executable, "-c", BECOME.format(how, argv)], stderr=said, env=desk.environ)
+
+        def told(what: str) -> bool:
+            return what in (desk.folder / "err").read_text()
+
+        eventually(lambda: told("ready"), 60)
+        process.send_signal(signal.SIGHUP)
+        if how == "signal.SIG_IGN":
+            time.sleep(1)
+            assert not told("Stopping")
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
     assert desk.processes() == []
 
 

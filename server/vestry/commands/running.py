@@ -14,8 +14,6 @@ from vestry.models.launch import Launch
 from vestry.models.progress import Progress
 from vestry.models.supervise import Program, State, Supervisor
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
 
 class CannotStart(click.ClickException):
     """What was asked for cannot be started: a sentence, and exit status 2."""
@@ -35,6 +33,12 @@ def engine_program(launch: Launch) -> Program:
     )
 
 
+def ending() -> list[signal.Signals]:
+    """The signals that end a program in the foreground. SIGHUP is none where it is ignored, as `nohup` has it."""
+    hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGINT, signal.SIGTERM, *hangup]
+
+
 def announcer(progress: Progress, name: str) -> Callable[[State, str], None]:
     """Tells what becomes of a program."""
 
@@ -51,7 +55,7 @@ def terminated_as_interrupted() -> Iterator[None]:
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {each: signal.signal(each, interrupt) for each in SIGNALS}
+    before = {each: signal.signal(each, interrupt) for each in ending()}
     try:
         yield
     finally:
@@ -78,7 +82,7 @@ async def keep(
                 life.cancel()
         told.set()
 
-    for number in SIGNALS:
+    for number in ending():
         loop.add_signal_handler(number, on_signal)
     ready = asyncio.create_task(_announce_ready(supervisors, once_ready))
     wait = asyncio.create_task(told.wait())
