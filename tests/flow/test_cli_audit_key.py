@@ -21,6 +21,7 @@ from support.server import ServerProcess
 from vestry.audit.opening import open_store
 from vestry.audit.reading import LogReader
 from vestry.audit.tlog.notes import Checkpoint, PublicKey, Signer
+from vestry.commands.audit import checkpoint
 from vestry.composition.signing import signing
 from vestry.settings.tree import Settings
 
@@ -235,6 +236,30 @@ def test_whoever_is_asked_does_not_die_of_it(cli: Cli) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+
+
+def test_only_whoever_holds_the_log_is_asked(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another container or on another machine the number in the lock is a stranger's here, whom SIGUSR1 would end:
+    whoever does not have the lock open is left alone, and that is said.
+    """
+    cli.ok("audit", "init")
+    cli.ok("keys", "create", "--owner", "a")
+    settings = Settings(state=cli.state)
+    store = open_store(settings.audit_directory, "cli", signing=signing(settings), segment_bytes=1 << 20)
+    store.commit([intent("r1")])
+    monkeypatch.setattr(checkpoint, "PATIENCE_SECONDS", 0.6)
+    stranger = subprocess.Popen(["sleep", "60"])
+    try:
+        for process in (str(stranger.pid), "999999999"):
+            (cli.state / "audit" / "cli" / "lock").write_text(f"{process}\n")
+            done = cli("audit", "checkpoint", "--origin", "cli")
+            assert done.exit_code == 1
+            assert "run the command where the server runs" in done.stderr
+            assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+        store.close()
 
 
 # The server

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from fakes.audit import ORIGIN, SIGNING, kinds, read
 from vestry.audit.log import AuditLog
+from vestry.audit.scan import LogLocked
 from vestry.audit.tlog.notes import Checkpoint
 from vestry.audit.verify import house
 from vestry.errors import AuditUnavailable
@@ -111,7 +113,7 @@ def test_a_lock_that_only_was_removed_is_taken_anew(tmp_path: Path) -> None:
             await log.append(change("during"))
         await until(lambda: log.healthy)
         await log.append(change("after"))
-        with pytest.raises(Exception, match="Another process"):
+        with pytest.raises(LogLocked, match=f"process id {os.getpid()}"):
             opened(tmp_path)
         await log.close()
 

@@ -19,6 +19,7 @@ One thread at a time may use a store. `vestry.audit.opening` opens one. What is 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -281,6 +282,7 @@ class Store:
             raise self._broke("lock_lost", f"{path} was changed by another process, or was replaced: restart")
         self._files.close(self._lock)
         self._lock = lock
+        (self.directory / LOCK).write_text(f"{os.getpid()}\n", encoding="ascii")
 
     def _cut_back(self, path: Path) -> None:
         """Cut the file back to what was acknowledged, through a new descriptor."""

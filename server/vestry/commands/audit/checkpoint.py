@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ import click
 from vestry.audit.opening import open_store
 from vestry.audit.reading import LogReader, NoLog, journal
 from vestry.audit.scan import LogLocked, LogUnusable
+from vestry.audit.store import LOCK
 from vestry.commands.common import BadSettings, settings_of
 from vestry.composition.outside import OutsideCopies
 from vestry.composition.signing import signing
@@ -20,6 +22,11 @@ from vestry.settings.tree import Settings
 
 PATIENCE_SECONDS = 15.0
 AGAIN_SECONDS = 0.5
+_ASKED = "Look at the server's log."
+_NOT_ASKED = (
+    "Whoever writes to this log is no process that can be seen here, and was not asked: run the command where the "
+    "server runs, as in its container."
+)
 
 
 @click.command("checkpoint", short_help="Sign a checkpoint now.")
@@ -71,24 +78,48 @@ def _sign(settings: Settings, origin: str) -> None:
 def _ask(home: Path, reader: LogReader, wanted: int) -> None:
     """Ask whoever holds the log, and wait for what it signs. Raises click.ClickException, or NoLog."""
     until = time.monotonic() + PATIENCE_SECONDS
+    asked = False
     while not _covers(reader, wanted):
         if time.monotonic() > until:
-            raise click.ClickException(f"No checkpoint came within {PATIENCE_SECONDS:.0f} s. Look at the server's log.")
-        _signal(home)  # again and again: a batch that was seen on the disk may not be the notary's yet
+            look = _ASKED if asked else _NOT_ASKED
+            raise click.ClickException(f"No checkpoint came within {PATIENCE_SECONDS:.0f} s. {look}")
+        asked |= _signal(home)  # again and again: a batch that was seen on the disk may not be the notary's yet
         again = time.monotonic() + AGAIN_SECONDS
         while time.monotonic() < again and not _covers(reader, wanted):
             time.sleep(0.05)
 
 
-def _signal(home: Path) -> None:
+def _signal(home: Path) -> bool:
+    """Ask the process that the lock names, if it is the one: its number may be one of another container or machine,
+    and here that of a stranger, which SIGUSR1 would end. Returns whether it was asked: it may just have ended.
+    """
+    lock = home / LOCK
     try:
-        os.kill(int((home / "lock").read_text(encoding="ascii")), signal.SIGUSR1)
+        process = int(lock.read_text(encoding="ascii"))
+        if not _has_open(process, lock):
+            return False
+        os.kill(process, signal.SIGUSR1)
     except ProcessLookupError:
-        return  # it has just ended, and so has signed
+        return False
     except (OSError, ValueError, OverflowError) as error:
         raise click.ClickException(
             f"The process that writes to {home} cannot be asked for a checkpoint: {error}."
         ) from None
+    return True
+
+
+def _has_open(process: int, path: Path) -> bool:
+    """Whether a process has this file open. Raises OSError where that cannot be seen."""
+    there = path.stat()
+    try:
+        opened = list(Path(f"/proc/{process}/fd").iterdir())
+    except FileNotFoundError:
+        return False
+    for each in opened:
+        with suppress(FileNotFoundError):  # closed meanwhile
+            if os.path.samestat(each.stat(), there):
+                return True
+    return False
 
 
 def _covers(reader: LogReader, wanted: int) -> bool:
