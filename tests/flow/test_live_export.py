@@ -6,6 +6,7 @@ import contextlib
 import json
 import signal
 import socket
+import ssl
 import time
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from fakes.engine import FakeEngine
 from support.cli import Cli
 from support.house import House, chat, until
 from support.outcomes import metric
-from support.receivers import Authority, Collector, SyslogReceiver
+from support.receivers import Authority, Collector, SyslogReceiver, reset
 from support.server import ServerProcess
+from vestry.audit.export import worker
 from vestry.audit.finding.walk import Walker
 from vestry.composition import exporting
 
@@ -70,6 +72,32 @@ def test_a_siem_that_is_down_loses_nothing(tmp_path: Path) -> None:
             assert all(sent.count(asked.encode()) >= 2 for asked in ids)
             server.signal(signal.SIGTERM)
             assert server.wait() == 0
+
+
+class Refusing(SyslogReceiver):
+    """Takes every connection, and resets it at the first byte, as a balancer with nobody behind it."""
+
+    def _read(self, connection: ssl.SSLSocket) -> None:
+        connection.recv(1)
+        reset(connection)
+
+
+def test_what_a_receiver_refuses_again_and_again_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That records were written to a connection is no delivery: while none is confirmed they are behind, without a
+    break, or the alert on it would never fire.
+    """
+    monkeypatch.setattr(worker, "CONFIRM_SECONDS", 0.5)
+    authority = Authority(tmp_path)
+    with Refusing(authority) as receiver, FakeEngine() as engine:
+        exports = [{"name": "siem", "url": receiver.url, "ca": authority.ca}]
+        with House(tmp_path / "state", [engine], audit={"exports": exports}) as house:
+            until(lambda: metric(house, "vestry_audit_export_failed_records_total", export="siem") > 0)
+            until(lambda: metric(house, "vestry_audit_export_lag_seconds", export="siem") > 0)
+            connections, behind = receiver.connections, 0.0
+            while receiver.connections < connections + 4:
+                assert metric(house, "vestry_audit_export_lag_records", export="siem") > 0
+                before, behind = behind, metric(house, "vestry_audit_export_lag_seconds", export="siem")
+                assert behind > before
 
 
 def test_a_siem_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:

@@ -115,9 +115,14 @@ class Worker:
             self._thread.join(1.0)
 
     def lag(self) -> tuple[int, float]:
-        """Records that wait to be sent, and how many seconds old the first is that is not known to have arrived."""
+        """Records that wait to be sent, and how many seconds old the first is that is not known to have arrived.
+
+        While tries fail, none is sent that is not known to have arrived: a receiver may take each connection, and then
+        reset it.
+        """
+        waiting = max(0, self._durable - (self._confirmed if self._failing else self._at))
         oldest = self._oldest
-        return max(0, self._durable - self._at), 0.0 if oldest is None else max(0.0, time.time() - oldest / 1_000_000)
+        return waiting, 0.0 if oldest is None else max(0.0, time.time() - oldest / 1_000_000)
 
     @property
     def _durable(self) -> int:
