@@ -130,9 +130,9 @@ class FaultyFiles(Files):
         self._raise("append_to")
         return super().append_to(path)
 
-    def size(self, descriptor: int) -> int:
-        self._raise("size")
-        return super().size(descriptor)
+    def state(self, descriptor: int) -> tuple[int, int]:
+        self._raise("state")
+        return super().state(descriptor)
 
     def truncate(self, descriptor: int, size: int) -> None:
         self._raise("truncate")

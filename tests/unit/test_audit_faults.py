@@ -72,7 +72,7 @@ FAULTS: list[tuple[str, int | str]] = [
     ("sync", errno.EIO),
     ("sync", errno.ENOSPC),
     ("sync", "lie"),
-    ("size", errno.EIO),
+    ("state", errno.EIO),
     ("create", errno.ENOSPC),
     ("create", errno.EMFILE),
     ("sync_directory", errno.EIO),

@@ -14,6 +14,7 @@ import pytest
 from fakes.audit import ORIGIN, SIGNING, kinds, read
 from vestry.audit.log import AuditLog
 from vestry.audit.scan import LogLocked
+from vestry.audit.store import HELD_SECONDS
 from vestry.audit.tlog.notes import Checkpoint
 from vestry.audit.verify import house
 from vestry.errors import AuditUnavailable
@@ -109,6 +110,7 @@ def test_a_lock_that_only_was_removed_is_taken_anew(tmp_path: Path) -> None:
         log = opened(tmp_path)
         await log.append(change("before"))
         (tmp_path / ORIGIN / "lock").unlink()
+        await asyncio.sleep(2 * HELD_SECONDS)
         with pytest.raises(AuditUnavailable):
             await log.append(change("during"))
         await until(lambda: log.healthy)
@@ -145,6 +147,7 @@ def test_a_directory_that_is_moved(tmp_path: Path, moves: Moves) -> None:
             await log.append(change(f"before-{number}"))
         await until(lambda: size_signed(home) == log.size)
         moves(home)
+        await asyncio.sleep(2 * HELD_SECONDS)
         with pytest.raises(AuditUnavailable):
             await log.append(change("during"))
         await asyncio.sleep(0.5)
@@ -174,6 +177,7 @@ def test_a_segment_that_is_moved(tmp_path: Path) -> None:
         log = opened(tmp_path)
         await log.append(change("before"))
         path.rename(tmp_path / "rotated")
+        await asyncio.sleep(2 * HELD_SECONDS)
         with pytest.raises(AuditUnavailable):
             await log.append(change("during"))
         await asyncio.sleep(0.3)

@@ -63,9 +63,10 @@ class Files:
         finally:
             os.close(descriptor)
 
-    def size(self, descriptor: int) -> int:
-        """How many bytes the file has."""
-        return os.fstat(descriptor).st_size
+    def state(self, descriptor: int) -> tuple[int, int]:
+        """Size in bytes, and how many names the file has: 0 once it was deleted."""
+        status = os.fstat(descriptor)
+        return status.st_size, status.st_nlink
 
     def truncate(self, descriptor: int, size: int) -> None:
         os.ftruncate(descriptor, size)

@@ -36,7 +36,7 @@ from vestry.audit.scan import (
     first_index,
     segments,
 )
-from vestry.audit.store import LOCK, Store, WriteFailed
+from vestry.audit.store import LOCK, Store, WriteFailed, outwait
 from vestry.audit.tlog.notes import Checkpoint
 from vestry.seams import Record
 from vestry.types import Ending
@@ -73,6 +73,7 @@ def open_store(
         lock = files.lock(home / LOCK)
         if lock is None:
             raise LogLocked(_taken(home, origin))
+        outwait(lock, home, files)
         (home / LOCK).write_text(f"{os.getpid()}\n", encoding="ascii")
         store = Store(home, origin, lock, segment_bytes=segment_bytes, files=files, records=Records(clock=clock))
         try:

@@ -20,6 +20,7 @@ One thread at a time may use a store. `vestry.audit.opening` opens one. What is 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -44,6 +45,9 @@ SIGNING_SECONDS = 10.0
 ROOM_SECONDS = 1.0
 """How long a commit waits for the tree to take what was written before: less than a call waits for its record."""
 LOCK = "lock"
+HELD_SECONDS = 0.01
+"""For so long one look at the lock's name holds, since each costs the thread its turn under load. Whoever makes a lock
+anew beside a journal waits for longer before reading it: what was acknowledged until then is durable, and found."""
 _TAIL = 512
 
 
@@ -91,6 +95,7 @@ class Store:
         self._tail = b""
         self._doubtful = False
         self._turn_at = 0
+        self._held_at = -HELD_SECONDS
 
     def go_on(self, path: Path, size: int, next_index: int, open_intents: dict[str, int]) -> None:
         """Go on behind what a scan has found. Raises OSError."""
@@ -183,15 +188,14 @@ class Store:
                 raise self._broke("short_write", f"only {taken} of {len(data)} bytes were written")
             wrote = True
             self._files.sync(self._file)
-            size = self._files.size(self._file)
-            there = self._path is not None and self._files.stands(self._file, self._path)
-            self._hold()
+            found = self._files.state(self._file)
         except OSError as error:
             self._doubtful = self._doubtful or wrote
             raise self._failed(error) from error
-        if size != self._size + len(data) or not there:
+        if found[0] != self._size + len(data) or found[1] == 0:
             self._doubtful = True
-            raise self._broke("changed_outside", f"{self._path} was changed, moved or removed by another program")
+            raise self._broke("changed_outside", f"{self._path} was changed or removed by another program")
+        self._hold()
         self._size += len(data)
         self._tail = data[-_TAIL:] if len(data) >= _TAIL else (self._tail + data)[-_TAIL:]
         self.next_index += len(leaves)
@@ -259,9 +263,13 @@ class Store:
         return [leaves[at : at + each] for at in range(0, len(leaves), each)]
 
     def _hold(self) -> None:
-        """Raises WriteFailed where another process may have opened the log."""
+        """Raises WriteFailed where another process may have opened the log, or may go on in another file than this."""
+        now = time.monotonic()
+        if now - self._held_at < HELD_SECONDS:
+            return
         try:
             held = self.holds()
+            there = self._path is None or self._files.stands(self._file, self._path)
         except OSError as error:
             raise self._failed(error) from error
         if not held:
@@ -270,14 +278,18 @@ class Store:
                 f"{self.directory / LOCK} was removed, or its directory moved or replaced, so that another process may "
                 "write to this log: put it back as it was, or restart",
             )
+        if not there:
+            raise self._broke("changed_outside", f"{self._path} was moved or replaced by another program")
+        self._held_at = now
 
     def _regain(self, path: Path) -> None:
         """Take the lock anew where only its file was removed: if nobody holds it, nor has written meanwhile."""
         lock = self._files.lock(self.directory / LOCK)
         if lock is None:
             raise self._broke("lock_lost", f"another process writes to the log in {self.directory}")
+        outwait(lock, self.directory, self._files)
         alone = segments(self.directory)[-1:] == [path] and self._files.stands(self._file, path)
-        if not alone or self._files.size(self._file) != self._size:
+        if not alone or self._files.state(self._file)[0] != self._size:
             self._files.close(lock)
             raise self._broke("lock_lost", f"{path} was changed by another process, or was replaced: restart")
         self._files.close(self._lock)
@@ -291,7 +303,7 @@ class Store:
                 self._files.close(self._file)
             self._file = -1
         self._file = self._files.append_to(path)
-        size = self._files.size(self._file)
+        size, _ = self._files.state(self._file)
         if _read(path, self._size - len(self._tail), self._size) != self._tail:
             raise self._broke("changed_outside", f"{path} was changed by another program: restore it, or restart")
         if size > self._size:
@@ -305,6 +317,14 @@ class Store:
     def _broke(self, cause: str, sentence: str) -> WriteFailed:
         self.broken = cause
         return WriteFailed(cause, sentence)
+
+
+def outwait(lock: int, home: Path, files: Files) -> None:
+    """Where a lock was made just now beside a journal, let the time pass in which the holder of one that was removed
+    may acknowledge records without having looked. Raises OSError.
+    """
+    if files.state(lock)[0] == 0 and segments(home):
+        time.sleep(2 * HELD_SECONDS)
 
 
 def _read(path: Path, start: int, end: int) -> bytes:
