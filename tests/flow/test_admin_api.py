@@ -247,6 +247,9 @@ def test_the_life_of_a_key(admin: Desk, house: House) -> None:
     assert new["replaces"] == key["id"]
     assert works(new["secret"])
     assert works(key["secret"])
+    again = admin.post("/tenants/default/keys", body, idempotency_key="order-1")  # changed and replaced meanwhile
+    assert (again.status_code, again.json()["id"], again.json()["secret"]) == (200, key["id"], None)
+    refused(admin.post("/tenants/default/keys", {"owner": "else"}, idempotency_key="order-1"), 409, "conflict")
     assert admin.post(f"{one}/revoke").json()["state"] == "revoked"
     assert not works(key["secret"])
     refused(admin.post(f"{one}/thaw"), 409, "conflict") if admin.get(one).json()["frozen"] else None

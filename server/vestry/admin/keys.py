@@ -221,8 +221,11 @@ def _keeps_its_owner(actor: Actor, found: Key, key: Key) -> None:
 
 
 def _same(made: Key, asked: Key) -> Key:
-    """What was made before with the same token. Raises Conflict if it is not what is asked for now."""
-    if described(replace(made, frozen=None, revoked=None)) != described(asked):
+    """What was made before with the same token. Raises Conflict if it is not what is asked for now: what it was made as
+    nobody knows any more where it was changed or replaced since, but for its owner, whom it keeps.
+    """
+    alike = described(replace(made, frozen=None, revoked=None)) == described(asked)
+    if not alike and (made.version == 1 or made.owner != asked.owner):
         raise Conflict("Another key was asked for with this `Idempotency-Key` before.")
     return made
 
