@@ -120,6 +120,28 @@ def test_other_keys_empty_the_memory_and_the_same_ones_do_not(tmp_path: Path) ->
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("kid", ["one", None], ids=["of the same name", "without a name"])
+def test_a_new_key_that_no_name_tells_from_the_old_one_is_asked_for(kid: str | None, tmp_path: Path) -> None:
+    """An issuer that calls all its keys the same, or by no name: what is not signed by the old one may be by the new
+    one. It is asked once in half a minute, whatever is forged.
+    """
+
+    async def run() -> None:
+        desk = Desk(tmp_path)
+        assert await desk.find(signed(KEY, kid=kid)) is not None
+        desk.file.write_text(json.dumps(jwks(NEXT, kid="one")))
+        forged, good = signed(rsa("forger"), kid=kid), signed(NEXT, kid=kid)
+        assert await desk.find(good) is None
+        desk.provider._tried_at -= 31
+        assert await desk.find(good) is not None
+        tried = desk.provider._tried_at
+        assert [await desk.find(forged) for _ in range(3)] == [None] * 3
+        assert await desk.find(signed(KEY, kid=kid)) is None
+        assert desk.provider._tried_at == tried
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("left", [jwks(), jwks(NEXT, use="enc")], ids=["none", "one for encryption"])
 def test_an_issuer_that_takes_all_its_keys_back_is_believed(
     left: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -10,7 +10,7 @@ from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry, deserialize_compact
 from msgspec import Struct
 
-from vestry.adapters.tokens.compact import BadToken, Compact
+from vestry.adapters.tokens.compact import Compact
 
 DOCUMENT_BYTES = 65_536
 MOST = 64
@@ -77,8 +77,8 @@ class KeySet:
         """Whether there is a key of this name; any, where a token names none."""
         return any(kid is None or each.kid == kid for each in self._keys)
 
-    def verify(self, token: Compact) -> None:
-        """Raises BadToken where no key of this set has signed it."""
+    def signed(self, token: Compact) -> bool:
+        """Whether a key of this set has signed it."""
         fitting = [each for each in self._keys if each.kid == token.kid or token.kid is None]
         fitting = [each for each in fitting if _fits(each, token.algorithm)][:TRIED]
         for each in fitting:
@@ -86,8 +86,8 @@ class KeySet:
                 deserialize_compact(token.text, each.key, registry=_Registry(algorithms=[token.algorithm]))
             except (JoseError, ValueError):
                 continue
-            return
-        raise BadToken("its signature is not its issuer's")
+            return True
+        return False
 
 
 def _usable(described: Any) -> _Held | None:

@@ -13,7 +13,7 @@ from vestry.errors import KeysUnavailable
 
 log = logging.getLogger("vestry")
 UNKNOWN_SECONDS = 30.0
-"""A key that is not known is asked for once in so long, however many tokens name one."""
+"""A key that is not known is asked for once in so long, however many tokens want one."""
 PATIENCE_SECONDS = 2.0
 """How long a call waits for that."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
@@ -60,17 +60,21 @@ class Provider:
         """Seconds that what these keys have verified may be remembered."""
         return min(self.left, self._refresh_seconds)
 
-    async def keys(self, kid: str | None) -> KeySet:
-        """The keys; asked for again, seldom, where none is named so. Raises KeysUnavailable where there are none that
+    async def keys(self, kid: str | None, vain: KeySet | None = None) -> KeySet:
+        """The keys; asked for again, seldom, where none is named so, or where these are the ones that were tried in
+        vain: an issuer may give a new key the old one's name, or none. Raises KeysUnavailable where there are none that
         hold.
         """
-        if (self._keys is None or not self._keys.has(kid)) and self._clock() - self._tried_at >= UNKNOWN_SECONDS:
+        if self._wants(kid, vain) and self._clock() - self._tried_at >= UNKNOWN_SECONDS:
             self._start()
-        if self._fetching is not None and (self._keys is None or not self._keys.has(kid)):
+        if self._fetching is not None and self._wants(kid, vain):
             await asyncio.wait({self._fetching}, timeout=PATIENCE_SECONDS)
         if self._keys is None or self.left <= 0:
             raise KeysUnavailable
         return self._keys
+
+    def _wants(self, kid: str | None, vain: KeySet | None) -> bool:
+        return self._keys is None or self._keys is vain or not self._keys.has(kid)
 
     async def run(self) -> None:
         """Read them again and again."""
