@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import shutil
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -441,6 +443,27 @@ def test_the_log_is_searched_and_the_search_is_a_record(house: House, auditor: D
         ("limit=501", "limit"),
     ):
         refused(auditor.get(f"/records?{bad}"), 400, "invalid_request", param)
+
+
+def test_many_logs_are_read_page_by_page(tmp_path: Path, shared_engine: FakeEngine) -> None:
+    """`next` says of every log how far it was read: the server takes what it has given, however many there are."""
+    with House(tmp_path, [shared_engine]) as house:
+        auditor = Desk(house, Role.AUDITOR, owner="aude")
+        house.post(json=chat())
+        logs = house.settings.audit_directory
+        for number in range(40):
+            shutil.copytree(logs / "server", logs / f"ward-{number}.hospital.example-cli")
+        seen: list[tuple[str, int]] = []
+        page = auditor.get("/records?type=intent&limit=30").json()
+        assert (page["has_more"], len(page["next"]) > 512) == (True, True)
+        while True:
+            seen += [(each["origin"], each["index"]) for each in page["data"]]
+            if not page["has_more"]:
+                break
+            page = auditor.get(f"/records?type=intent&limit=30&after={quote(page['next'], safe='')}").json()
+        assert (len(seen), len(set(seen))) == (41, 41)
+        refused(auditor.get("/records?after=" + "x" * 17_000), 400, "invalid_request", "after")
+        refused(auditor.get("/records?tenant=" + "x" * 600), 400, "invalid_request", "tenant")
 
 
 def test_state_and_whoami(house: House, auditor: Desk) -> None:

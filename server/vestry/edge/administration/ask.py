@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl, unquote
 
@@ -17,7 +18,8 @@ from vestry.errors import InvalidRequest, NotFound, UnsupportedField
 BODY_BYTES = 65_536
 DEEPEST = 16
 LONGEST_NAME = 128
-LONGEST_QUERY = 16_384
+LONGEST_QUERY = 24_576
+LONGEST_VALUE = 512
 DEFAULT_LIMIT, GREATEST_LIMIT = 100, 500
 
 
@@ -43,8 +45,10 @@ class Ask:
 
     # The query.
 
-    def understand(self, known: frozenset[str], repeated: frozenset[str]) -> None:
-        """Read the query. Raises InvalidRequest for what is not known, or comes twice where it may not."""
+    def understand(self, known: Mapping[str, int], repeated: frozenset[str]) -> None:
+        """Read the query: `known` parameters, with the most characters that each may have. Raises InvalidRequest for
+        what is not known, is longer, or comes twice where it may not.
+        """
         if len(self._raw_query) > LONGEST_QUERY:
             raise InvalidRequest("The query is too long.")
         try:
@@ -58,8 +62,8 @@ class Ask:
                 raise UnsupportedField("The query has a parameter that is not known here.", param=_printable(name))
             if name in self._query and name not in repeated:
                 raise InvalidRequest("It may come once.", param=name)
-            if not value.isprintable() or len(value) > 512:
-                raise InvalidRequest("Its value is not printable text of up to 512 characters.", param=name)
+            if not value.isprintable() or len(value) > known[name]:
+                raise InvalidRequest(f"Its value is not printable text of up to {known[name]} characters.", param=name)
             self._query.setdefault(name, []).append(value)
 
     def value(self, name: str) -> str | None:

@@ -31,6 +31,8 @@ from vestry.roles import Permission
 from vestry.types import Ending
 
 CURSOR = re.compile(r"(?:[a-z0-9][a-z0-9./-]{0,62}:[0-9]{1,16})(?:,[a-z0-9][a-z0-9./-]{0,62}:[0-9]{1,16}){0,255}")
+LONGEST_CURSOR = 16_384
+"""It names every log that is searched, and a house may have 256."""
 COMMAND = "GET /admin/v1/records"
 CHOICES = {"type": [each.value for each in RecordType], "outcome": [each.value for each in Ending]}
 
@@ -141,7 +143,7 @@ QUERY = (
     Parameter("since", f"From then on: {_WHEN}", _TEXT),
     Parameter("until", f"Before then: {_WHEN}", _TEXT),
     LIMIT,
-    Parameter("after", "Go on after this: `next` of the page before.", {"type": "string", "maxLength": 512}),
+    Parameter("after", "Go on after this: `next` of the page before.", {"type": "string", "maxLength": LONGEST_CURSOR}),
 )
 ROWS: tuple[Row, ...] = (
     Row(

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from vestry.edge.administration.ask import Ask
+from vestry.edge.administration.ask import LONGEST_VALUE, Ask
 from vestry.edge.administration.office import Office
 from vestry.errors import Refusal
 from vestry.roles import Permission
@@ -39,7 +39,9 @@ class Parameter(Struct, frozen=True):
 
 
 LIMIT = Parameter("limit", "At most so many. Left out: 100.", {"type": "integer", "minimum": 1, "maximum": 500})
-AFTER = Parameter("after", "Go on after this: `next` of the page before.", {"type": "string", "maxLength": 512})
+AFTER = Parameter(
+    "after", "Go on after this: `next` of the page before.", {"type": "string", "maxLength": LONGEST_VALUE}
+)
 PAGED = (LIMIT, AFTER)
 
 
@@ -77,6 +79,6 @@ class Row(Struct, frozen=True, kw_only=True):
             raise ValueError(f"the route {self.name} is called admin.something, and its path begins with a slash")
 
     @property
-    def parameters(self) -> frozenset[str]:
-        """Names of the query's parameters."""
-        return frozenset(each.name for each in self.query)
+    def parameters(self) -> Mapping[str, int]:
+        """Names of the query's parameters, with the most characters that each may have."""
+        return {each.name: each.form.get("maxLength", LONGEST_VALUE) for each in self.query}
