@@ -6,7 +6,6 @@ import json
 import math
 import re
 import shutil
-import socket
 import ssl
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fakes.engine import FakeEngine
 from support.house import House, until
+from support.ports import free_port
 from support.receivers import Collector
 from support.tokens import claims, issuer, rsa, signed
 
@@ -108,9 +108,7 @@ def _prometheus(folder: Path, ops: str) -> Iterator[str]:
     (job,) = configuration["scrape_configs"]
     job["static_configs"] = [{"targets": [ops.removeprefix("http://")]}]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     command = [binary, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'series'}",
                f"--web.listen-address={address}", "--log.level=warn"]  # fmt: skip
     with (folder / "prometheus.log").open("wb") as log:

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ import openai
 import pytest
 
 from support import preparation
+from support.ports import free_ports
 from support.preparation import SMALL
 from support.processes import alive, eventually
 from vestry.models import environment, keeper, prepare
@@ -154,15 +154,6 @@ class Place:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def run_inside(places: Places, script: Path, *arguments: str, stdin: str = "", status: int = 0) -> str:

@@ -20,6 +20,7 @@ from fakes.audit import read
 from fakes.engine import FakeEngine
 from support.house import PLAIN, House, chat, until
 from support.outcomes import events, only_outcome, said
+from support.ports import free_port
 from support.server import ServerProcess
 from support.tokens import issuer, rsa, signed
 from support.wire import Wire, chat_request
@@ -319,10 +320,7 @@ def test_a_rolling_restart_fails_no_call(tmp_path: Path, engine: FakeEngine) -> 
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     engine.behave(first_seconds=0.01, between_seconds=0.002)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    one = ServerProcess(tmp_path / "a", [engine], server={"port": port})
+    one = ServerProcess(tmp_path / "a", [engine], server={"port": free_port()})
     with one, ServerProcess(tmp_path / "b", [engine]) as two:
         one.start()
         two.start()

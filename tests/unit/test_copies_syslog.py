@@ -127,7 +127,7 @@ def test_down_then_up(tmp_path: Path, ca: Path) -> None:
     log = GrownLog(tmp_path / "server")
     with receiver(tmp_path / "first", AUTHORITY) as running:
         port = running.port
-    sink = SyslogSink("siem", Peer("localhost", port, 5, ca=ca))
+    sink = SyslogSink("siem", Peer("localhost", port, 30, ca=ca))  # what is given up after it was sent comes again
     with pytest.raises(Undelivered, match="refuses connections"):
         sink.deliver(item(log, 1))
     couriers = Couriers(log.home, [sink, ListSink()], first_pause=0.05, longest_pause=0.2)

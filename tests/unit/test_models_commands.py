@@ -18,6 +18,7 @@ import pytest
 
 from support import forks
 from support.engines import SMALL, install_engine, put_model
+from support.ports import free_ports
 from support.processes import alive, eventually, number_in
 from vestry.models import catalog, environment
 
@@ -98,15 +99,6 @@ class Running:
         """Tell it to stop; its exit status."""
         self.process.send_signal(number)
         return self.process.wait(30)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @pytest.fixture

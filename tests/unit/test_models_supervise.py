@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from support.ports import free_port
 from support.processes import alive, eventually, number_in
 from vestry.models.journal import Journal
 from vestry.models.supervise import NeverReadyError, Patience, Program, State, Supervisor
@@ -57,7 +58,7 @@ class Stage:
         (folder / "mode").write_text(mode)
         self.folder = folder
         self.seen: list[tuple[State, str]] = []
-        url = f"http://127.0.0.1:{_free_port()}/health"
+        url = f"http://127.0.0.1:{free_port()}/health"
         port = url.rpartition(":")[2].partition("/")[0]
         argv = (sys.executable, str(folder / "child.py"), str(folder), port)
         settings = {"start_seconds": 30, "stop_seconds": 10, **changes}
@@ -92,12 +93,6 @@ class Stage:
                 await life
 
         asyncio.run(main())
-
-
-def _free_port() -> int:
-    """A port that nothing listens on now."""
-    code = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); print(s.getsockname()[1])"
-    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
 async def until(condition: Callable[[], bool]) -> None:
