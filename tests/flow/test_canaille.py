@@ -68,14 +68,14 @@ def test_what_is_no_access_token_is_refused(provider: Canaille, house: House) ->
 
 def test_down_and_up_again_with_another_key(provider: Canaille, house: House) -> None:
     """While it is down its keys hold; up again with a new key, the new one works and the old one does not."""
-    keys = house.server.meter.identity.issuers[0]  # type: ignore[index]
+    keys = house.issuer
     old = provider.authorization_code("alice")[0]
     provider.__exit__()
     call(house, old)
     provider.keys = [SECOND]
     provider.__enter__()
     before = keys.generation
-    house.loop.call_soon_threadsafe(keys._start)
+    house.read_issuer()
     until(lambda: keys.generation > before, what="the keys to be read again")
     call(house, provider.authorization_code("alice")[0])
     with pytest.raises(openai.AuthenticationError):

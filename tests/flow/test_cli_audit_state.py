@@ -51,7 +51,7 @@ def test_status_beside_a_running_server_and_after_it(tmp_path: Path, engine: Fak
         call(house, 3)
         (found,) = status(cli, code=1)
         assert found["faults"] == ["there is no checkpoint, so nothing of it is evidence yet"]
-        house.loop.call_soon_threadsafe(house.server._recording.journal.checkpoint)
+        house.checkpoint()
         until((house.settings.audit_directory / "server" / CHECKPOINT).exists, what="the checkpoint")
         call(house)
         (found,) = status(cli)

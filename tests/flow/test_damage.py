@@ -62,9 +62,7 @@ def test_one_damaged_project_does_not_keep_the_house_as_it_was_for_good(
         assert "\nvestry_directory_outdated 0.0\n" in house.get_ops("/metrics").text
         spoil(house, "INSERT INTO documents VALUES ('project', 'default', 'closed', ?, 1, 1, 1)", body)
         key = house.key
-    house = House(tmp_path, [engine], wait=False)
-    house._key = key
-    with house:
+    with House(tmp_path, [engine], wait=False, key=key) as house:
         assert house.get("/v1/models").json()["error"]["code"] == "authentication_unavailable"
         assert house.get_ops("/readyz").json()["missing"]["keys"].startswith("what the key store holds")
         spoil(house, "DELETE FROM documents WHERE kind = 'project'")

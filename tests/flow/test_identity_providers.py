@@ -100,7 +100,7 @@ def test_keys_change_with_overlap(tmp_path: Path) -> None:
         with FakeEngine() as engine, House(tmp_path, [engine], identity={"issuers": [settings]}) as house:
             old = provider.client_credentials()
             call(house, old)
-            keys = house.server.meter.identity.issuers[0]  # type: ignore[index]
+            keys = house.issuer
             provider.__exit__()
             provider.keys = [second, first]  # the provider signs with the first of them
             with provider:
@@ -110,7 +110,7 @@ def test_keys_change_with_overlap(tmp_path: Path) -> None:
                 call(house, old)
             provider.keys = [second]
             with provider:
-                house.loop.call_soon_threadsafe(keys._start)
+                house.read_issuer()
                 until(lambda: keys.age < 1 and keys.generation >= 3, what="the keys to be read again")
                 call(house, new)
                 with pytest.raises(openai.AuthenticationError):
@@ -127,7 +127,7 @@ def test_while_the_provider_is_down_its_keys_hold_for_a_while(tmp_path: Path) ->
         with FakeEngine() as engine, House(tmp_path, [engine], identity={"issuers": [settings]}) as house:
             token = provider.client_credentials()
             call(house, token)
-            keys = house.server.meter.identity.issuers[0]  # type: ignore[index]
+            keys = house.issuer
             provider.__exit__()
             call(house, token)
             call(house, another(provider, key))
@@ -138,7 +138,7 @@ def test_while_the_provider_is_down_its_keys_hold_for_a_while(tmp_path: Path) ->
             assert failed.value.code == "authentication_unavailable"
             assert "vestry_issuer_key_failures_total" in house.metrics()
             with provider:
-                house.loop.call_soon_threadsafe(keys._start)
+                house.read_issuer()
                 until(lambda: keys.left > 0, what="the keys to be read again")
                 call(house, another(provider, key))
             provider.__enter__()
@@ -153,7 +153,7 @@ def another(provider: OidcProvider, key: Any) -> str:
 
 def test_a_flood_of_unknown_keys_asks_the_provider_once(provider: OidcProvider, house: House) -> None:
     """However many tokens name a key that nobody knows, its provider is asked once in half a minute."""
-    keys = house.server.meter.identity.issuers[0]  # type: ignore[index]
+    keys = house.issuer
     before = keys.generation
     stranger = rsa("nobody's")
     for number in range(200):

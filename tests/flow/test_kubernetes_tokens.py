@@ -82,9 +82,9 @@ def test_a_pods_token_is_its_key(tmp_path: Path) -> None:
                 with pytest.raises(openai.AuthenticationError):
                     house.client(bad).models.list()
             server.token = "ours-2"
-            keys = house.server.meter.identity.issuers[0]  # type: ignore[index]
-            house.loop.call_soon_threadsafe(keys._start)
+            keys = house.issuer
+            house.read_issuer()
             until(lambda: keys.failures, what="the old token to be refused")
             mine.write_text("ours-2\n")
-            house.loop.call_soon_threadsafe(keys._start)
+            house.read_issuer()
             until(lambda: not keys._fault, what="the new token to be taken")

@@ -43,7 +43,7 @@ def test_from_a_call_to_the_copies(tmp_path: Path, vault: dict[str, Any]) -> Non
         home = tmp_path / "state/audit/server"
         with house_of(tmp_path, engine, vault, web) as house:
             assert house.post(json=chat()).status_code == 200
-            house.loop.call_soon_threadsafe(house.server._recording.journal.checkpoint)
+            house.checkpoint()
             until(lambda: size_at(tmp_path / "vault/server/latest") >= 3, what="a checkpoint in the directory")
             until(lambda: size_at(home / "cosigned/w1.note") >= 3, what="a cosigned one")
             until(lambda: 'vestry_audit_copies_total{copy="w1"} 1.0' in house.metrics(), what="it to be counted")
@@ -95,7 +95,7 @@ def test_a_copy_that_is_down(tmp_path: Path, vault: dict[str, Any]) -> None:
             pass
         with house_of(tmp_path, engine, vault) as house:
             assert house.post(json=chat()).status_code == 200
-            house.loop.call_soon_threadsafe(house.server._recording.journal.checkpoint)
+            house.checkpoint()
             until(lambda: 'vestry_audit_copies_waiting{copy="vault"} 2.0' in house.metrics(), what="two to wait")
             assert 'vestry_audit_copy_compared{copy="vault"} 0.0' in house.metrics()
             assert house.post(json=chat()).status_code == 200

@@ -92,9 +92,7 @@ def test_a_server_that_cannot_use_the_directorys_rules_lets_nobody_in(tmp_path: 
         ran(written(house, Kind.POLICY, "", "policy", {"rules": [{"name": "nobody", "effect": "deny"}]}))
         ran(written(house, Kind.TENANT, "", "radiology", {"models": "of another version"}))
         key = house.key
-    house = House(tmp_path, [engine], wait=False)
-    house._key = key
-    with house:
+    with House(tmp_path, [engine], wait=False, key=key) as house:
         assert house.get_ops("/readyz").json()["missing"]["keys"].startswith("what the key store holds")
         assert house.get_ops("/livez").status_code == 200
         for answer in (house.post(json=chat()), house.get("/v1/models"), httpx.get(house.admin + "/admin/v1/whoami")):

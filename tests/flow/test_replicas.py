@@ -58,10 +58,12 @@ def engine() -> Iterator[FakeEngine]:
         yield engine
 
 
-def house(folder: Path, engine: FakeEngine, url: str, **store: Any) -> House:
+def house(
+    folder: Path, engine: FakeEngine, url: str, *, wait: bool = True, key: str | None = None, **store: Any
+) -> House:
     """A server on this database."""
     settings = {"url": url, "stale_seconds": STALE_SECONDS, "connect_seconds": 1, "statement_seconds": 1, **store}
-    return House(folder, [engine], store=settings)
+    return House(folder, [engine], wait=wait, key=key, store=settings)
 
 
 @pytest.fixture
@@ -271,8 +273,8 @@ def test_a_server_that_starts_without_postgresql_waits_for_it(
     with house(tmp_path / "first", engine, server.url(database)) as first:
         key = first.key
     with Cable("127.0.0.1", server.port) as cable:
-        late = house(tmp_path / "late", engine, f"postgresql://127.0.0.1:{cable.port}/{database}")
-        late._wait, late._key = False, key
+        url = f"postgresql://127.0.0.1:{cable.port}/{database}"
+        late = house(tmp_path / "late", engine, url, wait=False, key=key)
         cable.cut()
         with late:
             assert late.get_ops("/livez").status_code == 200

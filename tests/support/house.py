@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import httpx
 import openai
@@ -23,6 +23,9 @@ from vestry.audit.tlog.notes import Signer
 from vestry.composition.store import directory_of
 from vestry.settings.tree import Settings
 from vestry.types import Replica, ServedModel
+
+if TYPE_CHECKING:
+    from vestry.adapters.tokens.provider import Provider
 
 PEPPER = b"p" * 32
 ENGINE_KEY = "engine-key-of-the-tests"
@@ -60,7 +63,10 @@ def served_model(name: str, *engines: str, context_length: int = 2048, vocabular
 class House:
     """A running server. Use as a context manager."""
 
-    def __init__(self, state: Path, engines: list[FakeEngine], *, wait: bool = True, **settings: Any) -> None:
+    def __init__(
+        self, state: Path, engines: list[FakeEngine], *, wait: bool = True, key: str | None = None, **settings: Any
+    ) -> None:
+        """`wait` until it is ready; with a `key` that an earlier server made, it makes none of its own."""
         settings.setdefault("models", {"small": {}})
         server = {"port": 0, "ops_port": 0, "admin_port": 0, "drain_seconds": 5, **settings.pop("server", {})}
         relay = {"probe_seconds": 0.2, **settings.pop("relay", {})}
@@ -72,7 +78,7 @@ class House:
         self.keys.prepare()
         self.fault: BaseException | None = None
         self._up = threading.Event()
-        self._key: str | None = None
+        self._key = key
 
     def __enter__(self) -> House:
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -125,6 +131,20 @@ class House:
     def new_key(self, **rights: Any) -> str:
         """Another key."""
         return self.keys.create(**rights)[0]
+
+    def checkpoint(self) -> None:
+        """Have its log signed soon."""
+        self.loop.call_soon_threadsafe(self.server._recording.journal.checkpoint)
+
+    @property
+    def issuer(self) -> Provider:
+        """The keys of its first issuer of tokens."""
+        first, *_ = self.server.meter.identity.issuers
+        return cast("Provider", first)
+
+    def read_issuer(self) -> None:
+        """Have its first issuer's keys read again soon, as if the time for it had come."""
+        self.loop.call_soon_threadsafe(self.issuer._start)
 
     def get_ops(self, path: str) -> httpx.Response:
         """GET from the operations port."""
