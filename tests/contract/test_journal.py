@@ -14,12 +14,12 @@ import pytest
 from fakes.audit import SIGNING, FaultyFiles, read
 from fakes.calls import intent, outcome
 from fakes.journal import MemoryJournal
+from support.loops import until
 from vestry.audit.log import AuditLog
 from vestry.errors import AuditUnavailable
 from vestry.seams import Journal, Record
 
 COMMIT_SECONDS = 1.0
-PATIENCE = 20.0
 
 
 class Bench(Protocol):
@@ -101,13 +101,6 @@ def hold(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Law], None
         asyncio.run(whole())
 
     return run
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        await asyncio.sleep(0.005)
 
 
 async def refused(journal: Journal, record: Record) -> float:

@@ -11,8 +11,6 @@ import errno
 import json
 import os
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ import pytest
 from fakes.audit import ORIGIN, SIGNING, FaultyFiles, HandClock, kinds, read
 from fakes.calls import intent, outcome
 from support import forks
+from support.loops import until
 from vestry.audit.fields import RecordType
 from vestry.audit.log import AuditLog
 from vestry.audit.opening import open_store
@@ -29,13 +28,6 @@ from vestry.audit.store import SEGMENT_SECONDS, WriteFailed
 from vestry.errors import AuditUnavailable
 
 TESTS = Path(__file__).parents[1]
-
-
-async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        await asyncio.sleep(0.005)
 
 
 def opened(directory: Path, files: FaultyFiles | None = None, **more: Any) -> AuditLog:
@@ -263,14 +255,9 @@ import asyncio, json, sys
 from pathlib import Path
 from fakes.audit import SIGNING
 from fakes.calls import intent, outcome
+from support.loops import until
 from vestry.audit.log import AuditLog
 from vestry.errors import AuditUnavailable
-
-async def until(condition):
-    for _ in range(4000):
-        if condition(): return
-        await asyncio.sleep(0.005)
-    raise SystemExit("waited too long")
 
 async def main(directory, fill, empty):
     acknowledged, refused = [], 0

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
-from collections.abc import Callable
 
 import pytest
 
 from fakes.audit import HandClock, validator
 from fakes.calls import PRINCIPAL, head
 from fakes.journal import MemoryJournal
+from support.loops import until
 from vestry.audit.calls import RefusalRecord
 from vestry.audit.canonical import LEAF_BYTES, encode
 from vestry.audit.fields import RecordType
@@ -103,13 +102,6 @@ def refusal(records: Records, number: int = 0) -> RefusalRecord:
     return records.refusal(head(f"req-{number}"), None, None, InvalidKey())
 
 
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        await asyncio.sleep(0.01)
-
-
 def test_a_flood_becomes_a_summary() -> None:
     """Of a flood a few records and, within about a second, one summary are written; together they count it all."""
 
@@ -118,7 +110,7 @@ def test_a_flood_becomes_a_summary() -> None:
         log = RefusalLog(journal, records, Flood(each=3))
         await asyncio.gather(*(log.append(refusal(records, number)) for number in range(500)))
         assert len(journal.of("refusal")) == 3
-        await until(lambda: journal.of("refusals.summary"))
+        await until(lambda: journal.of("refusals.summary"), seconds=5)
         (summary,) = journal.of("refusals.summary")
         assert summary["counts"] == [{"who": "10.1.2.3", "code": "invalid_api_key", "count": 497}]
         await log.append(refusal(records))
@@ -169,9 +161,9 @@ def test_a_summary_that_failed_comes_again() -> None:
         log = RefusalLog(journal, records, Flood(each=0))
         await log.append(refusal(records))
         journal.fail()
-        await until(lambda: not journal.healthy)
+        await until(lambda: not journal.healthy, seconds=5)
         journal.mend()
-        await until(lambda: journal.of("refusals.summary"))
+        await until(lambda: journal.of("refusals.summary"), seconds=5)
         await log.close()
         assert [record["total"] for record in journal.records] == [1]
 

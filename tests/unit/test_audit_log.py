@@ -6,7 +6,6 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from msgspec.structs import replace
 
 from fakes.audit import ORIGIN, SIGNING, FaultyFiles, HandClock, kinds, read
 from fakes.calls import intent, outcome
+from support.loops import until
 from vestry.audit.canonical import NotCanonical
 from vestry.audit.fields import RecordType
 from vestry.audit.log import AuditLog
@@ -48,13 +48,6 @@ def opened(directory: Path, files: FaultyFiles | None = None, **more: Any) -> Au
     """A log that is patient with the disk, and quick to try again."""
     options: dict[str, Any] = {"commit_seconds": PATIENCE, "segment_bytes": 1 << 20, "probe_seconds": 0.05}
     return AuditLog.open(directory, ORIGIN, signing=SIGNING, files=files, **{**options, **more})
-
-
-async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        await asyncio.sleep(0.005)
 
 
 async def hung(log: AuditLog, files: FaultyFiles, name: str = "in-the-write") -> asyncio.Future[None]:

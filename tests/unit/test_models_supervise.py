@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from support.loops import until
 from support.ports import free_port
 from support.processes import alive, eventually, number_in
 from vestry.models.journal import Journal
@@ -93,12 +94,6 @@ class Stage:
                 await life
 
         asyncio.run(main())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait in the loop until the condition holds; the test's own deadline bounds it."""
-    while not condition():  # noqa: ASYNC110 - what is waited for is another process
-        await asyncio.sleep(0.02)
 
 
 def test_a_program_is_started_and_stopped(tmp_path: Path) -> None:
