@@ -56,7 +56,7 @@ def install_engine(state: Path, *, device: Device = "cpu", made: dict[str, str] 
     """An engine environment whose Python is a fake. `made` is what its scripts put into a model's folder."""
     places = Places(state)
     python = environment.python_of(places.engine)
-    python.parent.mkdir(parents=True)
+    python.parent.mkdir(parents=True, exist_ok=True)
     files = {
         "config.json": json.dumps(config_of(catalog.entry(SMALL))),
         "model.safetensors": "weights",

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
-
-from vestry.models import environment, launch
+from support.engines import install_engine
+from vestry.models import launch
 from vestry.models.catalog import Device
 from vestry.models.chosen import choose
-from vestry.models.environment import Stamp
-from vestry.models.places import Places
 from vestry.settings.tree import Settings
 
 OWN_VARIABLES = {"USER"}
@@ -26,11 +23,8 @@ def planned(
     they stand where containers have them, in /model, /cache and /guard. The engine listens on `host`, port 8000.
     """
     state, weights = folder / "state", folder / "weights"
-    for each in (state / "engine" / "bin", weights):
-        each.mkdir(parents=True, exist_ok=True)
-    (state / "engine" / "bin" / "python").touch(mode=0o755)
-    stamp = Stamp("vllm", "0", "0", device, "0", "0")
-    (state / "engine" / environment.STAMP).write_bytes(msgspec.json.encode(stamp))
+    installed = install_engine(state, device=device)
+    weights.mkdir(exist_ok=True)
     for name in ("config.json", "model.safetensors"):
         (weights / name).write_text("{}")
     wanted = settings.models[model]
@@ -38,7 +32,7 @@ def planned(
     changed = {model: wanted.model_copy(update={"path": weights, "engine": engine})}
     here = settings.model_copy(update={"state": state, "models": changed})
     plan = launch.plan(here, choose(here, model), "the-key", {}, elsewhere=True)
-    places = {str(weights): "/model", str(Places(state).cache): "/cache", str(launch.GUARD): "/guard"}
+    places = {str(weights): "/model", str(installed.cache): "/cache", str(launch.GUARD): "/guard"}
     variables = {name: text for name, text in plan.environment.items() if name not in {"PATH", launch.KEY}}
     return [_moved(each, places) for each in plan.argv[1:]], {
         name: _moved(text, places) for name, text in variables.items()
