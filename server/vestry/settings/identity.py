@@ -18,6 +18,7 @@ from vestry.settings.section import (
     Subject,
     check_host,
     is_this_machine,
+    repeated,
     split_url,
 )
 
@@ -192,7 +193,7 @@ class Identity(Section):
     @classmethod
     def _distinct(cls, value: tuple[Issuer, ...]) -> tuple[Issuer, ...]:
         for said, each in (("named", [one.name for one in value]), ("of the issuer", [one.issuer for one in value])):
-            if twice := next((name for name in each if each.count(name) > 1), None):
+            if twice := repeated(each):
                 raise ValueError(f"two of them are {said} `{twice}`: there is one entry an issuer")
         return value
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from vestry.roles import Role
-from vestry.settings.section import Label, Name, Remark, Section, network
+from vestry.settings.section import Label, Name, Remark, Section, check_names, network
 
 CLOCK = r"^([01][0-9]|2[0-3]):[0-5][0-9]$|^24:00$"
 RESERVED = frozenset({"default", "tenant-model", "tenant-and-key-model"})
@@ -116,9 +116,7 @@ class Rules(Section):
     @field_validator("rules")
     @classmethod
     def _distinct(cls, value: tuple[Rule, ...]) -> tuple[Rule, ...]:
-        names = [each.name for each in value]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"two of them are named `{twice}`: give each a name of its own")
+        check_names([each.name for each in value])
         return value
 
 

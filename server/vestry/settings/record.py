@@ -18,6 +18,7 @@ from vestry.settings.section import (
     Section,
     Subject,
     check_host,
+    check_names,
     is_this_machine,
     split_url,
 )
@@ -172,9 +173,7 @@ class Audit(Section):
     @field_validator("copies", "exports")
     @classmethod
     def _distinct(cls, value: tuple[Copy, ...] | tuple[Export, ...]) -> tuple[Copy, ...] | tuple[Export, ...]:
-        names = [each.name for each in value]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"two of them are named `{twice}`: give each a name of its own")
+        check_names([each.name for each in value])
         return value
 
     @field_validator("origin")

@@ -73,6 +73,17 @@ def split_url(value: str) -> tuple[SplitResult, str | None, int | None]:
     return parts, host, port
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Raises ValueError if a name is there twice."""
+    if twice := repeated(names):
+        raise ValueError(f"two of them are named `{twice}`: give each a name of its own")
+
+
+def repeated(names: Sequence[str]) -> str | None:
+    """The first of these that is there more than once."""
+    return next((name for name in names if names.count(name) > 1), None)
+
+
 def check_host(value: str) -> str:
     """The value, if it is an IP address or a host name. Raises ValueError."""
     if value.startswith("["):

@@ -80,7 +80,6 @@ def _moment(_context: click.Context, _option: click.Parameter, value: str | None
         raise click.BadParameter(said) from None
 
 
-_TYPES = [each.value for each in RecordType]
 _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--origin", {"help": "Which log: such as server, cli."}),
     (

@@ -12,8 +12,8 @@ from vestry.admin.keys import LONGEST_OVERLAP_SECONDS
 from vestry.edge.administration import shapes
 from vestry.edge.administration.ask import Ask
 from vestry.edge.administration.office import Office
-from vestry.edge.administration.table import PAGED, ROOT, Handler, Reply, Row
-from vestry.errors import Conflict, PreconditionFailed, PreconditionRequired
+from vestry.edge.administration.table import CHANGED, PAGED, ROOT, Handler, Reply, Row
+from vestry.errors import Conflict
 from vestry.roles import Permission
 from vestry.settings.section import Remark, Section
 from vestry.types import Key, Kind
@@ -132,7 +132,7 @@ ROWS: tuple[Row, ...] = (
         method="PUT", path=ONE, name="admin.keys.write", permission=Permission.KEYS_WRITE, handler=_change,
         summary="Give a key other rights or bounds", answer=shapes.KeyShown, body=KeyBody,
         example={"owner": "discharge-letters", "requests_per_minute": 60}, matched=True, versioned=True,
-        refusals=(Conflict, PreconditionFailed, PreconditionRequired),
+        refusals=CHANGED,
     ),
     Row(
         method="POST", path=f"{ONE}/freeze", name="admin.keys.freeze", permission=Permission.KEYS_FREEZE,

@@ -16,8 +16,8 @@ from vestry.admin.documents import Kept, Where
 from vestry.edge.administration import shapes
 from vestry.edge.administration.ask import Ask
 from vestry.edge.administration.office import Office
-from vestry.edge.administration.table import ROOT, Reply, Row
-from vestry.errors import Conflict, InvalidRequest, NotFound, PreconditionFailed, PreconditionRequired
+from vestry.edge.administration.table import CHANGED, ROOT, Reply, Row
+from vestry.errors import InvalidRequest, NotFound
 from vestry.explaining import Caller, explain, moment_of, supposed
 from vestry.roles import Permission, Role
 from vestry.settings.policy import Rules
@@ -26,7 +26,6 @@ from vestry.types import Call, Document, Head, Kind, Principal, Via
 
 WHERE = Where(Kind.POLICY, "", "policy")
 PLACE = f"{ROOT}/policy"
-CHANGED = (Conflict, PreconditionFailed, PreconditionRequired)
 
 
 def _address(value: str) -> str:

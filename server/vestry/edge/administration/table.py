@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from vestry.edge.administration.ask import LONGEST_VALUE, Ask
 from vestry.edge.administration.office import Office
-from vestry.errors import Refusal
+from vestry.errors import Conflict, PreconditionFailed, PreconditionRequired, Refusal
 from vestry.roles import Permission
 from vestry.settings.section import Section
 
@@ -43,6 +43,8 @@ AFTER = Parameter(
     "after", "Go on after this: `next` of the page before.", {"type": "string", "maxLength": LONGEST_VALUE}
 )
 PAGED = (LIMIT, AFTER)
+CHANGED = (Conflict, PreconditionFailed, PreconditionRequired)
+"""Refusals of a route whose change is for one version."""
 
 
 class Row(Struct, frozen=True, kw_only=True):

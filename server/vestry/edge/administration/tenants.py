@@ -10,15 +10,13 @@ from vestry.admin.documents import Kept, Where
 from vestry.edge.administration import shapes
 from vestry.edge.administration.ask import Ask
 from vestry.edge.administration.office import Office
-from vestry.edge.administration.table import PAGED, ROOT, Handler, Reply, Row
-from vestry.errors import Conflict, PreconditionFailed, PreconditionRequired
+from vestry.edge.administration.table import CHANGED, PAGED, ROOT, Handler, Reply, Row
 from vestry.roles import Permission
 from vestry.settings.section import Section
 from vestry.settings.tree import Tenant
 from vestry.types import Kind
 
 Shape = Callable[[Kept], Section]
-CHANGED = (Conflict, PreconditionFailed, PreconditionRequired)
 _NAMES = {Kind.TENANT: "tenant", Kind.PROJECT: "project", Kind.USER: "user"}
 SHAPES: dict[Kind, Shape] = {Kind.TENANT: shapes.tenant, Kind.PROJECT: shapes.project, Kind.USER: shapes.user}
 
