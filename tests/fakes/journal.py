@@ -28,9 +28,8 @@ class Fault(StrEnum):
 class MemoryJournal:
     """seams.Journal. Faults last until `mend`."""
 
-    def __init__(self, *, origin: str = "fake", commit_seconds: float = 2.0) -> None:
+    def __init__(self, *, commit_seconds: float = 2.0) -> None:
         self.records: list[dict[str, Any]] = []
-        self._origin = origin
         self._commit_seconds = commit_seconds
         self._fault = Fault.NONE
         self._healthy = True
@@ -87,7 +86,7 @@ class MemoryJournal:
         return future
 
     def _write(self, record: Record) -> None:
-        self.records.append({**msgspec.to_builtins(record), "index": len(self.records), "origin": self._origin})
+        self.records.append({**msgspec.to_builtins(record), "index": len(self.records), "origin": "fake"})
 
     def _overdue(self, future: asyncio.Future[None]) -> None:
         if not future.done():

@@ -31,9 +31,9 @@ def one(message: str) -> bytes:
     return b'{"model":"small","messages":[' + message.encode() + b"]}"
 
 
-def nested(levels: int, inner: str = "1") -> str:
+def nested(levels: int) -> str:
     """A list in a list in a list."""
-    return "[" * levels + inner + "]" * levels
+    return "[" * levels + "1" + "]" * levels
 
 
 @pytest.fixture

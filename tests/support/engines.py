@@ -75,9 +75,9 @@ def install_engine(state: Path, *, device: Device = "cpu", made: dict[str, str] 
     return places
 
 
-def put_model(places: Places, name: str = SMALL) -> Manifest:
+def put_model(places: Places) -> Manifest:
     """A prepared model of a few bytes, with its manifest."""
-    entry = catalog.entry(name)
+    entry = catalog.entry(SMALL)
     folder = places.model(entry)
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config_of(entry)))

@@ -46,13 +46,13 @@ def until(condition: Callable[[], T], *, seconds: float = PATIENCE, what: str = 
         time.sleep(0.01)
 
 
-def served_model(name: str, *engines: str, context_length: int = 2048, vocabulary: int = 49152) -> ServedModel:
+def served_model(name: str, *engines: str) -> ServedModel:
     """A model whose replicas are at these URLs."""
     return ServedModel(
         name=name,
         created=1_735_689_600,
-        context_length=context_length,
-        vocabulary=vocabulary,
+        context_length=2048,
+        vocabulary=49152,
         replicas=tuple(Replica(url.removeprefix("http://"), url) for url in engines),
         revision="r1",
         weights_digest="sha256:" + "0" * 64,

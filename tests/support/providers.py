@@ -149,10 +149,6 @@ class OidcProvider(Provider):
     scope = "openid api"
     more: Mapping[str, str] = {"scope": "api", "resource": RESOURCE}
 
-    def __init__(self, *keys: Key, algorithm: str = "RS256") -> None:
-        super().__init__(*keys)
-        self.algorithm = algorithm
-
     def command(self) -> list[str | Path]:
         installed()
         return [NODE / "bin/node", "provider.mjs"]
@@ -165,7 +161,7 @@ class OidcProvider(Provider):
             "redirect_uris": [REDIRECT],
         }
         keys = [{**key.as_dict(private=True), "use": "sig"} for key in self.keys]
-        return {"keys": keys, "resource": RESOURCE, "algorithm": self.algorithm, "clients": [client]}
+        return {"keys": keys, "resource": RESOURCE, "algorithm": "RS256", "clients": [client]}
 
 
 class Canaille(Provider):

@@ -15,8 +15,8 @@ ISSUER = "https://idp.test/realms/hospital"
 AUDIENCE = "vestry"
 
 
-def rsa(kid: str, bits: int = 2048) -> RSAKey:
-    return RSAKey.generate_key(bits, {"kid": kid, "use": "sig"}, private=True)
+def rsa(kid: str) -> RSAKey:
+    return RSAKey.generate_key(2048, {"kid": kid, "use": "sig"}, private=True)
 
 
 def jwks(*keys: Key, **more: Any) -> dict[str, Any]:
