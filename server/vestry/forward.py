@@ -8,7 +8,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from vestry.errors import EngineFailed, NoReplica, Refusal, Stopping
+from vestry.errors import EngineFailed, InvalidRequest, NoReplica, Refusal, Stopping
 from vestry.relay import Relay
 from vestry.route import CANCELLED, Router, Trip
 from vestry.seams import Client
@@ -80,7 +80,7 @@ class Forward:
                 grant.extra,
                 fresh=number > 1,
             )
-            cause = CAUSES.get(outcome.ending)
+            cause = CAUSES.get(outcome.ending) if outcome.code != InvalidRequest.code else None
         except Refusal as refusal:
             if not isinstance(refusal, Stopping):
                 cause = refusal.cause if isinstance(refusal, EngineFailed) else None

@@ -28,6 +28,16 @@ BYTES_PER_TOKEN = 4
 MAX_ERROR_BYTES = 65_536
 TICK_SECONDS = 0.1
 
+GAVE_UP = b'"Internal server error"'
+"""What vLLM 0.32 says of a call that its core gave up: of a model of texts, one whose grammar it could not compile or
+follow. It looks at a schema before it begins, but not at all of it. Starlette's own 500 is spelt otherwise."""
+
+
+def _unenforceable(call: Call) -> Refusal:
+    field = call.enforced[0] if len(call.enforced) == 1 else None
+    return InvalidRequest("The engine cannot enforce this schema or grammar.", param=field)
+
+
 # What vLLM's messages about a bad request speak of, and what the client is told. The engine's own words may repeat
 # the prompt, so they are never passed on.
 COMPLAINTS: tuple[tuple[tuple[str, ...], Callable[[Call, bool], Refusal]], ...] = (
@@ -63,7 +73,7 @@ COMPLAINTS: tuple[tuple[tuple[str, ...], Callable[[Call, bool], Refusal]], ...] 
     (("chat template", "jinja"), lambda *_: InvalidRequest("The model's chat template refused these messages.")),
     (
         ("grammar", "json schema", "json_schema", "structured", "regex", "xgrammar", "guidance"),
-        lambda call, _: InvalidRequest("The engine cannot enforce this schema or grammar.", param=call.schema_in),
+        lambda call, _: _unenforceable(call),
     ),
     (("tool",), lambda *_: InvalidRequest("This model cannot use tools in this way.", param="tools")),
     (
@@ -325,9 +335,12 @@ class _Attempt:
 
     def _complaint(self) -> Refusal:
         """What an answer other than 200 means."""
+        said = b"".join(self._pieces)
+        if self._status == 500 and self._call.enforced and GAVE_UP in said:
+            return _unenforceable(self._call)
         if self._status not in (400, 413, 422):
             return EngineFailed("status")
-        text = b"".join(self._pieces).decode("utf-8", "replace").lower()
+        text = said.decode("utf-8", "replace").lower()
         for marks, build in COMPLAINTS:
             if any(mark in text for mark in marks):
                 return build(self._call, self._head.route == "chat.completions")

@@ -115,6 +115,48 @@ def test_a_json_schema_binds_the_answer(small: Place) -> None:
     assert isinstance(town["people"], int)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "format": "none-such"},  # found when the request is read, which is within a stream
+        {"type": "object", "minProperties": 2},  # found when the core compiles it
+        {"$ref": "#"},  # found when the first token is chosen
+    ],
+)
+def test_a_schema_that_cannot_be_enforced_is_told(small: Place, schema: Any, stream: bool) -> None:
+    """Whenever vLLM finds it out: the client's 400, or the same error in a stream that has begun."""
+    form: Any = {"type": "json_schema", "json_schema": {"name": "none", "schema": schema}}
+    options: Any = {"max_completion_tokens": 8, "response_format": form, "stream": stream}
+    with pytest.raises(openai.APIError) as refused:
+        list(small.client().chat.completions.create(model=SMALL, messages=QUESTION, **options))
+    assert (refused.value.code, refused.value.param) == ("invalid_request", "response_format")
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "param"),
+    [
+        ({"prompt": ""}, "invalid_request", "prompt"),
+        ({"prompt": ["a", ""]}, "invalid_request", "prompt"),
+        ({"prompt": [5] * 1024}, "context_length_exceeded", "prompt"),
+        ({"prompt": [5] * 2000}, "context_length_exceeded", "prompt"),
+        ({"min_tokens": 9, "max_tokens": 8}, "invalid_request", "min_tokens"),
+        ({"bad_words": [" "]}, "invalid_request", "bad_words"),
+        ({"structured_outputs": {"grammar": "root ::= none"}}, "invalid_request", "structured_outputs"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_the_engine_finds_wrong_is_named(
+    small: Place, more: dict[str, Any], code: str, param: str, stream: bool
+) -> None:
+    """vLLM's own words about a request lead to the right code and field."""
+    body = {"model": SMALL, "prompt": "Once", "stream": stream, **more}
+    headers = {"authorization": f"Bearer {small.key}"}
+    answer = httpx.post(f"{small.url}/v1/completions", json=body, headers=headers, timeout=60)
+    assert answer.status_code == 400
+    assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == (code, param)
+
+
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
 def test_a_tool_is_called_when_it_must_be(small: Place, choice: Any) -> None:
     """A required or named tool is called, and its arguments obey the tool's schema."""

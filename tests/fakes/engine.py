@@ -315,9 +315,9 @@ class FakeEngine:
 
     @property
     def _error(self) -> bytes:
-        """An error as an event, as vLLM writes it: with spaces, and `[DONE]` behind it."""
-        said = {"message": f"secret engine words: {self.behaviour.complaint}", "type": "X", "param": None}
-        return f"data: {json.dumps({'error': {**said, 'code': self.behaviour.error_status}})}\n\n".encode()
+        """An error as an event, as vLLM writes it."""
+        said = {"message": self.behaviour.complaint, "type": "X", "param": None, "code": self.behaviour.error_status}
+        return f"data: {json.dumps({'error': said})}\n\n".encode()
 
     def _events(self, asked: Asked, wish: dict[str, Any]) -> list[bytes]:
         how = self.behaviour

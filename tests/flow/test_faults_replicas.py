@@ -208,7 +208,7 @@ def test_a_replica_that_hangs_before_its_first_byte(
 BREAKS: dict[str, dict[str, Any]] = {
     "dies": {"die_after": 4},
     "hangs": {"hang_after": 4},
-    "reports an error": {"error_after": 4},
+    "reports an error": {"error_after": 4, "complaint": SECRET},
     "ends short": {"end_after": 4},
     "ends with no finish reason": {"finish_reason": None},
     "ends with no usage": {"usage": False},
@@ -309,7 +309,7 @@ def test_what_the_engine_refuses_within_a_stream_is_the_same_refusal(
     """vLLM looks at a schema after it has begun the stream: its 400 is an event. No engine is taken for broken."""
     with House(tmp_path / "state", [bad, good], relay=QUIET) as house:
         for engine in (bad, good):
-            engine.behave(error_after=0, error_status=400, complaint="Grammar error: Unknown format: nope")
+            engine.behave(error_after=0, error_status=400, complaint=f"Grammar error: {SECRET}")
         for _ in range(4):
             answer = house.post(json=chat(stream=True))
             assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
@@ -319,6 +319,44 @@ def test_what_the_engine_refuses_within_a_stream_is_the_same_refusal(
             assert (outcome["ending"], outcome["attempts"]) == ("refused", 1)
         assert len(bad.calls + good.calls) == 4
         assert metric(house, "vestry_replica_ejections_total") == 0
+
+
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": "#"}}}
+GIVEN_UP = {"complaint": "Internal server error", "error_status": 500}
+
+
+@pytest.mark.parametrize(
+    "how", [{"error_after": 0}, {"error_after": 1}, {"status": 500}], ids=["first", "later", "whole"]
+)
+def test_a_schema_that_an_engine_gives_up_is_the_clients_fault(
+    tmp_path: Path, bad: FakeEngine, good: FakeEngine, how: dict[str, Any]
+) -> None:
+    """vLLM says 500 where its core cannot compile a grammar, within a stream too: no engine is taken for broken."""
+    with House(tmp_path / "state", [bad, good], relay=QUIET) as house:
+        for engine in (bad, good):
+            engine.behave(**GIVEN_UP, **how)
+        for _ in range(4):
+            answer = house.post(json=chat(stream="status" not in how, response_format=SCHEMA))
+            begun = how.get("error_after") == 1
+            error = events(answer.text)[-1]["error"] if begun else answer.json()["error"]
+            assert answer.status_code == (200 if begun else 400)
+            assert (error["code"], error["param"]) == ("invalid_request", "response_format")
+            outcome = answered(house, answer)
+            assert (outcome["ending"], outcome["attempts"]) == ("truncated" if begun else "refused", 1)
+        assert len(bad.calls + good.calls) == 4
+        assert metric(house, "vestry_replica_ejections_total") == 0
+
+
+def test_a_call_without_a_schema_that_an_engine_gives_up_is_the_engines_fault(
+    tmp_path: Path, bad: FakeEngine, good: FakeEngine
+) -> None:
+    """The same words without a schema are a failure like any other: tried elsewhere."""
+    with House(tmp_path / "state", [bad, good], relay=QUIET) as house:
+        bad.behave(status=500, complaint="Internal server error")
+        assert content(house.post(json=chat())) == ANSWER
+        bad.behave(status=500, complaint=SECRET)
+        assert content(house.post(json=chat(response_format=SCHEMA))) == ANSWER
+        assert len(bad.calls) == 2
 
 
 # Connections ----------------------------------------------------------------------------------------------------

@@ -249,11 +249,10 @@ def _check_tokens(body: Sampled, highest: int) -> tuple[int, str]:
     return found
 
 
-def _schema_in(body: Sampled) -> str | None:
-    """The one field that has something for the engine to enforce."""
+def _enforced(body: Sampled) -> tuple[str, ...]:
+    """The fields that have something for the engine to enforce."""
     asked = ((name, getattr(body, name, None)) for name in ENFORCED)
-    found = [name for name, value in asked if value is not None and not isinstance(value, TextFormat)]
-    return found[0] if len(found) == 1 else None
+    return tuple([name for name, value in asked if value is not None and not isinstance(value, TextFormat)])
 
 
 def _call(
@@ -285,7 +284,7 @@ def _call(
         asked_in=asked_in,
         highest_token=token,
         highest_in=field,
-        schema_in=_schema_in(body),
+        enforced=_enforced(body),
         end_user=end_user,
         tools=isinstance(body, ChatBody) and body.tools is not None,
     )
