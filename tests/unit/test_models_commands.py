@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -350,6 +351,28 @@ def test_faulty_settings_are_named_before_anything_starts(desk: Desk) -> None:
     desk.environ["VESTRY_SERVER__OPS_PORT"] = str(desk.engine)
     assert f"port {desk.engine} is also that of" in desk.run("up", status=2).stderr
     assert not (desk.state / "up-key").exists()
+
+
+@pytest.mark.parametrize(
+    ("models", "status", "said"),
+    [
+        ({SMALL: {"engine": {"arguments": ["--trust-remote-code"]}}}, 2, "`--trust-remote-code` is refused"),
+        ({SMALL: {"engine": {"host": "8.8.8.8"}}}, 2, "loopback or private address only"),
+        ({"triage": {"replicas": [{"url": "http://10.0.0.1:8000"}]}}, 2, "the catalog has no entry `triage`"),
+        ({"phi-3-mini-4k-instruct": {}}, 1, "Copy microsoft/Phi-3-mini-4k-instruct"),
+        ({SMALL: {"path": "/nonexistent"}}, 1, f"or look at `models.{SMALL}.path`."),
+    ],
+)
+def test_what_would_fail_later_is_said_before_the_engine_is_installed(
+    desk: Desk, models: dict[str, Any], status: int, said: str
+) -> None:
+    """No gigabytes are fetched for a model that cannot be started, and no server is started that would refuse it."""
+    (desk.state / "engine" / environment.STAMP).unlink()
+    desk.config.write_text(json.dumps({**json.loads(desk.config.read_text()), "models": models}))
+    told = desk.run("up", status=status).stderr
+    assert said in told
+    assert "engine environment" not in told
+    assert "server: starting" not in told
 
 
 def test_a_second_signal_stops_at_once(desk: Desk) -> None:

@@ -65,7 +65,7 @@ def judge(config: Path | None) -> tuple[Settings | None, list[Fault]]:
     except ConfigurationError as error:
         return None, error.faults
     settings = reading.settings
-    faults = [*inspect(settings, reading.places.of), *_models(settings, reading.places)]
+    faults = [*inspect(settings, reading.places.of), *faults_of_models(settings, reading.places)]
     return settings, [*faults, *(fault for fault in _signing_key(settings) if fault not in faults)]
 
 
@@ -84,7 +84,7 @@ def _signing_key(settings: Settings) -> list[Fault]:
     return []
 
 
-def _models(settings: Settings, places: Places) -> Iterator[Fault]:
+def faults_of_models(settings: Settings, places: Places) -> Iterator[Fault]:
     """What the catalog and the engines' own rules say of the models."""
     for name, model in settings.models.items():
         wanted = model.catalog or name

@@ -19,16 +19,17 @@ from msgspec import Struct
 from vestry.adapters.directory.faults import DirectoryFault
 from vestry.adapters.memory import wall
 from vestry.administration import ChangeRefused, create_key, identified, prepare_store
-from vestry.commands.common import BadSettings, settings_of
+from vestry.commands.check import faults_of_models
+from vestry.commands.common import BadSettings, reading_of
 from vestry.commands.running import announcer, engine_program, keep, terminated_as_interrupted
 from vestry.composition.signing import make_signer
-from vestry.configuration.reading import inspect
+from vestry.configuration.reading import Reading, inspect
 from vestry.errors import KeysUnavailable
 from vestry.faults import ConfigurationError
 from vestry.models import environment
 from vestry.models.catalog import ModelError
 from vestry.models.chosen import Chosen, choose
-from vestry.models.launch import Launch, plan
+from vestry.models.launch import Launch, plan, require_weights
 from vestry.models.places import Places
 from vestry.models.ports import reachable, require_free
 from vestry.models.prepare import prepare
@@ -57,9 +58,10 @@ def command(config: Path | None) -> None:
     Exit status: 0 when it was told to stop, 1 if something did not work, 2 for faulty settings.
     """
     progress = Progress()
-    settings = settings_of(config)
+    reading = reading_of(config)
+    settings = reading.settings
     try:
-        _inspect(settings)
+        _inspect(reading)
         with _alone(settings.state):
             with terminated_as_interrupted():
                 chosen = _checked(settings)
@@ -81,9 +83,10 @@ class _Prepared(Struct, frozen=True):
     began: float
 
 
-def _inspect(settings: Settings) -> None:
+def _inspect(reading: Reading) -> None:
     """Raises BadSettings for what can be told by looking at them."""
-    if faults := inspect(settings):
+    settings, places = reading.settings, reading.places
+    if faults := [*inspect(settings, places.of), *faults_of_models(settings, places)]:
         raise BadSettings(faults)
 
 
@@ -109,6 +112,8 @@ def _checked(settings: Settings) -> list[Chosen]:
                 f"`server.{name}` is 0, a port that nobody knows beforehand: `vestry up` needs a fixed one."
             )
     chosen = [choose(settings, name) for name, model in settings.models.items() if not model.replicas]
+    for each in chosen:
+        require_weights(each, Places(settings.state))
     _require_free_ports(settings, chosen)
     return chosen
 

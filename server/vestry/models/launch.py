@@ -62,7 +62,7 @@ def plan(
     if chosen.model.path is None and stamp.device not in entry.devices:
         raise ModelError(f"`{entry.name}` needs a GPU with {entry.memory.gpu} GiB; this engine environment has none.")
     folder = chosen.folder(places)
-    _check_files(folder, entry, places)
+    _check_files(chosen, places)
     url = address(chosen.model.engine.host, chosen.model.engine.port)
     host, _, port = url.removeprefix("http://").rpartition(":")
     together = stamp.device == "cpu" and not elsewhere and cores.together(own, environ)
@@ -102,16 +102,27 @@ def device_arguments(device: Device) -> tuple[str, ...]:
     return ("--enforce-eager", "--dtype", "bfloat16") if device == "cpu" else ()
 
 
-def _check_files(folder: Path, entry: Entry, places: Places) -> None:
+def require_weights(chosen: Chosen, places: Places) -> None:
+    """Raises ModelError where there is neither a model that could be served, nor one that could be prepared."""
+    if chosen.model.path is not None:
+        _check_files(chosen, places)
+    elif prepare.ready(chosen.entry, places) is None and not sources.at_hand(chosen.entry, places):
+        raise ModelError(prepare.missing_source(chosen.entry, places))
+
+
+def _check_files(chosen: Chosen, places: Places) -> None:
     """The model's files are there, whole by their sizes. Raises ModelError."""
+    folder, entry = chosen.folder(places), chosen.entry
+    named = f"Put the whole model there, or look at `models.{chosen.name}.path`" if chosen.model.path else None
     found = manifest.read(folder)
     if found is not None:
         faults = manifest.check(folder, found, thorough=False)
         if faults:
-            raise ModelError(f"{faults[0]}. Delete {folder} and prepare the model again (`vestry up`).")
+            how = named or f"Delete {folder} and prepare the model again (`vestry up`)"
+            raise ModelError(f"{faults[0]}. {how}.")
     elif not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-        how = "Run `vestry up` to prepare it"
-        if not sources.at_hand(entry, places):
+        how = named or "Run `vestry up` to prepare it"
+        if not named and not sources.at_hand(entry, places):
             how = prepare.missing_source(entry, places)
         raise ModelError(f"{folder} holds no model (config.json and safetensors files). {how.rstrip('.')}.")
 
