@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import shutil
 import socket
@@ -306,3 +307,30 @@ def test_answers_of_other_shapes(body: bytes) -> None:
     """An answer that is not ours is no reason and no code."""
     assert network._missing(body) == "it does not say why"
     assert network._code(body) == ""
+
+
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n", b""]
+)
+def test_what_answers_byte_by_byte_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, head: bytes) -> None:
+    """It has the time that every other has, over all, and then counts as one that does not answer."""
+    monkeypatch.setattr(network, "ANSWER_SECONDS", 0.5)
+    over = threading.Event()
+
+    def dribble() -> None:
+        peer, _ = listener.accept()
+        with peer, contextlib.suppress(OSError):
+            peer.sendall(head)
+            while not over.wait(0.1):
+                peer.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        talk = threading.Thread(target=dribble, daemon=True)
+        talk.start()
+        stop = threading.Timer(10, over.set)
+        stop.start()
+        assert network.ask(f"http://127.0.0.1:{listener.getsockname()[1]}", "/health") is None
+        assert not over.is_set()
+        stop.cancel()
+        over.set()
+        talk.join()

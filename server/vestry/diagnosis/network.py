@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -98,7 +101,10 @@ def addresses(settings: Settings) -> dict[str, str]:
 
 
 def ask(origin: str, path: str) -> Answer | None:
-    """GET; the status and the beginning of the body, or None where nothing answers in HTTP within the time."""
+    """GET; the status and the beginning of the body, or None where nothing answers in HTTP within the time.
+
+    A timeout of a connection is for each read: what sends a byte now and then would hold the diagnosis for ever.
+    """
     parts = urlsplit(origin)
     if parts.hostname is None or not parts.port:
         return None
@@ -110,14 +116,31 @@ def ask(origin: str, path: str) -> Answer | None:
         )
     else:
         connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=ANSWER_SECONDS)
+    late = threading.Event()
+    held: list[socket.socket] = []
+    timer = threading.Timer(ANSWER_SECONDS, _shut, (connection, held, late))
+    timer.daemon = True
+    timer.start()
     try:
+        connection.connect()
+        held.append(connection.sock)  # the connection lets go of it where the answer is its last one
         connection.request("GET", path)
         answer = connection.getresponse()
-        return answer.status, answer.read(ANSWER_BYTES)
+        found = answer.status, answer.read(ANSWER_BYTES)
     except (OSError, http.client.HTTPException):
         return None
     finally:
+        timer.cancel()
         connection.close()
+    return None if late.is_set() else found
+
+
+def _shut(connection: http.client.HTTPConnection, held: list[socket.socket], late: threading.Event) -> None:
+    """End what is being waited for there."""
+    late.set()
+    for each in held or [connection.sock]:
+        with contextlib.suppress(OSError, TypeError):  # there may be no socket yet, or none any more
+            socket.socket.shutdown(each, socket.SHUT_RDWR)  # not SSLSocket's: another thread is inside of it
 
 
 def _code(body: bytes) -> str:
