@@ -199,6 +199,18 @@ def test_a_gpu_is_one_that_answers(
     assert environment.device() == kind
 
 
+def test_a_driver_that_hangs_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's driver that has crashed leaves its tool waiting: that is said, and taken for neither kind of machine."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(environment, "DRIVER_SECONDS", 0.2)
+    monkeypatch.setattr(environment, "DRIVER", tmp_path / "nvidiactl")
+    with pytest.raises(ModelError, match=r"nvidia-smi has not answered for 0\.2 s\. Restart"):
+        environment.device()
+
+
 def test_the_environment_is_a_virtual_one(depot: Depot) -> None:
     """What is installed is seen by the environment's own Python, and only there."""
     depot.ensure()

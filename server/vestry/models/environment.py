@@ -37,6 +37,8 @@ from vestry.models.progress import Progress
 STAMP = "vestry-engine.json"
 UNFINISHED = "vestry-unfinished"
 TORCH = "2.13.0"
+DRIVER = Path("/dev/nvidiactl")
+DRIVER_SECONDS = 60.0
 LOCKS = Path(str(files("vestry.models") / "locks"))  # a folder: the package is never installed as an archive
 TORCH_LOCK = LOCKS / "engine-torch.lock"
 # An engine uses a part of what is installed: each module is compiled when it is first imported, and kept.
@@ -59,13 +61,17 @@ class Stamp(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def device() -> Device:
-    """Whether this machine has an NVIDIA GPU that can be used."""
-    if Path("/dev/nvidiactl").exists():
+    """Whether this machine has an NVIDIA GPU that can be used. Raises ModelError where the driver does not say."""
+    if DRIVER.exists():
         return "gpu"
     command = shutil.which("nvidia-smi")
     if command is None:
         return "cpu"
-    listed = subprocess.run([command, "-L"], capture_output=True, text=True, timeout=60, check=False)
+    try:
+        listed = subprocess.run([command, "-L"], capture_output=True, text=True, timeout=DRIVER_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        mend = "Restart the machine or its driver; where there is no GPU, remove the program."
+        raise ModelError(f"{command} has not answered for {DRIVER_SECONDS:g} s. {mend}") from None
     return "gpu" if listed.returncode == 0 and "GPU " in listed.stdout else "cpu"
 
 
