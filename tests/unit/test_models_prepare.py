@@ -96,6 +96,18 @@ def test_a_failed_step_leaves_nothing(tmp_path: Path) -> None:
     assert run(places).name == SMALL
 
 
+def test_what_failed_on_a_terminal_stands_there(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A script that draws on the terminal says there why it failed, and the log that does not have it is not named."""
+    places = install_engine(tmp_path)
+    python = environment.python_of(places.engine)
+    python.write_text("#!/bin/sh\necho 'the disk is full' >&2\nexit 3\n")
+    said = io.StringIO()
+    said.isatty = lambda: True  # type: ignore[method-assign]
+    with pytest.raises(ModelError, match=r"failed \(exit status 3; what went wrong stands above\)"):
+        run(places, said=said)
+    assert "the disk is full" in capfd.readouterr().err
+
+
 def killed(call: Callable[[], object]) -> None:
     """Do this in a process that ends by kill -9, if the call comes to that."""
     child = os.fork()

@@ -46,7 +46,8 @@ def run(
         status = process.wait()
     if status:
         words = "".join(f"\n    {line}" for line in last)
-        raise ModelError(f"{what} failed (exit status {status}; all of its output is in {log}).{words}")
+        where = "what went wrong stands above" if own_terminal else f"all of its output is in {log}"
+        raise ModelError(f"{what} failed (exit status {status}; {where}).{words}")
 
 
 def answer(argv: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
