@@ -181,6 +181,21 @@ def test_an_engine_runs_until_it_is_told_to_stop(desk: Desk) -> None:
     assert "stopped" in running.said()
 
 
+def test_a_second_engine_is_refused_while_the_first_one_loads(desk: Desk) -> None:
+    """The port is free until the model is loaded: the second one would take the first one's engine for its own, and
+    load the model again and again."""
+    python = desk.state / "engine" / "bin" / "python"
+    python.write_text(python.read_text().replace("    port = int", "    import time; time.sleep(3)\n    port = int"))
+    running = desk.start("engine", SMALL)
+    running.until("starting")
+    said = desk.run("engine", SMALL, status=2).stderr
+    assert f"Another `vestry engine` or `vestry up` keeps an engine at http://127.0.0.1:{desk.engine}." in said
+    assert "keeps an engine at" in desk.run("up", status=1).stderr
+    running.until("ready")
+    assert running.stop() == 0
+    assert desk.processes() == []
+
+
 def test_an_engine_that_crashes_comes_back(desk: Desk) -> None:
     """A killed engine is started again, and the wait before it is told."""
     running = desk.start("engine", SMALL)

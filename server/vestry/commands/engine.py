@@ -17,7 +17,7 @@ from vestry.models import catalog
 from vestry.models.catalog import ModelError
 from vestry.models.chosen import choose
 from vestry.models.launch import KEY, Launch, plan
-from vestry.models.ports import require_free
+from vestry.models.ports import alone_at, require_free
 from vestry.models.progress import Progress
 from vestry.models.supervise import NeverReadyError, Supervisor
 from vestry.secret_files import ENGINE_KEY, engine_key
@@ -62,9 +62,12 @@ def command(config: Path | None, model: str | None, list_models: bool, print_onl
     except (ModelError, ConfigurationError) as fault:
         raise CannotStart(str(fault)) from None
     try:
-        asyncio.run(_run(launch, verbose=verbose))
+        with alone_at(launch.url, settings.state):
+            asyncio.run(_run(launch, verbose=verbose))
     except (NeverReadyError, OSError) as fault:
         raise click.ClickException(str(fault)) from None
+    except ModelError as fault:
+        raise CannotStart(str(fault)) from None
 
 
 async def _run(launch: Launch, *, verbose: bool) -> None:

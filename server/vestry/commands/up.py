@@ -31,7 +31,7 @@ from vestry.models.catalog import ModelError
 from vestry.models.chosen import Chosen, choose
 from vestry.models.launch import Launch, plan, require_weights
 from vestry.models.places import Places
-from vestry.models.ports import reachable, require_free
+from vestry.models.ports import alone_at, reachable, require_free
 from vestry.models.prepare import prepare
 from vestry.models.progress import Progress
 from vestry.models.supervise import POLL_SECONDS, Program, Supervisor, answers
@@ -62,11 +62,13 @@ def command(config: Path | None) -> None:
     settings = reading.settings
     try:
         _inspect(reading)
-        with _alone(settings.state):
+        with _alone(settings.state), contextlib.ExitStack() as engines:
             with terminated_as_interrupted():
                 chosen = _checked(settings)
                 prepared = _set_up(settings, chosen, progress)
                 _require_free_ports(settings, chosen)  # once more: minutes may have gone by
+                for launch in prepared.launches:
+                    engines.enter_context(alone_at(launch.url, settings.state))
             asyncio.run(_Run(settings, config, prepared, progress).run())
     except (ModelError, ConfigurationError, ChangeRefused, OSError) as fault:
         raise click.ClickException(str(fault)) from None

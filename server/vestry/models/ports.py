@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
+import re
 import socket
+from collections.abc import Iterator
+from pathlib import Path
 
 from vestry.models.catalog import ModelError
 
@@ -27,6 +32,23 @@ def require_free(what: str, host: str, port: int, setting: str) -> None:
         raise ModelError(
             f"Nothing can listen on {host} port {port}, for {what}: {reason}. Look at `{setting}`."
         ) from None
+
+
+@contextlib.contextmanager
+def alone_at(url: str, state: Path) -> Iterator[None]:
+    """Be the only one, of one state directory, that keeps an engine at this address. Raises ModelError.
+
+    The port is free until the engine listens, which takes it long; and whoever waits for one there would take another's
+    for its own, and start its own for ever.
+    """
+    place = re.sub(r"[^0-9A-Za-z.]", "-", url.partition("://")[2])
+    with (state / f".engine-{place}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            mend = "Stop that one first, or give this one another `engine.port`."
+            raise ModelError(f"Another `vestry engine` or `vestry up` keeps an engine at {url}. {mend}") from None
+        yield
 
 
 def reachable(host: str) -> str:
