@@ -206,6 +206,12 @@ def note_at(path: str) -> str | None:
         raise Fails(f"{path} is no text") from None
 
 
+def unlisted(error: OSError) -> None:
+    """A directory that cannot be listed is not to be taken for an empty one."""
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
+
+
 def shown(text: str, but: str = "") -> str:
     """A text from the copy for a terminal: what is not printable, but for these characters, as escapes."""
     return "".join(each if each.isprintable() or each in but else ascii(each)[1:-1] for each in text)
@@ -342,7 +348,7 @@ class Log:
     def bundles(self) -> list[int]:
         """Numbers of the bundles that are there, whole ones up to the checkpoint."""
         top, found = os.path.join(self.home, "tile", "entries"), []
-        for folder, below, names in os.walk(top):
+        for folder, below, names in os.walk(top, onerror=unlisted):
             above = os.path.relpath(folder, top).replace(os.sep, "/")
             for name in [*names, *below]:  # a directory in the place of a bundle is told as that
                 path = name if above == "." else f"{above}/{name}"
@@ -526,17 +532,22 @@ class Log:
     def lines(self, names: list[str]) -> Iterator[tuple[int, bytes]]:
         for name, following in zip(names, [*names[1:], ""]):
             index, end = int(name[:18]), int(following[:18]) if following else None
-            with open(os.path.join(self.home, name), "rb") as file:
-                while end is None or index < end:
-                    line = file.readline(65_536)
-                    if not line.endswith(b"\n"):
-                        rest = line + file.read(TORN)
-                        if end is None and (b"\n" in rest or len(rest) > TORN):
-                            self.fail(f"{name} holds no record here.", index)
-                        break
-                    self.next = index + 1
-                    yield index, line[:-1]
-                    index += 1
+            try:
+                with open(os.path.join(self.home, name), "rb") as file:
+                    while end is None or index < end:
+                        line = file.readline(65_536)
+                        if not line.endswith(b"\n"):
+                            rest = line + file.read(TORN)
+                            if end is None and (b"\n" in rest or len(rest) > TORN):
+                                self.fail(f"{name} holds no record here.", index)
+                            break
+                        self.next = index + 1
+                        yield index, line[:-1]
+                        index += 1
+            except OSError as error:
+                self.fail(f"{name} cannot be read: {error.strerror}.", index)
+                self.altered = True
+                continue
             if end is not None and index < end:
                 self.fail(f"{name} ends before its last record.", index)
                 self.altered = True
@@ -590,7 +601,7 @@ class Log:
 def logs_below(directory: str) -> list[str]:
     """The names of the logs that are there."""
     found = []
-    for folder, names, _ in os.walk(directory):
+    for folder, names, _ in os.walk(directory, onerror=unlisted):
         name = os.path.relpath(folder, directory).replace(os.sep, "/")
         names[:] = [each for each in names if name == "." or each != "tile"]
         if ORIGIN.fullmatch(name) and is_log(folder):

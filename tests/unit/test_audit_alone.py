@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeGuard
 
@@ -20,6 +23,7 @@ from support.cli import Cli
 from vestry.audit.proofs import Prover
 from vestry.audit.tlog.notes import Checkpoint
 from vestry.audit.verify.findings import Report
+from vestry.audit.verify.house import verify
 
 # RFC 8032 section 7.1: public key, message, signature.
 VECTORS = [
@@ -249,6 +253,56 @@ def test_a_proof_that_does_not_carry_its_record(tmp_path: Path) -> None:
     for more, status in (([], 2), (["--record", str(record)], 0)):
         assert asked(*words, *more)[0] == status
         assert Cli(tmp_path / "state")("audit", "verify-proof", *words, *more).exit_code == status
+
+
+@pytest.fixture
+def stranger() -> Iterator[Path]:
+    """A directory for somebody who is not root, whom this test is for so long: root may read everything."""
+    place = Path(tempfile.mkdtemp())
+    place.chmod(0o777)
+    own = os.geteuid()
+    if own:
+        pytest.skip("only root can become somebody else")
+    try:
+        yield place
+    finally:
+        os.seteuid(own)
+        shutil.rmtree(place)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "bad"),
+    [
+        ("server/000000000000000300.jsonl", 1, 300),
+        ("server/000000000000000600.jsonl", 1, 600),
+        ("server/tile/entries/001", 1, 256),
+        ("server/tile/entries", 2, None),
+        ("server", 2, None),
+    ],
+)
+def test_what_may_not_be_read(stranger: Path, path: str, status: int, bad: int | None) -> None:
+    """Of a file that cannot be read this is said, and not that it was cut or is missing; a directory that cannot be
+    listed is not taken for an empty one.
+    """
+    house = House(stranger / "audit")
+    house.log("server", 701).add(list(calls(21))[1:])
+    for each in (house.directory, *house.directory.rglob("*")):
+        each.chmod(0o755 if each.is_dir() else 0o644)
+    (house.directory / path).chmod(0)
+    os.seteuid(65_534)
+    if status == 2:
+        done, out, err = asked(str(house.directory), "--public-key", str(house.key))
+        assert (done, out) == (2, "")
+        assert "Permission denied" in err
+        with pytest.raises(PermissionError):
+            verify(house.directory, house.key)
+        return
+    report = both(house.directory, house.key)
+    assert report is not None
+    assert first_bad(report) == {"server": bad}
+    assert [each.sentence.count("cannot be read: Permission denied") for each in report.findings() if each.failure] == [
+        1
+    ]
 
 
 def passes(report: Report | None) -> TypeGuard[Report]:

@@ -68,7 +68,7 @@ def whole_bundles(home: Path, below: int) -> Iterator[int]:
     """Numbers of the whole bundles that are there, in order, those below `below`.
 
     The directories are walked, instead of asking for each number: however large a log says it is, the work is bounded
-    by what lies on the disk.
+    by what lies on the disk. Raises OSError for one that cannot be listed: it is not to be taken for an empty one.
     """
     for depth in range(_DEPTH):
         yield from _walk(home / "tile" / "entries", 0, depth, below)
@@ -77,7 +77,7 @@ def whole_bundles(home: Path, below: int) -> Iterator[int]:
 def _walk(folder: Path, prefix: int, depth: int, below: int) -> Iterator[int]:
     try:
         names = sorted(each for each in os.listdir(folder) if (_DEEPER if depth else _SMALL).fullmatch(each))  # noqa: PTH208
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     for name in names:
         number = prefix * 1000 + int(name[-3:])
@@ -88,10 +88,10 @@ def _walk(folder: Path, prefix: int, depth: int, below: int) -> Iterator[int]:
 
 
 def folders(directory: Path) -> Iterator[Path]:
-    """The directories in a directory; no links, which could lead in a circle."""
+    """The directories in a directory; no links, which could lead in a circle. Raises OSError where it is closed."""
     try:
         with os.scandir(directory) as found:
             names = sorted(each.name for each in found if each.is_dir(follow_symlinks=False))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     yield from (directory / name for name in names)

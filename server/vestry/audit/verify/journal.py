@@ -97,16 +97,21 @@ class Journal:
         ends = [scan.first_index(following) for _, following in pairwise(self._paths)]
         for path, end in zip(self._paths, [*ends, None], strict=True):
             index = scan.first_index(path)
-            for line in _lines(path):
-                if end is not None and index >= end:
-                    break  # written, but never acknowledged: the log went on in a new segment
-                if not line.endswith(b"\n") or len(line) > LEAF_BYTES + 1:
-                    if end is None:
-                        self._torn_end(path, index, line)
-                    break
-                self.next = index + 1
-                yield index, line[:-1]
-                index += 1
+            try:
+                for line in scan.lines(path):
+                    if end is not None and index >= end:
+                        break  # written, but never acknowledged: the log went on in a new segment
+                    if not line.endswith(b"\n") or len(line) > LEAF_BYTES + 1:
+                        if end is None:
+                            self._torn_end(path, index, line)
+                        break
+                    self.next = index + 1
+                    yield index, line[:-1]
+                    index += 1
+            except OSError as error:
+                self._findings.fail("journal-damaged", f"{path.name} cannot be read: {error.strerror}.", index)
+                self._altered = True
+                continue
             if end is not None and index < end:
                 self._findings.fail(
                     "journal-gap",
@@ -127,13 +132,6 @@ class Journal:
                 "while the server wrote, leaves that.",
                 index,
             )
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        yield from scan.lines(path)
-    except OSError:
-        return
 
 
 def _followed(lines: Iterator[tuple[int, bytes]], index: int) -> bool:
