@@ -273,6 +273,17 @@ def phi(**more: Any) -> Object:
         ({"server": {"tls": {"clientCertificates": "required"}}}, "client certificates are asked for"),
         ({"server": {"tls": {"clientCrl": True}}}, "server.tls.clientCrl"),
         ({"monitoring": {"serviceMonitor": {"enabled": True}}}, "networkPolicy.monitoring"),
+        *(
+            (
+                {"monitoring": {"serviceMonitor": {"enabled": True, **times}}, "networkPolicy": {"enabled": False}},
+                "is longer than the interval",
+            )
+            for times in (
+                {"interval": "5s"},
+                {"interval": "900ms", "scrapeTimeout": "1s"},
+                {"interval": "1m", "scrapeTimeout": "61s"},
+            )
+        ),
         ({"fullnameOverride": "9lives"}, "fullnameOverride"),
     ],
     ids=lambda each: json.dumps(each)[:60] if isinstance(each, dict) else None,

@@ -88,7 +88,18 @@
 {{- if and .Values.monitoring.serviceMonitor.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.monitoring) -}}
 {{- $faults = append $faults "networkPolicy.monitoring: Prometheus could scrape nothing. Add a peer that selects its pods." -}}
 {{- end -}}
+{{- with .Values.monitoring.serviceMonitor -}}
+{{- if and .enabled (gt (int (include "vestry.milliseconds" .scrapeTimeout)) (int (include "vestry.milliseconds" .interval))) -}}
+{{- $faults = append $faults (printf "monitoring.serviceMonitor: a scrapeTimeout of %s is longer than the interval of %s, and the Prometheus operator would scrape nothing. Set it to that at most." .scrapeTimeout .interval) -}}
+{{- end -}}
+{{- end -}}
 {{- if $faults -}}
 {{- fail (printf "\n\nThe values cannot be used:\n- %s\n" (join "\n- " $faults)) -}}
 {{- end -}}
+{{- end -}}
+
+{{/* A duration of the values, such as 15s. */}}
+{{- define "vestry.milliseconds" -}}
+{{- $unit := regexFind "[a-z]+$" . -}}
+{{- mul (trimSuffix $unit . | int) (get (dict "ms" 1 "s" 1000 "m" 60000) $unit) -}}
 {{- end -}}
