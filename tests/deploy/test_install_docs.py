@@ -40,6 +40,14 @@ def test_the_values_shown_can_be_used(block: str) -> None:
         validate(each, "1.37")
 
 
+def test_the_least_values_make_the_one_tenant_that_they_show() -> None:
+    """Helm merges: the chart's own tenant, which may use every model, would be there too."""
+    [least] = [read for block in blocks(HELM, "yaml") if "image" in (read := yaml.safe_load(block))]
+    rendered = named(render(least), "ConfigMap", "demo-vestry")["data"]["vestry.yaml"]
+    assert list(yaml.safe_load(rendered)["tenants"]) == ["radiology"]
+    assert "keys create --tenant radiology" in render_files(least)["NOTES.txt"]
+
+
 CALLED = "THE SERVERS CANNOT REACH these"
 
 
