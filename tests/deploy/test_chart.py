@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -175,6 +176,21 @@ def test_packaged_it_is_the_same(tmp_path: Path) -> None:
             values=given, name=RELEASE, namespace=NAMESPACE
         )
         assert not [each for each in packaged.files if each["name"].startswith("ci/")]
+
+
+def test_it_can_be_the_dependency_of_another_chart(tmp_path: Path) -> None:
+    """With its values under its name; the `global` that Helm adds then, and a parent may fill, changes nothing."""
+    parent = {"apiVersion": "v2", "name": "house", "version": "1.0.0"}
+    dependency = {"name": "vestry", "version": chart().version}
+    (tmp_path / "Chart.yaml").write_text(yaml.safe_dump({**parent, "dependencies": [dependency]}))
+    shutil.copytree(CHART, tmp_path / "charts" / "vestry")
+    given = values("gpu")
+    with type(chart()).load(tmp_path) as house:
+        rendered = house.render(values={"vestry": given, "global": {"a": 1}}, name=RELEASE, namespace=NAMESPACE)
+    found = {path.rsplit("/", 1)[1]: text for path, text in rendered.items()}
+    assert {name: text for name, text in found.items() if name != "NOTES.txt"} == {
+        name: text for name, text in render_files(given).items() if name != "NOTES.txt"
+    }
 
 
 def test_versions_agree() -> None:
