@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import ssl
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -98,6 +100,22 @@ def test_what_a_receiver_refuses_again_and_again_waits(tmp_path: Path, monkeypat
                 assert metric(house, "vestry_audit_export_lag_records", export="siem") > 0
                 before, behind = behind, metric(house, "vestry_audit_export_lag_seconds", export="siem")
                 assert behind > before
+
+
+def test_an_export_goes_on_beside_a_thousand_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection has a number beyond those that select(2) can be asked about."""
+    monkeypatch.setattr(worker, "GATHER_SECONDS", 0.01)
+    authority = Authority(tmp_path)
+    with SyslogReceiver(authority) as receiver, FakeEngine() as engine, ExitStack() as files:
+        for _ in range(1100):
+            files.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        exports = [{"name": "siem", "url": receiver.url, "ca": authority.ca}]
+        with House(tmp_path / "state", [engine], audit={"exports": exports}) as house:
+            for _ in range(5):
+                asked = house.post(json=chat()).headers["x-request-id"]
+                until(lambda asked=asked: sum(asked in each.text for each in receiver.messages) == 2)  # type: ignore[misc]
+            assert metric(house, "vestry_audit_export_failed_records_total", export="siem") == 0
+            assert receiver.connections == 1
 
 
 def test_a_siem_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:

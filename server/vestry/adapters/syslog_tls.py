@@ -72,7 +72,9 @@ class SyslogTls:
 
 def _ended(connection: ssl.SSLSocket) -> bool:
     """Whether the other side has closed. What else it says is thrown away: a receiver has nothing to say."""
-    while connection.pending() or select.select([connection], [], [], 0)[0]:
+    wire = select.poll()  # select(2) knows no descriptor beyond 1023, which a busy server has
+    wire.register(connection, select.POLLIN)
+    while connection.pending() or wire.poll(0):
         connection.settimeout(0)
         try:
             if not connection.recv(4096):
