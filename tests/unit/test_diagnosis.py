@@ -109,10 +109,10 @@ def test_durability_of_what_is_no_folder(tmp_path: Path) -> None:
     assert only(machine.durability(tmp_path / "file", 2.0)).state == "fail"
 
 
-@pytest.mark.parametrize(("soft", "state"), [(1000, "warn"), (1001, "ok"), (resource.RLIM_INFINITY, "ok")])
-def test_open_files(monkeypatch: pytest.MonkeyPatch, soft: int, state: str) -> None:
-    """A limit below what the settings want warns, with the number for ulimit."""
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, soft))
+@pytest.mark.parametrize(("hard", "state"), [(1000, "warn"), (1001, "ok"), (resource.RLIM_INFINITY, "ok")])
+def test_open_files(monkeypatch: pytest.MonkeyPatch, hard: int, state: str) -> None:
+    """A limit below what the settings want warns, with the number for ulimit: the one that a server cannot raise."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, hard))
     found = only(machine.open_files(1001))
     assert found.state == state
     assert state == "ok" or "1001" in found.mend

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from vestry import open_files
 from vestry.commands.check import judge
 from vestry.diagnosis import house, machine, network
 from vestry.diagnosis.findings import Finding
@@ -56,7 +57,7 @@ def examine(config: Path | None) -> Iterator[Finding]:
     yield from house.state(settings)
     yield from machine.disk(settings.state)
     yield from machine.durability(settings.audit_directory, settings.audit.commit_seconds)
-    yield from machine.open_files(settings.door.connections + settings.server.concurrency + 256)
+    yield from machine.open_files(open_files.wanted(settings))
     for part in (house.secrets, house.keys, house.record, house.certificate, network.server, network.engines):
         yield from part(settings)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import uvloop
 
+from vestry import open_files
 from vestry.adapters.directory.faults import DirectoryFault
 from vestry.app import Secrets, Server
 from vestry.audit.scan import LogUnusable
@@ -22,6 +23,7 @@ from vestry.models.catalog import ModelError
 from vestry.models.chosen import served
 from vestry.secret_files import SecretFault, engine_key, key_hash, state_directory
 
+log = logging.getLogger("vestry")
 M_ARENA_MAX = -8
 """malloc.h"""
 
@@ -55,6 +57,8 @@ def command(config: Path | None) -> None:
         level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold keys, secrets, and what was asked
+    if not open_files.take(files := open_files.wanted(settings)):
+        log.warning("%d open files are allowed, and %d may be wanted: see vestry doctor", open_files.allowed(), files)
     try:
         uvloop.run(_serve(Server(settings, models, secrets)))
     except (OSError, LogUnusable) as fault:

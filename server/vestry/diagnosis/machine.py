@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-import resource
 import shutil
 import sqlite3
 import ssl
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from vestry.diagnosis.findings import Finding, standing
 from vestry.models import compiler
+from vestry.open_files import allowed
 
 OLDEST_SQLITE = (3, 37, 0)
 LEAST_FREE = 256 << 20
@@ -122,11 +122,11 @@ def _synced(descriptor: int) -> float:
 
 
 def open_files(wanted: int) -> Iterator[Finding]:
-    """The limit on open files, against the connections that the settings allow."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    said = f"{'unlimited' if soft == resource.RLIM_INFINITY else soft} open files, {wanted} wanted"
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        mend = f"Raise it (ulimit -n {wanted}, or LimitNOFILE= in systemd), or lower `door.connections`"
+    """The limit on open files that the server may raise its own to, against what the settings allow."""
+    most = allowed()
+    said = f"{'unlimited' if most is None else most} open files, {wanted} wanted"
+    if most is not None and most < wanted:
+        mend = f"Raise it (ulimit -Hn {wanted}, or LimitNOFILE= in systemd), or lower `door.connections`"
         yield Finding("open files", "warn", said, mend)
     else:
         yield Finding("open files", "ok", said)
