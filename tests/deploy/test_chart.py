@@ -286,6 +286,17 @@ def phi(**more: Any) -> Object:
         ({"settings": {"tenants": None}}, "settings.tenants: there is no tenant"),
         ({"ingress": {"enabled": True, "hosts": ["a.example"]}}, "networkPolicy.clients"),
         ({"ingress": {"enabled": True}, "networkPolicy": {"enabled": False}}, "ingress.hosts"),
+        *(
+            (
+                {
+                    "ingress": {"enabled": True, "hosts": ["a.example", host]},
+                    "settings": {"server": {"allowed_hosts": ["A.example", "other.example"]}},
+                    "networkPolicy": {"enabled": False},
+                },
+                f"every call to {host}, which is not in settings.server.allowed_hosts",
+            )
+            for host in ("b.example", "*.a.example")
+        ),
         ({"server": {"tls": {"clientCertificates": "required"}}}, "client certificates are asked for"),
         ({"server": {"tls": {"clientCrl": True}}}, "server.tls.clientCrl"),
         ({"monitoring": {"serviceMonitor": {"enabled": True}}}, "networkPolicy.monitoring"),
@@ -486,5 +497,7 @@ def test_the_notes_name_what_there_is(name: str) -> None:
     assert set(re.findall(r"(\S+)-0 (?:--|8080:8080)", notes)) == ({server_of(objects)} if running else set())
     secret = values(name).get("secrets", {}).get("existingSecret", "vestry-secrets")
     assert f"create secret generic {secret} --namespace {NAMESPACE}" in notes
+    hosts = values(name).get("settings", {}).get("server", {}).get("allowed_hosts", [])
+    assert ('once settings.server.allowed_hosts has "' in notes) == bool(hosts)
     assert ("--tenant default" in notes) == bool(running)
     assert (f"{server_of(objects)}.{NAMESPACE}.svc." in notes) == bool(running)

@@ -45,6 +45,7 @@ def awkward() -> Object:
         "clientCertificateSecret": "no",
     }
     given["store"]["postgresql"]["migration"] |= {"existingSecret": "8", "clientCertificateSecret": "9"}
+    given["settings"]["server"].pop("allowed_hosts")
     given["ingress"] |= {"className": "11", "hosts": ["*.example.org", "123"], "tlsSecret": "0x1f"}
     given["models"] = {
         "on": phi({"persistentVolumeClaim": {"claimName": "123", "subPath": "1.0"}}, runtimeClassName="1"),

@@ -73,6 +73,11 @@
 {{- if not .Values.ingress.hosts -}}
 {{- $faults = append $faults "ingress.hosts: name at least one host, or set ingress.enabled to false." -}}
 {{- end -}}
+{{- range .Values.ingress.hosts -}}
+{{- if not (include "vestry.answers" (dict "root" $ "host" .)) -}}
+{{- $faults = append $faults (printf "ingress.hosts: the server would refuse every call to %s, which is not in settings.server.allowed_hosts. Add it there." .) -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.clients) -}}
 {{- $faults = append $faults "networkPolicy.clients: the Ingress could reach nothing. Add a peer that selects your ingress controller's pods." -}}
 {{- end -}}

@@ -47,3 +47,15 @@ server/vestry/settings.py; a test loads the result with the program's own reader
 {{- $_ := set $settings "models" $models -}}
 {{- toYaml $settings -}}
 {{- end -}}
+
+{{/* Whether the server answers calls by this name: "true", or empty. Takes (dict "root" $ "host" NAME). */}}
+{{- define "vestry.answers" -}}
+{{- $allowed := .root.Values.settings.server.allowed_hosts -}}
+{{- $found := not $allowed -}}
+{{- range $allowed -}}
+{{- $found = or $found (eq (lower .) $.host) (and (hasPrefix "*." $.host) (hasSuffix (trimPrefix "*" $.host) (lower .))) -}}
+{{- end -}}
+{{- if $found -}}
+true
+{{- end -}}
+{{- end -}}
