@@ -172,6 +172,7 @@ class Worker:
                 "the export %s lost records %d to %d: they were pruned, or are missing", self.name, self._at, first - 1
             )
             self._at = self._confirmed = first
+            self._oldest = None
         if self._at >= self._durable:
             self._settle(now=self._stopping)
             return False
