@@ -66,7 +66,7 @@ class Rule(Section):
     roles: Annotated[tuple[Role, ...], Few] = ()
     """Roles that it is for; the caller has one of them."""
     subjects: Annotated[tuple[Text, ...], Few] = ()
-    """Persons or programs that it is for, as records name them."""
+    """Persons or programs that it is for: owners of keys, and whom tokens and certificates name."""
     keys: Annotated[tuple[Text, ...], Few] = ()
     """Public ids of credentials (`key_...`, `usr_...`, `crt_...`) that it is for."""
     issuers: Annotated[tuple[Label, ...], Few] = ()
