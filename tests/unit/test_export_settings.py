@@ -42,7 +42,7 @@ def test_receivers(url: str) -> None:
         "tcp://siem.example:514", "udp://siem.example:514", "http://siem.example", "http://10.0.0.1/", "https://",
         "https://user:secret@siem.example/", "https://siem.example/#x", "https://siem.example:99999/", "file:///etc",
         "https://siem example/", "https://siem.example/\r\nX: y", "https://127.1/", "https://siem.example/\u00e4",
-        "http://localhost.example.org/", "https://[::1/",
+        "http://localhost.example.org/", "https://[::1/", "https://siem.example/a b", "https://siem.example:0/",
     ],
 )  # fmt: skip
 def test_what_is_no_receiver(url: str) -> None:

@@ -90,7 +90,8 @@ class Export(Section):
     @classmethod
     def _receiver(cls, value: str) -> str:
         parts, host, port = split_url(value)
-        if not host or parts.username is not None or parts.fragment or not value.isascii() or not value.isprintable():
+        shown = value.isascii() and value.isprintable() and " " not in value
+        if not host or port == 0 or parts.username is not None or parts.fragment or not shown:
             raise ValueError("write it as tls://host:6514, or https://host/path")
         check_host(host)
         if parts.scheme == "tls" and (port is None or parts.path.strip("/") or parts.query):
