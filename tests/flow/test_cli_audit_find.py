@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import select
 import shutil
 import signal
 import stat
@@ -20,7 +21,7 @@ import pytest
 from fakes.engine import FakeEngine
 from support import forks
 from support.cli import Cli, clean
-from support.house import chat, read_records
+from support.house import chat, read_records, until
 from support.logs import LogMaker
 from support.server import ServerProcess
 from vestry.audit.finding.walk import Walker
@@ -173,6 +174,24 @@ def test_following(cli: Cli, served: tuple[ServerProcess, list[str]]) -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == 0
     assert readings(server)[-1]["command"] == "audit show --follow"
+
+
+def test_a_log_that_begins_meanwhile_is_followed(tmp_path: Path) -> None:
+    """Here that of the command line: nothing was recorded there before somebody began to follow."""
+    with FakeEngine() as engine, ServerProcess(tmp_path, [engine]) as server:
+        server.start()
+        cli = Cli(server.state)
+        cli.variables = {"VESTRY_CONFIG": str(server.config)}
+        environment = {**clean(os.environ), **cli.variables}
+        follow = ["audit", "show", "--follow", "--json", "--type", "key.create"]
+        following = forks.Child(["-m", "vestry", *follow], env=environment)
+        until((server.settings.audit_directory / "cli" / "checkpoint").exists, what="the record of the reading")
+        cli.ok("keys", "create", "--owner", "alice")
+        ready, _, _ = select.select([following.stdout], [], [], 10)
+        following.kill()
+        assert ready
+        with following.stdout as shown_there:
+            assert json.loads(shown_there.readline())["subject"] == "alice"
 
 
 def test_what_cannot_be_recorded_is_not_shown(

@@ -254,9 +254,20 @@ class Reading:
         return merged(logs, newest_first=newest_first)
 
     def following(self) -> list[Found]:
-        """What has come since it was last looked."""
+        """What has come since it was last looked, in logs that have begun meanwhile too."""
         with told():
+            self._join()
             return [found for search in self.searches for found in search.following()]
+
+    def _join(self) -> None:
+        """Follow the logs that were not there before, from their beginning; a copy has none."""
+        wanted = self._wanted.origins
+        known = {search.origin for search in self.searches}
+        for origin in origins(self._place.directory) if self._place.settings is not None else ():
+            if origin not in known and (not wanted or origin in wanted):
+                search = Search(self._place.directory / origin, origin, self._wanted, index=None)
+                search.end = search.first
+                self.searches.append(search)
 
 
 @contextlib.contextmanager
