@@ -250,6 +250,26 @@ def test_a_text_can_be_tested_with_the_tenants_key_only(office: Office, tmp_path
     assert "it was erased at" in office.open(request_id, "--candidate", str(candidate)).output
 
 
+def test_a_lost_secret_of_the_hashes_is_not_replaced(office: Office) -> None:
+    """Texts asked before would no longer be found with any key: the server says so and does not start; restored, or
+    begun anew by hand, it does.
+    """
+    office.ask_as("bob", tenant="research")
+    secret = office.server.settings.secrets_directory / "content-hash"
+    kept = secret.read_bytes()
+    office.server.stop()
+    secret.unlink()
+    with pytest.raises(AssertionError, match="content was hashed with it"):
+        office.server.start()
+    assert not secret.exists()
+    assert "it was lost" in office.cli("audit", "tenant-key", "research").output
+    for content in (kept, b"n" * 32):
+        secret.write_bytes(content)
+        secret.chmod(0o600)
+        office.server.start()
+        office.server.stop()
+
+
 def test_a_tenant_of_the_directory_has_a_key_too(office: Office) -> None:
     """Its content may be hashed as that of any other; and what was hashed can be tested after it was removed."""
     office.cli.ok("tenants", "set", "lab", "--content", "{default: hashed}")

@@ -9,14 +9,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
 
 from vestry.adapters.counters import NoReading, read_counters
 from vestry.adapters.upstream import Upstream
 from vestry.audit.completeness import Ledger
+from vestry.audit.content.bundles import ContentDamaged
 from vestry.audit.content.keeper import Keeper
 from vestry.audit.content.keeper import Secrets as ContentSecrets
+from vestry.audit.content.opening import hashed
 from vestry.audit.content.sealing import Sealer
 from vestry.audit.log import AuditLog
 from vestry.audit.notary import Signing
@@ -34,7 +37,7 @@ from vestry.house import House, contents_of
 from vestry.keeping import Keep
 from vestry.meter.record import RecordMeter
 from vestry.record import Recorder
-from vestry.secret_files import SecretFault, content_hash
+from vestry.secret_files import CONTENT_HASH, SecretFault, content_hash
 from vestry.settings.tree import Settings, Tenant
 from vestry.types import ContentMode
 
@@ -138,10 +141,18 @@ class Recording:
             raise OSError(errno.ENOKEY, "there is nobody to seal the content of this tenant to")
         return found
 
+    def _hashing(self) -> bytes:
+        """The secret of all keyed hashes; a lost one is not replaced. Raises SecretFault, ContentDamaged, OSError."""
+        path = self._settings.secrets_directory / CONTENT_HASH
+        if not os.path.lexists(path) and hashed(self._home):
+            what = "it is missing, and content was hashed with it: what was asked then could not be tested any more"
+            raise SecretFault(path, what, "Restore it from a copy; or, to begin anew, put 32 random bytes there")
+        return content_hash(self._settings)
+
     def _keep(self, stack: contextlib.AsyncExitStack) -> Keep:
         """What keeps content. What the settings say of it is tried at once; raises LogUnusable."""
         settings = self._settings
-        secrets = ContentSecrets(lambda: content_hash(settings), self._sealer)
+        secrets = ContentSecrets(self._hashing, self._sealer)
 
         def keeper() -> Keeper:
             if self._keeper is None:
@@ -162,8 +173,8 @@ class Recording:
             modes = {*contents_of(settings.tenants).values(), *rule_modes(settings)}
             self._sealers = sealers(settings, settings.tenants)
             if ContentMode.HASHED in modes:
-                content_hash(settings)
-        except (SecretFault, ValueError) as fault:
+                self._hashing()
+        except (SecretFault, ContentDamaged, OSError, ValueError) as fault:
             raise LogUnusable(f"Content cannot be kept as the settings say: {fault}") from fault
         if modes:
             keeper()

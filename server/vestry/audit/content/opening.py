@@ -102,6 +102,12 @@ def tenants_of(directory: Path) -> set[str]:
     return {entry.about.tenant for place in places for name in place.names() for entry in entries(place.keys / name)}
 
 
+def hashed(home: Path) -> bool:
+    """Whether content beside a log was ever kept as hashes, and its entry is there still. Raises as `tenants_of`."""
+    place = Place(home)
+    return any(entry.about.mode == ContentMode.HASHED for name in place.names() for entry in entries(place.keys / name))
+
+
 def call_of(directory: Path, request_id: str) -> Found:
     """The intent and the outcome of a call, in whichever log they stand. Raises LookupError, and what reading does."""
     for home in homes(directory):

@@ -36,7 +36,7 @@ def command(config: Path | None, tenant: str) -> None:
     _check(settings, tenant)
     path = settings.secrets_directory / CONTENT_HASH
     if not os.path.lexists(path):
-        raise click.UsageError(f"{path} is not there: no content was hashed yet")
+        raise click.UsageError(f"{path} is not there: no content was hashed yet, or it was lost")
     try:
         secret = content_hash(settings)
         record_reading(settings, command="audit tenant-key", asked=tenant, records=None)
