@@ -145,6 +145,23 @@ def test_a_name_with_a_backslash_is_given_as_it_is(tmp_path: Path, engine: FakeE
             assert calls["bob"] in found
 
 
+def test_two_people_whose_escaped_names_are_long_stay_two(office: Office) -> None:
+    """Records bound a name; what is beyond the bound still tells one person from another."""
+    names = [rf"CORP\Александр Константинопольский {number}" for number in (1, 2)]
+    calls = [office.ask_as(name) for name in names]
+    subjects = [record["subject"] for record in office.server.records("outcome")]
+    assert len(set(subjects)) == 2
+    assert max(map(len, subjects)) == 128
+    assert [record["subject"] for record in office.recorded("key.create")] == subjects
+    for name in names:
+        office.cli.ok("users", "set", name, "--tenant", "default", "--disabled")
+        office.cli.ok("users", "remove", name, "--tenant", "default")
+    assert {record["name"] for record in office.recorded("user.change")} == set(subjects)
+    assert "2 contents of" in office.erase("--subject", names[0]).output
+    assert office.open(calls[0]).output.count("it was erased at") == 2
+    assert CANARY in office.open(calls[1]).output
+
+
 def test_an_erasure_that_cannot_be_recorded_is_not_done(office: Office) -> None:
     """The log of the command line is in the way: refused, and everything is still there."""
     request_id = office.ask()

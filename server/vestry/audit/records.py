@@ -8,6 +8,7 @@ to give. Builders do no I/O.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -28,6 +29,9 @@ Event = dict[str, Any]
 
 _SHORT = 64
 _FINISH_REASONS = 128
+_PEOPLE = frozenset({"subject", "actor", "name"})
+_ESCAPED = 10 * LIMITS["subject"]
+"""Characters of a subject whose every one is an escape."""
 _STENCILS = 16_384
 _WEIGHTS = ("chat_template_digest", "engine_version", "quantization", "revision", "weights_digest")
 
@@ -55,9 +59,16 @@ def microseconds_of(time_of_record: str) -> int:
     return int(moment.replace(microsecond=0).timestamp()) * 1_000_000 + moment.microsecond
 
 
+@lru_cache(maxsize=4096)
 def as_recorded(subject: str) -> str:
-    """How records name a person or program: what is not printable, and every backslash, stands as an escape."""
-    return clean(subject, LIMITS["subject"]) or "?"
+    """How records name a person or program: what is not printable, and every backslash, stands as an escape, and what
+    is not ASCII beside it. Where that is too long, its end is a hash of the whole, so that two people stay two.
+    """
+    named = clean(subject, _ESCAPED) or "?"
+    if len(named) <= LIMITS["subject"]:
+        return named
+    whole = hashlib.sha256(subject.encode("utf-8", "backslashreplace")).hexdigest()
+    return f"{named[: LIMITS['subject'] - 33]}~{whole[:32]}"
 
 
 _began = lru_cache(maxsize=1024)(rfc3339)
@@ -324,6 +335,8 @@ def _present(**texts: str) -> Event:
 
 
 def _bounded(name: str, value: Any) -> Any:
+    if name in _PEOPLE:
+        return as_recorded(value)
     return clean(value, LIMITS[name]) if isinstance(value, str) and name in LIMITS else value
 
 
