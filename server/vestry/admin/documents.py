@@ -9,6 +9,7 @@ from typing import Any
 from msgspec import Struct
 from pydantic import ValidationError
 
+from vestry.admin import models
 from vestry.admin.actor import Actor, Match, covered, own_end, within, within_scope
 from vestry.admin.bodies import Project, User, faulty, judge, plain, told
 from vestry.admin.events import Events
@@ -226,9 +227,7 @@ class Documents:
         if not is_name(where.kind, where.name):
             raise InvalidRequest(f"The name of a {where.kind} does not have the right form.", param="name")
         judged = judge(FORMS[where.kind], body)
-        for model in getattr(judged, "models", None) or ():
-            if model != "*" and model not in self._settings.models:
-                raise InvalidRequest("One of the models is not among those that are served.", param="models")
+        models.served(actor, getattr(judged, "models", None) or (), self._settings)
         _within_bounds(actor, judged)
         _fitting(misfits_of(where.name, judged, self._settings))
         if isinstance(judged, User) and not actor.is_house:  # whose tokens these are, only the tokens will say
@@ -242,6 +241,8 @@ class Documents:
         if where.kind in {Kind.PROJECT, Kind.USER}:
             await self._tenant_is_there(change, where.tenant)
             await self._project_is_there(change, where.tenant, after.get("project"))
+            named = set(after["models"] or ()) - set(before.get("models") or ())  # what is there already may stay
+            await models.theirs(change, actor, where.tenant, named, self._settings)
         if where.kind == Kind.PROJECT and after["disabled"] != bool(before.get("disabled")):
             await _holds_no_house_key(change, actor, where)
         if where.kind == Kind.USER:

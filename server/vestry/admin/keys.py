@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from vestry.adapters.key_format import derived_id, mint, mint_id
 from vestry.adapters.memory import wall
+from vestry.admin import models
 from vestry.admin.actor import Actor, Match, own_end, within_bounds, within_house
 from vestry.admin.bodies import KeyBody, judge
 from vestry.admin.documents import matches
@@ -63,13 +64,13 @@ class Keys:
         wanted = judge(KeyBody, body)
         key = wanted.key(_id(actor, tenant, token), tenant, self._clock(), actor.name)
         within_bounds(actor, key)
-        self._models(key)
+        models.served(actor, key.models or (), self._settings)
         async with self._directory.changing() as change:
             if token and (made := await change.key(key.id)) is not None:
                 return None, _same(made, key)
             await self._within_life(change, actor, key)
             secret = mint()
-            await self._belongs(change, key)
+            await self._belongs(change, actor, key)
             kept = await change.add_key(key, secret)
             await self._events.key_made(actor, kept)
         return secret, kept
@@ -97,8 +98,8 @@ class Keys:
             within_bounds(actor, found)
             within_bounds(actor, key)
             await self._within_life(change, actor, key)
-            self._models(key)
-            await self._belongs(change, key)
+            models.served(actor, key.models or (), self._settings)
+            await self._belongs(change, actor, key)
             kept = await change.put_key(key)
             await self._events.key_changed(actor, "update", found, kept)
         return kept, True
@@ -189,18 +190,12 @@ class Keys:
         if end is not None and (key.expires is None or key.expires > end):
             raise PermissionDenied("Your own key expires sooner.", param="expires")
 
-    def _models(self, key: Key) -> None:
-        if any(name not in self._settings.models for name in key.models or ()):
-            raise InvalidRequest("One of the models is not among those that are served.", param="models")
-
-    async def _belongs(self, change: Change, key: Key) -> None:
+    async def _belongs(self, change: Change, actor: Actor, key: Key) -> None:
         """What the key names is there: its tenant, its project; and its models are the tenant's."""
-        declared = self._settings.tenants.get(key.tenant)
-        kept = None if declared is not None else await change.read(Kind.TENANT, "", key.tenant)
-        if declared is None and kept is None:
-            raise NotFound("There is no such tenant.")
-        allowed = declared.models if declared is not None else tuple(kept.body["models"]) if kept is not None else ()
-        if "*" not in allowed and not (key.models or frozenset()) <= frozenset(allowed):
+        wanted = key.models or frozenset()
+        allowed = await models.of_tenant(change, key.tenant, self._settings)
+        await models.theirs(change, actor, key.tenant, wanted, self._settings)
+        if models.ALL not in allowed and not wanted <= frozenset(allowed):
             raise InvalidRequest("The tenant may not use one of the models.", param="models")
         if key.project and await change.read(Kind.PROJECT, key.tenant, key.project) is None:
             raise InvalidRequest("The tenant has no such project.", param="project")
