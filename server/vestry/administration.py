@@ -230,6 +230,8 @@ async def _models(office: Office, tenant: str, models: object) -> None:
     """Say in words of ours which model it is that cannot be used. Raises ChangeRefused."""
     served = office.settings.models
     kept = await office.documents.read(office.actor, Where(Kind.TENANT, "", tenant))
+    if kept.damage:  # which whoever makes the key is told
+        return
     allowed = kept.document.body["models"]
     for name in models if isinstance(models, list | tuple) else ():
         if name not in served:

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from fakes.engine import FakeEngine
+from support.damage import spoil
 from support.desk import Desk
+from support.hospital import hospital
 from support.house import House, chat, until
 from support.tokens import claims, issuer, rsa, signed
 from vestry.roles import Role
@@ -26,12 +28,6 @@ ANY = {"if_match": "*"}
 def engine() -> Iterator[FakeEngine]:
     with FakeEngine() as engine:
         yield engine
-
-
-def spoil(house: House, statement: str, *values: str) -> None:
-    """Change the file, as another program does."""
-    with contextlib.closing(sqlite3.connect(house.settings.keys_database)) as connection, connection:
-        connection.execute(statement, values)
 
 
 @pytest.mark.parametrize("body", ["{}", "{", "[]"])
@@ -204,3 +200,24 @@ def test_why_the_directory_takes_no_change_stands_in_the_log(house: House, caplo
     assert "it is only a copy" not in answer.text
     (line,) = [each.message for each in caplog.records if "it is only a copy" in each.message]
     assert (answer.headers["x-request-id"] in line, str(house.settings.keys_database) in line) == (True, True)
+
+
+def test_a_damaged_tenant_gets_no_keys(house: House) -> None:
+    """What its models are nobody knows: 409, and the mend."""
+    admin = Desk(house, Role.ADMIN, owner="ada")
+    assert admin.put("/tenants/surgery", {}).status_code == 201
+    spoil(house, """UPDATE documents SET body = '{"no": 1}' WHERE kind = 'tenant' AND name = 'surgery'""")
+    answer = admin.post("/tenants/surgery/keys", {"owner": "x"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "conflict")
+    assert admin.put("/tenants/surgery", {}, if_match="*").status_code == 200
+    assert admin.post("/tenants/surgery/keys", {"owner": "x"}).status_code == 201
+
+
+def test_the_command_line_makes_no_keys_of_a_damaged_tenant(tmp_path: Path) -> None:
+    """A sentence, and no traceback."""
+    cli = hospital(tmp_path)
+    cli.ok("tenants", "set", "surgery")
+    with contextlib.closing(sqlite3.connect(cli.state / "keys.sqlite")) as connection, connection:
+        connection.execute("UPDATE documents SET body = '[]' WHERE kind = 'tenant'")
+    done = cli("keys", "create", "--tenant", "surgery", "--owner", "x", "--model", "scan")
+    assert (done.exit_code, "is damaged: have it replaced first" in done.stderr) == (1, True)
