@@ -303,10 +303,15 @@ def test_nothing_answers(origin: str) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"missing": 5}', b'{"error": "x"}'])
-def test_answers_of_other_shapes(body: bytes) -> None:
+def test_answers_of_other_shapes(serve: Callable[..., str], tmp_path: Path, body: bytes) -> None:
     """An answer that is not ours is no reason and no code."""
-    assert network._missing(body) == "it does not say why"
-    assert network._code(body) == ""
+
+    class Other(Plain):
+        bodies: ClassVar = dict.fromkeys(Plain.bodies, (503, body))
+
+    found = list(network.server(settings(serve(program=Other), serve(program=Other), tmp_path)))
+    assert found[0].said == "it is not ready: it does not say why"
+    assert (found[1].state, "is not this server's API" in found[1].said) == ("fail", True)
 
 
 @pytest.mark.parametrize(
