@@ -74,7 +74,7 @@ def _within_model(call: Call, model: ServedModel) -> None:
     """Raises InvalidRequest where the call asks for more than the model has."""
     if call.completion_tokens is not None and call.completion_tokens > model.context_length:
         raise ContextLengthExceeded(
-            f"More completion tokens are asked for than the model's context of {model.context_length}.",
+            f"This model's maximum context length is {model.context_length} tokens: more are asked for.",
             param=call.asked_in,
         )
     if call.highest_token >= model.vocabulary:

@@ -95,7 +95,8 @@ class ContextLengthExceeded(InvalidRequest):
     """
 
     code = "context_length_exceeded"
-    message = "The prompt and the requested completion are longer than the model's context."
+    # OpenAI's first words: LiteLLM's fallbacks to a model with a longer context go by them, and not by the code.
+    message = "This model's maximum context length is exceeded by the prompt, or by the completion asked for."
 
 
 class InvalidKey(Refusal):

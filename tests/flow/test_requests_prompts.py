@@ -68,6 +68,7 @@ def test_more_tokens_than_the_context_are_refused(visit: Visit) -> None:
     visit.refused(answer, 400, "context_length_exceeded", param="max_completion_tokens")
     answer = visit.post(chat(max_tokens=2049))
     visit.refused(answer, 400, "context_length_exceeded", param="max_tokens")
+    assert answer.json()["error"]["message"].startswith("This model's maximum context length is 2048 tokens")
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,7 @@ def test_a_prompt_longer_than_the_context_is_refused(complaint: str, stream: boo
     assert visit.house.records("outcome")[-1]["code"] == "context_length_exceeded"
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
     assert answer.json()["error"]["param"] == "messages"
+    assert answer.json()["error"]["message"].startswith("This model's maximum context length is ")  # LiteLLM's mark
     assert MARK not in answer.text
     assert "4990" not in answer.text
     visit.well()
