@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,18 @@ def test_the_vocabulary_is_the_folders(tmp_path: Path, config: dict[str, object]
     (tmp_path / "config.json").write_text(json.dumps(config))
     (found,) = served(tree(tmp_path, m={"catalog": "mixtral-8x7b-instruct", "path": tmp_path}))
     assert found.vocabulary == vocabulary
+
+
+@pytest.mark.parametrize("kind", ["deep", "pipe", "folder"])
+def test_a_config_that_cannot_be_read_says_nothing(tmp_path: Path, kind: str) -> None:
+    """No server ends at it, or waits for it: the engine, which needs the file, says what is wrong."""
+    path = tmp_path / "config.json"
+    if kind == "deep":
+        path.write_text("[" * 100_000)
+    else:
+        (os.mkfifo if kind == "pipe" else os.mkdir)(path)
+    (found,) = served(tree(tmp_path, m={"catalog": "mixtral-8x7b-instruct", "path": tmp_path}))
+    assert found.vocabulary == 32000
 
 
 def test_a_name_without_catalog_entry_is_a_fault(tmp_path: Path) -> None:

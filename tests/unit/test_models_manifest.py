@@ -72,6 +72,13 @@ def test_an_unreadable_manifest_says_what_to_do(folder: Path, text: str) -> None
         manifest.read(folder)
 
 
+def test_a_pipe_is_no_manifest(tmp_path: Path) -> None:
+    """Nobody writes into it, and nobody is waited for."""
+    os.mkfifo(tmp_path / manifest.NAME)
+    with pytest.raises(ModelError, match="it is not a regular file"):
+        manifest.read(tmp_path)
+
+
 def test_the_weights_digest_is_what_sha256sum_gives(folder: Path) -> None:
     """Anybody can check the weights digest with coreutils."""
     (folder / "extra.safetensors").write_bytes(b"more")

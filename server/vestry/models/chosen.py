@@ -73,8 +73,9 @@ def _served(chosen: Chosen, places: Places) -> ServedModel:
 
 def _vocabulary(folder: Path, entry: Entry) -> int:
     """Of a folder without manifest: what its config.json says, else the catalog."""
+    path = folder / "config.json"
     try:
-        size = json.loads((folder / "config.json").read_bytes())["vocab_size"]
-    except (OSError, ValueError, KeyError, TypeError):
+        size = json.loads(path.read_bytes())["vocab_size"] if path.is_file() else entry.vocabulary
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return entry.vocabulary
     return size if isinstance(size, int) and size > 0 else entry.vocabulary

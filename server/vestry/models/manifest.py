@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -78,6 +79,8 @@ def read(folder: Path) -> Manifest | None:
     """The folder's manifest; None where there is none. Raises ModelError if it cannot be read."""
     path = folder / NAME
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError("it is not a regular file")
         return msgspec.json.decode(path.read_bytes(), type=Manifest)
     except (FileNotFoundError, NotADirectoryError):
         return None
