@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from pathlib import Path
+from typing import Any, NoReturn
 
 import click
 
@@ -13,8 +15,24 @@ from vestry.commands.groups import GROUPS
 from vestry.commands.late import LateGroup
 
 
+class Program(LateGroup):
+    """The program. Before it loads a command, SIGTERM ends it."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        if os.getpid() == 1:
+            signal.signal(signal.SIGTERM, _ended)
+        return super().main(*args, **kwargs)
+
+
+def _ended(number: int, _: object) -> NoReturn:
+    """What the signal does to every other process. From the first one of a container the kernel keeps it, where nothing
+    waits for it: a server that was told to stop while it came up would serve until it is killed.
+    """
+    os._exit(128 + number)
+
+
 @click.group(
-    cls=LateGroup,
+    cls=Program,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     late={
         "up": ("vestry.commands.up:command", "Set everything up on this machine, and serve."),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,13 +18,15 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from fakes.audit import read
 from fakes.engine import FakeEngine
+from support.cli import clean
 from support.house import PLAIN, House, chat, until
 from support.outcomes import events, only_outcome, said
 from support.ports import free_port
-from support.server import ServerProcess
+from support.server import ROOT, ServerProcess
 from support.tokens import issuer, rsa, signed
 from support.wire import Wire, chat_request
 
@@ -112,6 +117,40 @@ def test_it_starts_says_where_it_is_and_stops_at_once(started: ServerProcess, nu
     assert kinds[-1] == "server.stop"
     assert kinds.count("server.start") == 1
     assert "Traceback" not in server.errors.read_text()
+
+
+def test_told_to_stop_while_it_comes_up_it_ends_in_a_container_too(tmp_path: Path, engine: FakeEngine) -> None:
+    """As the first process there is: the kernel keeps the signal from it where nothing waits for it, and it would come
+    up all the same. (Here it waits for an outside copy that does not answer.)
+    """
+    credentials = tmp_path / "credentials"
+    credentials.write_text("[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    credentials.chmod(0o600)
+    with socket.create_server(("127.0.0.1", 0)) as silent, ServerProcess(tmp_path, [engine]) as server:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        copy = {
+            "kind": "s3",
+            "name": "vault",
+            "endpoint": endpoint,
+            "bucket": "bucket",
+            "credentials": str(credentials),
+        }
+        server.config.write_text(
+            yaml.safe_dump({**yaml.safe_load(server.config.read_text()), "audit": {"copies": [copy]}})
+        )
+        rootless = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+        command = [sys.executable, "-m", "vestry", "--config", str(server.config), "serve"]
+        environ = {**clean(os.environ), "PYTHONPATH": str(ROOT / "server")}
+        with subprocess.Popen(
+            ["unshare", *rootless, "--pid", "--fork", "--kill-child", *command], env=environ
+        ) as outside:
+            try:
+                silent.accept()
+                [first] = Path(f"/proc/{outside.pid}/task/{outside.pid}/children").read_text().split()
+                os.kill(int(first), signal.SIGTERM)
+                assert outside.wait(5) == 128 + signal.SIGTERM
+            finally:
+                outside.kill()
 
 
 def test_it_leaves_no_core_dump(server: ServerProcess) -> None:
