@@ -79,13 +79,18 @@ def read(folder: Path) -> Manifest | None:
     """The folder's manifest; None where there is none. Raises ModelError if it cannot be read."""
     path = folder / NAME
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise OSError("it is not a regular file")
-        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+        return msgspec.json.decode(_content(path), type=Manifest)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, msgspec.MsgspecError) as fault:
         raise ModelError(f"{path} cannot be read ({fault}). Delete the folder and prepare the model again.") from fault
+
+
+def _content(path: Path) -> bytes:
+    """What a regular file holds: a pipe would be waited for. Raises OSError."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("it is not a regular file")
+    return path.read_bytes()
 
 
 def check(folder: Path, manifest: Manifest, *, thorough: bool) -> list[str]:
