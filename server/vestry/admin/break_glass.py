@@ -114,19 +114,16 @@ class BreakGlass:
         key that the asker has had a hand in.
         """
         own = _themselves(actor, Permission.BREAK_GLASS_APPROVE)
-        grant = (await self.read(actor, grant_id)).grant
-        if grant is None:
-            raise Conflict("It cannot be approved: it is damaged.")
+        grant = _sound(await self.read(actor, grant_id))
         if own.identity == (grant.asker.tenant, grant.asker.subject) or own.principal is None:
             raise PermissionDenied("Somebody else has to approve it.")
         await self._independent(own, grant)
         now = self._clock()
         async with self._directory.changing() as change:
-            now_there = await self._found(change, grant_id)
-            state = "damaged" if now_there is None else now_there.state(now)
-            if now_there is None or state != "asked":
-                raise Conflict(f"It cannot be approved: it is {state}.")
-            grant = now_there
+            shown = await self._found(change, grant_id)
+            grant = _sound(shown)
+            if shown.state != "asked":
+                raise Conflict(f"It cannot be approved: it is {shown.state}.")
             until = rfc3339(now + grant.minutes * 60 * SECOND)
             given = grant.model_copy(update={"approver": _person(own), "approved": rfc3339(now), "until": until})
             kept = await change.put(Kind.BREAK_GLASS, "", grant_id, plain(given))
@@ -140,10 +137,7 @@ class BreakGlass:
         actor.whole_house(Permission.BREAK_GLASS_APPROVE)
         now = self._clock()
         async with self._directory.changing() as change:
-            found = await change.read(Kind.BREAK_GLASS, "", grant_id)
-            if found is None:
-                raise NotFound
-            shown = self._shown(found)
+            shown = await self._found(change, grant_id)
             if not _may_end(actor, shown.grant):
                 raise PermissionDenied("It is ended by who asked, by who approved, or by an admin.")
             if shown.grant is None:
@@ -157,19 +151,18 @@ class BreakGlass:
             await self._record(RecordType.BREAK_GLASS_END, actor, grant_id, ended, reason=reason)
         return self._shown(kept), True
 
-    @staticmethod
-    async def _found(change: Change, grant_id: str) -> Grant | None:
-        """The grant; None for a damaged one. Raises NotFound."""
+    async def _found(self, change: Change, grant_id: str) -> Shown:
+        """The grant. Raises NotFound."""
         found = await change.read(Kind.BREAK_GLASS, "", grant_id)
         if found is None:
             raise NotFound
-        return _read(found)[0]
+        return self._shown(found)
 
     async def _room(self, change: Change, person: Person, now: int) -> None:
         """One at a time for each person, few for all, and what is long over goes: its records stay in the log."""
         waiting, over = 0, []
         for name in await change.names(Kind.BREAK_GLASS, "", KEPT):
-            grant = await self._found(change, name)
+            grant = (await self._found(change, name)).grant
             if grant is None:
                 continue
             if grant.state(now) not in {"asked", "active"}:
@@ -238,6 +231,13 @@ def _themselves(actor: Actor, permission: Permission) -> Actor:
         actor = replace(actor, principal=replace(own, roles=own.own_roles, lent=frozenset()))
     actor.whole_house(permission)
     return actor
+
+
+def _sound(shown: Shown) -> Grant:
+    """The grant, to be approved. Raises Conflict for a damaged one."""
+    if shown.grant is None:
+        raise Conflict("It cannot be approved: it is damaged.")
+    return shown.grant
 
 
 def _person(actor: Actor) -> Person:
