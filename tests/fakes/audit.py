@@ -15,7 +15,7 @@ import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from vestry.audit.fields import RecordType
-from vestry.audit.files import Files
+from vestry.audit.files import Files, State
 from vestry.audit.notary import Signing
 from vestry.audit.reading import LogReader, is_log
 from vestry.audit.records import Clock
@@ -130,9 +130,9 @@ class FaultyFiles(Files):
         self._raise("append_to")
         return super().append_to(path)
 
-    def state(self, descriptor: int) -> tuple[int, int]:
-        self._raise("state")
-        return super().state(descriptor)
+    def there(self, path: Path) -> State | None:
+        self._raise("there")
+        return super().there(path)
 
     def truncate(self, descriptor: int, size: int) -> None:
         self._raise("truncate")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 
 from fakes.audit import ORIGIN, SIGNING, kinds, read
+from vestry.audit.files import Files
 from vestry.audit.log import AuditLog
 from vestry.audit.scan import LogLocked
 from vestry.audit.store import HELD_SECONDS
@@ -24,7 +26,21 @@ PUBLIC = SIGNING.signer.public
 Moves = Callable[[Path], None]
 
 
-def opened(directory: Path) -> AuditLog:
+class Cleaning(Files):
+    """Real files; the lock is removed while a record is made durable, which takes long, once, when it is told so."""
+
+    def __init__(self, lock: Path) -> None:
+        self.lock_path, self.armed = lock, False
+
+    def sync(self, descriptor: int) -> None:
+        super().sync(descriptor)
+        if self.armed:
+            self.armed = False
+            self.lock_path.unlink()
+            time.sleep(2 * HELD_SECONDS)
+
+
+def opened(directory: Path, files: Files | None = None) -> AuditLog:
     """A log that is signed often, and tried again often."""
     return AuditLog.open(
         directory,
@@ -33,6 +49,7 @@ def opened(directory: Path) -> AuditLog:
         commit_seconds=5,
         segment_bytes=1 << 20,
         probe_seconds=0.1,
+        files=files,
     )
 
 
@@ -103,13 +120,20 @@ def test_a_second_writer_after_the_lock_was_removed(tmp_path: Path) -> None:
     assert house.verify(tmp_path, PUBLIC).passed
 
 
-def test_a_lock_that_only_was_removed_is_taken_anew(tmp_path: Path) -> None:
-    """A cleaner of old files removes it: the log goes on by itself, and keeps others out again."""
+@pytest.mark.parametrize("moment", ["between", "within"])
+def test_a_lock_that_only_was_removed_is_taken_anew(tmp_path: Path, moment: str) -> None:
+    """A cleaner of old files removes it, between two writes or within one: the log goes on by itself, and keeps others
+    out again.
+    """
 
     async def body() -> None:
-        log = opened(tmp_path)
+        files = Cleaning(tmp_path / ORIGIN / "lock")
+        log = opened(tmp_path, files)
         await log.append(change("before"))
-        (tmp_path / ORIGIN / "lock").unlink()
+        if moment == "within":
+            files.armed = True
+        else:
+            files.lock_path.unlink()
         await asyncio.sleep(2 * HELD_SECONDS)
         with pytest.raises(AuditUnavailable):
             await log.append(change("during"))

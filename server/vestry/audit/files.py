@@ -11,6 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+State = tuple[tuple[int, int], int]
+"""Which file it is (device and number), and its size in bytes."""
+
 
 class NotRegular(OSError):  # noqa: N818 - what stands there
     """What stands there is a folder, a pipe, a device: no regular file."""
@@ -63,10 +66,16 @@ class Files:
         finally:
             os.close(descriptor)
 
-    def state(self, descriptor: int) -> tuple[int, int]:
-        """Size in bytes, and how many names the file has: 0 once it was deleted."""
-        status = os.fstat(descriptor)
-        return status.st_size, status.st_nlink
+    def state(self, descriptor: int) -> State:
+        """Of an open file."""
+        return _state(os.fstat(descriptor))
+
+    def there(self, path: Path) -> State | None:
+        """Of what stands under a name; None where there is nothing."""
+        try:
+            return _state(os.stat(path))  # noqa: PTH116 - a third of what Path.stat costs, for every batch
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def truncate(self, descriptor: int, size: int) -> None:
         os.ftruncate(descriptor, size)
@@ -101,14 +110,6 @@ class Files:
         for path in wanted:
             self.rename(_draft(path), path)
 
-    def stands(self, descriptor: int, path: Path) -> bool:
-        """Whether an open file is what stands under its name: neither removed, nor moved with what is above it."""
-        try:
-            there = path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        return os.path.samestat(there, os.fstat(descriptor))
-
     def close(self, descriptor: int) -> None:
         os.close(descriptor)
 
@@ -124,6 +125,10 @@ class Files:
             os.close(descriptor)
             raise
         return descriptor
+
+
+def _state(found: os.stat_result) -> State:
+    return (found.st_dev, found.st_ino), found.st_size
 
 
 def _draft(path: Path) -> Path:

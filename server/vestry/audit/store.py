@@ -85,21 +85,23 @@ class Store:
         self.broken = ""
         self.discarded = 0
         self.origins: list[str] = []
-        self._lock = lock
+        self._lock, self._lock_path = lock, directory / LOCK
+        self._held, self._looked_at = files.state(lock)[0], -HELD_SECONDS
         self._segment_bytes = segment_bytes
         self._files = files
         self._records = records
         self._path: Path | None = None
         self._file = -1
+        self._mine = (0, 0)
         self._size = 0
         self._tail = b""
+        self._begun = b""
         self._doubtful = False
         self._turn_at = 0
-        self._held_at = -HELD_SECONDS
 
     def go_on(self, path: Path, size: int, next_index: int, open_intents: dict[str, int]) -> None:
         """Go on behind what a scan has found. Raises OSError."""
-        self._file = self._files.append_to(path)
+        self._open(path)
         self._tail = _read(path, max(0, size - _TAIL), size)
         self._path, self._size, self.next_index, self.open_intents = path, size, next_index, open_intents
         first = parse(next(lines(path), b""))
@@ -156,7 +158,8 @@ class Store:
 
     def holds(self) -> bool:
         """Whether the lock that keeps other writers out is still this log's own. Raises OSError."""
-        return self._files.stands(self._lock, self.directory / LOCK)
+        there = self._files.there(self._lock_path)
+        return there is not None and there[0] == self._held
 
     def fail(self, cause: str) -> None:
         """Take the log as broken: for a fault that is not the disk's."""
@@ -180,7 +183,7 @@ class Store:
 
     def _append(self, leaves: list[bytes]) -> int:
         """One write, one fdatasync. Leaves are joined by line feeds, which they never hold themselves."""
-        data = b"\n".join(leaves) + b"\n"
+        data = self._begun = b"\n".join(leaves) + b"\n"
         wrote = False
         try:
             taken = self._files.write(self._file, data)
@@ -188,14 +191,15 @@ class Store:
                 raise self._broke("short_write", f"only {taken} of {len(data)} bytes were written")
             wrote = True
             self._files.sync(self._file)
-            found = self._files.state(self._file)
+            there = self._path and self._files.there(self._path)
+            self._hold()
         except OSError as error:
             self._doubtful = self._doubtful or wrote
             raise self._failed(error) from error
-        if found[0] != self._size + len(data) or found[1] == 0:
+        if there != (self._mine, self._size + len(data)):
             self._doubtful = True
-            raise self._broke("changed_outside", f"{self._path} was changed or removed by another program")
-        self._hold()
+            raise self._broke("changed_outside", f"{self._path} was changed, moved or removed by another program")
+        self._begun = b""
         self._size += len(data)
         self._tail = data[-_TAIL:] if len(data) >= _TAIL else (self._tail + data)[-_TAIL:]
         self.next_index += len(leaves)
@@ -216,22 +220,23 @@ class Store:
     def _begin_segment(self) -> None:
         """Go on in a new file, durable with its directory entry and its `segment.begin` records."""
         path = self.directory / name_of(self.next_index)
-        before = (self._path, self._file, self._size, self._tail, self.next_index)
+        before = (self._path, self._file, self._mine, self._size, self._tail, self.next_index)
         self._turn_at = 0
         try:
             with suppress(FileNotFoundError):
                 self._files.remove(path)  # left by an attempt that failed: none of it was acknowledged
             created = self._files.create(path)
+            mine, _ = self._files.state(created)
         except OSError as error:
             raise self._failed(error) from error
-        self._path, self._file, self._size, self._tail = path, created, 0, b""
+        self._path, self._file, self._mine, self._size, self._tail = path, created, mine, 0, b""
         beginning = self._beginning()
         try:
             for batch in beginning:
                 self._append(batch)
             self._files.sync_directory(self.directory)
         except BaseException as error:
-            self._path, self._file, self._size, self._tail, self.next_index = before
+            self._path, self._file, self._mine, self._size, self._tail, self.next_index = before
             self._undo(path, created)
             if isinstance(error, OSError):
                 raise self._failed(error) from error
@@ -263,38 +268,39 @@ class Store:
         return [leaves[at : at + each] for at in range(0, len(leaves), each)]
 
     def _hold(self) -> None:
-        """Raises WriteFailed where another process may have opened the log, or may go on in another file than this."""
+        """Raises WriteFailed where another process may have opened the log. Looks again after HELD_SECONDS."""
         now = time.monotonic()
-        if now - self._held_at < HELD_SECONDS:
+        if now - self._looked_at < HELD_SECONDS:
             return
         try:
             held = self.holds()
-            there = self._path is None or self._files.stands(self._file, self._path)
         except OSError as error:
             raise self._failed(error) from error
         if not held:
             raise self._broke(
                 "lock_lost",
-                f"{self.directory / LOCK} was removed, or its directory moved or replaced, so that another process may "
+                f"{self._lock_path} was removed, or its directory moved or replaced, so that another process may "
                 "write to this log: put it back as it was, or restart",
             )
-        if not there:
-            raise self._broke("changed_outside", f"{self._path} was moved or replaced by another program")
-        self._held_at = now
+        self._looked_at = now
 
     def _regain(self, path: Path) -> None:
-        """Take the lock anew where only its file was removed: if nobody holds it, nor has written meanwhile."""
-        lock = self._files.lock(self.directory / LOCK)
+        """Take the lock anew where only its file was removed: if nobody holds it, nor has written meanwhile.
+
+        Behind what was acknowledged may stand what this process itself has begun to write, and nothing else.
+        """
+        lock = self._files.lock(self._lock_path)
         if lock is None:
             raise self._broke("lock_lost", f"another process writes to the log in {self.directory}")
         outwait(lock, self.directory, self._files)
-        alone = segments(self.directory)[-1:] == [path] and self._files.stands(self._file, path)
-        if not alone or self._files.state(self._file)[0] != self._size:
+        there = self._files.there(path)
+        mine = there is not None and there[0] == self._mine and segments(self.directory)[-1:] == [path]
+        if not mine or not self._begun.startswith(_read(path, self._size)):
             self._files.close(lock)
             raise self._broke("lock_lost", f"{path} was changed by another process, or was replaced: restart")
         self._files.close(self._lock)
-        self._lock = lock
-        (self.directory / LOCK).write_text(f"{os.getpid()}\n", encoding="ascii")
+        self._lock, self._held = lock, self._files.state(lock)[0]
+        self._lock_path.write_text(f"{os.getpid()}\n", encoding="ascii")
 
     def _cut_back(self, path: Path) -> None:
         """Cut the file back to what was acknowledged, through a new descriptor."""
@@ -302,14 +308,19 @@ class Store:
             with suppress(OSError):
                 self._files.close(self._file)
             self._file = -1
-        self._file = self._files.append_to(path)
-        size, _ = self._files.state(self._file)
+        size = self._open(path)
         if _read(path, self._size - len(self._tail), self._size) != self._tail:
             raise self._broke("changed_outside", f"{path} was changed by another program: restore it, or restart")
         if size > self._size:
             self._files.truncate(self._file, self._size)
         self._files.sync(self._file)
         self.discarded += size - self._size
+
+    def _open(self, path: Path) -> int:
+        """Open a segment to append to it; returns its size. Raises OSError."""
+        self._file = self._files.append_to(path)
+        self._mine, size = self._files.state(self._file)
+        return size
 
     def _failed(self, error: OSError) -> WriteFailed:
         return self._broke(cause_of(error), str(error))
@@ -323,11 +334,11 @@ def outwait(lock: int, home: Path, files: Files) -> None:
     """Where a lock was made just now beside a journal, let the time pass in which the holder of one that was removed
     may acknowledge records without having looked. Raises OSError.
     """
-    if files.state(lock)[0] == 0 and segments(home):
+    if files.state(lock)[1] == 0 and segments(home):
         time.sleep(2 * HELD_SECONDS)
 
 
-def _read(path: Path, start: int, end: int) -> bytes:
+def _read(path: Path, start: int, end: int | None = None) -> bytes:
     with path.open("rb") as file:
         file.seek(start)
-        return file.read(end - start)
+        return file.read(-1 if end is None else end - start)
