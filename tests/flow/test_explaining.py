@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from fakes.engine import FakeEngine
 from support.cli import Cli
 from support.desk import Desk
 from support.hospital import hospital
-from support.house import House, chat
+from support.house import PLAIN, House, chat
 from support.tokens import claims, issuer, rsa, signed
 from vestry.roles import Role
 
@@ -39,10 +40,27 @@ USERS: dict[str, tuple[dict[str, Any], int, tuple[str, str]]] = {
 }
 
 
+CERTIFICATES: list[dict[str, Any]] = [
+    {"san": "DNS:*.far.example", "tenant": "default", "sources": ["10.0.0.0/8"]},
+    {"san": "DNS:*.lab.example", "tenant": "default", "models": ["large"]},
+    {"san": "DNS:head.ward.example", "tenant": "default", "subject": "head"},
+    {"san": "DNS:*.ward.example", "tenant": "default"},
+]
+INGRESS = {"trusted_proxies": ["127.0.0.1"], "client_certificate_header": "x-forwarded-client-cert"}
+HOLDERS = {
+    "a.far.example": 401,
+    "a.lab.example": 404,
+    "head.ward.example": 401,
+    "b.ward.example": 403,
+    "C.ward.example": 200,
+}
+
+
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     folder = tmp_path_factory.mktemp("explaining")
-    more: dict[str, Any] = {"identity": {"issuers": [issuer(folder, TOKENS)]}, "models": {"small": {}, "large": {}}}
+    identity = {"issuers": [issuer(folder, TOKENS)], "certificates": CERTIFICATES}
+    more: dict[str, Any] = {"identity": identity, "models": {"small": {}, "large": {}}, "server": INGRESS}
     with FakeEngine() as engine, House(folder / "state", [engine], **more) as running:
         yield running
 
@@ -142,6 +160,30 @@ def test_the_token_of_an_issuer_that_there_is_not_is_not_explained(admin: Desk) 
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "issuer")
 
 
+def shown(name: str) -> dict[str, str]:
+    """What an ingress says of a certificate."""
+    return {"x-forwarded-client-cert": f"Hash={'a' * 64};DNS={name}"}
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+def test_who_has_a_certificate_is_explained_as_the_settings_say(house: House, admin: Desk, name: str) -> None:
+    """By the rule for its name: networks, models, subject; and by the id that rules name."""
+    assert admin.put("/tenants/default/users/head", {"disabled": True}).status_code in {200, 201}
+    certified = httpx.get(f"{house.admin}/admin/v1/whoami", headers=shown("b.ward.example"), verify=PLAIN).json()
+    rule = {"name": "not-b", "effect": "deny", "keys": [certified["credential"]]}
+    assert admin.put("/policy", {"rules": [rule]}, if_match="*").status_code in {200, 201}
+    status, _ = explained(admin, certificate=f"DNS:{name}")
+    assert status == house.post(json=chat(), headers=shown(name)).status_code == HOLDERS[name]
+    admin.delete("/policy", if_match="*")
+
+
+def test_a_certificate_that_is_nobodys_is_not_explained(admin: Desk) -> None:
+    """Nobody here has such a name: its call would be refused with 401."""
+    for name in ("DNS:a.sea.example", "a.ward.example", "DNS:", "x" * 500):
+        answer = admin.post("/policy/explain", {"tenant": "default", "model": "small", "certificate": name})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "certificate")
+
+
 ZONES = ("Pacific/Kiritimati", "Pacific/Pago_Pago")
 AROUND = [{"name": f"r{number}", "hours": [{"timezone": zone}]} for number, zone in enumerate(ZONES)]
 FAR = ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "1970-12-31T23:59:59Z", "9999-12-31T23:59:59-12:00")
@@ -213,3 +255,19 @@ def test_the_command_takes_no_issuer_and_no_tenant_that_cannot_be(cli: Cli, tmp_
     status, said = typed(cli, "--key", key, "--tenant", "surgery")
     assert (status, "The key is of the tenant radiology" in said) == (2, True)
     assert typed(cli, "--key", key, "--tenant", "radiology")[0] == 0
+
+
+def test_the_command_knows_certificates_too(cli: Cli) -> None:
+    """The rule for the name says whose it is; a name that is nobody's, or somebody's of another tenant, is refused."""
+    cli.variables |= {
+        "VESTRY_IDENTITY": "{certificates: [{san: 'DNS:*.far.example', tenant: radiology, sources: [10.0.0.0/8]}]}",
+        "VESTRY_SERVER": "{trusted_proxies: [127.0.0.1], client_certificate_header: x-forwarded-client-cert}",
+    }
+    name = ("--certificate", "DNS:a.far.example")
+    assert typed(cli, *name, "--from", "10.1.2.3")[0] == 0
+    status, said = typed(cli, *name)
+    assert (status, "credential may be used from there: no" in said) == (1, True)
+    for asked in (("--certificate", "DNS:far.example"), (*name, "--tenant", "surgery")):
+        assert "nobody of this tenant by the name" in typed(cli, *asked)[1]
+    cli.ok("users", "set", "DNS:a.far.example", "--disabled")
+    assert "user is not disabled: no" in typed(cli, *name, "--from", "10.1.2.3")[1]

@@ -16,7 +16,7 @@ from msgspec.structs import asdict
 from vestry.admin.names import is_name
 from vestry.administration import ChangeRefused, Office, known, look
 from vestry.commands.common import BadSettings, settings_of
-from vestry.composition.identity import supposed_id
+from vestry.composition.identity import supposed_holder, supposed_id
 from vestry.errors import KeysUnavailable
 from vestry.explaining import Caller, Explanation, bounds_of, explain, moment_of, supposed
 from vestry.faults import ConfigurationError
@@ -59,6 +59,7 @@ def rules(config: Path | None, *, tenant: str | None, as_json: bool) -> None:
 @click.option("--role", "roles", multiple=True, type=click.Choice([role.value for role in Role]), help="Role. [user]")
 @click.option("--project", default="", help="Project of the caller.")
 @click.option("--issuer", default="", help="Name of the issuer in the settings whose token is shown.")
+@click.option("--certificate", default="", metavar="NAME", help="A name of the certificate that is shown, as DNS:host.")
 @click.option("--model", required=True, help="Model that is asked for.")
 @click.option("--route", type=click.Choice(ROUTES), default=ROUTES[0], show_default=True, help="Route of the API.")
 @click.option("--at", metavar="TIME", help="When, as 2027-01-31T18:00:00Z. Default: now.")
@@ -79,12 +80,14 @@ def explain_(config: Path | None, /, *, as_json: bool, **asked: Any) -> None:
       vestry policy explain --key key_8CzYx2m1QkT0bW4E --model phi-3 --max-tokens 4096
     """
     settings = settings_of(config)
+    if holder := _certified(asked, settings):
+        asked |= {"tenant": holder.tenant, "subject": holder.subject}
     seen = _House.of(settings, asked["key_id"], asked["tenant"], asked["subject"])
     try:
         models = {model.name: model for model in served(settings)}
     except ModelError as fault:
         raise click.ClickException(str(fault)) from None
-    found = explain(_caller(asked, seen, settings), *_supposed(asked), models, seen.house)
+    found = explain(_caller(asked, seen, settings, holder), *_supposed(asked), models, seen.house)
     click.echo(
         json.dumps(asdict(found) | {"steps": list(map(asdict, found.steps))}, indent=2) if as_json else _told(found)
     )
@@ -132,14 +135,26 @@ def _looked(settings: Settings, found: Callable[[Office], Awaitable[_House]]) ->
         raise click.ClickException(f"The directory holds a document that cannot be used: {error}") from None
 
 
-def _caller(asked: dict[str, Any], seen: _House, settings: Settings) -> Caller:
+def _certified(asked: dict[str, Any], settings: Settings) -> Principal | None:
+    """The holder of the certificate that is shown; None where none is."""
+    if not asked["certificate"]:
+        return None
+    holder = supposed_holder(settings.identity, asked["certificate"])
+    if holder is None or asked["tenant"] not in {None, holder.tenant}:
+        raise click.UsageError("The settings have nobody of this tenant by the name in --certificate.")
+    return holder
+
+
+def _caller(asked: dict[str, Any], seen: _House, settings: Settings, holder: Principal | None) -> Caller:
     tenant, issuer = asked["tenant"], asked["issuer"]
     if seen.key is not None:
         if tenant not in {None, seen.key.tenant}:
             raise click.UsageError(f"The key is of the tenant {seen.key.tenant}.")
         return Caller.by(seen.key)
+    if holder is not None:
+        return Caller(holder, user=seen.user)
     if tenant is None:
-        raise click.UsageError("Name the caller's --tenant, or a --key.")
+        raise click.UsageError("Name the caller's --tenant, a --key or a --certificate.")
     key_id = supposed_id(settings.identity, issuer, tenant, asked["subject"]) if issuer else ""
     if key_id is None:
         raise click.UsageError(f"There is no issuer of this name. {known(issuer, sorted(settings.identity.names))}")

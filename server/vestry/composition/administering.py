@@ -14,7 +14,7 @@ from vestry.admin.break_glass import BreakGlass
 from vestry.admin.documents import Documents
 from vestry.admin.events import Events
 from vestry.admin.keys import Keys
-from vestry.composition.identity import supposed_id
+from vestry.composition.identity import supposed_holder, supposed_id
 from vestry.composition.recording import Recording
 from vestry.edge.administration.application import build
 from vestry.edge.administration.ask import BODY_BYTES
@@ -70,6 +70,7 @@ async def administration(parts: Parts) -> AsyncIterator[ASGIApp]:
         models=corridor.models,
         policy=settings.policy,
         supposed_id=partial(supposed_id, settings.identity),
+        supposed_holder=partial(supposed_holder, settings.identity),
         threads=threads,
         log=settings.audit_directory,
         openapi=document(ROUTES),

@@ -14,10 +14,11 @@ from vestry.adapters.tokens.rules import ClaimRule, GrantRule, IssuerRules
 from vestry.composition.alongside import running
 from vestry.configuration.export_files import token_of
 from vestry.late import Late
-from vestry.san import pattern
+from vestry.san import normal, pattern
 from vestry.seams import Freshness, Registry
 from vestry.settings.identity import CertificateGrant, Claim, Identity, Issuer, TokenGrant, steps_of
 from vestry.starred import one_of
+from vestry.types import Principal
 
 if TYPE_CHECKING:
     from vestry.adapters.tokens import credentials, fetching, keysets, provider
@@ -118,6 +119,15 @@ def supposed_id(identity: Identity, issuer: str, tenant: str, subject: str) -> s
     """The public id of whoever the issuer of this name calls so; None where there is no such issuer."""
     found = next((each for each in identity.issuers if each.name == issuer), None)
     return None if found is None else user_id(found.issuer, tenant, subject)
+
+
+def supposed_holder(identity: Identity, name: str) -> Principal | None:
+    """Who calls with a certificate that has this name, as `DNS:host`; None for nobody."""
+    kind, _, value = name.partition(":")
+    written = normal(kind, value)
+    fitting = (each for each in map(_certificate_grant, identity.certificates) if written and each.fits(written))
+    found = next(fitting, None)
+    return None if found is None or written is None else found.holder(written)
 
 
 def certificates_of(identity: Identity, directory: Registry, freshness: Freshness) -> CertificateCredentials | None:

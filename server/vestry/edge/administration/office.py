@@ -16,7 +16,7 @@ from vestry.audit.records import Records
 from vestry.house import House
 from vestry.seams import Journal
 from vestry.settings.policy import Policy
-from vestry.types import ServedModel
+from vestry.types import Principal, ServedModel
 
 
 class Office(Struct, frozen=True):
@@ -37,6 +37,8 @@ class Office(Struct, frozen=True):
     """The rules of the settings."""
     supposed_id: Callable[[str, str, str], str | None]
     """The public id of whoever an issuer (by its name in the settings) calls so in a tenant; None for no issuer."""
+    supposed_holder: Callable[[str], Principal | None]
+    """Who calls with a certificate that has this name; None for nobody."""
     threads: Executor
     log: Path
     """Directory of the audit logs."""

@@ -52,6 +52,8 @@ class Supposed(Section):
     """Public id of a key: its owner, roles, project, bounds and state are taken, and it has to be the tenant's."""
     issuer: Annotated[str, Field(max_length=63)] = ""
     """Name of the issuer in the settings whose token is shown."""
+    certificate: Annotated[str, Field(max_length=512)] = ""
+    """A name of the certificate that is shown, as `DNS:host`: the settings' rule for it says who its holder is."""
     model: Name
     route: Literal["chat.completions", "completions"] = "chat.completions"
     source: Annotated[str, AfterValidator(_address)] = "127.0.0.1"
@@ -122,26 +124,35 @@ async def _explain(office: Office, ask: Ask) -> Reply:
 
 
 async def _caller(office: Office, ask: Ask, asked: Supposed) -> Caller:
-    """Who would call. Raises NotFound for a key that there is not, or that is another tenant's; InvalidRequest for an
-    issuer that there is not: nobody's token is its.
+    """Who would call. Raises NotFound for a key that there is not, or that is another tenant's; InvalidRequest as
+    `_holder`.
     """
     if asked.key:
         key = await office.keys.read(ask.actor, asked.key)
         if key.tenant != asked.tenant:
             raise NotFound
         return Caller.by(key)
-    key_id = ""
-    if asked.issuer:
-        found = office.supposed_id(asked.issuer, asked.tenant, asked.subject)
-        if found is None:
-            raise InvalidRequest("The settings have no issuer of this name.", param="issuer")
-        key_id = found
-    principal = asked.principal(key_id)
+    principal = _holder(office, asked)
     try:
-        user = await office.documents.read(ask.actor, Where(Kind.USER, asked.tenant, asked.subject))
+        user = await office.documents.read(ask.actor, Where(Kind.USER, asked.tenant, principal.subject))
     except NotFound:
         return Caller(principal)
     return Caller(principal, user=user.document)
+
+
+def _holder(office: Office, asked: Supposed) -> Principal:
+    """The holder of the certificate or the token that is shown. Raises InvalidRequest where it would be nobody's."""
+    if asked.certificate:
+        found = office.supposed_holder(asked.certificate)
+        if found is None or found.tenant != asked.tenant:
+            raise InvalidRequest("The settings have nobody of this tenant by that name.", param="certificate")
+        return found
+    key_id: str | None = ""
+    if asked.issuer:
+        key_id = office.supposed_id(asked.issuer, asked.tenant, asked.subject)
+    if key_id is None:
+        raise InvalidRequest("The settings have no issuer of this name.", param="issuer")
+    return asked.principal(key_id)
 
 
 ROWS: tuple[Row, ...] = (
