@@ -230,9 +230,32 @@ def test_a_hangup_ends_it_unless_it_runs_under_nohup(desk: Desk, how: str) -> No
     assert desk.processes() == []
 
 
+def test_an_engine_is_kept_though_nobody_reads_what_is_said(desk: Desk) -> None:
+    """A terminal that was closed, or a full disk under a file, does not keep a crashed engine from being started."""
+    argv = [sys.executable, "-m", "vestry", "--config", str(desk.config), "engine", SMALL, "--verbose"]
+    process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, env=desk.environ)
+
+    def engines() -> list[int]:
+        return [pid for pid in desk.processes() if _runs(pid, "python", "-m vllm")]
+
+    assert process.stderr is not None
+    while "ready" not in process.stderr.readline():
+        pass
+    process.stderr.close()
+    (first,) = engines()
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: engines() not in ([], [first]), 30)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert desk.processes() == []
+
+
 def _runs(pid: int, program: str, argument: str) -> bool:
     """Whether this process is the engine itself, not its keeper."""
-    words = (Path("/proc") / str(pid) / "cmdline").read_bytes().split(b"\0")
+    try:
+        words = (Path("/proc") / str(pid) / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False  # it has gone meanwhile
     line = b" ".join(words).decode()
     return "keeper.py" not in line and program in line and argument in line
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shlex
 import sys
@@ -85,8 +86,9 @@ async def _run(launch: Launch, *, verbose: bool) -> None:
 
 
 def _to_standard_error(piece: bytes) -> None:
-    sys.stderr.buffer.write(piece)
-    sys.stderr.buffer.flush()
+    with contextlib.suppress(OSError):  # the engine's log has it; a closed terminal is no reason to stop
+        sys.stderr.buffer.write(piece)
+        sys.stderr.buffer.flush()
 
 
 def _catalog() -> str:

@@ -1,7 +1,8 @@
 """Telling a person what is going on: steps with their times, and a bar where something is long.
 
 On a terminal the bar redraws itself on one line; elsewhere (a file, a service's journal) a line is printed at
-each quarter. Written to standard error, so that standard output holds results alone.
+each quarter. Written to standard error, so that standard output holds results alone. Nothing ends because nobody reads
+it: a terminal that was closed, or a full disk, is passed over.
 """
 
 from __future__ import annotations
@@ -17,6 +18,12 @@ WIDTH = 24
 REDRAW_SECONDS = 0.1
 
 
+def _put(stream: TextIO, text: str) -> None:
+    with contextlib.suppress(OSError):
+        stream.write(text)
+        stream.flush()
+
+
 class Progress:
     """Prints steps and bars to one stream."""
 
@@ -27,8 +34,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """One line."""
-        self._stream.write(f"{line}\n")
-        self._stream.flush()
+        _put(self._stream, f"{line}\n")
 
     @contextlib.contextmanager
     def step(self, what: str) -> Iterator[None]:
@@ -65,18 +71,15 @@ class Bar:
                 self._draw(note)
         elif (quarter := 4 * self._done // self._total) > self._quarter:
             self._quarter = quarter
-            self._stream.write(f"  {self._what}: {25 * quarter} %\n")
-            self._stream.flush()
+            _put(self._stream, f"  {self._what}: {25 * quarter} %\n")
 
     def _draw(self, note: str) -> None:
         filled = WIDTH * self._done // self._total
         line = f"  {self._what} [{'#' * filled}{'.' * (WIDTH - filled)}] {100 * self._done // self._total:3} %  {note}"
-        self._stream.write(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}")
-        self._stream.flush()
+        _put(self._stream, f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}")
         self._drawn = time.monotonic()
 
     def clear(self) -> None:
         """Remove the bar from the terminal."""
         if self._terminal:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
+            _put(self._stream, "\r\x1b[K")
