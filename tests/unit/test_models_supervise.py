@@ -122,6 +122,24 @@ def test_a_crash_is_followed_by_a_new_start(tmp_path: Path) -> None:
     assert "it was ended by a signal (killed)" in stage.seen[2][1]
 
 
+def test_a_start_that_the_system_refuses_is_tried_again(tmp_path: Path) -> None:
+    """Short of memory, or of space for the log, a crashed program is waited with, and the others go on."""
+    stage = Stage(tmp_path)
+    log, aside = tmp_path / "child.log", tmp_path / "aside"
+
+    async def scene() -> None:
+        await stage.supervisor.ready()
+        log.rename(aside)
+        log.mkdir()
+        os.kill(stage.pid(), signal.SIGKILL)
+        await until(lambda: "it cannot be started: Is a directory" in stage.seen[-1][1])
+        log.rmdir()
+        await stage.supervisor.ready()
+
+    stage.play(scene)
+    assert stage.starts == 2
+
+
 @pytest.mark.parametrize("mode", ["orphan", "orphan daemon"])
 def test_what_a_killed_program_leaves_is_gone(tmp_path: Path, mode: str) -> None:
     """Children of a killed program die with it, also those in a session of their own: as vLLM's must."""

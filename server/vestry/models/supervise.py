@@ -127,7 +127,7 @@ class Supervisor:
         try:
             while not self._stop.is_set():
                 self._become(State.STARTING)
-                why, stable = await self._once()
+                why, stable = await self._started()
                 if self._stop.is_set():
                     break
                 crashes = 1 if stable else crashes + 1
@@ -158,6 +158,13 @@ class Supervisor:
         else:
             self._ready.clear()
         self._observer(state, detail)
+
+    async def _started(self) -> tuple[str, bool]:
+        """As `_once`; what keeps it from being started, such as memory that is short or a full disk, may pass."""
+        try:
+            return await self._once()
+        except OSError as fault:
+            return f"it cannot be started: {fault.strerror or fault}", False
 
     async def _once(self) -> tuple[str, bool]:
         """One life of the program: why it ended, and whether it had been ready for long."""
