@@ -229,6 +229,13 @@ def test_what_comes_with_the_weights_counts_too(brought: tuple[Places, Path], na
     assert "manifest of phi-3-mini-4k-instruct: done" in said.getvalue()
 
 
+def test_a_name_that_is_no_text_is_no_obstacle(brought: tuple[Places, Path]) -> None:
+    """A file's name is bytes: one that is no UTF-8, as from an old archive, is looked at like any other."""
+    places, source = brought
+    Path(os.fsdecode(os.fsencode(source / "caf") + b"\xe9.json")).write_text("{}")
+    assert run(places, PHI.name) == run(places, PHI.name)
+
+
 def test_weights_that_change_while_they_are_read_are_read_again(brought: tuple[Places, Path]) -> None:
     """The source is looked at before it is read: the next run takes up what came too late for this one."""
     places, source = brought

@@ -8,6 +8,7 @@ model's place by another way.
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from vestry.models import manifest
@@ -29,7 +30,7 @@ def look(entry: Entry, places: Places) -> str:
     folder = places.source(entry)
     for path in sorted({path for pattern in PATTERNS for path in folder.glob(pattern) if path.is_file()}):
         found = path.stat()
-        total.update(f"{path.name}\0{found.st_size} {found.st_mtime_ns}\n".encode())
+        total.update(os.fsencode(path.name) + f"\0{found.st_size} {found.st_mtime_ns}\n".encode())
     return total.hexdigest()
 
 
