@@ -17,7 +17,7 @@ import msgspec
 
 class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of the program
     """A call that ends here, with its answer. `replica` and `attempts` are set if engines were asked: the last one,
-    and how many; `tried` is one before it that may have worked on the call. `rule` names the rule of the policy that
+    and how many; `tried` are those before it that may have worked on the call. `rule` names the rule of the policy that
     decided, for the record alone."""
 
     status: ClassVar[int] = 500
@@ -34,7 +34,7 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of
         self.rule = ""
         self.replica = ""
         self.attempts = 0
-        self.tried = ""
+        self.tried: tuple[str, ...] = ()
 
     @property
     def reason(self) -> str:

@@ -45,11 +45,12 @@ class Forward:
                 raise
             cause = failure
         self._observer.retried(model)
-        tried = cause.tried if cause.cause == "connect" else first.seat.replica.name
+        tried = cause.tried if cause.cause == "connect" else (*cause.tried, first.seat.replica.name)
         try:
-            return replace(await self._try(head, call, grant, second, client, number=2), tried=tried)
+            outcome = await self._try(head, call, grant, second, client, number=2)
+            return replace(outcome, tried=(*tried, *outcome.tried)) if tried else outcome
         except Refusal as refusal:
-            refusal.tried = tried
+            refusal.tried = (*tried, *refusal.tried)
             if isinstance(refusal, EngineFailed):
                 raise refusal from cause
             raise
@@ -72,13 +73,7 @@ class Forward:
         cause: str | None = CANCELLED
         try:
             outcome = await self._relay.send(
-                head,
-                call,
-                trip.seat.replica,
-                client,
-                lambda: self._router.heard(trip, time.monotonic()),
-                grant.extra,
-                fresh=number > 1,
+                head, call, trip.seat.replica, client, lambda: self._router.heard(trip, time.monotonic()), grant.extra
             )
             cause = CAUSES.get(outcome.ending) if outcome.code != InvalidRequest.code else None
         except Refusal as refusal:

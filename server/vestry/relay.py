@@ -101,11 +101,8 @@ class Relay:
         client: Client,
         on_first: Callable[[], None],
         extra: bytes = b"",
-        *,
-        fresh: bool = False,
     ) -> Outcome:
         """Relay one call, with `extra` in its body. Returns once the engine's answer has ended, or the client has gone.
-        `fresh` asks for a connection never used before, which cannot be stale.
 
         Raises EngineFailed or EngineTimeout while nothing has been sent to the client, InvalidRequest where the engine
         found the request wrong, and Stopping where the call is cut off and the engine has it.
@@ -118,7 +115,7 @@ class Relay:
             self._ticking = True
             loop.call_later(TICK_SECONDS, self._tick)
         try:
-            await attempt.run(engine, fresh=fresh)
+            await attempt.run(engine, fresh=False)
             if attempt.error is not None and attempt.stale:
                 attempt.again()
                 await attempt.run(engine, fresh=True)
@@ -144,7 +141,7 @@ class _Attempt:
 
     wire: Wire | None = None
     error: str | None = None
-    tried = ""
+    tried: tuple[str, ...] = ()
     _status = _size = 0
     _content_type = b""
     _first: float | None = None
@@ -181,7 +178,7 @@ class _Attempt:
     def again(self) -> None:
         """Begin anew: the connection was stale, and nothing has come of it."""
         self.wire = self.error = None
-        self.tried = self._replica.name
+        self.tried = (self._replica.name,)
         self._over = self._over.get_loop().create_future()
         self._began = self._heard = time.monotonic()
 

@@ -292,8 +292,8 @@ class Usage(Struct, frozen=True):
 class Outcome(Struct, frozen=True):
     """How the call went.
 
-    `tried` names a replica that had the call before the one that answered, and may have worked on it; it may be the
-    same, on a connection that was stale.
+    `tried` names replicas that had the call before the one that answered, and may have worked on it, as often as they
+    had it; one may be the same, on a connection that was stale.
 
     `first_byte` is the monotonic time at which the engine's first bytes came, `engine_seconds` how long the engine
     was waited for. `last` holds the bytes that leave only when the outcome is durable: the whole body of an answer in
@@ -308,6 +308,6 @@ class Outcome(Struct, frozen=True):
     replica: str = ""
     first_byte: float | None = None
     attempts: int = 0
-    tried: str = ""
+    tried: tuple[str, ...] = ()
     engine_seconds: float = 0.0
     last: bytes = b""

@@ -64,8 +64,14 @@ def test_a_whole_call_is_exact_and_says_no_more_than_its_tokens() -> None:
         (call(), outcome(ending=Ending.CANCELLED), [("a", (0, 0, 0), (2048, 2048, 1))]),
         (call(completion_tokens=16), outcome(ending=Ending.TRUNCATED), [("a", (0, 0, 0), (2048, 16, 1))]),
         (call(completion_tokens=9999, choices=2), outcome(ending=Ending.FAILED), [("a", (0, 0, 0), (4096, 4096, 2))]),
-        (call(), outcome(tried="b"), [("b", (0, 0, 0), (2048, 2048, 1)), ("a", (10, 5, 1), (10, 5, 1))]),
-        (call(), outcome(ending=Ending.FAILED, replica="", tried="b"), [("b", (0, 0, 0), (2048, 2048, 1))]),
+        (call(), outcome(tried=("b",)), [("b", (0, 0, 0), (2048, 2048, 1)), ("a", (10, 5, 1), (10, 5, 1))]),
+        (call(), outcome(ending=Ending.FAILED, replica="", tried=("b",)), [("b", (0, 0, 0), (2048, 2048, 1))]),
+        (call(), outcome(tried=("a",)), [("a", (10, 5, 1), (2058, 2053, 2))]),
+        (
+            call(),
+            outcome(tried=("b", "b", "a")),
+            [("b", (0, 0, 0), (4096, 4096, 2)), ("a", (10, 5, 1), (2058, 2053, 2))],
+        ),
     ],
 )
 def test_other_calls_say_their_bounds(made: Any, ended: Outcome, expected: list[Any]) -> None:

@@ -166,13 +166,13 @@ def test_a_stale_connection_is_replaced_without_anybody_noticing() -> None:
         assert second.fresh
         streamed(SAID, LAST, COUNTED, DONE)(second)
         outcome = await task
-        assert (outcome.ending, outcome.tried) == (Ending.COMPLETE, outcome.replica)
+        assert (outcome.ending, outcome.tried) == (Ending.COMPLETE, (outcome.replica,))
         task = asyncio.ensure_future(bench.send())
         (await bench.engine.wire(3)).drop_stale()
         (await bench.engine.wire(4)).drop_stale()
         with pytest.raises(EngineFailed) as refused:
             await task
-        assert (refused.value.cause, refused.value.tried) == ("closed", outcome.replica)
+        assert (refused.value.cause, refused.value.tried) == ("closed", (outcome.replica,))
         assert len(bench.engine.wires) == 4
 
     asyncio.run(run())

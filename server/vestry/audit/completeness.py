@@ -86,19 +86,21 @@ def engine_work(call: Call, grant: Grant, outcome: Outcome) -> list[dict[str, An
     if whole and not outcome.tried and call.choices == 1:
         return None
     most = most_of(call, grant.model)
-    rows = [_row(outcome.tried, NOTHING, most)] if outcome.tried else []
-    if not outcome.replica:
-        return rows or None
-    if whole:
+    found: dict[str, Bounds] = {}
+    for replica in outcome.tried:
+        found.setdefault(replica, Bounds()).add(NOTHING, most)
+    if outcome.replica and whole:
         n = call.sampling.get("n")
         answers = n if isinstance(n, int) and n > 1 else 1
         exact = Work(usage.prompt * answers, usage.completion, call.choices)
-        return [*rows, _row(outcome.replica, exact, exact)]
-    return [*rows, _row(outcome.replica, NOTHING, most)]
+        found.setdefault(outcome.replica, Bounds()).add(exact, exact)
+    elif outcome.replica:
+        found.setdefault(outcome.replica, Bounds()).add(NOTHING, most)
+    return [_row(replica, bounds) for replica, bounds in found.items()] or None
 
 
-def _row(replica: str, least: Work, most: Work) -> dict[str, Any]:
-    return {"replica": replica, "least": list(least), "most": list(most)}
+def _row(replica: str, bounds: Bounds) -> dict[str, Any]:
+    return {"replica": replica, "least": list(bounds.least), "most": list(bounds.most)}
 
 
 class Told(Struct, frozen=True):
