@@ -82,6 +82,8 @@ def test_a_tenants_own_auditor_wins() -> None:
         ({"audit": {"content_bytes": 1}}, ["audit.content_bytes", "4096"]),
         ({"audit": {"origin": "server/content"}}, ["audit.origin", "content"]),
         ({"audit": {"origin": "tile"}}, ["audit.origin", "tile"]),
+        ({"audit": {"origin": "checkpoint"}}, ["audit.origin", "checkpoint"]),
+        ({"audit": {"origin": "ward/lock"}}, ["audit.origin", "lock"]),
     ],
 )
 def test_every_fault_is_named(tmp_path: Path, tree: dict[str, Any], said: list[str]) -> None:

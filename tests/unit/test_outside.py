@@ -93,7 +93,7 @@ def test_faults_are_told_with_their_place(tmp_path: Path, entry: str, said: str)
 def test_a_log_is_not_named_as_a_folder_of_another(tmp_path: Path) -> None:
     """`server/spool` would lie where the spool of `server` does."""
     for name in ("server/spool", "server/tile", "server/cosigned"):
-        with pytest.raises(ConfigurationError, match="name of a folder within a log"):
+        with pytest.raises(ConfigurationError, match="has its place within a log"):
             load(None, {"VESTRY_AUDIT__ORIGIN": name})
 
 

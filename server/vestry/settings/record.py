@@ -23,8 +23,8 @@ from vestry.settings.section import (
     split_url,
 )
 
-FOLDERS = frozenset({"tile", "spool", "cosigned", "content", "export"})
-"""Folders within a log."""
+WITHIN = frozenset({"tile", "spool", "cosigned", "content", "export", "checkpoint", "lock", "origins"})
+"""What has its name within a log, or beside the logs of a house."""
 
 
 def _auditor(value: str) -> str:
@@ -184,6 +184,6 @@ class Audit(Section):
             raise ValueError("`cli`, and what ends in `-cli`, is a log of the command line: take another name")
         if any(part in {"", ".", ".."} for part in value.split("/")):
             raise ValueError("between slashes stands a name, not nothing, `.` or `..`")
-        if taken := FOLDERS.intersection(value.split("/")):
-            raise ValueError(f"`{min(taken)}` is the name of a folder within a log: take another name")
+        if taken := WITHIN.intersection(value.split("/")):
+            raise ValueError(f"`{min(taken)}` has its place within a log: take another name")
         return value
