@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# A busy machine makes any example slow; what has to be quick is measured where it is promised.
+settings.register_profile("vestry", deadline=None)
+settings.load_profile("vestry")
 
 HERE = Path(__file__).resolve().parent
 # What is named first begins first, and a file that is not named comes last. The whole servers leave the time in which
