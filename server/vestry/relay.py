@@ -33,9 +33,20 @@ GAVE_UP = b'"Internal server error"'
 follow. It looks at a schema before it begins, but not at all of it. Starlette's own 500 is spelt otherwise."""
 
 
+ENFORCED = ("response_format", "structured_outputs", "tools")
+
+
+def _enforced(call: Call) -> list[str]:
+    """The fields with what the engine is to enforce: schemas, expressions, grammars."""
+    asked = msgspec.json.decode(call.body)
+    return [name for name in ENFORCED if asked.get(name) not in (None, {"type": "text"})]
+
+
 def _unenforceable(call: Call) -> Refusal:
-    field = call.enforced[0] if len(call.enforced) == 1 else None
-    return InvalidRequest("The engine cannot enforce this schema or grammar.", param=field)
+    fields = _enforced(call)
+    return InvalidRequest(
+        "The engine cannot enforce this schema or grammar.", param=fields[0] if len(fields) == 1 else None
+    )
 
 
 # What vLLM's messages about a bad request speak of, and what the client is told. The engine's own words may repeat
@@ -333,7 +344,7 @@ class _Attempt:
     def _complaint(self) -> Refusal:
         """What an answer other than 200 means."""
         said = b"".join(self._pieces)
-        if self._status == 500 and self._call.enforced and GAVE_UP in said:
+        if self._status == 500 and GAVE_UP in said and _enforced(self._call):
             return _unenforceable(self._call)
         if self._status not in (400, 413, 422):
             return EngineFailed("status")

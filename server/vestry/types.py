@@ -244,8 +244,7 @@ class Call(Struct, frozen=True):
 
     `choices` counts answers over all prompts; `completion_tokens` is the most that one may have, where the
     client set it, in the field `asked_in`; `highest_token` is the greatest token id that the client named, -1 for none,
-    and `highest_in` the field that it stands in. `enforced` are the fields with what the engine is to enforce: schemas,
-    expressions, grammars.
+    and `highest_in` the field that it stands in.
     """
 
     model: str
@@ -259,7 +258,6 @@ class Call(Struct, frozen=True):
     asked_in: str = "max_tokens"
     highest_token: int = -1
     highest_in: str = "prompt"
-    enforced: tuple[str, ...] = ()
     end_user: str = ""
     tools: bool = False
 

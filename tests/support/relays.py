@@ -37,13 +37,13 @@ class Bench:
         stream: bool = True,
         traceparent: str = "",
         route: str = "chat.completions",
-        enforced: tuple[str, ...] = (),
+        body: bytes = b"{}",
         **deadlines: Any,
     ) -> None:
         self.engine, self.client = MemoryEngine(), MemoryClient()
         self.relay = Relay({"a": self.engine}, Deadlines(event_bytes=4096, answer_bytes=65_536, **deadlines))
         self.head = head("req_7", route=route, traceparent=traceparent, began=time.monotonic())
-        self.call = call(stream=stream, prompt_bytes=40, enforced=enforced)
+        self.call = call(stream=stream, prompt_bytes=40, body=body)
         self.firsts = 0
 
     def first(self) -> None:

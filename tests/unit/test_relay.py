@@ -102,7 +102,7 @@ def test_what_the_engine_calls_a_bad_request_is_one_in_our_words(
 ) -> None:
     """400 from the engine is 400 for the client, in a sentence of ours: the engine's may repeat the prompt."""
     said = json.dumps({"error": {"message": words + " my secret prompt"}}).encode()
-    fault = failed(whole(400, said), stream=stream, enforced=("structured_outputs",))
+    fault = failed(whole(400, said), stream=stream, body=b'{"structured_outputs":{"regex":"a"}}')
     assert (fault.status, fault.code, fault.param) == (400, code, param)
     assert "secret" not in fault.reason
     assert param is None or param in ("messages", "top_logprobs") or param in fault.reason or "schema" in fault.reason

@@ -23,7 +23,6 @@ from vestry.edge.fields import (
     Sampled,
     StreamOptions,
     StructuredOutputs,
-    TextFormat,
     unread,
 )
 from vestry.errors import InvalidRequest, UnsupportedField
@@ -45,7 +44,6 @@ MISLEADING = {
     "functions": "`functions` is deprecated: use `tools`.",
     "function_call": "`function_call` is deprecated: use `tool_choice`.",
 }
-ENFORCED = ("response_format", "structured_outputs", "tools")
 ASKS_FOR_USAGE = StreamOptions(include_usage=True)
 FIELD = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
 PLACE = re.compile(r"^[A-Za-z0-9_.\[\]-]{1,128}$")
@@ -249,12 +247,6 @@ def _check_tokens(body: Sampled, highest: int) -> tuple[int, str]:
     return found
 
 
-def _enforced(body: Sampled) -> tuple[str, ...]:
-    """The fields that have something for the engine to enforce."""
-    asked = ((name, getattr(body, name, None)) for name in ENFORCED)
-    return tuple([name for name, value in asked if value is not None and not isinstance(value, TextFormat)])
-
-
 def _call(
     body: Sampled, raw: bytes, *, prompts: int, asked: int | None, asked_in: str = "max_tokens", highest: int
 ) -> Call:
@@ -284,7 +276,6 @@ def _call(
         asked_in=asked_in,
         highest_token=token,
         highest_in=field,
-        enforced=_enforced(body),
         end_user=end_user,
         tools=isinstance(body, ChatBody) and body.tools is not None,
     )
