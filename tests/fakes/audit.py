@@ -130,9 +130,9 @@ class FaultyFiles(Files):
         self._raise("append_to")
         return super().append_to(path)
 
-    def there(self, path: Path) -> State | None:
-        self._raise("there")
-        return super().there(path)
+    def state(self, descriptor: int) -> State:
+        self._raise("state")
+        return super().state(descriptor)
 
     def truncate(self, descriptor: int, size: int) -> None:
         self._raise("truncate")

@@ -64,7 +64,7 @@ FAULTS: list[tuple[str, int | str]] = [
     ("sync", errno.EIO),
     ("sync", errno.ENOSPC),
     ("sync", "lie"),
-    ("there", errno.EIO),
+    ("state", errno.EIO),
     ("create", errno.ENOSPC),
     ("create", errno.EMFILE),
     ("sync_directory", errno.EIO),

@@ -9,10 +9,15 @@ import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-State = tuple[tuple[int, int], int]
-"""Which file it is (device and number), and its size in bytes."""
+
+class State(NamedTuple):
+    """Which file it is (device and number), its size in bytes, and how many names it has: none once it was removed."""
+
+    which: tuple[int, int]
+    size: int
+    names: int
 
 
 class NotRegular(OSError):  # noqa: N818 - what stands there
@@ -73,7 +78,7 @@ class Files:
     def there(self, path: Path) -> State | None:
         """Of what stands under a name; None where there is nothing."""
         try:
-            return _state(os.stat(path))  # noqa: PTH116 - a third of what Path.stat costs, for every batch
+            return _state(path.stat())
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -128,7 +133,7 @@ class Files:
 
 
 def _state(found: os.stat_result) -> State:
-    return (found.st_dev, found.st_ino), found.st_size
+    return State((found.st_dev, found.st_ino), found.st_size, found.st_nlink)
 
 
 def _draft(path: Path) -> Path:

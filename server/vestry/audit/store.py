@@ -46,8 +46,8 @@ ROOM_SECONDS = 1.0
 """How long a commit waits for the tree to take what was written before: less than a call waits for its record."""
 LOCK = "lock"
 HELD_SECONDS = 0.01
-"""For so long one look at the lock's name holds, since each costs the thread its turn under load. Whoever makes a lock
-anew beside a journal waits for longer before reading it: what was acknowledged until then is durable, and found."""
+"""For so long one look at the names of lock and segment holds, since each costs the thread its turn under load. Whoever
+makes a lock anew beside a journal waits for longer before reading it: what was acknowledged until then is found."""
 _TAIL = 512
 
 
@@ -86,7 +86,7 @@ class Store:
         self.discarded = 0
         self.origins: list[str] = []
         self._lock, self._lock_path = lock, directory / LOCK
-        self._held, self._looked_at = files.state(lock)[0], -HELD_SECONDS
+        self._held, self._looked_at = files.state(lock).which, -HELD_SECONDS
         self._segment_bytes = segment_bytes
         self._files = files
         self._records = records
@@ -159,7 +159,7 @@ class Store:
     def holds(self) -> bool:
         """Whether the lock that keeps other writers out is still this log's own. Raises OSError."""
         there = self._files.there(self._lock_path)
-        return there is not None and there[0] == self._held
+        return there is not None and there.which == self._held
 
     def fail(self, cause: str) -> None:
         """Take the log as broken: for a fault that is not the disk's."""
@@ -191,14 +191,14 @@ class Store:
                 raise self._broke("short_write", f"only {taken} of {len(data)} bytes were written")
             wrote = True
             self._files.sync(self._file)
-            there = self._path and self._files.there(self._path)
-            self._hold()
+            found = self._files.state(self._file)
         except OSError as error:
             self._doubtful = self._doubtful or wrote
             raise self._failed(error) from error
-        if there != (self._mine, self._size + len(data)):
+        if found.size != self._size + len(data) or not found.names:
             self._doubtful = True
-            raise self._broke("changed_outside", f"{self._path} was changed, moved or removed by another program")
+            raise self._broke("changed_outside", f"{self._path} was changed or removed by another program")
+        self._hold()
         self._begun = b""
         self._size += len(data)
         self._tail = data[-_TAIL:] if len(data) >= _TAIL else (self._tail + data)[-_TAIL:]
@@ -226,7 +226,7 @@ class Store:
             with suppress(FileNotFoundError):
                 self._files.remove(path)  # left by an attempt that failed: none of it was acknowledged
             created = self._files.create(path)
-            mine, _ = self._files.state(created)
+            mine = self._files.state(created).which
         except OSError as error:
             raise self._failed(error) from error
         self._path, self._file, self._mine, self._size, self._tail = path, created, mine, 0, b""
@@ -268,12 +268,15 @@ class Store:
         return [leaves[at : at + each] for at in range(0, len(leaves), each)]
 
     def _hold(self) -> None:
-        """Raises WriteFailed where another process may have opened the log. Looks again after HELD_SECONDS."""
+        """Raises WriteFailed where another process may have opened the log, or would not find this segment. Looks again
+        after HELD_SECONDS.
+        """
         now = time.monotonic()
         if now - self._looked_at < HELD_SECONDS:
             return
         try:
             held = self.holds()
+            there = None if self._path is None else self._files.there(self._path)
         except OSError as error:
             raise self._failed(error) from error
         if not held:
@@ -282,6 +285,8 @@ class Store:
                 f"{self._lock_path} was removed, or its directory moved or replaced, so that another process may "
                 "write to this log: put it back as it was, or restart",
             )
+        if self._path is not None and (there is None or there.which != self._mine):
+            raise self._broke("changed_outside", f"{self._path} was moved or replaced by another program")
         self._looked_at = now
 
     def _regain(self, path: Path) -> None:
@@ -294,12 +299,12 @@ class Store:
             raise self._broke("lock_lost", f"another process writes to the log in {self.directory}")
         outwait(lock, self.directory, self._files)
         there = self._files.there(path)
-        mine = there is not None and there[0] == self._mine and segments(self.directory)[-1:] == [path]
+        mine = there is not None and there.which == self._mine and segments(self.directory)[-1:] == [path]
         if not mine or not self._begun.startswith(_read(path, self._size)):
             self._files.close(lock)
             raise self._broke("lock_lost", f"{path} was changed by another process, or was replaced: restart")
         self._files.close(self._lock)
-        self._lock, self._held = lock, self._files.state(lock)[0]
+        self._lock, self._held = lock, self._files.state(lock).which
         self._lock_path.write_text(f"{os.getpid()}\n", encoding="ascii")
 
     def _cut_back(self, path: Path) -> None:
@@ -319,7 +324,7 @@ class Store:
     def _open(self, path: Path) -> int:
         """Open a segment to append to it; returns its size. Raises OSError."""
         self._file = self._files.append_to(path)
-        self._mine, size = self._files.state(self._file)
+        self._mine, size, _ = self._files.state(self._file)
         return size
 
     def _failed(self, error: OSError) -> WriteFailed:
@@ -334,7 +339,7 @@ def outwait(lock: int, home: Path, files: Files) -> None:
     """Where a lock was made just now beside a journal, let the time pass in which the holder of one that was removed
     may acknowledge records without having looked. Raises OSError.
     """
-    if files.state(lock)[1] == 0 and segments(home):
+    if files.state(lock).size == 0 and segments(home):
         time.sleep(2 * HELD_SECONDS)
 
 
