@@ -215,8 +215,7 @@ class Account:
         self.uncounted = NOTHING
         self.restarts = 0
         self.last: Reading | None = None
-        self._seen = False
-        self._before = NOTHING
+        self._before: Work | None = None
         self._began = NOTHING
         self._base = Bounds()
         self._over = NOTHING
@@ -238,8 +237,8 @@ class Account:
         else:
             work, anew = reading.since(last)
             self.reported, self.restarts = self.reported.plus(work), self.restarts + anew
-        if not self._seen:
-            self._seen, self._before = True, self.reported
+        if self._before is None:
+            self._before = self.reported
         if not judged:
             return
         engine = self.reported.less(self._began)
@@ -253,7 +252,7 @@ class Account:
         """What the counters rose by under this process' eyes. What they rose by before its first look an earlier life
         may have counted too, as it has its outcomes: after a kill that is up to an hour's work.
         """
-        return self.reported.less(self._before)
+        return NOTHING if self._before is None else self.reported.less(self._before)
 
     def _settle(self, reading: Reading, last: Reading | None, recorded: Bounds, flying: Work) -> None:
         """Close the window if the engine has been idle since the last look, and nothing is in progress."""
