@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import shlex
@@ -27,6 +26,7 @@ from vestry.configuration.reading import Reading, inspect
 from vestry.errors import KeysUnavailable
 from vestry.faults import ConfigurationError
 from vestry.models import environment
+from vestry.models.alone import alone
 from vestry.models.catalog import ModelError
 from vestry.models.chosen import Chosen, choose
 from vestry.models.launch import Launch, plan, require_weights
@@ -92,17 +92,11 @@ def _inspect(reading: Reading) -> None:
         raise BadSettings(faults)
 
 
-@contextlib.contextmanager
-def _alone(state: Path) -> Iterator[None]:
+def _alone(state: Path) -> contextlib.AbstractContextManager[None]:
     """Hold the state directory from beginning to end: a second one would take the first one's server for its own."""
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (state / ".up.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            mend = "Stop that one first, or give this one settings with a `state` and ports of its own."
-            raise ModelError(f"Another `vestry up` is running for the state directory {state}. {mend}") from None
-        yield
+    mend = "Stop that one first, or give this one settings with a `state` and ports of its own."
+    return alone(state / ".up.lock", f"Another `vestry up` is running for the state directory {state}. {mend}")
 
 
 def _checked(settings: Settings) -> list[Chosen]:

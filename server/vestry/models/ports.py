@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import re
 import socket
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from vestry.models.alone import alone
 from vestry.models.catalog import ModelError
 
 
@@ -34,21 +33,16 @@ def require_free(what: str, host: str, port: int, setting: str) -> None:
         ) from None
 
 
-@contextlib.contextmanager
-def alone_at(url: str, state: Path) -> Iterator[None]:
+def alone_at(url: str, state: Path) -> AbstractContextManager[None]:
     """Be the only one, of one state directory, that keeps an engine at this address. Raises ModelError.
 
     The port is free until the engine listens, which takes it long; and whoever waits for one there would take another's
     for its own, and start its own for ever.
     """
     place = re.sub(r"[^0-9A-Za-z.]", "-", url.partition("://")[2])
-    with (state / f".engine-{place}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            mend = "Stop that one first, or give this one another `engine.port`."
-            raise ModelError(f"Another `vestry engine` or `vestry up` keeps an engine at {url}. {mend}") from None
-        yield
+    mend = "Stop that one first, or give this one another `engine.port`."
+    taken = f"Another `vestry engine` or `vestry up` keeps an engine at {url}. {mend}"
+    return alone(state / f".engine-{place}.lock", taken)
 
 
 def reachable(host: str) -> str:

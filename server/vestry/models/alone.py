@@ -1,0 +1,21 @@
+"""Being the only one that does something, for as long as it is done: by a locked file, which the system lets go."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+from vestry.models.catalog import ModelError
+
+
+@contextlib.contextmanager
+def alone(file: Path, taken: str) -> Iterator[None]:
+    """Hold this lock, or raise ModelError with the sentence `taken` where another process does."""
+    with file.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ModelError(taken) from None
+        yield
