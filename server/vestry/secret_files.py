@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from vestry.audit.files import NotRegular, opened
 from vestry.faults import ConfigurationError, Fault
+from vestry.regular import NotRegular, opened
 from vestry.settings.tree import Settings
 
 KEY_HASH = "key-hash"

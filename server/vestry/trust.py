@@ -7,7 +7,7 @@ import os
 import ssl
 from pathlib import Path
 
-from vestry.audit.files import NotRegular, opened
+from vestry.regular import NotRegular, opened
 
 LARGEST_PEM = 1_048_576
 """Bytes."""

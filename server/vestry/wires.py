@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from vestry.audit.files import NotRegular
 from vestry.faults import cause_of
+from vestry.regular import NotRegular
 from vestry.trust import trusting
 
 Permitted = Callable[[ipaddress.IPv4Address | ipaddress.IPv6Address], bool]

@@ -76,7 +76,7 @@ def test_an_unreadable_manifest_says_what_to_do(folder: Path, text: str) -> None
 def test_a_pipe_is_no_manifest(tmp_path: Path) -> None:
     """Nobody writes into it, and nobody is waited for."""
     os.mkfifo(tmp_path / manifest.NAME)
-    with pytest.raises(ModelError, match="it is not a regular file"):
+    with pytest.raises(ModelError, match="it is no file"):
         manifest.read(tmp_path)
 
 

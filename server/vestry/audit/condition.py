@@ -19,7 +19,6 @@ from msgspec.structs import replace
 from vestry.audit import scan
 from vestry.audit.canonical import clean, printable
 from vestry.audit.completeness import NOTHING, Work
-from vestry.audit.files import whole
 from vestry.audit.reading import LogReader, NoLog, journal
 from vestry.audit.reconciling import Reconciled, reconciled
 from vestry.audit.records import microseconds_of
@@ -27,6 +26,7 @@ from vestry.audit.registry import HEAD, REGISTRY
 from vestry.audit.tlog.merkle import root
 from vestry.audit.tlog.notes import NOTE_BYTES, Checkpoint
 from vestry.audit.tlog.tiles import CHECKPOINT, TileMissing, Tiles
+from vestry.regular import whole
 
 LATE_SECONDS = 300
 """A record that is so old, and under no checkpoint, is a fault."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
-import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 
 class State(NamedTuple):
@@ -18,30 +16,6 @@ class State(NamedTuple):
     which: tuple[int, int]
     size: int
     names: int
-
-
-class NotRegular(OSError):  # noqa: N818 - what stands there
-    """What stands there is a folder, a pipe, a device: no regular file."""
-
-
-def opened(path: Path, *, links: bool = True) -> BinaryIO:
-    """A regular file, open for reading; if `links` says so, also by a symbolic link's name. Raises OSError; NotRegular
-    for what is none: a pipe would be waited for.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise NotRegular(errno.EINVAL, "it is no file", str(path))
-    return os.fdopen(descriptor, "rb")
-
-
-def whole(path: Path, limit: int, *, links: bool = True) -> bytes:
-    """A regular file of at most so many bytes. Raises as `opened`, and ValueError for a larger one."""
-    with opened(path, links=links) as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise ValueError(f"{path} has more than {limit} bytes")
-    return data
 
 
 class Files:

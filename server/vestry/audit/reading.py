@@ -12,9 +12,10 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from vestry.audit import files, scan
+from vestry.audit import scan
 from vestry.audit.tlog.notes import NOTE_BYTES, Checkpoint, NoteRefused, split
 from vestry.audit.tlog.tiles import CHECKPOINT, WIDTH, TileMissing, Tiles
+from vestry.regular import whole
 
 Leaves = Iterator[tuple[int, bytes]]
 """Records in order, each with its index."""
@@ -43,7 +44,7 @@ class LogReader:
     def note(self) -> str | None:
         """The newest checkpoint, as it was signed; None where there is none yet. Raises NoLog for what is no text."""
         try:
-            return files.whole(self.home / CHECKPOINT, _NOTE_BYTES).decode()
+            return whole(self.home / CHECKPOINT, _NOTE_BYTES).decode()
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:

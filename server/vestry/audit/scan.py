@@ -19,8 +19,8 @@ from msgspec import Meta, Struct
 
 from vestry.audit.canonical import LEAF_BYTES, clean
 from vestry.audit.fields import RecordType
-from vestry.audit.files import opened
 from vestry.audit.forms import TIME
+from vestry.regular import opened
 
 BATCH_BYTES = 1 << 20
 """A batch takes records until it has this size; the last one may reach beyond."""

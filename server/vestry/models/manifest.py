@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,9 +14,12 @@ import msgspec
 from msgspec import Struct
 
 from vestry.models.catalog import ModelError
+from vestry.regular import whole
 
 NAME = "vestry-model.json"
 BLOCK = 1 << 20
+LARGEST = 16 << 20
+"""Bytes of a manifest."""
 
 
 class File(Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,18 +81,11 @@ def read(folder: Path) -> Manifest | None:
     """The folder's manifest; None where there is none. Raises ModelError if it cannot be read."""
     path = folder / NAME
     try:
-        return msgspec.json.decode(_content(path), type=Manifest)
+        return msgspec.json.decode(whole(path, LARGEST), type=Manifest)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, msgspec.MsgspecError) as fault:
+    except (OSError, ValueError, msgspec.MsgspecError) as fault:
         raise ModelError(f"{path} cannot be read ({fault}). Delete the folder and prepare the model again.") from fault
-
-
-def _content(path: Path) -> bytes:
-    """What a regular file holds: a pipe would be waited for. Raises OSError."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError("it is not a regular file")
-    return path.read_bytes()
 
 
 def check(folder: Path, manifest: Manifest, *, thorough: bool) -> list[str]:

@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 from authlib.oidc.discovery import OpenIDProviderMetadata, get_well_known_url
 
 from vestry.adapters.tokens.keysets import DOCUMENT_BYTES, BadKeys, KeySet
-from vestry.audit.files import NotRegular, opened
+from vestry.regular import NotRegular, opened
 from vestry.wires import Undelivered, Web
 
 Fetch = Callable[[], KeySet]

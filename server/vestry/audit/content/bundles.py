@@ -30,7 +30,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from vestry.audit.files import Files, opened, whole
+from vestry.audit.files import Files
+from vestry.regular import opened, whole
 from vestry.types import ContentMode
 
 KEYS_BYTES = 16 << 20

@@ -6,7 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
-from vestry.audit.files import whole
+from vestry.regular import whole
 
 
 def write_whole(path: Path, text: str, *, over: bool = True, drafts: Path | None = None) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from vestry.audit import files
+from vestry import regular
 from vestry.audit.tlog.merkle import HASH_BYTES, whole
 
 WIDTH = 256
@@ -138,7 +138,7 @@ class Tiles:
         for name in names:
             path = self.home / name
             try:
-                return files.whole(path, BUNDLE_BYTES if level == "entries" else TILE_BYTES), path
+                return regular.whole(path, BUNDLE_BYTES if level == "entries" else TILE_BYTES), path
             except FileNotFoundError:
                 continue
         depth = 1 if isinstance(level, str) else level + 1

@@ -8,8 +8,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from vestry.audit.files import NotRegular, whole
 from vestry.audit.tlog.tiles import TILE_BYTES, WIDTH, tile_path
+from vestry.regular import NotRegular, whole
 
 NOTE_BYTES = 1 << 20
 _SMALL = re.compile(r"[0-9]{3}")

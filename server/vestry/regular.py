@@ -1,0 +1,33 @@
+"""Opening and reading files that somebody else named: regular ones alone, and no more of them than is asked for."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+
+class NotRegular(OSError):  # noqa: N818 - what stands there
+    """What stands there is a folder, a pipe, a device: no regular file."""
+
+
+def opened(path: Path, *, links: bool = True) -> BinaryIO:
+    """A regular file, open for reading; if `links` says so, also by a symbolic link's name. Raises OSError; NotRegular
+    for what is none: a pipe would be waited for.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotRegular(errno.EINVAL, "it is no file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def whole(path: Path, limit: int, *, links: bool = True) -> bytes:
+    """A regular file of at most so many bytes. Raises as `opened`, and ValueError for a larger one."""
+    with opened(path, links=links) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"{path} has more than {limit} bytes")
+    return data
