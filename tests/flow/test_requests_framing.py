@@ -268,6 +268,29 @@ def test_a_connection_serves_many_calls(visit: Visit) -> None:
     assert len(visit.engine.calls) == 6
 
 
+def test_a_head_that_comes_again_is_read_each_time(visit: Visit) -> None:
+    """Calls with one head and bodies of any length, whole or in pieces, are each read as they come; so is a call with
+    another key among them, and what comes after the length of one is no part of it.
+    """
+    texts = ["one", "and two", "", "x" * 40_000, "in pieces"]
+    with visit.wire() as wire:
+        for text in texts:
+            data = chat_request(visit.key, chat(text))
+            wire.send(data[:-5])
+            if text == "in pieces":
+                assert not wire.readable(0.05)
+            wire.send(data[-5:])
+            assert wire.answer().status_code == 200
+            wire.send(chat_request(visit.key[:-1] + "-", chat(text)))
+            answer = wire.answer()
+            assert answer.status_code == 401
+            visit.recorded(answer, "invalid_api_key")
+        wire.send(chat_request(visit.key, GOOD + b" " * 9, f"Content-Length: {LENGTH}"))
+        assert wire.answer().status_code == 200
+        assert wire.closed()
+    assert [asked.json["messages"][0]["content"] for asked in visit.engine.calls] == [*texts, "hello"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_second_request_at_once_is_not_served(stream: bool, visit: Visit) -> None:
     """Of two requests sent at once the first is answered whole, the connection closes, the second reaches nobody."""

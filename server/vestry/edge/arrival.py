@@ -14,6 +14,7 @@ from vestry.edge.bodies import Parser
 from vestry.edge.certificates import Form
 from vestry.edge.cycle import Cycle
 from vestry.edge.door import Door, new_request_id
+from vestry.edge.recurring import Said
 from vestry.errors import BodyTooLarge, ClientLeft, Overloaded, Refusal, UnsupportedMedia
 from vestry.settings.tree import Bounds
 from vestry.types import Call, Certificate, Head, Operation
@@ -84,24 +85,41 @@ class Arrival:
         self.head = self._read_head(route)
 
     def _read_head(self, route: Route) -> Head:
-        get = self._headers.get
-        agent, parent = get(b"user-agent"), get(b"traceparent")
-        client_id = get(b"x-client-request-id") or get(b"x-request-id")
-        credential, ambiguous = self._credential()
+        recurring = self._door.recurring
+        if recurring is None:
+            said = self._read_said()
+        elif recurring.said is None:
+            said = recurring.said = self._read_said()
+        else:
+            said = recurring.said
+        source, agent, client_id, parent, credential, ambiguous = said
         return Head(
             new_request_id(),
             route.name,
             route.operation,
             self._scope["method"],
-            self._source(),
-            _text(agent) if agent else "",
-            _text(client_id) if client_id else "",
-            _traceparent(parent) if parent else "",
+            source,
+            agent,
+            client_id,
+            parent,
             credential,
             self._door.began,
             self._door.began_wall,
             self._certificate(),
             ambiguous,
+        )
+
+    def _read_said(self) -> Said:
+        """What follows from the headers and the connection alone."""
+        get = self._headers.get
+        agent, parent = get(b"user-agent"), get(b"traceparent")
+        client_id = get(b"x-client-request-id") or get(b"x-request-id")
+        return (
+            self._source(),
+            _text(agent) if agent else "",
+            _text(client_id) if client_id else "",
+            _traceparent(parent) if parent else "",
+            *self._credential(),
         )
 
     def _credential(self) -> tuple[str | None, bool]:

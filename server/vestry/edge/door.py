@@ -5,6 +5,8 @@ Rules:
 - Nothing is waited for without an end: headers, bodies, and readers that do not read each have a clock.
 - One call at a time on a connection: bytes that arrive before it is answered are dropped, and the connection
   closes after the answer (RFC 9112 section 9.3.2 tells clients to expect that).
+- A head that is the same as the first one of its connection, but for the body's length, is not parsed again
+  (`recurring`).
 - A stream's chunks are written straight to the transport: no task, no await, per chunk.
 """
 
@@ -17,7 +19,6 @@ import time
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
-from urllib.parse import unquote
 
 import httptools
 from uvicorn.config import Config
@@ -31,11 +32,13 @@ from vestry.edge.heads import (
     answer_to,
     fault_of,
     offers_http2,
+    told,
     without_offer,
     wrong_length,
     wrong_repetition,
     wrong_target,
 )
+from vestry.edge.recurring import Recurring, recurring
 from vestry.errors import BodyTooLarge, HeadersTooLarge, MalformedRequest, Refusal, RequestTimeout
 from vestry.types import Certificate
 
@@ -96,9 +99,12 @@ class Door(HttpToolsProtocol):
         self._on_pause: Callable[[bool], None] | None = None
         self._target = (b"", b"")
         self.fields: dict[bytes, bytes] = {}
+        self.recurring: Recurring | None = None
+        """The head of the request in progress, where it is the one that comes again on this connection."""
+        self._usual: Recurring | None = None
         self.began = 0.0
         self.began_wall = 0
-        self._extensions = {"vestry.door": {"door": self}}
+        self._common: dict[str, Any] = {}
         self.message_event = asyncio.Event()
         self.fault: Refusal | None = None
         """What is wrong with a body in progress: the call that waits for it answers so."""
@@ -108,6 +114,15 @@ class Door(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._rules.keeper.connections(+1)
+        self._common = {
+            "type": "http",
+            "asgi": ASGI,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": "",
+            "extensions": {"vestry.door": {"door": self}},
+        }
         if len(self.connections) > self._limits.connections:
             transport.abort()
             return
@@ -132,6 +147,27 @@ class Door(HttpToolsProtocol):
         if self._answering:
             self._stop_listening()
             return
+        between = not (self._arrived or self._in_head or self._in_body)
+        if between and self._usual is not None and self._comes_again(self._usual, data):
+            return
+        self._parse(data)
+        if between and self._usual is None and self._answering and self.cycle.keep_alive:
+            self.recurring = self._usual = recurring(data, self.cycle.scope, self.fields)
+
+    def _comes_again(self, usual: Recurring, data: bytes) -> bool:
+        """Take a whole request with the head that is known here. False for any other: it is the parser's."""
+        again = usual.again(data)
+        if again is None:
+            return False
+        scope, self.fields, body = again
+        self.headers = scope["headers"]
+        self.recurring, self._on_leave, self._on_pause = usual, None, None
+        self._begin(scope, keep_alive=True)
+        self.cycle.more_body = False
+        self.cycle.take(body)
+        return True
+
+    def _parse(self, data: bytes) -> None:
         self._arrived += len(data)
         try:
             self.parser.feed_data(data)
@@ -214,34 +250,15 @@ class Door(HttpToolsProtocol):
         if self._fault is None:
             self._stop_timer()
             self._in_head, self._in_body, self._arrived = False, True, 0
-            self._begin(version)
+            self.recurring = None
+            scope = {**self._common, **told(version, self.parser.get_method(), self.url, self.headers)}
+            self._begin(scope, keep_alive=version == "1.1" and self.parser.should_keep_alive())
 
-    def _begin(self, version: str) -> None:
+    def _begin(self, scope: dict[str, Any], *, keep_alive: bool) -> None:
         """Hand the request to the application, in a task of its own; its body follows."""
         self.began, self.began_wall = time.monotonic(), time.time_ns() // 1000
-        path, _, query = self.url.partition(b"?")
-        readable = path.decode("ascii")
         self.message_event.clear()
-        self.cycle = cycle = Cycle(
-            self,
-            {
-                "type": "http",
-                "asgi": ASGI,
-                "http_version": version,
-                "server": self.server,
-                "client": self.client,
-                "scheme": self.scheme,
-                "root_path": "",
-                "method": self.parser.get_method().decode("ascii"),
-                "path": unquote(readable) if "%" in readable else readable,
-                "raw_path": path,
-                "query_string": query,
-                "headers": self.headers,
-                "state": {},
-                "extensions": self._extensions,
-            },
-            version == "1.1" and self.parser.should_keep_alive() and not self._ending,
-        )
+        self.cycle = cycle = Cycle(self, scope, keep_alive and not self._ending)
         cycle.task = self.loop.create_task(cycle.run_asgi(self.app))
         self.tasks.add(cycle.task)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -46,6 +48,21 @@ def wrong_length(version: str, fields: Mapping[bytes, bytes]) -> str | None:
     if encoding is not None and (b"content-length" in fields or encoding.lower() != b"chunked"):
         return "The length of the body is stated in more than one way."
     return None
+
+
+def told(version: str, method: bytes, target: bytes, headers: Headers) -> dict[str, Any]:
+    """What an application is told of it (ASGI); the rest of the scope is the same for all of a connection."""
+    path, _, query = target.partition(b"?")
+    readable = path.decode("ascii")
+    return {
+        "http_version": version,
+        "method": method.decode("ascii"),
+        "path": unquote(readable) if "%" in readable else readable,
+        "raw_path": path,
+        "query_string": query,
+        "headers": headers,
+        "state": {},
+    }
 
 
 def offers_http2(headers: Headers) -> bool:
