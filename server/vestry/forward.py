@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -48,7 +49,7 @@ class Forward:
         tried = cause.tried if cause.cause == "connect" else (*cause.tried, first.seat.replica.name)
         try:
             outcome = await self._try(head, call, grant, second, client, number=2)
-            return replace(outcome, tried=(*tried, *outcome.tried)) if tried else outcome
+            return replace(outcome, attempts=2, tried=(*tried, *outcome.tried))
         except Refusal as refusal:
             refusal.tried = (*tried, *refusal.tried)
             if isinstance(refusal, EngineFailed):
@@ -69,11 +70,11 @@ class Forward:
             return None
 
     async def _try(self, head: Head, call: Call, grant: Grant, trip: Trip, client: Client, *, number: int) -> Outcome:
-        """One try, reported to the router however it ends. What comes of it says where, and which try it was."""
+        """One try, reported to the router however it ends. A refusal says where that was, and which try."""
         cause: str | None = CANCELLED
         try:
             outcome = await self._relay.send(
-                head, call, trip.seat.replica, client, lambda: self._router.heard(trip, time.monotonic()), grant.extra
+                head, call, trip.seat.replica, client, partial(self._router.heard, trip), grant.extra
             )
             cause = CAUSES.get(outcome.ending) if outcome.code != InvalidRequest.code else None
         except Refusal as refusal:
@@ -82,6 +83,6 @@ class Forward:
             refusal.replica, refusal.attempts = trip.seat.replica.name, number
             raise
         else:
-            return replace(outcome, attempts=number)
+            return outcome
         finally:
             self._router.ended(call.model, trip, time.monotonic(), cause=cause)

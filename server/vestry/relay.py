@@ -110,10 +110,11 @@ class Relay:
         call: Call,
         replica: Replica,
         client: Client,
-        on_first: Callable[[], None],
+        on_first: Callable[[float], None],
         extra: bytes = b"",
     ) -> Outcome:
         """Relay one call, with `extra` in its body. Returns once the engine's answer has ended, or the client has gone.
+        `on_first` hears when the first byte of a good answer comes (monotonic seconds).
 
         Raises EngineFailed or EngineTimeout while nothing has been sent to the client, InvalidRequest where the engine
         found the request wrong, and Stopping where the call is cut off and the engine has it.
@@ -166,7 +167,7 @@ class _Attempt:
         replica: Replica,
         client: Client,
         deadlines: Deadlines,
-        on_first: Callable[[], None],
+        on_first: Callable[[float], None],
         extra: bytes,
     ) -> None:
         self._head, self._call, self._replica, self._client = head, call, replica, client
@@ -266,7 +267,7 @@ class _Attempt:
     def _mark_first(self) -> None:
         self._first = self._heard
         if self._status == 200:
-            self._on_first()
+            self._on_first(self._heard)
 
     # Once the exchange is over its wire belongs to the pool, and then to another call: it is not touched any more.
 
@@ -381,6 +382,7 @@ class _Attempt:
             usage=usage,
             finish_reasons=reasons,
             replica=self._replica.name,
+            attempts=1,
             tried=self.tried,
             first_byte=self._first,
             engine_seconds=time.monotonic() - self._began,

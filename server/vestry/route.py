@@ -99,14 +99,18 @@ class Router:
 
     def serving(self, model: str, now: float) -> list[Seat]:
         """Those that get calls now: in service; where none is, those that are ejected and not down."""
-        up = [seat for seat in self._seats[model] if not seat.down]
-        return [seat for seat in up if now >= seat.ejected_until] or up
+        seats = self._seats[model]
+        return [seat for seat in seats if not seat.down and now >= seat.ejected_until] or [
+            seat for seat in seats if not seat.down
+        ]
 
     def pick(self, model: str, now: float, *, streamed: bool, tried: str | None = None) -> Trip:
         """Choose a replica; after a failure at `tried` another one, if the budget allows it. Raises NoReplica."""
         if tried is not None and self._budget[model] < 1.0:
             raise NoReplica(retry_after=1.0)
-        there = [seat for seat in self.serving(model, now) if seat.replica.name != tried]
+        there = self.serving(model, now)
+        if tried is not None:
+            there = [seat for seat in there if seat.replica.name != tried]
         if not there:
             raise NoReplica(retry_after=1.0)
         seat = there[0]

@@ -46,7 +46,7 @@ class Bench:
         self.call = call(stream=stream, prompt_bytes=40, body=body)
         self.firsts = 0
 
-    def first(self) -> None:
+    def first(self, _moment: float) -> None:
         self.firsts += 1
 
     def send(self) -> Awaitable[Outcome]:

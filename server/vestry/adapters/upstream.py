@@ -70,9 +70,10 @@ class Upstream:
 
         `fresh` asks for a new connection. Raises EngineFailed with cause `connect`.
         """
-        more = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]) if headers else ""
-        length = sum(map(len, body))
-        head = f"{method} {path} HTTP/1.1\r\n{self._common}{more}content-length: {length}\r\n\r\n"
+        head = f"{method} {path} HTTP/1.1\r\n{self._common}"
+        for name, value in (headers or {}).items():
+            head += f"{name}: {value}\r\n"
+        head += f"content-length: {sum(map(len, body))}\r\n\r\n"
         request = b"".join((head.encode(), *body))
         connection = (None if fresh else self._take_idle()) or await self._connect()
         self._busy.add(connection)

@@ -188,13 +188,11 @@ class Arrival:
         """Read and parse the body. Raises a Refusal."""
         if self.parser is None:
             raise TypeError(f"{self.head.route} has no body to parse")
-        self._check_body()
-        return self.parser(await self._read_body(), self._rules.bounds)
+        return self.parser(self._whole_body() or await self._read_body(), self._rules.bounds)
 
     async def body(self) -> bytes:
         """The body, which says that it is JSON, as it came. Raises a Refusal."""
-        self._check_body()
-        return await self._read_body()
+        return self._whole_body() or await self._read_body()
 
     def header(self, name: bytes) -> list[str]:
         """What headers of this name say; `name` is in lower case."""
@@ -217,12 +215,15 @@ class Arrival:
         if declared is not None and int(declared) > self._rules.body_bytes:
             raise BodyTooLarge
 
-    async def _read_body(self) -> bytes:
+    def _whole_body(self) -> bytes | None:
+        """The body, where it has come with the head: most do, and need no wait. Raises as `body` does."""
+        self._check_body()
         whole = self._cycle.whole_body()
-        if whole is not None:
-            if len(whole) > self._rules.body_bytes:
-                raise BodyTooLarge
-            return whole
+        if whole is not None and len(whole) > self._rules.body_bytes:
+            raise BodyTooLarge
+        return whole
+
+    async def _read_body(self) -> bytes:
         arriving = self._rules.arriving
         pieces: list[bytes] = []
         size = 0

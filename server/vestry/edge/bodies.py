@@ -252,11 +252,10 @@ def _call(
 ) -> Call:
     end_user = body.user or ""
     include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-    sampling = {
-        name: value if isinstance(value, int) else repr(value)
-        for name, value in zip(SAMPLING, _sampling(body), strict=True)
-        if value is not None
-    }
+    sampling: dict[str, Any] = {}
+    for name, value in zip(SAMPLING, _sampling(body), strict=True):
+        if value is not None:
+            sampling[name] = value if isinstance(value, int) else repr(value)
     if asked is not None:
         sampling["max_tokens"] = asked
     if _dropped(body) != _NO_DROPPED:

@@ -128,27 +128,33 @@ class Cycle(RequestResponseCycle):
         if (b"connection", b"close") in headers:
             headers.remove((b"connection", b"close"))
             self.keep_alive = False
-        head = b"".join([b"%b: %b\r\n" % header for header in (*self.default_headers, *headers)])
-        end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
-        length = len(body)
-        if self.scope["method"] == "HEAD":
-            body = b""
         self.response_started = True
-        if status == 204:  # RFC 9110, section 8.6: no Content-Length
-            self.transport.write(b"%b%b%b" % (STATUS_LINE[status], head, end))
-        else:
-            self.transport.write(b"%b%bcontent-length: %d\r\n%b%b" % (STATUS_LINE[status], head, length, end, body))
+        lines = self._head(status, headers)
+        if status != 204:  # RFC 9110, section 8.6: no Content-Length
+            lines.append(b"content-length: %d\r\n" % len(body))
+        lines.append(b"\r\n")
+        if status != 204 and self.scope["method"] != "HEAD":
+            lines.append(body)
+        self.transport.write(b"".join(lines))
         self._complete()
+
+    def _head(self, status: int, headers: Headers) -> list[bytes]:
+        """The lines of an answer's head, as far as all answers have them."""
+        lines = [STATUS_LINE[status]]
+        for name, value in self.default_headers:
+            lines += (name, b": ", value, b"\r\n")
+        for name, value in headers:
+            lines += (name, b": ", value, b"\r\n")
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        return lines
 
     def start_stream(self, headers: Headers, first: bytes) -> None:
         """Send the head of a streamed answer, and its first bytes, in one write."""
         self.response_started = True
         self.chunked_encoding = self.scope["http_version"] != "1.0"
-        lines = [STATUS_LINE[200], EVENT_STREAM]
-        for name, value in (*self.default_headers, *headers):
-            lines += (name, b": ", value, b"\r\n")
-        if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
+        lines = self._head(200, headers)
+        lines.append(EVENT_STREAM)
         if self.chunked_encoding:
             lines.append(b"transfer-encoding: chunked\r\n")
         lines += (b"\r\n", self._framed(first))
