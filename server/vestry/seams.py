@@ -116,18 +116,18 @@ class Change(Protocol):
 class Structure(Struct, omit_defaults=True, kw_only=True):
     """A record of the audit log. A field that has its default is left out; the log sets `index` and `origin`.
 
-    Whoever makes one answers for its values: integers within 2**53 - 1, and ASCII keys in what is a dict.
+    Whoever makes one answers for its values: integers within 2**53 - 1, and ASCII keys in what is a dict. A class of
+    them has the fields that are named here, and all of its fields in the order of their names.
     """
 
-    type: str
-    schema: int
-    index: int = -1
-    origin: str = ""
-    request_id: str
+    if TYPE_CHECKING:
+        index: int = -1
+        origin: str = ""
+        request_id: str
+        schema: int
+        type: str
 
-    if TYPE_CHECKING:  # every Struct has it
-
-        def __copy__(self) -> Self: ...
+        def __copy__(self) -> Self: ...  # every Struct has it
 
 
 Record = Mapping[str, Any] | Structure

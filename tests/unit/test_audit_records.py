@@ -20,13 +20,13 @@ from fakes.audit import HandClock
 from fakes.calls import GRANT, PRINCIPAL, call, head
 from support import forks
 from vestry.audit import fields, schema
-from vestry.audit.calls import CallRecord, IntentRecord, OutcomeRecord, RefusalRecord
+from vestry.audit.calls import Content, IntentRecord, OutcomeRecord, RefusalRecord
 from vestry.audit.canonical import LEAF_BYTES, leaf, placed
 from vestry.audit.fields import FIELDS, RecordType
 from vestry.audit.records import Records, microseconds_of, rfc3339, sampling
 from vestry.errors import InvalidKey, InvalidRequest, Overloaded
 from vestry.roles import Role
-from vestry.seams import Record
+from vestry.seams import Record, Structure
 from vestry.types import Ending, Outcome, Usage
 
 ROOT = Path(__file__).parents[2]
@@ -168,12 +168,14 @@ def test_no_header_breaks_a_record(text: str, short: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [IntentRecord, OutcomeRecord, RefusalRecord], ids=lambda kind: kind.__name__)
-def test_the_structures_follow_the_table(kind: type[CallRecord]) -> None:
+def test_the_structures_follow_the_table(kind: type[Structure]) -> None:
     """Each structure has the fields of its type and no others; what is always there has no default."""
     name = RecordType(kind.__name__.removesuffix("Record").lower())
     assert set(kind.__struct_fields__) | {"cut"} == fields.allowed(name)
     needed = {field.name for field in msgspec.structs.fields(kind) if field.required}
     assert needed | {"index", "origin"} == fields.required(name) - _WHO.get(name, frozenset())
+    for each in (kind, Content):  # the encoder relies on it
+        assert list(each.__struct_fields__) == sorted(each.__struct_fields__)
 
 
 _WHO = {RecordType.INTENT: {"tenant", "subject", "key_id", "role", "model"}}
@@ -186,6 +188,11 @@ def test_a_structure_is_canonical(records: Records) -> None:
     sent = call(end_user="\U0001f600", sampling={"top_p": "0.9", "max_tokens": 1, "seed": -(2**63), "n": 2})
     record = records.intent(asked, PRINCIPAL, sent, GRANT)
     assert leaf(placed(record, 2**53 - 1, "server")) == rfc8785.dumps(msgspec.to_builtins(record))
+    tried = Outcome(Ending.COMPLETE, 200, usage=Usage(7, 2), replica="b", attempts=2, tried=("a",))
+    kept = Content(size=7, texts=("00" * 32,), bundle="20260131-000001", entry=0)
+    ended = records.outcome(asked, PRINCIPAL, sent, GRANT, tried, kept)
+    assert ended.engine_work is not None
+    assert leaf(placed(ended, 0, "server")) == rfc8785.dumps(msgspec.to_builtins(ended))
 
 
 def test_one_calls_record_is_not_anothers(records: Records) -> None:

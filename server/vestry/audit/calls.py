@@ -1,7 +1,8 @@
-"""The three records of a call as structures: they are written for every call, and a structure costs a third of a dict.
+"""The three records of a call as structures: they are written for every call, and a structure costs a fifth of a dict.
 
-What each field means, and which are always there, says the table in `fields.py`; the tests hold these classes to it.
-A field with a default is left out where it has that value.
+What each field means, and which are always there, says the table in `fields.py`. Fields stand in the order of their
+names, as canonical JSON has them: an encoder that need not sort them takes half the time. The tests hold these classes
+to both. A field with a default is left out where it has that value; who called is empty where it is not known.
 """
 
 from __future__ import annotations
@@ -16,92 +17,128 @@ from vestry.seams import Structure
 class Content(Struct, omit_defaults=True, kw_only=True):
     """What is kept of a prompt or of an answer, and where: the record's `content`. Hashes are in hex."""
 
-    size: int = 0
-    left_out: int = 0
-    commitment: str = ""
-    hmac: str = ""
-    texts: tuple[str, ...] = ()
-    bundle: str = ""
-    entry: int | None = None
-    offset: int | None = None
-    length: int | None = None
-    sha256: str = ""
     auditor: str = ""
+    bundle: str = ""
+    commitment: str = ""
+    entry: int | None = None
+    hmac: str = ""
+    left_out: int = 0
+    length: int | None = None
     lost: bool = False
+    offset: int | None = None
+    sha256: str = ""
+    size: int = 0
+    texts: tuple[str, ...] = ()
 
 
-class CallRecord(Structure, kw_only=True):
-    """What all three have in common. Who called is empty where it is not known."""
-
-    time: str
-    began: str
-    duration_us: int
-    tenant: str = ""
-    subject: str = ""
-    key_id: str = ""
-    role: str = ""
-    break_glass: str = ""
-    route: str
-    operation: str
-    method: str
-    model: str = ""
-
-
-class DecidedRecord(CallRecord, kw_only=True):
-    """What is said where a call is decided on: what the client says of itself, and what was decided."""
-
-    client_request_id: str = ""
-    traceparent: str = ""
-    source: str = ""
-    user_agent: str = ""
-    decision: str
-    configuration_digest: str = ""
-    issuer: str = ""
-
-
-class IntentRecord(DecidedRecord, kw_only=True):
+class IntentRecord(Structure, kw_only=True):
     """What is about to be done, and why it may be."""
 
-    end_user: str = ""
-    stream: bool
-    sampling: dict[str, Any]
-    revision: str = ""
-    weights_digest: str = ""
-    quantization: str = ""
+    began: str
+    break_glass: str = ""
     chat_template_digest: str = ""
-    engine_version: str = ""
-    rule: str
-    content_mode: str
+    client_request_id: str = ""
+    configuration_digest: str = ""
     content: Content | None = None
+    content_mode: str
+    decision: str
+    duration_us: int
+    end_user: str = ""
+    engine_version: str = ""
+    index: int = -1
+    issuer: str = ""
+    key_id: str = ""
+    method: str
+    model: str = ""
+    operation: str
+    origin: str = ""
+    quantization: str = ""
+    request_id: str
+    revision: str = ""
+    role: str = ""
+    route: str
+    rule: str
+    sampling: dict[str, Any]
+    schema: int
+    source: str = ""
+    stream: bool
+    subject: str = ""
+    tenant: str = ""
+    time: str
+    traceparent: str = ""
+    type: str
+    user_agent: str = ""
+    weights_digest: str = ""
 
 
-class OutcomeRecord(CallRecord, kw_only=True):
+class OutcomeRecord(Structure, kw_only=True):
     """How it went."""
 
-    status: int
-    code: str = ""
-    ending: str
-    replica: str = ""
     attempts: int
-    prompt_tokens: int
-    completion_tokens: int
+    began: str
+    break_glass: str = ""
     cached_tokens: int
+    code: str = ""
+    completion_tokens: int
+    content: Content | None = None
+    content_mode: str
+    duration_us: int
+    ending: str
+    engine_us: int
+    engine_work: list[dict[str, Any]] | None = None
     estimated: bool
     finish_reasons: tuple[str, ...]
     first_byte_us: int | None = None
-    engine_us: int
-    content_mode: str
-    content: Content | None = None
-    engine_work: list[dict[str, Any]] | None = None
+    index: int = -1
     issuer: str = ""
+    key_id: str = ""
+    method: str
+    model: str = ""
+    operation: str
+    origin: str = ""
+    prompt_tokens: int
+    replica: str = ""
+    request_id: str
+    role: str = ""
+    route: str
+    schema: int
     source: str = ""
+    status: int
+    subject: str = ""
+    tenant: str = ""
+    time: str
+    type: str
 
 
-class RefusalRecord(DecidedRecord, kw_only=True):
+class RefusalRecord(Structure, kw_only=True):
     """A call that was answered with a refusal: the one record of it, intent and outcome in one."""
 
-    status: int
+    began: str
+    break_glass: str = ""
+    client_request_id: str = ""
     code: str
-    reason: str
+    configuration_digest: str = ""
+    decision: str
+    duration_us: int
     ending: str
+    index: int = -1
+    issuer: str = ""
+    key_id: str = ""
+    method: str
+    model: str = ""
+    operation: str
+    origin: str = ""
+    reason: str
+    request_id: str
+    role: str = ""
+    route: str
     rule: str = ""
+    schema: int
+    source: str = ""
+    status: int
+    subject: str = ""
+    tenant: str = ""
+    time: str
+    traceparent: str = ""
+    type: str
+    user_agent: str = ""

@@ -6,8 +6,8 @@ within what every JSON reader can hold (RFC 8785 section 3.2.2.3, RFC 7493 secti
 msgspec with sorted keys writes exactly the bytes that RFC 8785 asks for; the tests prove it against an
 independent implementation.
 
-A record that is written often is a `Structure`: its fields have such types only, so that nothing is left to check.
-That costs a third of what a dict does.
+A record that is written often is a `Structure`: its fields have such types only, and stand in order, so that nothing is
+left to check or to sort. That costs a fifth of what a dict does.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ SAFE_INTEGER = 2**53 - 1
 DEPTH = 16
 
 _ENCODER = msgspec.json.Encoder(order="sorted")
+_OF_STRUCTURES = msgspec.json.Encoder(order="deterministic")
+"""Sorts dicts, and leaves the fields of a structure as they stand: in order."""
 _UNPRINTABLE = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _CUTS = (4096, 1024, 256, 64)
 
@@ -57,7 +59,7 @@ def encode(record: Record) -> bytes:
     """
     try:
         if isinstance(record, Structure):
-            return _ENCODER.encode(record)
+            return _OF_STRUCTURES.encode(record)
         for key, value in record.items():
             kind = value.__class__
             if kind is str or (kind is int and -SAFE_INTEGER <= value <= SAFE_INTEGER):
