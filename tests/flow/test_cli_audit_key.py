@@ -75,6 +75,26 @@ def test_again_with_another_name(cli: Cli) -> None:
     assert key_file(cli).read_bytes() == written
 
 
+def test_a_lost_key_is_not_made_anew(cli: Cli) -> None:
+    """Beside logs that it has signed a new key could go on with none of them: nobody gets a public half to hand out.
+    A new house, in another directory, has one.
+    """
+    cli.ok("audit", "init", "--name", HOUSE)
+    cli.ok("keys", "create", "--owner", "a")
+    kept = key_file(cli).rename(cli.state / "aside")
+    for arguments in (("init", "--name", HOUSE), ("checkpoint", "--origin", "cli")):
+        done = cli("audit", *arguments)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert f"is missing, and the logs in {cli.state / 'audit'} were signed with it" in done.stderr
+        assert "Restore it from a copy" in done.stderr
+    assert not key_file(cli).exists()
+    kept.rename(key_file(cli))
+    cli.ok("keys", "create", "--owner", "b")
+    key_file(cli).rename(kept)
+    cli.state.joinpath("audit").rename(cli.state / "old")
+    assert PublicKey.parse(cli.ok("audit", "init")) != Signer.parse(kept.read_text()).public
+
+
 def test_a_name_that_cannot_be(cli: Cli) -> None:
     """Status 2, with or without `--stdout`; nothing is made."""
     for more in ((), ("--stdout",)):
@@ -359,5 +379,5 @@ def test_keys_without_the_signing_key(cli: Cli) -> None:
     key_file(cli).rename(cli.state / "aside")
     done = cli("keys", "revoke", row["id"])
     assert done.exit_code == 1
-    assert "Make one with `vestry audit init`; or restore it" in done.stderr
+    assert "Restore it from a copy" in done.stderr
     assert [each["state"] for each in json.loads(cli.ok("keys", "list", "--json"))] == ["active"]

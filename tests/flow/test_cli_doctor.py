@@ -204,12 +204,20 @@ def test_secrets_partly_there(cli: Cli) -> None:
 
 
 def test_the_key_that_signs_the_record(cli: Cli) -> None:
-    """Missing, it is a warning with the command that makes it; there, it is fine; open to others, it fails."""
+    """Missing, it is a warning with the command that makes it; there, it is fine; missing beside logs that it
+    has signed, or open to others, it fails.
+    """
     path = cli.state / "secrets" / "audit-key"
     assert ("warn", f"{path} is not there yet") in diagnosis(cli)["secrets"]
     assert "-> Make it: vestry audit init" in cli("doctor").output
     cli.ok("audit", "init")
     assert ("ok", f"{path} is private") in diagnosis(cli)["secrets"]
+    cli.ok("keys", "create", "--owner", "a")
+    path.rename(cli.state / "aside")
+    said = f"the key that signs the audit log is missing, and the logs in {cli.state / 'audit'} were signed with it"
+    assert ("fail", f"{path}: {said}") in diagnosis(cli, 1)["secrets"]
+    assert "Make it: vestry audit init" not in cli("doctor").output
+    (cli.state / "aside").rename(path)
     path.chmod(0o644)
     assert any(state == "fail" and str(path) in said for state, said in diagnosis(cli, 1)["secrets"])
 

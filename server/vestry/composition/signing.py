@@ -11,6 +11,7 @@ import re
 import socket
 
 from vestry.audit.notary import Signing
+from vestry.audit.registry import REGISTRY
 from vestry.audit.tlog.notes import NoteRefused, Signer
 from vestry.secret_files import SecretFault, read, read_or_make
 from vestry.settings.tree import Settings
@@ -32,6 +33,8 @@ def signing(settings: Settings) -> Signing:
 def signer(settings: Settings) -> Signer:
     """The house's key. Raises SecretFault where it is missing, exposed, or not a signing key."""
     path = settings.signing_key
+    if fault := lost_key(settings):
+        raise fault
     if not os.path.lexists(path):
         mend = "Make one with `vestry audit init`; or restore it, if the audit log has been signed before"
         raise SecretFault(path, "the key that signs the audit log is missing", mend)
@@ -43,6 +46,18 @@ def signer(settings: Settings) -> Signer:
     if not _is_name(found.public.name):
         raise SecretFault(path, f"`{found.public.name}` cannot name a house", f"Make another key: {_NAMES}")
     return found
+
+
+def lost_key(settings: Settings) -> SecretFault | None:
+    """The fault that there are signed logs, but not the key that signed them. A new one could continue none of them,
+    and its public half would be given to verifiers for nothing.
+    """
+    path, directory = settings.signing_key, settings.audit_directory
+    if os.path.lexists(path) or not os.path.lexists(directory / REGISTRY):
+        return None
+    mend = "Restore it from a copy; or begin a new house, with another `audit.directory`, as docs/security.md says"
+    what = f"the key that signs the audit log is missing, and the logs in {directory} were signed with it"
+    return SecretFault(path, what, mend)
 
 
 def new_signer(name: str | None) -> Signer:
@@ -58,6 +73,8 @@ def make_signer(settings: Settings, name: str | None) -> tuple[Signer, bool]:
     `name` is what a public key and every checkpoint will say, such as `hospital.example/vestry`.
     """
     fresh = new_signer(name)
+    if fault := lost_key(settings):
+        raise fault
     made = not os.path.lexists(settings.signing_key)
     read_or_make(settings.signing_key, f"{fresh.written()}\n".encode)
     return signer(settings), made

@@ -14,6 +14,7 @@ from vestry.adapters.memory import wall
 from vestry.administration import whole_store
 from vestry.audit.records import rfc3339
 from vestry.audit.scan import parse, segments
+from vestry.composition.signing import lost_key
 from vestry.configuration.inspection import validity
 from vestry.diagnosis.findings import Finding, standing
 from vestry.faults import Fault
@@ -50,16 +51,16 @@ def state(settings: Settings) -> Iterator[Finding]:
 def secrets(settings: Settings) -> Iterator[Finding]:
     """The secret files: there, private, and of a fitting size. What they hold is not shown."""
     folder = settings.secrets_directory
-    lost = lost_pepper(settings)
-    if lost is not None:
-        yield Finding("secrets", "fail", f"{lost.fault.place}: {lost.fault.what}", lost.fault.mend)
+    lost = [each.fault for each in (lost_pepper(settings), lost_key(settings)) if each is not None]
+    for fault in lost:
+        yield Finding("secrets", "fail", f"{fault.place}: {fault.what}", fault.mend)
     made = "It is made at need"
     for path, least, mend in (
         (folder / KEY_HASH, 32, made),
         (folder / ENGINE_KEY, 16, made),
         (settings.signing_key, 64, "Make it: vestry audit init"),
     ):
-        if not os.path.lexists(path) and lost is not None and path.name == KEY_HASH:
+        if any(fault.place == str(path) for fault in lost):
             continue
         if not os.path.lexists(path):
             yield Finding("secrets", "warn", f"{path} is not there yet", mend)
