@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from fakes.audit import SIGNING, FaultyFiles
 from support.logs import TENANTS, LogMaker
 from vestry.audit.fields import RecordType
+from vestry.audit.files import Files
 from vestry.audit.finding import index as indexes
 from vestry.audit.finding import walk
 from vestry.audit.finding.filters import FIELDS, Filter, Row, moment_of, row_of
@@ -25,6 +26,7 @@ from vestry.audit.finding.index import IndexUnusable, opened
 from vestry.audit.finding.search import Found, Search, merged
 from vestry.audit.finding.walk import Walker
 from vestry.audit.notary import Signing
+from vestry.audit.pruning import remove
 from vestry.audit.reading import NoLog
 from vestry.audit.scan import LogDamaged
 from vestry.audit.store import WriteFailed
@@ -193,6 +195,46 @@ def test_pruned_records_are_the_first_ones(log: LogMaker) -> None:
     assert Search(log.home, "server", Filter(), index=None).count() == log.store.next_index - 768
 
 
+@pytest.mark.parametrize("backwards", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize("indexed", [False, True], ids=["read", "indexed"])
+def test_records_that_are_pruned_while_they_are_read(log: LogMaker, *, indexed: bool, backwards: bool) -> None:
+    """What is left is found, and that some is not is said once; before, the search ended in a missing file."""
+    log.add_calls(3000)
+    log.checkpoint()
+    said: list[str] = []
+    index = log.home / "index.sqlite" if indexed else None
+    what = wanted(tenant="surgery")
+    every = found(log.home, what, index)
+    search = Search(log.home, "server", what, index=index, told=said.append)
+    reading = search.backward() if backwards else search.forward()
+    begun = next(reading).index
+    remove(log.home, 0, 3072, Files())
+    seen = [begun, *(each.index for each in reading)]
+    left = [each for each in every if each >= 3072]
+    assert [each for each in sorted(seen) if each >= 3072] == left
+    assert len(seen) == len(set(seen)) < len(every)
+    [sentence] = said
+    assert "Records before 3072 of `server` were pruned while it was read" in sentence
+
+
+def test_records_that_are_pruned_while_they_are_indexed(log: LogMaker) -> None:
+    """The index begins where the log does by then, and finds what reading finds."""
+    log.add_calls(20_000)
+    log.checkpoint()
+    path = log.home / "index.sqlite"
+    pruned: list[int] = []
+
+    def prune(_done: int) -> None:
+        if not pruned:
+            pruned.append(25_600)
+            remove(log.home, 0, 25_600, Files())
+
+    with opened(Walker(log.home), path) as index:
+        index.grow(prune)
+        assert (index.first, pruned) == (25_600, [25_600])
+    assert found(log.home, wanted(tenant="surgery"), path) == found(log.home, wanted(tenant="surgery"), None)
+
+
 def test_a_hole_is_damage(log: LogMaker) -> None:
     """A bundle that is missing between others is no pruning."""
     log.add_calls(800)
@@ -248,8 +290,8 @@ def test_one_call_is_found_in_one_block(finished: Path, monkeypatch: pytest.Monk
     read: list[int] = []
     records = Walker.records
 
-    def counted(self: Walker, start: int, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
-        for each in records(self, start, stop):
+    def counted(self: Walker, start: int, stop: int | None = None, **more: Any) -> Iterator[tuple[int, bytes]]:
+        for each in records(self, start, stop, **more):
             read.append(each[0])
             yield each
 

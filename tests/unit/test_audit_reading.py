@@ -8,6 +8,8 @@ import pytest
 
 from support.logs import LogMaker
 from vestry.audit import scan
+from vestry.audit.files import Files
+from vestry.audit.pruning import remove
 from vestry.audit.reading import LogReader, journal
 from vestry.audit.scan import LogDamaged
 from vestry.audit.tlog.tiles import TileMissing
@@ -70,3 +72,15 @@ def test_what_is_missing_without_a_newer_checkpoint_is_damage(tmp_path: Path) ->
         (log.home / "tile/entries/001").unlink()
         with pytest.raises(TileMissing, match="entries/001 is missing"):
             list(LogReader(log.home).leaves())
+
+
+def test_records_that_are_pruned_under_a_reader_are_left_out(tmp_path: Path) -> None:
+    """Whoever reads goes on where the log begins by then."""
+    with LogMaker(tmp_path) as log:
+        log.add_calls(1000)
+        log.checkpoint()
+        leaves = LogReader(log.home).leaves()
+        first = next(leaves)[0]
+        remove(log.home, 0, 1024, Files())
+        read = [first, *(index for index, _ in leaves)]
+        assert read == [*range(256), *range(1024, log.store.next_index)]

@@ -74,7 +74,7 @@ class Prover:
     def of(self, request_id: str) -> Iterator[Found]:
         """The records of one call, in order: intent and outcome, or a refusal, or what closed the intent."""
         wanted = request_id.encode()
-        for index, leaf in self._tiles.leaves(self._reader.minimum):
+        for index, leaf in self._reader.leaves(stop=self.head.size):
             if wanted in leaf:
                 record = record_of(leaf)
                 if isinstance(record, dict) and record.get("request_id") == request_id:

@@ -2,7 +2,8 @@
 the journal's segments what came later. Changes nothing, and proves nothing: that is `verify`'s.
 
 While one reads, the notary puts new tiles in the place of partial ones and removes journal segments that a checkpoint
-covers. So whoever misses something looks again: where a newer checkpoint stands by then, reading goes on from there.
+covers; and the oldest records may be pruned. So whoever misses something looks again: where a newer checkpoint stands
+by then, or the log begins later, reading goes on from there.
 """
 
 from __future__ import annotations
@@ -79,15 +80,19 @@ class LogReader:
     def leaves(self, start: int = 0, stop: int | None = None) -> Leaves:
         """Records in order, each with its index, from `start` to before `stop`, or to the end of the log.
 
-        Begins with the first that there is, where earlier ones were pruned. A torn last line is left out. Raises
-        TileMissing, ValueError or LogDamaged where records are missing.
+        Begins with the first that there is, where earlier ones were pruned, and leaves out those that are pruned
+        meanwhile. A torn last line is left out. Raises TileMissing, ValueError or LogDamaged where records are missing.
         """
 
         def once(at: int, covered: int) -> Leaves:
             yield from Tiles(self.home, covered).leaves(at, stop)
             yield from self._journal(max(at, covered), stop)
 
-        yield from persistent(once, max(start, self.minimum), signed=self.signed, first=lambda: self.minimum)
+        def gone(_at: int, _first: int) -> None:
+            """Whoever needs to know of records that were pruned compares indexes."""
+
+        begin = max(start, self.minimum)
+        yield from persistent(once, begin, signed=self.signed, first=lambda: self.minimum, gone=gone)
 
     def _journal(self, start: int, stop: int | None) -> Leaves:
         expected = start
@@ -101,10 +106,18 @@ class LogReader:
 
 
 def persistent(
-    once: Callable[[int, int], Leaves], start: int, *, signed: Callable[[], int], first: Callable[[], int]
+    once: Callable[[int, int], Leaves],
+    start: int,
+    *,
+    signed: Callable[[], int],
+    first: Callable[[], int],
+    gone: Callable[[int, int], None] | None = None,
 ) -> Leaves:
     """What `once(at, covered)` gives from `start` on, begun again behind the last record for as long as what was
     missed may stand under a newer checkpoint by then. Raises what `once` does.
+
+    Where the log begins later by then, `gone` is told from where and up to where, and reading goes on there; without
+    `gone` that is a fault like others.
     """
     at = start
     while True:
@@ -114,9 +127,12 @@ def persistent(
                 yield index, leaf
                 at = index + 1
         except (TileMissing, scan.LogDamaged, FileNotFoundError, ValueError):
-            if signed() > covered and first() <= at:
-                continue
-            raise
+            if (begin := first()) > at and gone is not None:
+                gone(at, begin)
+                at = begin
+            elif begin > at or signed() <= covered:
+                raise
+            continue
         return
 
 

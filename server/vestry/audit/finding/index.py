@@ -22,6 +22,7 @@ from typing import Any
 
 from vestry.audit.finding.filters import Filter, row_of
 from vestry.audit.finding.walk import Walker
+from vestry.audit.scan import LogDamaged
 from vestry.audit.tlog.tiles import WIDTH
 
 VERSION = 1
@@ -83,17 +84,27 @@ class Index:
     def grow(self, advance: Advance) -> None:
         """Add what has settled. `advance` is told of every so many records. Raises LogDamaged, sqlite3.Error."""
         stop = self._walker.settled() // WIDTH
-        block = self.end // WIDTH
-        if (first := self._walker.first() // WIDTH) > block:
-            block = first
-            with self._database:
-                self._set("first", first)
+        block = self._begin(self.end // WIDTH)
         while block < stop:
             upto = min(stop, block + CHUNK_BLOCKS)
-            with self._database:
-                self._add(block, upto)
+            try:
+                with self._database:
+                    self._add(block, upto)
+            except LogDamaged:
+                if (begin := self._begin(block)) == block:
+                    raise
+                block = begin  # they were pruned meanwhile
+                continue
             advance((upto - block) * WIDTH)
             block = upto
+
+    def _begin(self, block: int) -> int:
+        """The first block to add, from this one on: the log may begin later, which is noted then."""
+        first = self._walker.first() // WIDTH
+        if first > block:
+            with self._database:
+                self._set("first", first)
+        return max(first, block)
 
     def blocks(self, wanted: Filter) -> list[int]:
         """Blocks that may hold what is looked for, in order."""

@@ -40,7 +40,8 @@ def _nothing(_what: str, _records: int) -> Advance:
 class Search:
     """What fits a filter in one log, as it stands at this moment. Raises as Walker does.
 
-    `index` is where the index is or will be; None reads the whole log. `told` hears why an index was not used.
+    `index` is where the index is or will be; None reads the whole log. `told` hears why an index was not used, and of
+    records that were pruned while they were read.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Search:
     ) -> None:
         self._walker = Walker(home)
         self.origin, self._wanted = origin, wanted
-        self._progress = progress
+        self._progress, self._told = progress, told
         self.first, self.end = self._walker.first(), self._walker.end()
         self._blocks: list[int] | None = None
         self._indexed = self.first
@@ -64,7 +65,7 @@ class Search:
                 self._look_up(index)
             except IndexUnusable as error:
                 told(f"The whole log `{origin}` is read: {error}.")
-            self.end = max(self._indexed, self._walker.end())
+            self.first, self.end = self._walker.first(), max(self._indexed, self._walker.end())
 
     def _look_up(self, path: Path) -> None:
         with opened(self._walker, path) as index:
@@ -113,10 +114,18 @@ class Search:
 
     def _in(self, start: int, stop: int) -> Iterator[Found]:
         start, stop = max(start, self.first), min(stop, self.end)
-        for index, leaf in self._walker.records(start, stop) if start < stop else ():
+        for index, leaf in self._walker.records(start, stop, gone=self._gone) if start < stop else ():
             row, moment = row_of(leaf, f"record {index} of {self._walker.home}")
             if self._wanted.fits(row, moment):
                 yield Found(moment, self.origin, index, leaf)
+
+    def _gone(self, _at: int, first: int) -> None:
+        """The log begins later than when it was begun to be read."""
+        self.first = first
+        self._told(
+            f"Records before {first} of `{self.origin}` were pruned while it was read; what was not read by then is "
+            "left out."
+        )
 
 
 def merged(found: Iterable[Iterator[Found]], *, newest_first: bool = False) -> Iterator[Found]:

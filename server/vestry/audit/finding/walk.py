@@ -5,7 +5,7 @@ Records whose bundles were pruned stand at the beginning of a log only (C2SP tlo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -69,10 +69,14 @@ class Walker:
         """How many records there are that nothing but damage can change any more."""
         return max(self.signed(), self.end() - UNSETTLED)
 
-    def records(self, start: int, stop: int | None = None) -> Leaves:
-        """Records in order, each with its index, from `start` to before `stop`, or to the end of the log."""
+    def records(self, start: int, stop: int | None = None, *, gone: Callable[[int, int], None] | None = None) -> Leaves:
+        """Records in order, each with its index, from `start` to before `stop`, or to the end of the log.
+
+        `gone` is told from where and up to where records were pruned meanwhile, and are left out; without it that is
+        damage.
+        """
         try:
-            yield from persistent(partial(self._once, stop), start, signed=self.signed, first=self.first)
+            yield from persistent(partial(self._once, stop), start, signed=self.signed, first=self.first, gone=gone)
         except (TileMissing, LogDamaged, FileNotFoundError, ValueError) as error:
             raise damage(error) from error
 
