@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -24,6 +25,7 @@ from support.cli import Cli, clean
 from support.house import chat, read_records, until
 from support.logs import LogMaker
 from support.server import ServerProcess
+from vestry.audit.export.formats import FORMATS
 from vestry.audit.finding.walk import Walker
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "ocsf" / "schema.json").read_text("utf-8"))
@@ -143,6 +145,44 @@ def test_a_draft_of_an_export_is_nobody_elses_file(cli: Cli, tmp_path: Path) -> 
     cli.ok("audit", "export", "--output", str(tmp_path / "out"))
     assert part.read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["out", "out.part"]
+
+
+def test_exporting_where_there_are_no_hard_links(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a memory stick (FAT): the file is there, whole and alone; one that came meanwhile stays."""
+
+    def refused(_old: Path, new: Path) -> None:
+        if new.name == "late":
+            new.write_text("mine")
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refused)
+    cli.ok("audit", "export", "--origin", "server", "--output", str(tmp_path / "out"))
+    assert (tmp_path / "out").read_text().count("\n") > 1
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o600
+    late = cli("audit", "export", "--output", str(tmp_path / "late"))
+    assert (late.exit_code, (tmp_path / "late").read_text()) == (1, "mine")
+    assert "File exists" in late.stderr
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["late", "out"]
+
+
+def test_an_export_that_is_told_to_end_leaves_nothing(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM in the midst of it: no records are left under a name that nobody gave."""
+
+    def ended(leaf: bytes) -> bytes:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return leaf
+
+    monkeypatch.setitem(FORMATS, "jsonl", ended)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        done = cli("audit", "export", "--output", str(tmp_path / "out"))
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert done.exit_code == 128 + signal.SIGTERM
+    assert [path for path in tmp_path.iterdir() if path.is_file()] == []
 
 
 @pytest.mark.parametrize("command", ["show", "export"])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -62,17 +63,38 @@ def command(
         return
     draft = output.with_name(f".vestry-{secrets.token_hex(8)}")
     try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            count = _write(records, FORMATS[form], file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(draft, output)  # unlike a rename, it takes nothing away
+        with _tidied(draft):
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                count = _write(records, FORMATS[form], file)
+                file.flush()
+                os.fsync(file.fileno())
+            _put(draft, output)
     except OSError as error:
         raise click.ClickException(f"{output} cannot be written: {error.strerror}.") from None
+    click.echo(f"{count} records are in {output}.", err=True)
+
+
+@contextlib.contextmanager
+def _tidied(draft: Path) -> Iterator[None]:
+    """Records are left under no other name than the one that was asked for, though SIGTERM comes."""
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    try:
+        yield
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()
-    click.echo(f"{count} records are in {output}.", err=True)
+        signal.signal(signal.SIGTERM, before)
+
+
+def _put(draft: Path, output: Path) -> None:
+    """Give a whole file its name, if nothing has it. Raises OSError."""
+    try:
+        os.link(draft, output)  # unlike a rename, it takes nothing away
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links, as of most memory sticks: the name is taken first
+        os.close(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        draft.replace(output)
 
 
 def _write(records: Iterable[Found], render: Render, file: IO[bytes]) -> int:
