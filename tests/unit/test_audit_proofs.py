@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -154,6 +155,21 @@ def test_prove_all_records_of_a_request(place: Place) -> None:
     assert all(place.judged(each)[0] == 0 for each in (place.folder / "proofs").iterdir())
     said = place.cli.ok("audit", "prove", REQUEST, "--directory", "audit", "--type", "outcome", "--output", "-")
     assert Proof.parse(said).index == 8
+
+
+def test_a_proof_that_cannot_be_written_takes_no_older_one_away(place: Place) -> None:
+    """On a full disk the one that stands there stays as it is, and the file is named; nothing else is left."""
+    proof = place.proof("4")
+    before = proof.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        result = place.cli("audit", "prove", "4", "--directory", "audit", "--output", proof.name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (result.exit_code, result.stderr) == (2, f"Error: {proof.name}: File too large.\n")
+    assert proof.read_bytes() == before
+    assert list(place.folder.glob(".vestry-*")) == []
 
 
 def test_prove_from_the_settings_directory(place: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import click
@@ -55,8 +56,23 @@ def command(
             if path is None:
                 click.echo(proof, nl=False)
             else:
-                path.write_text(proof, encoding="utf-8")
+                _write(path, proof)
                 click.echo(f"{path}: record {each.index}, {each.type}, among {prover.head.size}")
+
+
+def _write(path: Path, proof: str) -> None:
+    """All of it or nothing: what stands there may prove a record that was pruned since. Raises OSError."""
+    if path.exists() and not path.is_file():  # a pipe, a device
+        path.write_text(proof, encoding="utf-8")
+        return
+    draft = path.with_name(f".vestry-{secrets.token_hex(8)}")
+    try:
+        draft.write_text(proof, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _found(prover: Prover, which: str, kind: str | None) -> list[Found]:
