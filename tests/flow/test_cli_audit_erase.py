@@ -12,6 +12,8 @@ from fakes.audit import read
 from fakes.engine import FakeEngine
 from support.office import CANARY, WORDS, Office
 from vestry.audit.content.bundles import entries
+from vestry.audit.records import Clock, Records
+from vestry.composition import custody
 
 
 def test_erasing_destroys_content_and_nothing_else(office: Office, tmp_path: Path) -> None:
@@ -50,6 +52,19 @@ def test_erasing_destroys_content_and_nothing_else(office: Office, tmp_path: Pat
     assert "of the log `ward-3-cli`" in office.open(sealed, "--directory", str(copy)).output
     shutil.rmtree(copy / "ward-3-cli")
     assert "cannot be seen here, without the log `cli`" in office.open(sealed, "--directory", str(copy)).output
+
+
+def test_the_clock_may_have_gone_back_before_an_erasure(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The erasure's own time is before that of what it erased: it is no sign that anything was altered."""
+    asked = office.ask()
+    earlier = Clock(wall=lambda: Clock().wall() - 3_600_000_000)
+    monkeypatch.setattr(custody, "Records", lambda: Records(clock=earlier))
+    assert office.erase("--subject", "tester").exit_code == 0
+    [record] = office.recorded("content.erase")
+    assert record["time"] < record["newest"]
+    shown = office.open(asked)
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.count(f"it was erased at {record['time']}") == 2
 
 
 def test_a_damaged_entry_is_named(office: Office) -> None:

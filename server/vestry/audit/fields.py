@@ -339,6 +339,12 @@ FIELDS: tuple[Field, ...] = (
     ),
     _row("count", INTEGER, "How many contents are erased.", always={ERASE}),
     _row("before", TIME, "Only what was kept before this time is erased. Left out: all.", maybe={ERASE}),
+    _row(
+        "newest",
+        TIME,
+        "When the newest of what is erased was kept: after the record's own time where the clock went back.",
+        maybe={ERASE},
+    ),
     # Completeness. Amounts are three numbers: prompt tokens, completion tokens, requests
     _row(
         "engine_work",

@@ -69,6 +69,7 @@ def erase(
             tenant=tenant,
             before=before,
             count=count,
+            newest=max(each.newest for each in found),
             reason=reason,
         )
         with recorded_or(Refused, "Nothing was done, because it could not be recorded."):

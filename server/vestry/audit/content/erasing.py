@@ -37,13 +37,16 @@ class Wanted(Struct, frozen=True):
 
 
 class Found(Struct, frozen=True):
-    """How many entries of a bundle are to be erased, and of which tenants; the last one begins before `end`."""
+    """How many entries of a bundle are to be erased, of which tenants, and when the newest was kept. The last one
+    begins before `end`.
+    """
 
     place: Place
     name: str
     count: int
     tenants: frozenset[str]
     end: int
+    newest: str
 
 
 def find(homes: Iterable[Path], wanted: Wanted) -> list[Found]:
@@ -60,17 +63,17 @@ def find(homes: Iterable[Path], wanted: Wanted) -> list[Found]:
 
 
 def _look(place: Place, name: str, wanted: Wanted) -> Found | None:
-    count, end, tenants = 0, 0, set()
+    count, end, newest, tenants = 0, 0, "", set()
     for entry in bundles.entries(place.keys / name):
         if wanted.covers(entry):
-            count, end = count + 1, entry.place + 1
+            count, end, newest = count + 1, entry.place + 1, max(newest, entry.about.time)
             tenants.add(entry.about.tenant)
     if not count:
         return None
     for path in (place.keys / name, place.blobs / name):
         if path.exists() and not os.access(path, os.W_OK):
             raise ContentDamaged(f"{path} cannot be written to by this user")
-    return Found(place, name, count, frozenset(tenants), end)
+    return Found(place, name, count, frozenset(tenants), end, newest)
 
 
 def destroy(found: Iterable[Found], wanted: Wanted, files: Files | None = None) -> None:

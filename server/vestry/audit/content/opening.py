@@ -51,6 +51,7 @@ class Erasure(Struct):
     subject: str = ""
     tenant: str = ""
     before: str = ""
+    newest: str = ""
 
 
 class Nothing(Exception):  # noqa: N818 - what there is to open
@@ -254,7 +255,7 @@ def _erased(home: Path, entry: Entry) -> str:
                 and erasure.subject == about.subject
                 and erasure.tenant in {"", about.tenant}
                 and (not erasure.before or about.time < erasure.before)
-                and erasure.time >= about.time
+                and max(erasure.time, erasure.newest) >= about.time
             ):
                 return f"it was erased at {erasure.time}, as record {index} of the log `{log.name}` says"
     if pruned:
