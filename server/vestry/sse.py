@@ -26,8 +26,9 @@ MARK_ERROR = b'data: {"error"'
 MARK_DONE = b"data: [DONE]"
 
 
-Tokens = Annotated[int, Meta(ge=0, le=2**53 - 1)]
-"""What an engine may say that it counted: no less than nothing, and no more than a record can hold."""
+Tokens = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+"""What an engine may say that it counted: no less than nothing, and so little that a record, whose integers end at
+2**53 - 1, can hold a prompt counted once for each of its answers, and the sums of many calls."""
 
 
 class _Details(Struct):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import threading
@@ -16,6 +17,7 @@ import pytest
 from fakes.engine import FakeEngine
 from support.house import ENGINE_KEY, PLAIN, House, chat, read_records, until
 from support.server import ServerProcess
+from vestry.audit.canonical import SAFE_INTEGER, leaf
 
 FAST = {"reconcile_seconds": 0.1}
 Sample = dict[str, float]
@@ -275,3 +277,38 @@ def test_servers_that_share_an_engine_do_not_judge_alone(tmp_path: Path, engine:
             assert samples(house, "vestry_engine_reported_requests_total") == {"all": 3}
         recorded = [samples(house, "vestry_audit_engine_requests_total")["all"] for house in (one, two)]
         assert recorded == [2, 1]
+
+
+def test_an_answer_that_no_record_could_hold_is_none(tmp_path: Path, engine: FakeEngine) -> None:
+    """A prompt is counted once for each answer: twice the most that an integer of a record can be does not reach the
+    record, which would fail whoever verifies it. Nothing is lost by that, the server's own end least."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": SAFE_INTEGER, "completion_tokens": 2}
+    body = json.dumps({"choices": [choice, {**choice, "index": 1}], "usage": usage}).encode()
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+    with House(tmp_path, [engine], audit=FAST) as house:
+        engine.behave(raw=head + body)
+        assert house.post(json=chat(n=2, temperature=1)).status_code == 502
+        engine.behave(raw=None)
+        assert house.post(json=chat()).status_code == 200
+        house.stop()
+        assert house.fault is None
+        assert [record["status"] for record in house.records("outcome")] == [502, 200]
+        for record in house.records():
+            leaf(record)  # raises what a verifier would find
+
+
+def test_counters_that_lie_do_not_end_the_reconciling(tmp_path: Path, engine: FakeEngine) -> None:
+    """They rise to the most that is believed, and begin anew, again and again: what that adds up to is recorded as far
+    as a record can hold it, and the server ends in order."""
+    page = b"vllm:prompt_tokens_total %d\nvllm:generation_tokens_total 0\nvllm:request_success_total 0\n"
+    with House(tmp_path, [engine], audit={**FAST, "engines_shared": True}) as house:
+        for _ in range(3):
+            for count in (0, SAFE_INTEGER):
+                engine.behave(metrics=page % count)
+                look_again(engine, 2)
+        house.stop()
+        assert house.fault is None
+        assert rows(house)[-1]["cause"] == "stop"
+        for record in house.records("log.reconciled"):
+            leaf(record)

@@ -173,7 +173,7 @@ def test_counts_that_the_engine_leaves_out_are_zero() -> None:
     assert follower.held
 
 
-@pytest.mark.parametrize("count", ["-1", str(2**53), "1e3", '"5"', "true"])
+@pytest.mark.parametrize("count", ["-1", str(2**31), "1e3", '"5"', "true"])
 def test_absurd_counts_make_no_sense(count: str) -> None:
     """Tokens that no record can hold, or that are no count, are the engine's garbage and never become a record."""
     event = b'{"choices":[],"usage":{"prompt_tokens":%b,"completion_tokens":1}}' % count.encode()

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vestry.audit.canonical import SAFE_INTEGER
 from vestry.audit.completeness import NOTHING, Account, Bounds, Ledger, Reading, Standing, Work
 from vestry.audit.fields import RecordType
 from vestry.audit.forms import RECONCILED_EACH
@@ -176,7 +177,7 @@ def _row(replica: str, book: _Book, now: tuple[Work, ...]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "replica": replica,
         "readable": book.readable,
-        **{name: list(each.less(before)) for name, each, before in zip(AMOUNTS, now, book.recorded, strict=True)},
+        **{name: _told(each.less(before)) for name, each, before in zip(AMOUNTS, now, book.recorded, strict=True)},
         "restarts": book.account.restarts - book.restarts,
     }
     last = book.account.last
@@ -185,3 +186,8 @@ def _row(replica: str, book: _Book, now: tuple[Work, ...]) -> dict[str, Any]:
         if last.started:
             row["started"] = rfc3339(last.started)
     return row
+
+
+def _told(work: Work) -> list[int]:
+    """An amount as the record has it: counters that lie may add up to more than one can hold."""
+    return [max(-SAFE_INTEGER, min(each, SAFE_INTEGER)) for each in work]
