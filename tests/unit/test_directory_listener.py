@@ -18,6 +18,9 @@ from vestry.errors import KeysUnavailable
 FIELDS = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
 FAREWELL = b"E" + (len(FIELDS) + 4).to_bytes(4) + FIELDS
 """What a server says that is shut down (PostgreSQL's protocol, ErrorResponse)."""
+LET_IN, READY = b"R\0\0\0\x08\0\0\0\0", b"Z\0\0\0\x05I"
+NO_COLUMN = b"1\0\0\0\x04T\0\0\0\x06\0\x05"
+"""The answer to a question: five columns, of which none is described."""
 
 
 def test_a_farewell_before_the_connection_closes_is_an_outage_and_no_end(tmp_path: Path) -> None:
@@ -53,3 +56,49 @@ def test_a_farewell_before_the_connection_closes_is_an_outage_and_no_end(tmp_pat
 
     with Cable("127.0.0.1", stand.server.port) as cable:
         asyncio.run(run(cable))
+
+
+def version(said: bytes) -> bytes:
+    """A ParameterStatus."""
+    parameter = b"server_version\0" + said + b"\0"
+    return b"S" + (len(parameter) + 4).to_bytes(4) + parameter
+
+
+@pytest.mark.parametrize(
+    "welcome",
+    [LET_IN + version(b"16.1") + READY, LET_IN + version(b"none") + READY, LET_IN + READY],
+    ids=["rows that are none", "a version that is none", "no version"],
+)
+def test_what_speaks_as_no_postgresql_does_is_an_outage(welcome: bytes) -> None:
+    """A broken proxy, or another database in its place: the driver raises whatever it stumbles over. That is an outage,
+    told in a sentence, and tried again."""
+    connected = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connected
+        connected += 1
+        await reader.read(4096)
+        writer.write(welcome)
+        if await reader.read(4096):
+            writer.write(NO_COLUMN)
+            await reader.read(4096)
+        writer.close()
+
+    async def run() -> None:
+        server = await asyncio.start_server(talk, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        backend = Postgres(Where("127.0.0.1", port, "vestry", USER, lambda: ""), Pepper(PEPPER))
+        directory = SqlDirectory(backend, Pepper(PEPPER))
+        async with asyncio.timeout(10), server, backend.attending():
+            assert backend.freshness.lost is not None
+            assert f"127.0.0.1:{port}/vestry " in backend.freshness.lost.why
+            with pytest.raises(KeysUnavailable):
+                await directory.prepare(upgrade=False)
+
+            async def again() -> bool:
+                return connected > 2  # one of these is the question above
+
+            await eventually(again)
+        await directory.close()
+
+    asyncio.run(run())

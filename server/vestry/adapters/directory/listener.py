@@ -19,7 +19,7 @@ from typing import Any
 
 import asyncpg
 
-from vestry.adapters.directory.faults import DirectoryFault, Unfit
+from vestry.adapters.directory.faults import DirectoryFault
 
 CHANNEL = "vestry_directory"
 ASK_SECONDS = 0.5
@@ -77,7 +77,7 @@ class ListenerFreshness:
         while True:
             try:
                 await self._listen()
-            except (OSError, *FAULTS, Unfit) as error:
+            except Exception as error:  # noqa: BLE001 - over bytes that no PostgreSQL sends asyncpg raises anything
                 fault = self._fault(error)
                 if self._lost is None:
                     log.warning("changes of the directory are not heard: %s", fault.why)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -119,29 +119,31 @@ class Postgres:
 
     async def _opened(self, statement_seconds: float, lock_seconds: float | None = None) -> Connected:
         where = self._where
-        return await asyncpg.connect(
-            host=where.host,
-            port=where.port,
-            user=where.user,
-            password=where.password(),
-            database=where.database,
-            ssl=where.tls or False,
-            timeout=where.connect_seconds,
-            command_timeout=statement_seconds,
-            target_session_attrs="any",
-            server_settings={
-                "application_name": "vestry",
-                "statement_timeout": _milliseconds(max(statement_seconds, where.lock_seconds)),
-                "lock_timeout": _milliseconds(lock_seconds or where.lock_seconds),
-                "idle_in_transaction_session_timeout": _milliseconds(60),
-            },
-        )
+        with _spoken_to():
+            return await asyncpg.connect(
+                host=where.host,
+                port=where.port,
+                user=where.user,
+                password=where.password(),
+                database=where.database,
+                ssl=where.tls or False,
+                timeout=where.connect_seconds,
+                command_timeout=statement_seconds,
+                target_session_attrs="any",
+                server_settings={
+                    "application_name": "vestry",
+                    "statement_timeout": _milliseconds(max(statement_seconds, where.lock_seconds)),
+                    "lock_timeout": _milliseconds(lock_seconds or where.lock_seconds),
+                    "idle_in_transaction_session_timeout": _milliseconds(60),
+                },
+            )
 
     async def _stands(self, connection: Connected, *, strict: bool = False) -> None:
         """Raises Unfit unless the tables and the secret are those of this program. A newer schema is refused only if
         that is to be judged strictly: a server that runs goes on while its successor's migration has been made.
         """
-        row = await connection.fetchrow(STANDS)
+        with _spoken_to():
+            row = await connection.fetchrow(STANDS)
         found, check = (None, None) if row is None else (row[0], row[1])
         if strict or found is None or found in REVISIONS:
             require_head(found)
@@ -232,6 +234,17 @@ class Postgres:
         cause = _cause(error)
         why = f"{self._where.name} {_said(cause)}"
         return SchemaFault(why) if isinstance(cause, asyncpg.UndefinedTableError) else fault_of(cause, why)
+
+
+@contextlib.contextmanager
+def _spoken_to() -> Iterator[None]:
+    """Over bytes that no PostgreSQL sends asyncpg raises whatever it stumbles over. Raises Unfit for that."""
+    try:
+        yield
+    except (OSError, *FAULTS, Unfit):
+        raise
+    except Exception as error:
+        raise Unfit("answers what no PostgreSQL does: look whether `store.url` leads to one") from error
 
 
 def _cause(error: BaseException) -> BaseException:
