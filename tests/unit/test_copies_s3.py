@@ -219,6 +219,9 @@ def ok(body: bytes) -> bytes:
 BOMB = b'<!DOCTYPE x [<!ENTITY a "%s">]><ListVersionsResult>&a;&a;</ListVersionsResult>' % (b"a" * 1000)
 
 
+LINES = b"<ListVersionsResult><Version><Key>%s</Key></Version></ListVersionsResult>" % (b"\n" * 4_000_000)
+
+
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
@@ -226,6 +229,8 @@ BOMB = b'<!DOCTYPE x [<!ENTITY a "%s">]><ListVersionsResult>&a;&a;</ListVersions
         (ok(b"<html></html>"), "in a form that is not S3's"),
         (ok(BOMB), "in a form that is not S3's"),
         (ok(b"<ListVersionsResult>"), "in a form that is not S3's"),
+        (ok(b"<?xml version='1.0' encoding='none'?><ListVersionsResult/>"), "in a form that is not S3's"),
+        (ok(LINES), "in a form that is not S3's"),
         (ok(b"x" * (5 << 20)), "answers with more than 4194304 bytes"),
         (b"garbage", "answers what is no HTTP"),
         (b"", "answers what is no HTTP"),

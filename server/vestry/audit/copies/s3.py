@@ -34,6 +34,8 @@ _MOST = 1000
 _HIGHEST = 10**18
 _FILE = re.compile(r"[0-9]{18}-(0|[1-9][0-9]{0,15})-[0-9a-f]{16}")
 _MARKERS = {"NextKeyMarker": "key-marker", "NextVersionIdMarker": "version-id-marker"}
+_LONGEST = 4096
+"""Characters; keys and the names of versions have 1024 bytes at most."""
 _CODE = re.compile(rb"<Code>([A-Za-z]{1,64})</Code>")
 
 
@@ -213,7 +215,7 @@ def versions_of(document: bytes) -> Page:
     parser.CharacterDataHandler = reader.text
     try:
         parser.Parse(document, True)
-    except expat.ExpatError as error:
+    except (expat.ExpatError, LookupError) as error:  # the latter for an encoding that nobody knows
         raise ValueError("it is no XML") from error
     if reader.root != "ListVersionsResult":
         raise ValueError("it is no list of versions")
@@ -249,9 +251,16 @@ class _Reader:
         if len(self._path) == 2:
             name = self._path[1]
             if name in {"IsTruncated", *_MARKERS}:
-                self.above[name] = self.above.get(name, "") + text
+                self._more(self.above, name, text)
         elif len(self._path) == 3:
-            self._fields[self._path[2]] = self._fields.get(self._path[2], "") + text
+            self._more(self._fields, self._path[2], text)
+
+    @staticmethod
+    def _more(texts: dict[str, str], name: str, text: str) -> None:
+        """A text comes in pieces, a line each at most: to join a page of nothing else would take minutes."""
+        texts[name] = texts.get(name, "") + text
+        if len(texts[name]) > _LONGEST:
+            raise ValueError("it has a text that is longer than any of S3's")
 
     def end(self, _: str) -> None:
         name = self._path.pop()
