@@ -272,6 +272,37 @@ def test_an_answer_that_is_not_http_ends_with_an_error(answer: bytes, caplog: py
     assert not caplog.records, "the loop has met an error of ours"
 
 
+@pytest.mark.parametrize(
+    ("begun", "more"),
+    [
+        (b"", b"\r\n"),
+        (b"", b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\n", b"x-padding: 0123456789\r\n"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n2;", b"0123456789"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n", b"x-padding: 0123456789\r\n"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx: ", b"0123456789"),
+    ],
+    ids=["lines before it", "interim answers", "headers", "an extension", "trailers", "a trailer"],
+)
+def test_what_is_around_a_body_ends(begun: bytes, more: bytes) -> None:
+    """Whatever there may be of it without end is given up before it fills the memory, and keeps the loop busy."""
+
+    async def main() -> None:
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await request_of(reader)
+            writer.write(begun)
+            while not writer.is_closing():
+                writer.write(more * 4096)
+                await writer.drain()
+
+        async with serving(script) as server:
+            heard, wire = await ask(pool(server.port))
+            assert heard.error == "the engine's headers are too long"
+            assert not wire.usable
+
+    run(main)
+
+
 def test_interim_answers_are_passed_over() -> None:
     """100 and 103 come before the answer (RFC 9110 section 15.2)."""
 

@@ -26,7 +26,8 @@ from vestry.seams import Exchange, Pieces
 IDLE_SECONDS = 4.0  # less than vLLM's keep-alive of 5 s
 STALE_SECONDS = 0.1  # a way there and back: what was closed while idle is told so by then, and later it was at work
 MAX_IDLE = 512
-MAX_HEADERS = 65_536
+MAX_FRAMING = 65_536
+"""Bytes without one of the body: of headers, of what comes before them, of a chunk's extensions, of trailers."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -161,10 +162,8 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport  # from connection_made on, which comes before everything else
         self._content_type = b""
-        self._header_bytes = 0
-        self._reusable = False
+        self._framing = 0
         self._heard = False
-        self._head_done = False
         self._reused = False
         self._paused = False
         self._dropped = False
@@ -177,8 +176,8 @@ class Connection(asyncio.Protocol):
         self._reused = self._reused or self._heard
         self._exchange = exchange
         self._content_type = b""
-        self._header_bytes = 0
-        self._reusable = self._head_done = self._heard = False
+        self._framing = 0
+        self._heard = False
         self._began = time.monotonic()
         self._transport.write(request)
 
@@ -219,14 +218,13 @@ class Connection(asyncio.Protocol):
             self.close()
             return
         self._heard = True
+        self._framing += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail("the engine's answer is not HTTP")
-        if not self._head_done and self._exchange is not None:
-            self._header_bytes += len(data)
-            if self._header_bytes > MAX_HEADERS:
-                self._fail("the engine's headers are too long")
+        if self._framing > MAX_FRAMING:
+            self._fail("the engine's headers are too long")
 
     def eof_received(self) -> None:
         return None
@@ -254,18 +252,17 @@ class Connection(asyncio.Protocol):
             self._content_type = value
 
     def on_headers_complete(self) -> None:
-        self._head_done = True
         status = self._parser.get_status_code()
         if self._exchange is not None and status >= 200:
             self._exchange.on_head(status, self._content_type)
 
     def on_body(self, body: bytes) -> None:
+        self._framing = 0
         if self._exchange is not None:
             self._exchange.on_data(body)
 
     def on_message_complete(self) -> None:
         if self._parser.get_status_code() < 200:
-            self._head_done = False
             return
         exchange, self._exchange = self._exchange, None
         reusable = self._parser.should_keep_alive()
