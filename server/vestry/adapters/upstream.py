@@ -265,9 +265,10 @@ class Connection(asyncio.Protocol):
         if self._parser.get_status_code() < 200:
             return
         exchange, self._exchange = self._exchange, None
-        reusable = self._parser.should_keep_alive()
+        reusable = self._parser.should_keep_alive() and exchange is not None and not self._paused
         self.idle_since = time.monotonic()
-        self._pool.give_back(self, reusable=reusable and exchange is not None and not self._paused)
+        # An answer may come before all of its request has gone: whoever came next would wait behind the rest of it.
+        self._pool.give_back(self, reusable=reusable and not self._transport.get_write_buffer_size())
         if exchange is not None:
             exchange.on_end(None)
 
