@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -271,3 +272,20 @@ def test_a_stream_that_is_cut_off_is_an_outcome_with_its_tokens() -> None:
         assert wire.closed
 
     asyncio.run(run())
+
+
+def test_an_answer_in_small_pieces_takes_no_more_memory_than_it_has_bytes() -> None:
+    """Two bytes a piece, as an engine may send them: kept one by one they would be twenty times as large, or more."""
+
+    def play(wire: MemoryWire) -> None:
+        wire.head(200, b"application/json")
+        for number in range(32_000):
+            wire.data(number.to_bytes(2))
+        wire.end()
+
+    tracemalloc.start()
+    try:
+        assert isinstance(failed(play, stream=False), EngineFailed)
+        assert tracemalloc.get_traced_memory()[1] < 500_000
+    finally:
+        tracemalloc.stop()

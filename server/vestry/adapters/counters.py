@@ -40,16 +40,15 @@ class _Page:
 
     def __init__(self) -> None:
         self.over: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        self.pieces: list[bytes] = []
-        self.size = self.status = 0
+        self.page = bytearray()
+        self.status = 0
 
     def on_head(self, status: int, content_type: bytes) -> None:  # noqa: ARG002 - the seam's shape
         self.status = status
 
     def on_data(self, data: bytes) -> None:
-        self.size += len(data)
-        if self.size <= READ_BYTES:
-            self.pieces.append(data)
+        if len(self.page) + len(data) <= READ_BYTES:
+            self.page += data
         elif not self.over.done():
             self.over.set_result(f"its page is longer than {READ_BYTES} bytes")
 
@@ -74,7 +73,7 @@ async def read_counters(engine: Engine, seconds: float = READ_SECONDS) -> Readin
         raise NoReading(error)
     if page.status != 200:
         raise NoReading(f"it answered with {page.status}")
-    return parse(b"".join(page.pieces))
+    return parse(bytes(page.page))
 
 
 def parse(text: bytes) -> Reading:
