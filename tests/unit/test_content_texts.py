@@ -137,6 +137,25 @@ def test_a_long_stream_takes_no_more_memory_than_its_text() -> None:
     assert kept.left_out == 20_000 * 5 - 1000
 
 
+@pytest.mark.parametrize("kind", ["choices", "calls"])
+def test_an_answer_of_nothing_but_places_has_an_end(kind: str) -> None:
+    """An engine may name ever more choices or tool calls, with next to nothing in each: they cost memory for their
+    number, not for their text, so their number has a bound, and what did not find a place is said to be left out."""
+    transcript = Transcript(PLENTY)
+    for first in range(0, 20_000, 100):
+        some = range(first, first + 100)
+        if kind == "choices":
+            choices: list[dict[str, Any]] = [{"index": each, "delta": {"content": "x"}} for each in some]
+        else:
+            calls = [{"index": each, "function": {"arguments": "x"}} for each in some]
+            choices = [{"index": 0, "delta": {"tool_calls": calls}}]
+        transcript.hear(event(choices=choices))
+    kept = read(transcript)["choices"]
+    found = kept if kind == "choices" else kept[0]["tool_calls"]
+    assert 8000 < len(found) < 9000
+    assert transcript.kept().left_out == 20_000 - len(found)
+
+
 def test_the_texts_of_a_prompt() -> None:
     """Each message's, its parts joined; each prompt's; none of token ids; the last ones of very many."""
     asked = [

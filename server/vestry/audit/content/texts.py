@@ -12,6 +12,7 @@ with `reasoning`, `refusal` and `tool_calls` where there are any. Whatever of a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -22,6 +23,8 @@ _IDLE = frozenset({b"[DONE]", b""})
 TEXTS = 32
 """Texts that one record has keyed hashes of, at most: the last ones."""
 _COMPACT_BYTES = 16_384
+_PLACES = 8192
+"""Choices and tool calls of one answer that are kept at most, however little is in them."""
 
 
 class Function(Struct, omit_defaults=True):
@@ -101,6 +104,8 @@ class _Prompt(Struct):
     prompt: object = None
 
 
+T = TypeVar("T")
+
 _answer = msgspec.json.Decoder(Answer).decode
 _prompt = msgspec.json.Decoder(_Prompt).decode
 _encode = msgspec.json.Encoder(order="sorted").encode
@@ -151,6 +156,7 @@ class Transcript:
     def __init__(self, limit: int) -> None:
         self._room = limit
         self._left_out = 0
+        self._places = _PLACES
         self._waiting: list[bytes] = []
         self._size = 0
         self._choices: dict[int, _Growing] = {}
@@ -196,9 +202,7 @@ class Transcript:
             self._grow(choice)
 
     def _grow(self, choice: Choice) -> None:
-        grown = self._choices.get(choice.index)
-        if grown is None:
-            grown = self._choices[choice.index] = _Growing()
+        grown = self._choices.get(choice.index) or self._in_place(self._choices, choice.index, _Growing())
         if choice.text:
             self._note(grown.text, choice.text)
         if choice.finish_reason:
@@ -219,11 +223,20 @@ class Transcript:
                 self._call(grown, place if call.index is None else call.index, call)
 
     def _call(self, grown: _Growing, index: int, call: ToolCall) -> None:
-        known = grown.calls.setdefault(index, _GrowingCall())
+        known = grown.calls.get(index) or self._in_place(grown.calls, index, _GrowingCall())
         known.id = (call.id or known.id)[:512]
         if call.function is not None:
             self._note(known.name, call.function.name or "")
             self._note(known.arguments, call.function.arguments or "")
+
+    def _in_place(self, places: dict[int, T], index: int, new: T) -> T:
+        """What is new, put where it belongs, if there is a place left; else there is no room for its texts either."""
+        if self._places:
+            self._places -= 1
+            places[index] = new
+        else:
+            self._room = 0
+        return new
 
     def _note(self, pieces: list[str], text: str) -> None:
         """Keep a text as far as there is room for it."""
