@@ -126,6 +126,19 @@ def test_a_collector_that_fails_loses_nothing(log: LogMaker, fault: int | str) -
     assert counts.sent["siem"] >= log.store.next_index
 
 
+def test_why_it_does_not_work_is_said_whenever_that_changes(log: LogMaker, caplog: pytest.LogCaptureFixture) -> None:
+    """Once for each cause, however often it is tried: the log has what is to be mended now, and nothing of what a
+    collector sends in place of HTTP."""
+    log.add_calls(3)
+    with Collector() as collector:
+        collector.answer = lambda _body: 500 if collector.asked < 4 else "garbage" if collector.asked < 8 else 401
+        with running(log, url=collector.url):
+            until(lambda: collector.asked >= 12, what="twelve tries")
+    said = [record.getMessage().rpartition(": ")[2] for record in caplog.records if "does not work" in record.message]
+    answered = "the collector answered "
+    assert said == [f"{answered}500", f"{answered}no HTTP (BadStatusLine)", f"{answered}401"]
+
+
 def test_a_batch_that_was_taken_but_not_answered_comes_again(log: LogMaker) -> None:
     """At least once: a collector that dies between taking and answering gets the batch again."""
     log.add_calls(10)

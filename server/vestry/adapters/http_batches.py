@@ -108,4 +108,5 @@ class HttpBatches:
 
 
 def _as_os_error(error: Exception) -> OSError:
-    return error if isinstance(error, OSError) else OSError(f"the collector answered no HTTP: {error!r}")
+    """What it sent instead of HTTP is not repeated: it is as long as it likes, and goes to the log."""
+    return error if isinstance(error, OSError) else OSError(f"the collector answered no HTTP ({type(error).__name__})")

@@ -88,6 +88,7 @@ class Worker:
         self._oldest: int | None = None
         self._pause = FIRST_PAUSE
         self._failing = False
+        self._said = ""
 
     def grown(self, size: int) -> None:
         """So many records are durable in the log. Cheap, and never blocks."""
@@ -224,7 +225,7 @@ class Worker:
         self._oldest = None
         self._pause = FIRST_PAUSE
         if self._failing:
-            self._failing = False
+            self._failing, self._said = False, ""
             _LOG.warning("the export %s works again", self.name)
 
     def _store(self) -> None:
@@ -233,10 +234,10 @@ class Worker:
             self._stored_at = time.monotonic()
 
     def _failed(self, error: Exception) -> None:
-        """Go back to what is known to have arrived, and wait, longer each time."""
-        if not self._failing:
-            _LOG.error("the export %s does not work, and is tried again: %s", self.name, error)
-        self._failing = True
+        """Go back to what is known to have arrived, and wait, longer each time. Says why once, until that changes."""
+        if (why := str(error)) != self._said:
+            _LOG.error("the export %s does not work, and is tried again: %s", self.name, why)
+        self._failing, self._said = True, why
         self._sender.close()
         lost = self._at - self._confirmed
         self._observer.export_failed(self.name, max(1, lost))
