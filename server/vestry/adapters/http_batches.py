@@ -62,7 +62,7 @@ class HttpBatches:
         connection = self._connection
         if connection is not None and connection.sock is not None:
             with contextlib.suppress(OSError):
-                connection.sock.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)  # SSLSocket's own goes on in the clear first
 
     def close(self) -> None:
         """Let go of the connection."""

@@ -52,7 +52,7 @@ class SyslogTls:
         """Let whatever another thread waits for here fail."""
         if self._connection is not None:
             with contextlib.suppress(OSError):
-                self._connection.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(self._connection, socket.SHUT_RDWR)  # SSLSocket's own goes on in the clear first
 
     def close(self) -> None:
         """Let go of the connection."""

@@ -1,0 +1,86 @@
+"""The ways to a receiver, where they are cut off."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from support.receivers import Authority, Collector
+from vestry.adapters.http_batches import HttpBatches
+from vestry.adapters.syslog_tls import SyslogTls
+from vestry.trust import trusting
+
+
+class Tap:
+    """Passes one connection on, and keeps what goes to the receiver. Use as a context manager."""
+
+    def __init__(self, port: int) -> None:
+        self.heard = b""
+        self._to = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> Tap:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def ended(self) -> bytes:
+        """All that was sent, once the sender has ended the connection."""
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        return self.heard
+
+    def _serve(self) -> None:
+        near, _ = self._listener.accept()
+        far = socket.create_connection(("127.0.0.1", self._to))
+        back = threading.Thread(target=self._back, args=(far, near), daemon=True)
+        back.start()
+        with contextlib.suppress(OSError):
+            while data := near.recv(65_536):
+                self.heard += data
+                far.sendall(data)
+        far.close()
+
+    @staticmethod
+    def _back(far: socket.socket, near: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := far.recv(65_536):
+                near.sendall(data)
+
+
+@pytest.mark.parametrize("kind", ["syslog", "http"])
+def test_what_is_cut_off_in_the_middle_says_nothing_in_the_clear(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that is sending goes on for a moment while another one shuts its connection: that is TLS still."""
+    authority = Authority(tmp_path)
+    with Collector(context=authority.context) as receiver, Tap(receiver.port) as tap:
+        sender: SyslogTls | HttpBatches
+        if kind == "syslog":
+            sender = SyslogTls("localhost", tap.port, lambda: trusting(authority.ca), seconds=5)
+        else:
+            url = f"https://localhost:{tap.port}/"
+            sender = HttpBatches(url, lambda: trusting(authority.ca), authorization=lambda: "", seconds=5)
+        sender.send(b"")
+        connection = sender._connection
+        wire = connection if isinstance(connection, socket.socket) or connection is None else connection.sock
+        shut = socket.socket.shutdown
+
+        def at_that_moment(self: socket.socket, how: int) -> None:
+            assert wire is not None
+            wire.send(b"a record")
+            shut(self, how)
+
+        monkeypatch.setattr(socket.socket, "shutdown", at_that_moment)
+        sender.abort()
+        monkeypatch.undo()
+        sender.close()
+        assert b"a record" not in tap.ended()
