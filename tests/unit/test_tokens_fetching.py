@@ -90,6 +90,14 @@ def test_metadata_that_lead_astray_are_refused(server: ApiServer, changes: dict[
         asking(server)()
 
 
+def test_what_metadata_say_is_no_word_to_a_terminal(server: ApiServer) -> None:
+    """A host with an escape in it is none, and what is wrong stands in the log without it."""
+    metadata(server, jwks_uri="https://\x1bc.idp.test/keys")
+    with pytest.raises(BadKeys) as refused:
+        asking(server)()
+    assert str(refused.value).isprintable()
+
+
 def test_answers_that_are_no_keys_are_refused(server: ApiServer) -> None:
     """Redirects are not followed; answers are bounded; what is no JWKS says so."""
     at = f"{server.url}/keys"

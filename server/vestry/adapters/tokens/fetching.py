@@ -104,14 +104,15 @@ class Asking:
 
 def _allowed(url: str, *, plain: bool) -> bool:
     """Whether metadata may lead there: https; http on this machine if they came from there by it (`plain`), so that no
-    provider elsewhere has this machine's own services asked. Nothing before the host, nothing behind.
+    provider elsewhere has this machine's own services asked. Nothing before the host, nothing behind, and nothing in
+    it that a terminal would obey: the log names it.
     """
     try:
         parts = urlsplit(url)
         host = parts.hostname
     except ValueError:
         return False
-    if not host or parts.username is not None or parts.fragment:
+    if not host or not host.isprintable() or parts.username is not None or parts.fragment:
         return False
     return parts.scheme == "https" or (plain and parts.scheme == "http" and host in {"localhost", "127.0.0.1", "::1"})
 
