@@ -136,8 +136,11 @@ def last_words(output: str, lines: int = 12) -> str:
 
 
 def digest(*paths: Path) -> str:
-    """SHA-256 over the names and contents of files, and of the files in folders."""
-    total = hashlib.sha256(f"{sys.version_info[:3]} {sys.executable}".encode())
+    """SHA-256 over the names and contents of files, and of the files in folders, and of which Python this is.
+
+    Not its patch version: what is installed for one 3.11 works with every other, and to make it anew takes a network.
+    """
+    total = hashlib.sha256(f"{sys.version_info[:2]} {sys.executable}".encode())
     for path in paths:
         files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
         for each in files:

@@ -270,6 +270,16 @@ def test_an_old_python_is_told(module: ModuleType) -> None:
         module.main(["server"])
 
 
+def test_an_update_of_python_makes_no_environment_anew(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A patch version, as distributions install by night, is the Python of the stamp; another minor one is not."""
+    before = module.digest(*module.BUILD.locks)
+    major, minor, *_ = sys.version_info
+    monkeypatch.setattr(sys, "version_info", (major, minor, 99, "final", 0))
+    assert module.digest(*module.BUILD.locks) == before
+    monkeypatch.setattr(sys, "version_info", (major, minor + 1, 0, "final", 0))
+    assert module.digest(*module.BUILD.locks) != before
+
+
 def test_a_checkout_of_somebody_else_is_told(module: ModuleType, tmp_path: Path) -> None:
     """Who may not write there gets a sentence, not a traceback."""
     tmp_path.chmod(0o500)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
+import platform
 import signal
 import subprocess
 from pathlib import Path
@@ -84,6 +85,19 @@ def test_it_is_made_once_and_then_needs_nothing(depot: Depot) -> None:
     assert depot.ensure() == stamp
     assert before.getvalue()
     assert depot.said.getvalue() == ""
+
+
+def test_an_update_of_python_needs_no_network(depot: Depot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A patch version, as distributions install by night, changes nothing of what is there; another minor one does."""
+    stamp = depot.ensure()
+    depot.offline = True
+    major, minor, _ = stamp.python.split(".")
+    monkeypatch.setattr(platform, "python_version", lambda: f"{major}.{minor}.99")
+    assert depot.ensure() == stamp
+    monkeypatch.setattr(platform, "python_version", lambda: f"{major}.99.0")
+    with pytest.raises(ModelError, match=r"pip finds no PyTorch"):
+        depot.ensure()
+    assert require(depot.target) == stamp
 
 
 def test_a_changed_wheel_is_refused_and_the_run_can_go_on(depot: Depot) -> None:

