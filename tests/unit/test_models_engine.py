@@ -166,6 +166,19 @@ def test_an_engine_that_never_starts_is_given_up(desk: Desk) -> None:
     assert "no room for the weights" in said
 
 
+def test_an_engine_that_takes_too_long_is_given_up(desk: Desk) -> None:
+    """Its time to load the model is a setting: what has not answered by then is started anew, and at last given up."""
+    python = desk.state / "engine" / "bin" / "python"
+    python.write_text("#!/bin/sh\necho 'loading the weights'\nexec sleep 600\n")
+    settings = json.loads(desk.config.read_text())
+    settings["models"][SMALL]["engine"]["startup_seconds"] = 0.2
+    desk.config.write_text(json.dumps(settings))
+    said = desk.run("engine", SMALL, status=1).stderr
+    assert "did not start (3 attempts; it was not ready within 0.2 s" in said
+    assert f"`models.{SMALL}.engine.startup_seconds`" in said
+    assert desk.processes() == []
+
+
 def test_a_second_signal_stops_at_once(desk: Desk) -> None:
     """An engine that does not end on SIGTERM is killed when the operator asks once more."""
     python = desk.state / "engine" / "bin" / "python"

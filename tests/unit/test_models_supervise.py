@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ import pytest
 from support.loops import until
 from support.ports import free_port
 from support.processes import alive, eventually, number_in
+from vestry.models import supervise
 from vestry.models.journal import Journal
 from vestry.models.supervise import NeverReadyError, Patience, Program, State, Supervisor
 
@@ -43,7 +46,10 @@ CHILD = textwrap.dedent("""
     class Health(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             while os.path.exists(here("hang")): time.sleep(0.05)
-            self.send_response(503 if "unready" in mode else 200); self.end_headers()
+            live = self.path == "/live"
+            if live: open(here("asked"), "a").write("x")
+            waits = "unready" in mode and not live and not os.path.exists(here("go"))
+            self.send_response(503 if waits else 200); self.end_headers()
         def log_message(self, *_): pass
     server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Health)
     with open(here("pid"), "w") as file: file.write(f"{os.getpid()}\\n")
@@ -63,6 +69,8 @@ class Stage:
         port = url.rpartition(":")[2].partition("/")[0]
         argv = (sys.executable, str(folder / "child.py"), str(folder), port)
         settings = {"start_seconds": 30, "stop_seconds": 10, **changes}
+        if settings.pop("tells", False):
+            settings["live"] = f"http://127.0.0.1:{port}/live"
         program = Program("child", argv, {"PATH": os.environ["PATH"]}, folder / "child.log", url, **settings)
         self.supervisor = Supervisor(program, patience=patience, observer=lambda *seen: self.seen.append(seen))
 
@@ -242,6 +250,26 @@ def test_a_program_that_is_slow_beyond_reason_is_given_up(tmp_path: Path) -> Non
     with pytest.raises(NeverReadyError, match="it was not ready within"):
         asyncio.run(stage.supervisor.run())
     assert not alive(stage.pid())
+
+
+def test_a_program_that_waits_for_others_is_not_started_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server whose engines are not up yet works all the same, however long that takes, and says so."""
+    stage = Stage(tmp_path, "unready", Patience(shortest=0.05, attempts=1), tells=True)
+    later = [0.0]
+    monkeypatch.setattr(supervise, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + later[0]))
+
+    def asked() -> int:
+        return len((tmp_path / "asked").read_text()) if (tmp_path / "asked").exists() else 0
+
+    async def scene() -> None:
+        await until(lambda: asked() > 0)
+        later[0], before = 1000, asked()
+        await until(lambda: asked() > before + 2)
+        (tmp_path / "go").touch()
+        await stage.supervisor.ready()
+
+    stage.play(scene)
+    assert stage.states == [State.STARTING, State.READY, State.STOPPED]
 
 
 def test_a_program_that_once_worked_is_never_given_up(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ def engine_program(launch: Launch) -> Program:
         environment=launch.environment,
         log=launch.log,
         health=f"{launch.url}/health",
+        start_seconds=launch.startup_seconds,
+        told=f"models.{launch.model}.engine.startup_seconds",
         stop_seconds=launch.shutdown_seconds,
     )
 

@@ -47,6 +47,7 @@ class Launch(Struct, frozen=True):
     environment: dict[str, str]
     url: str
     log: Path
+    startup_seconds: float
     shutdown_seconds: float
 
 
@@ -58,12 +59,13 @@ def plan(
     """
     places = Places(settings.state)
     stamp = environment.require(places.engine)
-    entry, own = chosen.entry, checked(chosen.model.engine.arguments)
+    engine = chosen.model.engine
+    entry, own = chosen.entry, checked(engine.arguments)
     if chosen.model.path is None and stamp.device not in entry.devices:
         raise ModelError(f"`{entry.name}` needs a GPU with {entry.memory.gpu} GiB; this engine environment has none.")
     folder = chosen.folder(places)
     _check_files(chosen, places)
-    url = address(chosen.model.engine.host, chosen.model.engine.port)
+    url = address(engine.host, engine.port)
     host, _, port = url.removeprefix("http://").rpartition(":")
     together = stamp.device == "cpu" and not elsewhere and cores.together(own, environ)
     argv = (
@@ -71,8 +73,8 @@ def plan(
         *PROGRAM,
         *("--model", os.fspath(folder), "--served-model-name", chosen.name),
         *("--host", host.strip("[]"), "--port", port),
-        *("--max-model-len", str(context_length(entry, chosen.model.engine.arguments))),
-        *fixed(entry, chosen.model.engine.shutdown_seconds),
+        *("--max-model-len", str(context_length(entry, engine.arguments))),
+        *fixed(entry, engine.shutdown_seconds),
         *entry.arguments_for(stamp.device),
         *device_arguments(stamp.device),
         *(cores.TOGETHER if together else ()),
@@ -81,7 +83,7 @@ def plan(
     log = places.logs / f"engine-{re.sub(r'[^A-Za-z0-9._-]', '_', chosen.name)}.log"
     made = _environment(places, key, environ) | (cores.environment(environ) if together else {})
     made |= UNCOMPILED if stamp.device == "cpu" and COMPILING not in own else {}
-    return Launch(chosen.name, argv, made, url, log, chosen.model.engine.shutdown_seconds)
+    return Launch(chosen.name, argv, made, url, log, engine.startup_seconds, engine.shutdown_seconds)
 
 
 def fixed(entry: Entry, shutdown_seconds: float) -> tuple[str, ...]:

@@ -56,7 +56,8 @@ class Program(Struct, frozen=True):
     """A program to be kept running.
 
     `health` is an http URL that answers 200 once the program is ready; `live` one that answers 200 as long as it
-    works at all (left out: `health`). `stop_seconds` is its time to finish after SIGTERM.
+    works at all (left out: `health`); one that answers there waits for others, and is not started anew for it.
+    `start_seconds` is its time to get ready (`told`: the setting of it), `stop_seconds` that to finish after SIGTERM.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Program(Struct, frozen=True):
     health: str
     live: str = ""
     start_seconds: float = 900
+    told: str = ""
     stop_seconds: float = 30
     hang_seconds: float = 60
 
@@ -233,8 +235,11 @@ class Supervisor:
         program = self.program
         deadline = time.monotonic() + program.start_seconds
         while not await answers(program.health):
+            if program.live and await answers(program.live):
+                deadline = time.monotonic() + program.start_seconds
             if time.monotonic() > deadline:
-                return f"it was not ready within {program.start_seconds:.0f} s"
+                told = f", see `{program.told}`" if program.told else ""
+                return f"it was not ready within {program.start_seconds:g} s{told}"
             await asyncio.sleep(POLL_SECONDS)
         self._become(State.READY)
         answered = time.monotonic()

@@ -223,6 +223,8 @@ class Engine(Section):
     """Port that the engine listens on."""
     arguments: tuple[str, ...] = ()
     """More arguments for vLLM, after the catalog's own. Unsafe ones are refused."""
+    startup_seconds: Seconds = 1800
+    """How long the engine may take to load its model; one that does not answer by then is started anew."""
     shutdown_seconds: Seconds = 30
     """How long the engine may finish its work when told to stop."""
 
