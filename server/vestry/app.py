@@ -1,7 +1,8 @@
 """The composition root: builds every part once, hands it down, and takes the whole up and down in order.
 
-Up: record, keys, engines, then the ports. Down: readiness turns false, calls in progress end, the record is closed
-last. Both ports are served by one process and one event loop.
+Up: record, keys, engines, then the ports. Down: readiness turns false, calls in progress end at the API and the
+administration, then the operations port, and the record is closed last. All ports are served by one process and one
+event loop.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from vestry.edge.administration.ask import BODY_BYTES
 from vestry.edge.certificates import form
 from vestry.edge.dataplane import DataPlane
 from vestry.edge.ops import build_ops
-from vestry.edge.serving import Manner, bind, serving, url_of
+from vestry.edge.serving import Manner, Served, bind, serving, url_of
 from vestry.edge.tls import Certificates
 from vestry.errors import KeysUnavailable, Refusal
 from vestry.forward import Forward
@@ -57,6 +58,8 @@ from vestry.types import ServedModel
 log = logging.getLogger("vestry")
 AGAIN_SECONDS = 1.0
 NOTE_SECONDS = 60.0
+LAST_SECONDS = 1.0
+"""For who still asks at the operations port when everything else has ended."""
 
 
 class Secrets:
@@ -237,7 +240,8 @@ class Server:
         protocol = door.protocol_factory(self._door_rules(corridor.recorder, self.settings.door))
         unheard = door.protocol_factory(doorkeeper.Rules(self.settings.door, frozenset(), doorkeeper.Nobody()))
         plain = Manner(unheard, self.settings.door.keep_alive_seconds, settings.drain_seconds, self._hurry)
-        await stack.enter_async_context(serving(build_ops(self.meter, self._missing), ops, plain))
+        watched = replace(plain, drain_seconds=min(settings.drain_seconds, LAST_SECONDS))
+        await stack.enter_async_context(serving(Served(build_ops(self.meter, self._missing), ops, watched)))
         patience = self.settings.door.header_seconds
         manner = replace(plain, protocol=protocol, handshake_seconds=patience)
         if certificates is not None:
@@ -246,13 +250,9 @@ class Server:
         at_desk = replace(
             manner, protocol=door.protocol_factory(self._door_rules(corridor.recorder, door_of(self.settings)))
         )
-        renew_admin = await stack.enter_async_context(serving(admin_app, admin, at_desk))
-        renew_api = await stack.enter_async_context(serving(self._application(corridor), api, manner))
-
-        def renew() -> None:
-            renew_api()
-            renew_admin()
-
+        renew = await stack.enter_async_context(
+            serving(Served(self._application(corridor), api, manner), Served(admin_app, admin, at_desk))
+        )
         if certificates is not None:
             await stack.enter_async_context(running(certificates.watch(renew)))
         scheme = "https" if certificates else "http"

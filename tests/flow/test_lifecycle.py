@@ -212,6 +212,27 @@ def test_streams_finish_while_readiness_is_false(server: ServerProcess, engine: 
     assert server.wait() == 0
 
 
+def test_the_administration_stops_with_the_api(server: ServerProcess, engine: FakeEngine) -> None:
+    """While a stream goes on, nobody new is let in there either, and who is there gets an answer, the last one: the two
+    do not take the drain time one after the other."""
+    engine.behave(between_seconds=0.15)
+    port = int(server.admin.rpartition(":")[2])
+    with Wire(port) as half, server.client() as client:
+        half.send(b"GET /admin/v1/whoami HTTP/1.1\r\nhost: loc")
+        with client.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            server.signal(signal.SIGTERM)
+            until(lambda: not server.ready(), what="not ready")
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port))
+            half.send(b"alhost\r\n\r\n")
+            assert half.rest().startswith(b"HTTP/1.1 401 ")
+            assert httpx.get(server.ops + "/livez", verify=PLAIN).status_code == 200
+            assert [each for each in lines if each][-1] == "data: [DONE]"
+    assert server.wait() == 0
+
+
 class Endless:
     """A stream and a call that would go on for ever, each waited for in a thread. Use as a context manager."""
 

@@ -1,8 +1,9 @@
-"""Listening: one application on one socket, from its first connection to its last.
+"""Listening: applications, each on a socket of its own, from the first connection to the last.
 
 How it stops: no more connections; a call in progress goes on; a connection ends with the answer that says so, or
 once nothing more is asked on it. What still runs after the drain time, or when the operator is in a hurry, is cut
-off: each such call is answered with an error and recorded, and only then is its connection closed.
+off: each such call is answered with an error and recorded, and only then is its connection closed. Several stop at the
+same time: what is given to them is one time for all.
 """
 
 from __future__ import annotations
@@ -113,14 +114,45 @@ class _Uvicorn(uvicorn.Server):
             await asyncio.sleep(LOOK_SECONDS)
 
 
+class Served(Struct, frozen=True):
+    """An application, the socket that it is served on, and how."""
+
+    app: ASGIApp
+    listener: socket.socket
+    manner: Manner
+
+
 @contextlib.asynccontextmanager
-async def serving(app: ASGIApp, listener: socket.socket, manner: Manner) -> AsyncIterator[Callable[[], None]]:
-    """Serve one application on one socket; on the way out, let its calls end.
+async def serving(*all_of_them: Served) -> AsyncIterator[Callable[[], None]]:
+    """Serve applications; on the way out, let the calls of all end.
 
     Gives a function that lets each connection that is open end with its next answer, or once nothing more is asked.
     """
+    servers = [_server_of(each) for each in all_of_them]
+    ticking = []
+    for server, each in zip(servers, all_of_them, strict=True):
+        await server.startup([each.listener])
+        ticking.append(asyncio.create_task(server.main_loop()))
+
+    def renew() -> None:
+        for server in servers:
+            server.renew()
+
+    try:
+        yield renew
+    finally:
+        for task in ticking:
+            task.cancel()
+        await asyncio.gather(*ticking, return_exceptions=True)
+        await asyncio.gather(
+            *(server.shutdown([each.listener]) for server, each in zip(servers, all_of_them, strict=True))
+        )
+
+
+def _server_of(served: Served) -> _Uvicorn:
+    manner = served.manner
     config = uvicorn.Config(
-        app,
+        served.app,
         interface="asgi3",
         http=manner.protocol,
         ws="none",
@@ -132,16 +164,7 @@ async def serving(app: ASGIApp, listener: socket.socket, manner: Manner) -> Asyn
         timeout_keep_alive=max(1, round(manner.keep_alive_seconds)),
     )
     config.load()
-    server = _Uvicorn(config, manner)
-    await server.startup([listener])
-    ticking = asyncio.create_task(server.main_loop())
-    try:
-        yield server.renew
-    finally:
-        ticking.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await ticking
-        await server.shutdown([listener])
+    return _Uvicorn(config, manner)
 
 
 def bind(host: str, port: int, backlog: int) -> socket.socket:
