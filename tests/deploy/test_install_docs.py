@@ -63,11 +63,12 @@ def test_the_notes_name_what_the_servers_cannot_reach() -> None:
     files: Object = {"name": "files", "jwks_file": "/run/files/keys/jwks.json", **issuer}
     given: Object = {
         "models": {"phi-3-mini": PHI},
+        "server": {"copies": {"here": {"existingClaim": "audit-copies"}}},
         "settings": {
             "identity": {"issuers": [files, {"name": "company", **issuer}]},
             "audit": {
                 "copies": [
-                    {"kind": "directory", "name": "here", "path": "/var/lib/vestry/copy"},
+                    {"kind": "directory", "name": "here", "path": "/mnt/copies/here"},
                     {"kind": "syslog", "name": "log", "host": "log.example"},
                 ],
                 "exports": [{"name": "siem", "url": "https://siem.example/x"}],

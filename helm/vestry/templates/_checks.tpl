@@ -42,6 +42,7 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- $faults = concat $faults (include "vestry.copies.faults" . | fromJsonArray) -}}
 {{- with .Values.store.postgresql -}}
 {{- if .existingSecret -}}
 {{- if and $.Values.networkPolicy.enabled (not $.Values.networkPolicy.database.peers) -}}
