@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,14 +15,28 @@ from vestry import __version__
 from vestry.commands.groups import GROUPS
 from vestry.commands.late import LateGroup
 
+STREAMS = {"stdin": "r", "stdout": "w", "stderr": "w"}
+
 
 class Program(LateGroup):
     """The program. Before it loads a command, SIGTERM ends it."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        _have_standard_streams()
         if os.getpid() == 1:
             signal.signal(signal.SIGTERM, _ended)
         return super().main(*args, **kwargs)
+
+
+def _have_standard_streams() -> None:
+    """Have /dev/null for each that was closed: else the next file has its number, be it the record, and gets what any
+    library writes there.
+    """
+    closed = {name: mode for name, mode in STREAMS.items() if getattr(sys, name) is None}
+    for name, mode in closed.items():
+        number = os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+        os.set_inheritable(number, True)
+        setattr(sys, name, os.fdopen(number, mode))
 
 
 def _ended(number: int, _: object) -> NoReturn:

@@ -153,6 +153,22 @@ def test_told_to_stop_while_it_comes_up_it_ends_in_a_container_too(tmp_path: Pat
                 outside.kill()
 
 
+def test_started_with_its_standard_streams_closed_it_serves_and_stops(tmp_path: Path, engine: FakeEngine) -> None:
+    """As some supervisors do it: no file of its own, such as the record, has their numbers, and what they get."""
+    with ServerProcess(tmp_path, [engine]) as server:
+        program = [sys.executable, "-m", "vestry", "--config", str(server.config), "serve"]
+        environ = {**clean(os.environ), "PYTHONPATH": str(ROOT / "server")}
+        server.process = subprocess.Popen(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *program], env=environ)
+        until((server.state / "server.json").exists, seconds=60, what="server.json")
+        server.ops = json.loads((server.state / "server.json").read_text())["ops"]
+        until(server.ready, what="readiness")
+        streams = {Path(f"/proc/{server.process.pid}/fd/{number}").readlink() for number in range(3)}
+        assert streams == {Path(os.devnull)}
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert log_of(server)[-1]["type"] == "server.stop"
+
+
 def test_it_leaves_no_core_dump(server: ServerProcess) -> None:
     """Whatever the limit of who starts it: the memory of a server holds keys, secrets and prompts."""
     assert server.process is not None

@@ -157,6 +157,17 @@ def test_an_engine_is_kept_though_nobody_reads_what_is_said(desk: Desk) -> None:
     assert desk.processes() == []
 
 
+def test_an_engine_is_kept_though_its_standard_streams_are_closed(desk: Desk) -> None:
+    """Nothing is said then, and nothing ends for it."""
+    program = [sys.executable, "-m", "vestry", "--config", str(desk.config), "engine", SMALL]
+    process = subprocess.Popen(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *program], env=desk.environ)
+    log = desk.places.logs / f"engine-{SMALL}.log"
+    eventually(lambda: (log.exists() and "fake engine on port" in log.read_text()) or process.poll() is not None, 60)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert desk.processes() == []
+
+
 def test_an_engine_that_never_starts_is_given_up(desk: Desk) -> None:
     """An engine that fails at once is given up with its last words and status 1."""
     python = desk.state / "engine" / "bin" / "python"
