@@ -40,6 +40,8 @@ USAGE = f"usage: python3 deploy/bootstrap.py [{AS_IS}] server|tests"
 PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet", "--python")
 LOCKED = ("install", "--require-hashes", "--only-binary", ":all:", "--no-deps", "--requirement")
 PROJECT = ("pyproject.toml", "README.md", "LICENSE")
+ELSEWHERE = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_DRY_RUN")
+"""What a user may have set for pip so that it installs elsewhere than in the environment it is told, or nothing."""
 GRACE_SECONDS = 5
 
 
@@ -87,12 +89,13 @@ def run(what: str, *argv: str | Path) -> None:
 
 def run_all(what: str, commands: Iterable[Sequence[str | Path]]) -> None:
     """Run commands side by side; raise BootstrapError with the last words of one that fails. None outlives this."""
+    environ = {name: value for name, value in os.environ.items() if name not in ELSEWHERE} | {"PIP_USER": "0"}
     with contextlib.ExitStack() as stack:
         started = []
         for command in commands:
             said = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
             argv = [str(each) for each in command]
-            process = subprocess.Popen(argv, stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
+            process = subprocess.Popen(argv, env=environ, stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
             stack.callback(end, process)
             started.append((process, said))
         for process, said in started:

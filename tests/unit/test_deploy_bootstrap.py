@@ -63,10 +63,10 @@ class Project:
         self.lock.write_text("# made for a test\n" + "".join(map(locked, needed)))
         (self.root / "tests" / "requirements.lock").write_text(locked(make_wheel(self.wheels, "checker", "1.0")))
 
-    def run(self, *arguments: str, wheels: bool = True, status: int = 0) -> str:
-        """Run it. Without wheels, pip has nothing to install from."""
+    def run(self, *arguments: str, wheels: bool = True, status: int = 0, **more: str) -> str:
+        """Run it, with more in its environment. Without wheels, pip has nothing to install from."""
         environ = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
-        environ |= {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1"}
+        environ |= {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1", **more}
         if wheels:
             environ["PIP_FIND_LINKS"] = str(self.wheels)
         argv = [sys.executable, "deploy/bootstrap.py", "--as-is", *arguments]
@@ -160,6 +160,16 @@ def test_a_wheel_with_another_hash_is_refused(project: Project) -> None:
     assert "DO NOT MATCH THE HASHES" in said
     project.lock.write_text(locked(project.wheels / "besides-1.0-py3-none-any.whl"))
     project.run("server")
+
+
+def test_what_a_user_has_set_for_pip_leads_nowhere_else(project: Project, tmp_path: Path) -> None:
+    """Packages are in the environment though pip is told, for all it does, to put them elsewhere or nowhere."""
+    elsewhere = {f"PIP_{name}": str(tmp_path / name.lower()) for name in ("TARGET", "PREFIX", "ROOT")}
+    settings = tmp_path / "pip.conf"
+    settings.write_text("[global]\nuser = true\n")
+    project.run("server", PIP_CONFIG_FILE=str(settings), PIP_DRY_RUN="1", **elsewhere)
+    assert project.says("import vestry, needed; print(vestry.WORD)") == "first"
+    assert not any(Path(place).exists() for place in elsewhere.values())
 
 
 @pytest.mark.parametrize("arguments", [(), ("all",), ("server", "tests")])

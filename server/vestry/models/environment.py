@@ -45,8 +45,11 @@ TORCH_LOCK = LOCKS / "engine-torch.lock"
 PIP = ("--disable-pip-version-check", "--no-input", "install", "--no-compile", "--progress-bar", "off")
 LOCKED = ("--require-hashes", "--only-binary", ":all:", "--no-deps", "--requirement")
 PASSED_ON = re.compile(
-    r"PATH|LANG|LC_.*|HOME|TMPDIR|PIP_.*|XDG_CONFIG_.*|(https?|no|all)_proxy|SSL_CERT_(FILE|DIR)", re.IGNORECASE
+    r"PATH|LANG|LC_.*|HOME|TMPDIR|PIP_(?!(TARGET|PREFIX|ROOT|DRY_RUN)$).*|XDG_CONFIG_.*|(https?|no|all)_proxy"
+    r"|SSL_CERT_(FILE|DIR)",
+    re.IGNORECASE,
 )
+"""Of pip's own all but what would have it install elsewhere, or nothing."""
 
 
 class Stamp(Struct, frozen=True, forbid_unknown_fields=True):
@@ -166,6 +169,7 @@ class _Installer:
         self._folder = folder
         self._progress = progress
         self._environment = {name: value for name, value in environ.items() if PASSED_ON.fullmatch(name)}
+        self._environment["PIP_USER"] = "0"
         self._log = folder.parent / "logs" / "engine-environment.log"
         # This Python's pip fills the environment, if there is one: to put another into it takes seconds.
         self._shared = importlib.util.find_spec("pip") is not None
