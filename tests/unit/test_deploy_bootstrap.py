@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -63,10 +63,10 @@ class Project:
         self.lock.write_text("# made for a test\n" + "".join(map(locked, needed)))
         (self.root / "tests" / "requirements.lock").write_text(locked(make_wheel(self.wheels, "checker", "1.0")))
 
-    def run(self, *arguments: str, wheels: bool = True, status: int = 0, **more: str) -> str:
+    def run(self, *arguments: str, wheels: bool = True, status: int = 0, more: Mapping[str, str] | None = None) -> str:
         """Run it, with more in its environment. Without wheels, pip has nothing to install from."""
         environ = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
-        environ |= {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1", **more}
+        environ |= {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1", **(more or {})}
         if wheels:
             environ["PIP_FIND_LINKS"] = str(self.wheels)
         argv = [sys.executable, "deploy/bootstrap.py", "--as-is", *arguments]
@@ -167,7 +167,7 @@ def test_what_a_user_has_set_for_pip_leads_nowhere_else(project: Project, tmp_pa
     elsewhere = {f"PIP_{name}": str(tmp_path / name.lower()) for name in ("TARGET", "PREFIX", "ROOT")}
     settings = tmp_path / "pip.conf"
     settings.write_text("[global]\nuser = true\n")
-    project.run("server", PIP_CONFIG_FILE=str(settings), PIP_DRY_RUN="1", **elsewhere)
+    project.run("server", more={"PIP_CONFIG_FILE": str(settings), "PIP_DRY_RUN": "1", **elsewhere})
     assert project.says("import vestry, needed; print(vestry.WORD)") == "first"
     assert not any(Path(place).exists() for place in elsewhere.values())
 
