@@ -7,7 +7,9 @@ import errno
 import json
 import shutil
 import ssl
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -628,6 +630,25 @@ def test_neither_strangers_nor_tenants_keep_the_houses_administrators_out(tmp_pa
             slow.send(b'{"owner":"x"}')
             assert slow.answer().status_code == 201
         assert tom.get("/whoami").status_code == 200
+
+
+def test_a_key_that_a_clock_made_which_was_ahead_is_replaced_and_bounded(house: House, admin: Desk) -> None:
+    """It was made in the time to come, as the clock of this server has it since it was set back, or another server's
+    has: it may end before that all the same.
+    """
+    ahead = round((time.time() + 3600) * 1_000_000)
+    for path, how in (("rotate", {"overlap_seconds": 0}), ("", {"owner": "clock", "expires": soon()})):
+        made = admin.post("/tenants/default/keys", {"owner": "clock"}).json()
+        house.keys.change(made["id"], created=ahead)
+        place = f"/keys/{made['id']}"
+        done = admin.post(f"{place}/rotate", how) if path else admin.put(place, how, **ANY)
+        assert done.status_code == (201 if path else 200), done.text
+        assert admin.get(place).json()["state"] == ("expired" if path else "active")
+
+
+def soon() -> str:
+    """A time ten minutes from now."""
+    return (datetime.now(UTC) + timedelta(minutes=10)).isoformat()
 
 
 def test_the_administration_speaks_tls_where_the_api_does(tmp_path: Path) -> None:

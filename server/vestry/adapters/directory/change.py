@@ -96,6 +96,8 @@ class SqlChange:
     async def add_key(self, key: Key, secret: str) -> Key:
         """As seams.Change. Raises ValueError for what no key can have, or one that is there already."""
         validate(key)
+        if key.expires is not None and key.expires <= key.created:  # of one that is there a stepping clock says this
+            raise ValueError("the time of expiry has passed")
         made = replace(key, version=1)
         values = {**row_of(made), "hash": self._pepper.hashed(secret)}
         try:

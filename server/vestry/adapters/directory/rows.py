@@ -43,8 +43,6 @@ def _bounded(key: Key) -> None:
     for bound, most in ((key.limits.concurrency, 100_000), (key.limits.requests_per_minute, 10_000_000)):
         if bound is not None and not 0 < bound <= most:
             raise ValueError("a limit is a positive number: at most 100000 calls at once, 10000000 a minute")
-    if key.expires is not None and key.expires <= key.created:
-        raise ValueError("the time of expiry has passed")
     if (key.made_by and not _plain(key.made_by, 256)) or not _ID.fullmatch(key.id):
         raise ValueError("a key's id begins with key_, and who made it is 1 to 256 printable characters")
     if key.replaces and not _ID.fullmatch(key.replaces):
