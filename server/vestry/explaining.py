@@ -9,12 +9,12 @@ from msgspec import Struct
 
 from vestry.authenticate import admitted, from_there
 from vestry.authorize import authorize, may_use
-from vestry.errors import Refusal
+from vestry.errors import KeysUnavailable, Refusal
 from vestry.house import ROUTES, House
 from vestry.policy import Compiled, facts
 from vestry.roles import Permission, named
 from vestry.types import Call, Document, Grant, Head, Key, Operation, Principal, ServedModel
-from vestry.user import Damaged, with_user
+from vestry.user import with_user
 
 YEARS = range(1971, 3000)
 """When a call may be supposed to come. A rule's zone moves it by up to a day, and the calendar has to have that."""
@@ -53,9 +53,14 @@ class Caller(Struct, frozen=True):
         return cls(key.holder(), key)
 
     def found(self, head: Head) -> Principal | None:
-        """As seams.Credentials finds them: None by a key that is not active, and for a user who is disabled."""
+        """As seams.Credentials finds them: None by a key that is not active, and for a user who is disabled. Raises
+        KeysUnavailable for a key or user that is damaged.
+        """
         if self.key is not None:
-            return self.principal if self.key.state(head.began_wall) == "active" else None
+            state = self.key.state(head.began_wall)
+            if state == "damaged":
+                raise KeysUnavailable
+            return self.principal if state == "active" else None
         return with_user(self.principal, self.user)
 
 
@@ -83,8 +88,9 @@ def explain(caller: Caller, head: Head, call: Call, models: Mapping[str, ServedM
     """What `admitted` and `authorize` say of this call, and the questions on the way to it."""
     try:
         known = caller.found(head)
-    except Damaged as fault:
-        return Explanation(False, fault.rule, fault.status, fault.reason, (Step("user can be read", "no"),), {})
+    except KeysUnavailable as fault:
+        unread = Step("user can be read" if caller.key is None else "key can be read", "no")
+        return Explanation(False, fault.rule, fault.status, fault.reason, (unread,), {})
     known = None if known is None else house.lifted(known, head.began_wall)
     principal = caller.principal if known is None else known
     steps = [*_credential(caller, head), *_lent(principal), *_scopes(principal, head, call, models, house)]

@@ -128,6 +128,9 @@ class Key(Struct, frozen=True):
 
     Times are integer microseconds since the epoch. `version` grows with every change. `replaces` is the id of the key
     that this one takes over from; `made_by` says who made it.
+
+    `damaged` says why it cannot be used, where somebody has changed it by hand. It has no rights then, and of the rest
+    only what could be read.
     """
 
     id: str
@@ -147,11 +150,14 @@ class Key(Struct, frozen=True):
     replaces: str = ""
     made_by: str = ""
     version: int = 1
+    damaged: str = ""
 
     def state(self, now: int) -> str:
-        """`revoked`, `expired`, `frozen` or `active`, at this time (microseconds since the epoch)."""
+        """`revoked`, `damaged`, `expired`, `frozen` or `active`, at this time (microseconds since the epoch)."""
         if self.revoked is not None:
             return "revoked"
+        if self.damaged:
+            return "damaged"
         if self.expires is not None and self.expires <= now:
             return "expired"
         return "active" if self.frozen is None else "frozen"

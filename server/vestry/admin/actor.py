@@ -139,11 +139,16 @@ async def own_end(change: Change, actor: Actor) -> int | None:
 
 
 def within_house(actor: Actor, key: Key) -> None:
-    """A key that reaches the whole house is not stopped, or let in again, by who reaches one tenant.
+    """A key that reaches the whole house is not stopped, or let in again, by who reaches one tenant; nor is one that is
+    damaged, of which nobody knows.
 
     Raises PermissionDenied.
     """
-    if key.roles & HOUSE and not actor.is_house:
+    if actor.is_house:
+        return
+    if key.damaged:
+        raise PermissionDenied("The key is damaged: have an administrator of the whole house revoke it.")
+    if key.roles & HOUSE:
         raise PermissionDenied("The key reaches the whole house, and your role one tenant.")
 
 

@@ -356,7 +356,7 @@ async def _holds_no_house_key(change: Change, actor: Actor, where: Where) -> Non
     if actor.is_house:
         return
     for key in await change.keys(where.tenant, sys.maxsize):
-        if key.project == where.name and key.roles & HOUSE:
+        if key.project == where.name and (key.roles & HOUSE or key.damaged):
             said = "A key of the project reaches the whole house, and your role one tenant."
             raise PermissionDenied(said, param="disabled")
 

@@ -204,6 +204,12 @@ class Keys:
 def _alive(key: Key) -> None:
     if key.revoked is not None:
         raise Conflict("The key is revoked, for good: make a new one.")
+    _sound(key)
+
+
+def _sound(key: Key) -> None:
+    if key.damaged:
+        raise Conflict("What is kept of the key is damaged: revoke it, and make a new one.")
 
 
 def _keeps_its_owner(actor: Actor, found: Key, key: Key) -> None:
@@ -219,6 +225,7 @@ def _same(made: Key, asked: Key) -> Key:
     """What was made before with the same token. Raises Conflict if it is not what is asked for now: what it was made as
     nobody knows any more where it was changed or replaced since, but for its owner, whom it keeps.
     """
+    _sound(made)
     alike = described(replace(made, frozen=None, revoked=None)) == described(asked)
     if not alike and (made.version == 1 or made.owner != asked.owner):
         raise Conflict("Another key was asked for with this `Idempotency-Key` before.")

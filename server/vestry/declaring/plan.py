@@ -94,10 +94,13 @@ async def _key(directory: Directory, entry: KeyEntry, made: Plan) -> None:
         made.faults.append(Fault(entry.place, "no key has this id", mend))
         return
     state = "revoked" if key.revoked is not None else "active" if key.frozen is None else "frozen"
-    if state == entry.state:
+    if state == entry.state and (not key.damaged or state == "revoked"):
         return
     if state == "revoked":
         made.faults.append(Fault(entry.place, "the key is revoked, for good", "Write `revoked`, or remove it"))
+        return
+    if key.damaged and entry.state != "revoked":
+        made.faults.append(Fault(entry.place, "the key is damaged", "Write `revoked`, and make another"))
         return
     step = SetKey(entry.key_id, entry.state)
     made.differences.append(Difference(step, entry.place, {"state": state}, {"state": entry.state}))

@@ -101,7 +101,10 @@ def keys(settings: Settings) -> Iterator[Finding]:
     homeless = sorted(active - settings.tenants.keys() - tenants)
     soon = moment + round(SOON.total_seconds() * 1_000_000)
     expiring = sum(key.state(moment) == "active" and key.expires is not None and key.expires < soon for key in held)
-    if not counts["active"]:
+    if damaged := [key.id for key in held if key.state(moment) == "damaged"]:
+        mend = "Their holders get 503, and nobody else. Revoke them, and make others"
+        yield Finding("keys", "fail", f"{said}; damaged: {', '.join(damaged)}", mend)
+    elif not counts["active"]:
         yield Finding("keys", "warn", said, "Make one: vestry keys create --owner NAME")
     elif homeless:
         mend = "Put the tenants back into the settings or the directory, or revoke their keys"

@@ -109,13 +109,18 @@ class SqlChange:
         return made
 
     async def put_key(self, key: Key) -> Key:
-        """As seams.Change. Raises ValueError for what no key can have, or where there is none with this id."""
+        """As seams.Change. Raises ValueError for what no key can have, or where there is none with this id.
+
+        Of one that is damaged nothing is written but that it is revoked.
+        """
         before = await self.key(key.id)
         if before is None:
             raise ValueError("there is no such key")
         made = replace(key, version=before.version + 1)
-        validate(made)
-        values = {name: value for name, value in row_of(made).items() if name != "last_used"}
+        values: dict[str, Any] = {"revoked": made.revoked, "version": made.version}
+        if not before.damaged:
+            validate(made)
+            values = {name: value for name, value in row_of(made).items() if name != "last_used"}
         await self._run(update(KEYS).where(KEYS.c.id == key.id).values(**values))
         return made
 

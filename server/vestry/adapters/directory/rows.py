@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from ipaddress import ip_network
 from typing import Any
 
-from vestry.adapters.directory.faults import Damaged, Unfit
+from vestry.adapters.directory.faults import Damaged
 from vestry.roles import Role, named, read_roles
 from vestry.types import Document, Key, Kind, Limits, Network
 
@@ -17,6 +17,10 @@ _LABEL = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 NO_OBJECT = {"damaged": "what is kept here is no JSON object"}
 """Stands for such a body. No form has this field, so nobody goes by it; but it can be shown, replaced and removed."""
+LAST_MOMENT = 253_402_300_799_999_999
+"""Microseconds since the epoch at the end of the year 9999: what comes later, no calendar has."""
+TOLD = 200
+NAMELESS = "?"
 _ROUTE = re.compile(r"[a-z][a-z0-9._-]{0,63}")
 
 
@@ -38,6 +42,8 @@ def validate(key: Key) -> None:
 
 
 def _bounded(key: Key) -> None:
+    if not all(_kept(each) == each for each in (key.created, key.expires, key.revoked, key.frozen)):
+        raise ValueError("a time is before 1970, or beyond the year 9999")
     if len(key.sources) > 256:
         raise ValueError("sources are at most 256 networks")
     for bound, most in ((key.limits.concurrency, 100_000), (key.limits.requests_per_minute, 10_000_000)):
@@ -95,10 +101,12 @@ def row_of(key: Key) -> dict[str, Any]:
 
 
 def key_of(row: Mapping[Any, Any]) -> Key:
-    """The key of a row. Raises Unfit for one that no program has written: it never becomes one with more rights."""
+    """The key of a row. One that no program has written is `damaged`: it never becomes one with more rights, and keeps
+    nobody from the others.
+    """
     try:
         models, routes = _names_of(row["models"]), _names_of(row["routes"])
-        return Key(
+        key = Key(
             id=row["id"],
             tenant=row["tenant"],
             owner=row["owner"],
@@ -112,13 +120,42 @@ def key_of(row: Mapping[Any, Any]) -> Key:
             expires=row["expires"],
             revoked=row["revoked"],
             frozen=row["frozen"],
-            last_used=row["last_used"],
+            last_used=_kept(row["last_used"]),
             replaces=row["replaces"],
             made_by=row["made_by"],
             version=row["version"],
         )
-    except ValueError as error:
-        raise Unfit(f"is damaged (the key {row['id']}: {error}): restore it from a copy") from None
+        validate(key)
+    except (ValueError, RecursionError) as error:
+        return _damaged(row, str(error)[:TOLD])
+    return key
+
+
+def _damaged(row: Mapping[Any, Any], why: str) -> Key:
+    """A key without a right, of a row that is not one's: but whose it is, and whether it is revoked."""
+    return Key(
+        id=row["id"],
+        tenant=row["tenant"][:TOLD] or NAMELESS,
+        owner=row["owner"][:TOLD] or NAMELESS,
+        created=_kept(row["created"]) or 0,
+        roles=frozenset(),
+        project=row["project"][:TOLD],
+        models=frozenset(),
+        routes=frozenset(),
+        expires=_kept(row["expires"]),
+        revoked=_kept(row["revoked"]),
+        frozen=_kept(row["frozen"]),
+        last_used=_kept(row["last_used"]),
+        replaces=row["replaces"][:TOLD],
+        made_by=row["made_by"][:TOLD],
+        version=row["version"],
+        damaged=why,
+    )
+
+
+def _kept(moment: int | None) -> int | None:
+    """A time of a row, within the calendar."""
+    return None if moment is None else min(max(moment, 0), LAST_MOMENT)
 
 
 def json_of(text: str) -> Any:

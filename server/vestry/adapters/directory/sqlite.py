@@ -73,6 +73,7 @@ class Sqlite:
         opening = aiosqlite.connect(uri, uri=True, timeout=self._lock_seconds, isolation_level=None)
         opening._thread.daemon = True  # as SQLAlchemy does: a disk that hangs must not keep the program from ending
         connection = await opening
+        connection.text_factory = _text
         try:
             await connection._execute(self._verify, connection._conn)  # type: ignore[no-untyped-call]
             await connection.execute("PRAGMA synchronous = FULL")
@@ -145,6 +146,11 @@ class Sqlite:
     def fault(self, error: Exception) -> DirectoryFault:
         """As Backend."""
         return fault_of(error, f"the key store {self.path} {_said(error)}")
+
+
+def _text(held: bytes) -> str:
+    """A text of the file. One that is no UTF-8 is told from others by escapes, and keeps nobody from them."""
+    return held.decode(errors="backslashreplace")
 
 
 def _said(error: Exception) -> str:

@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vestry.adapters.directory.backend import Backend
 from vestry.adapters.directory.change import KEY, SqlChange, document, one
-from vestry.adapters.directory.faults import DirectoryFault, Unfit
+from vestry.adapters.directory.faults import Damaged, DirectoryFault, Unfit
 from vestry.adapters.directory.pepper import Pepper
 from vestry.adapters.directory.rows import document_of, key_of, storable
 from vestry.adapters.directory.tables import DOCUMENTS, KEYS
@@ -114,10 +114,10 @@ class SqlDirectory:
         return {texts[bytes(row["hash"])]: self._key_or_fault(row) for row in rows}
 
     def _key_or_fault(self, row: RowMapping) -> Key | KeysUnavailable:
-        try:
-            return key_of(row)
-        except Unfit as error:
-            return self.backend.fault(error)
+        key = key_of(row)
+        if not key.damaged or key.revoked is not None:
+            return key
+        return self.backend.fault(Damaged(f"holds a key that is damaged ({key.id}: {key.damaged}): revoke it"))
 
     async def _found(self, made: Callable[[RowMapping], T], asked: Select[Any], *texts: str) -> list[T]:
         """What is made of each row. `texts` are those in the question that a stranger may have written. Raises

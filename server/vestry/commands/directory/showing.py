@@ -11,7 +11,7 @@ from vestry.commands.directory.common import safe
 from vestry.roles import named
 from vestry.types import Key
 
-STATES = ("active", "frozen", "expired", "revoked", "no-tenant")
+STATES = ("active", "frozen", "expired", "revoked", "damaged", "no-tenant")
 
 
 def described(key: Key, tenants: Collection[str]) -> dict[str, Any]:
@@ -37,6 +37,7 @@ def described(key: Key, tenants: Collection[str]) -> dict[str, Any]:
         "replaces": key.replaces or None,
         "made_by": key.made_by or None,
         "version": key.version,
+        "damaged": key.damaged or None,
     }
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, ValidationError
 
-from vestry.admin.bodies import KeyBody, Project, User
+from vestry.admin.bodies import KeyBody, Project, User, told
 from vestry.admin.documents import Kept
 from vestry.audit.records import rfc3339
 from vestry.glass import Grant
@@ -61,7 +61,7 @@ class KeyShown(Section):
     object: Literal["key"] = "key"
     id: str
     tenant: str
-    state: Literal["active", "frozen", "expired", "revoked"]
+    state: Literal["active", "frozen", "expired", "revoked", "damaged"]
     version: int
     created: str
     made_by: str = ""
@@ -70,7 +70,9 @@ class KeyShown(Section):
     revoked: str | None = None
     replaces: str = ""
     """Id of the key that this one takes over from."""
-    spec: KeySpec
+    damaged: str = ""
+    """Why it cannot be used, where somebody has changed it by hand: `spec` is `null` then. It can be revoked."""
+    spec: KeySpec | None
 
 
 class KeySpec(KeyBody):
@@ -279,8 +281,16 @@ def user(kept: Kept) -> UserShown:
     return UserShown(**thing(kept), tenant=kept.document.tenant)
 
 
-def _key(key: Key, now: int) -> dict[str, Any]:
-    spec = KeySpec(
+def _spec(key: Key) -> tuple[KeySpec | None, str]:
+    """What a `PUT` of the key writes; none, and why, for one that is damaged."""
+    try:
+        return None if key.damaged else _form(key), key.damaged
+    except ValidationError as error:
+        return None, told(error).reason
+
+
+def _form(key: Key) -> KeySpec:
+    return KeySpec(
         owner=key.owner,
         roles=tuple(sorted(key.roles)),
         project=key.project or None,
@@ -291,6 +301,10 @@ def _key(key: Key, now: int) -> dict[str, Any]:
         requests_per_minute=key.limits.requests_per_minute,
         expires=moment(key.expires),
     )
+
+
+def _key(key: Key, now: int) -> dict[str, Any]:
+    spec, damaged = _spec(key)
     return {
         "id": key.id,
         "tenant": key.tenant,
@@ -302,6 +316,7 @@ def _key(key: Key, now: int) -> dict[str, Any]:
         "frozen": moment(key.frozen),
         "revoked": moment(key.revoked),
         "replaces": key.replaces,
+        "damaged": damaged,
         "spec": spec,
     }
 
