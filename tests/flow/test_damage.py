@@ -150,6 +150,45 @@ def test_what_else_is_damaged_is_shown_and_replaced_too(
     assert admin.delete(place, **ANY).status_code == 204
 
 
+@pytest.mark.parametrize("moment", [9 * 10**18, -(9 * 10**18)])
+def test_times_beyond_the_calendar_spoil_neither_lists_nor_changes(house: House, moment: int) -> None:
+    """They are shown as the last that there is, or as none; what is changed then is answered as it was done."""
+    admin = Desk(house, Role.ADMIN, owner="ada")
+    places = {"/tenants/radiology": {}, "/tenants/default/projects/scans": {}, "/tenants/default/users/even": {}}
+    places["/policy"] = {"rules": []}
+    for place, body in places.items():
+        admin.put(place, body, **ANY)
+    spoil(house, f"UPDATE documents SET created = {moment}, updated = {moment}")
+    for place, body in places.items():
+        shown = admin.get(place)
+        last = "9999-12-31T23:59:59.999999Z" if moment > 0 else None
+        assert (shown.status_code, shown.json()["updated"]) == (200, last), place
+        if place != "/policy":
+            assert shown.json() in admin.get(place.rpartition("/")[0]).json()["data"]
+        changed = admin.put(place, {**body, **CHANGED.get(place, {"description": "x"})}, if_match=shown.headers["etag"])
+        assert changed.status_code == 200, place
+    for place in places:
+        assert admin.delete(place, **ANY).status_code == 204
+
+
+CHANGED: dict[str, dict[str, object]] = {
+    "/tenants/radiology": {"concurrency": 8},
+    "/policy": {"rules": [{"name": "nights", "effect": "deny", "tenants": ["radiology"]}]},
+}
+
+
+def test_half_of_a_character_is_damage(house: House) -> None:
+    """A JSON escape of half of a surrogate pair is in no answer: the tenant is shown as damaged, beside the others."""
+    admin = Desk(house, Role.ADMIN, owner="ada")
+    for name in ("radiology", "surgery"):
+        assert admin.put(f"/tenants/{name}", {}).status_code == 201
+    spoil(house, """UPDATE documents SET body = '{"models": ["\\uD800"]}' WHERE name = 'surgery'""")
+    listed = {each["name"]: bool(each["damaged"]) for each in admin.get("/tenants").json()["data"]}
+    assert listed == {"default": False, "radiology": False, "surgery": True}
+    for name in ("radiology", "surgery"):
+        assert admin.delete(f"/tenants/{name}", **ANY).status_code == 204
+
+
 GRANT = {
     "asker": {"tenant": "default", "subject": "olga", "key_id": "key_x"},
     "role": "admin",

@@ -137,7 +137,7 @@ def _damaged(row: Mapping[Any, Any], why: str) -> Key:
         id=row["id"],
         tenant=row["tenant"][:TOLD] or NAMELESS,
         owner=row["owner"][:TOLD] or NAMELESS,
-        created=_kept(row["created"]) or 0,
+        created=_within_calendar(row["created"]),
         roles=frozenset(),
         project=row["project"][:TOLD],
         models=frozenset(),
@@ -154,16 +154,23 @@ def _damaged(row: Mapping[Any, Any], why: str) -> Key:
 
 
 def _kept(moment: int | None) -> int | None:
-    """A time of a row, within the calendar."""
-    return None if moment is None else min(max(moment, 0), LAST_MOMENT)
+    return None if moment is None else _within_calendar(moment)
+
+
+def _within_calendar(moment: int) -> int:
+    """A time of a row, or the next one that there is."""
+    return min(max(moment, 0), LAST_MOMENT)
 
 
 def json_of(text: str) -> Any:
-    """What a document's text says; None for what is no JSON, so that whoever has the row can say whose it is."""
+    """What a document's text says; None for what is no JSON, or what no answer can say again (half of a surrogate pair,
+    as an escape), so that whoever has the row can say whose it is.
+    """
     try:
-        return json.loads(text)
+        said = json.loads(text)
     except (ValueError, RecursionError):
         return None
+    return said if "\\ud" not in text.lower() or _encodable(json.dumps(said, ensure_ascii=False)) else None
 
 
 def document_of(row: Mapping[Any, Any]) -> Document:
@@ -175,7 +182,8 @@ def document_of(row: Mapping[Any, Any]) -> Document:
     except ValueError:
         raise Damaged(f"is damaged (a document's kind is `{row['kind']}`): restore it from a copy") from None
     body = row["body"] if isinstance(row["body"], dict) else dict(NO_OBJECT)
-    return Document(kind, row["tenant"], row["name"], body, row["version"], row["created"], row["updated"])
+    created, updated = (_within_calendar(row[name]) for name in ("created", "updated"))
+    return Document(kind, row["tenant"], row["name"], body, row["version"], created, updated)
 
 
 def _list(names: Collection[str] | None) -> str | None:
