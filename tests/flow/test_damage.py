@@ -154,8 +154,8 @@ def test_what_else_is_damaged_is_shown_and_replaced_too(
 def test_times_beyond_the_calendar_spoil_neither_lists_nor_changes(house: House, moment: int) -> None:
     """They are shown as the last that there is, or as none; what is changed then is answered as it was done."""
     admin = Desk(house, Role.ADMIN, owner="ada")
-    places = {"/tenants/radiology": {}, "/tenants/default/projects/scans": {}, "/tenants/default/users/even": {}}
-    places["/policy"] = {"rules": []}
+    named = ("/tenants/radiology", "/tenants/default/projects/scans", "/tenants/default/users/even")
+    places: dict[str, dict[str, object]] = {**{each: {} for each in named}, "/policy": {"rules": []}}
     for place, body in places.items():
         admin.put(place, body, **ANY)
     spoil(house, f"UPDATE documents SET created = {moment}, updated = {moment}")
