@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from support.cable import Cable
-from support.directories import PEPPER, PostgresStand, eventually
+from support.directories import PEPPER, PostgresStand, eventually, postgres_directory
 from support.postgres import USER
+from vestry.adapters.directory.faults import DirectoryFault
 from vestry.adapters.directory.pepper import Pepper
 from vestry.adapters.directory.postgres import Postgres, Where
 from vestry.adapters.directory.store import SqlDirectory
 from vestry.errors import KeysUnavailable
+from vestry.types import Kind
 
+ANOTHER = "SELECT pg_advisory_xact_lock(6217983745330713)"
 FIELDS = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
 FAREWELL = b"E" + (len(FIELDS) + 4).to_bytes(4) + FIELDS
 """What a server says that is shut down (PostgreSQL's protocol, ErrorResponse)."""
@@ -100,5 +104,34 @@ def test_what_speaks_as_no_postgresql_does_is_an_outage(welcome: bytes) -> None:
 
             await eventually(again)
         await directory.close()
+
+    asyncio.run(run())
+
+
+def test_who_waits_for_anothers_change_waits_longer_than_for_an_answer(tmp_path: Path) -> None:
+    """A change that takes longer than a statement may is waited for, as long as for a lock; then the operator is told
+    that somebody else changes something, and not that PostgreSQL is silent.
+    """
+    stand = PostgresStand(tmp_path)
+
+    async def run() -> None:
+        theirs = await asyncpg.connect(host="127.0.0.1", port=stand.server.port, user=USER, database=stand.database)
+        mine = postgres_directory(stand.server, stand.database, statement_seconds=0.1, lock_seconds=0.5)
+        try:
+            await theirs.execute("BEGIN")
+            await theirs.execute(ANOTHER)
+            with pytest.raises(DirectoryFault) as fault:
+                async with mine.changing():
+                    pass
+            assert "is being changed by somebody else" in fault.value.why
+            await theirs.execute("COMMIT")
+            async with mine.changing() as change:
+                await change.put(Kind.TENANT, "", "radiology", {})
+                with pytest.raises(asyncpg.LockNotAvailableError):
+                    await theirs.execute(f"SET lock_timeout = 1; {ANOTHER}")
+            assert [each.name for each in await mine.standing()] == ["radiology"]
+        finally:
+            await theirs.close()
+            await mine.close()
 
     asyncio.run(run())

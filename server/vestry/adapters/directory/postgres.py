@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 else:
     migrate = Late("vestry.adapters.directory.migrate")
 
+BEGUN = text("SELECT 1")
 ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(6217983745330713)")
 STANDS = "SELECT (SELECT version_num FROM alembic_version), (SELECT pepper_check FROM store)"
 MIGRATION_SECONDS = 300.0
@@ -132,7 +133,7 @@ class Postgres:
                 target_session_attrs="any",
                 server_settings={
                     "application_name": "vestry",
-                    "statement_timeout": _milliseconds(max(statement_seconds, where.lock_seconds)),
+                    "statement_timeout": _milliseconds(statement_seconds + where.lock_seconds),
                     "lock_timeout": _milliseconds(lock_seconds or where.lock_seconds),
                     "idle_in_transaction_session_timeout": _milliseconds(60),
                 },
@@ -198,8 +199,13 @@ class Postgres:
             return await connection.run_sync(work)
 
     async def begin(self, connection: AsyncConnection) -> None:
-        """As Backend."""
-        await connection.execute(ONE_AT_A_TIME)
+        """As Backend. Who changes something waits for whoever does at the moment: longer than for a statement's own
+        work, after which the driver would call PostgreSQL silent.
+        """
+        await connection.execute(BEGUN)  # the driver's own connection, asked next, knows no transaction
+        driver: Connected = (await connection.get_raw_connection()).driver_connection
+        patience = self._where.lock_seconds + self._where.statement_seconds
+        await driver.execute(ONE_AT_A_TIME.text, timeout=patience)
 
     async def commit(self, connection: AsyncConnection) -> None:
         """As Backend: triggers notify the others."""
