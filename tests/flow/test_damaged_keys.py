@@ -28,8 +28,6 @@ DAMAGED = {
     "models without an end": f"models = '{'[' * 20_000}'",
     "models that are none": "models = '[\"a b\"]'",
     "no network": "sources = '[\"300.0.0.1\"]'",
-    "made beyond the calendar": f"created = {BEYOND}",
-    "ends before the calendar": f"expires = {-BEYOND}",
     "an owner without a name": "owner = ''",
     "an owner who is endless": f"owner = '{'x' * 100_000}'",
     "a bound that no key has": "concurrency = 2000000000",
@@ -118,12 +116,23 @@ def every(admin: Desk) -> list[dict[str, str]]:
         after = page["next"]
 
 
-def test_when_a_key_was_used_is_no_reason_to_refuse_it(spoiled: Spoiled) -> None:
-    """A time that there is not is shown as the last that there is."""
+def test_times_beyond_the_calendar_are_the_next_that_there_are(spoiled: Spoiled) -> None:
+    """The key is listed and shown, and works until then."""
     admin = Desk(spoiled.house, Role.ADMIN, owner="ada")
-    spoiled.change(f"last_used = {BEYOND}", admin.key_id)
+    last = "9999-12-31T23:59:59.999999Z"
+    spoiled.change(f"created = {BEYOND}, expires = {BEYOND}, last_used = {BEYOND}", admin.key_id)
     shown = admin.get(f"/keys/{admin.key_id}").json()
-    assert (shown["state"], shown["last_used"]) == ("active", "9999-12-31T23:59:59.999999Z")
+    assert (shown["state"], shown["spec"]["expires"], shown["created"], shown["last_used"]) == (
+        "active",
+        last,
+        last,
+        last,
+    )
+    assert shown in every(admin)
+    key = Desk(spoiled.house, Role.USER, owner="odd")
+    spoiled.change(f"expires = {-BEYOND}", key.key_id)
+    shown = admin.get(f"/keys/{key.key_id}").json()
+    assert (shown["state"], shown["spec"]["expires"]) == ("expired", "1970-01-01T00:00:00.000000Z")
     assert shown in every(admin)
 
 

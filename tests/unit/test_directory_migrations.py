@@ -307,7 +307,7 @@ def test_a_store_of_the_first_version_loses_nothing(tmp_path: Path) -> None:
     alice, bob = mint(), mint()
     stand.first(
         [
-            ("key_1", hashed(alice), "alice", "radiology", "admin", '["large", "small"]', 2, 30, 5, 2**60, None),
+            ("key_1", hashed(alice), "alice", "radiology", "admin", '["large", "small"]', 2, 30, 5, 2**57, None),
             ("key_2", hashed(bob), "bob", "default", "user", None, None, None, 6, None, 7),
         ]
     )
@@ -325,7 +325,7 @@ def test_a_store_of_the_first_version_loses_nothing(tmp_path: Path) -> None:
             roles=frozenset({Role.ADMIN}),
             models=frozenset({"small", "large"}),
             limits=Limits(2, 30),
-            expires=2**60,
+            expires=2**57,
         ),
         Key("key_2", "default", "bob", 6, revoked=7),
     )

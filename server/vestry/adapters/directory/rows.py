@@ -42,8 +42,6 @@ def validate(key: Key) -> None:
 
 
 def _bounded(key: Key) -> None:
-    if not all(_kept(each) == each for each in (key.created, key.expires, key.revoked, key.frozen)):
-        raise ValueError("a time is before 1970, or beyond the year 9999")
     if len(key.sources) > 256:
         raise ValueError("sources are at most 256 networks")
     for bound, most in ((key.limits.concurrency, 100_000), (key.limits.requests_per_minute, 10_000_000)):
@@ -110,16 +108,16 @@ def key_of(row: Mapping[Any, Any]) -> Key:
             id=row["id"],
             tenant=row["tenant"],
             owner=row["owner"],
-            created=row["created"],
+            created=_within_calendar(row["created"]),
             roles=read_roles(row["roles"]),
             project=row["project"],
             models=None if models is None else frozenset(models),
             routes=None if routes is None else frozenset(routes),
             sources=_networks(row["sources"]),
             limits=Limits(row["concurrency"], row["requests_per_minute"]),
-            expires=row["expires"],
-            revoked=row["revoked"],
-            frozen=row["frozen"],
+            expires=_kept(row["expires"]),
+            revoked=_kept(row["revoked"]),
+            frozen=_kept(row["frozen"]),
             last_used=_kept(row["last_used"]),
             replaces=row["replaces"],
             made_by=row["made_by"],
@@ -158,7 +156,7 @@ def _kept(moment: int | None) -> int | None:
 
 
 def _within_calendar(moment: int) -> int:
-    """A time of a row, or the next one that there is."""
+    """A time of a row, or the next one that there is: so no key lives longer by it."""
     return min(max(moment, 0), LAST_MOMENT)
 
 
