@@ -15,8 +15,9 @@ import pytest
 from fakes.audit import ORIGIN, SIGNING, kinds, read
 from vestry.audit.files import Files
 from vestry.audit.log import AuditLog
+from vestry.audit.opening import open_store
 from vestry.audit.scan import LogLocked
-from vestry.audit.store import HELD_SECONDS
+from vestry.audit.store import HELD_SECONDS, Store, WriteFailed
 from vestry.audit.tlog.notes import Checkpoint
 from vestry.audit.verify import house
 from vestry.errors import AuditUnavailable
@@ -38,6 +39,18 @@ class Cleaning(Files):
             self.armed = False
             self.lock_path.unlink()
             time.sleep(2 * HELD_SECONDS)
+
+
+class Meanwhile(Files):
+    """Real files; `event` happens while the next thing is made durable."""
+
+    event: Callable[[], object] | None = None
+
+    def sync(self, descriptor: int) -> None:
+        event, self.event = self.event, None
+        if event is not None:
+            event()
+        super().sync(descriptor)
 
 
 def opened(directory: Path, files: Files | None = None) -> AuditLog:
@@ -117,6 +130,38 @@ def test_a_second_writer_after_the_lock_was_removed(tmp_path: Path) -> None:
     there = {record.get("key_id") for record in read(tmp_path)}
     assert {f"first-{number}" for number in range(5)} | {f"second-{number}" for number in range(20)} <= there
     assert "second-end" in there
+    assert house.verify(tmp_path, PUBLIC).passed
+
+
+@pytest.mark.parametrize("moment", ["waits for the tree", "makes it durable"])
+def test_a_second_writer_while_the_first_one_turns_to_a_new_segment(
+    tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The segment that the first one fails to begin is the second one's by then: nothing of it is removed."""
+    home = tmp_path / ORIGIN
+    others: list[Store] = []
+
+    def second(*_: object) -> bool:
+        (home / "lock").unlink()
+        others.append(open_store(tmp_path, ORIGIN, signing=SIGNING, segment_bytes=1024))
+        others[0].commit([change("second")])
+        return True
+
+    files = Meanwhile()
+    first = open_store(tmp_path, ORIGIN, signing=SIGNING, segment_bytes=1024, files=files)
+    before = first.commit([change(f"first-{number}") for number in range(10)])
+    assert before.size > 1024
+    if moment == "makes it durable":
+        files.event = second
+    else:
+        monkeypatch.setattr(first.notary, "has_room", second)
+    with pytest.raises(WriteFailed):
+        first.commit([change("late")])
+    first.abandon()
+    others[0].commit([change("second-end")])
+    others[0].close()
+    names = [each["key_id"] for each in read(tmp_path) if "key_id" in each]
+    assert names == [*(f"first-{number}" for number in range(10)), "second", "second-end"]
     assert house.verify(tmp_path, PUBLIC).passed
 
 

@@ -11,8 +11,8 @@ Rules:
    alone tells which intents a crash left open, however long the log is.
 5. A turn to a new segment that has failed is due until it has succeeded, whatever the clock says by then: nothing
    is acknowledged in the old file while there may be a new one, which the next opening would take for the last.
-6. Nothing is acknowledged, cut back or signed where the lock under its name is not the one that is held: it was
-   removed, or the directory moved or replaced, and another process may have opened the log.
+6. Nothing is acknowledged, cut back, removed or signed where the lock under its name is not the one that is held: it
+   was removed, or the directory moved or replaced, and another process may have opened the log.
 
 One thread at a time may use a store. `vestry.audit.opening` opens one. What is durable goes to the notary, in order.
 """
@@ -111,9 +111,9 @@ class Store:
         """Append records until the batch is full; those taken are durable when this returns, unfit ones left out."""
         if self.broken:
             raise WriteFailed(self.broken, "an earlier write failed, and the log has not recovered yet")
-        self._hold()
         if not self.notary.has_room(ROOM_SECONDS):
             raise self._broke("tree_behind", "the tree of the log cannot be written, and too many records wait for it")
+        self._hold()
         if self._path is None or self._size >= self._segment_bytes or self._records.wall() >= self._turn_at:
             self._begin_segment()
         leaves: list[bytes] = []
@@ -219,6 +219,7 @@ class Store:
 
     def _begin_segment(self) -> None:
         """Go on in a new file, durable with its directory entry and its `segment.begin` records."""
+        self._hold()
         path = self.directory / name_of(self.next_index)
         before = (self._path, self._file, self._mine, self._size, self._tail, self.next_index)
         self._turn_at = 0
@@ -249,12 +250,15 @@ class Store:
                 self._files.close(before[1])
 
     def _undo(self, path: Path, created: int) -> None:
-        """Let go of a segment that could not be begun, and remove it, as far as the disk lets us."""
+        """Let go of a segment that could not be begun, and remove it, as far as the disk lets us; but not where another
+        process may go on in it by now.
+        """
         with suppress(OSError):
             self._files.close(created)
         with suppress(OSError):
-            self._files.remove(path)
-            self._files.sync_directory(self.directory)
+            if self.holds():
+                self._files.remove(path)
+                self._files.sync_directory(self.directory)
 
     def _beginning(self) -> list[list[bytes]]:
         """The leaves that begin a segment, in batches."""
