@@ -447,6 +447,14 @@ def test_the_log_is_searched_and_the_search_is_a_record(house: House, auditor: D
         refused(auditor.get(f"/records?{bad}"), 400, "invalid_request", param)
 
 
+def test_a_name_with_a_backslash_is_searched_as_it_is(auditor: Desk, admin: Desk) -> None:
+    """As `vestry audit show` does: by the name, and as records write it."""
+    made = admin.post("/tenants/default/keys", {"owner": r"CORP\erin"}).json()
+    for name in (r"CORP\erin", r"CORP\\erin"):
+        (found,) = auditor.get(f"/records?type=key.create&subject={quote(name)}").json()["data"]
+        assert (found["record"]["key_id"], found["record"]["subject"]) == (made["id"], r"CORP\\erin")
+
+
 def test_many_logs_are_read_page_by_page(tmp_path: Path, shared_engine: FakeEngine) -> None:
     """`next` says of every log how far it was read: the server takes what it has given, however many there are."""
     with House(tmp_path, [shared_engine]) as house:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 import msgspec
 from msgspec import Struct
 
-from vestry.audit.records import microseconds_of, rfc3339
+from vestry.audit.records import as_recorded, microseconds_of, rfc3339
 from vestry.audit.scan import LogDamaged
 
 FIELDS = ("type", "tenant", "subject", "model", "ending", "code", "status", "request_id", "key_id")
@@ -97,6 +97,14 @@ class Filter(Struct, frozen=True):
         parts += [f"since={rfc3339(self.since)}"] if self.since is not None else []
         parts += [f"until={rfc3339(self.until)}"] if self.until is not None else []
         return " ".join(parts) or "all"
+
+
+def alternatives(asked: Mapping[str, Collection[str]]) -> dict[str, frozenset[str]]:
+    """What a filter looks for, of what is asked for by field; a subject as it is given, and as records write it."""
+    wanted = {name: frozenset(values) for name, values in asked.items() if values}
+    if subjects := wanted.get("subject"):
+        wanted["subject"] = subjects.union(map(as_recorded, subjects))
+    return wanted
 
 
 def moment_of(text: str, now: datetime) -> int:

@@ -21,11 +21,10 @@ from msgspec import Struct
 
 from vestry.audit.canonical import printable
 from vestry.audit.fields import RecordType
-from vestry.audit.finding.filters import FIELDS, Filter, moment_of
+from vestry.audit.finding.filters import FIELDS, Filter, alternatives, moment_of
 from vestry.audit.finding.index import INDEX
 from vestry.audit.finding.search import Found, Search, merged
 from vestry.audit.reading import NoLog, is_log, origins
-from vestry.audit.records import as_recorded
 from vestry.audit.scan import LogUnusable
 from vestry.commands.common import BadSettings, settings_of
 from vestry.composition.reader import ReadingRefused, record_reading
@@ -128,9 +127,7 @@ where: list[Wrapper] = [
 def filter_of(asked: dict[str, Any]) -> Filter:
     """What the options ask for."""
     given = {"ending": asked["outcome"], **{name: asked[name] for name in FIELDS if name != "ending"}}
-    wanted = {name: frozenset(map(str, values)) for name, values in given.items() if values}
-    if subjects := wanted.get("subject"):
-        wanted["subject"] = subjects.union(map(as_recorded, subjects))
+    wanted = alternatives({name: list(map(str, values)) for name, values in given.items()})
     return Filter(wanted, frozenset(asked["origin"]), asked["since"], asked["until"])
 
 

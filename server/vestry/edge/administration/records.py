@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from vestry.audit.fields import RecordType
-from vestry.audit.finding.filters import FIELDS, Filter, moment_of
+from vestry.audit.finding.filters import FIELDS, Filter, alternatives, moment_of
 from vestry.audit.finding.index import INDEX
 from vestry.audit.finding.search import Found, Search, merged
 from vestry.audit.reading import NoLog, origins
@@ -87,9 +87,7 @@ def asked_of(ask: Ask) -> Asked:
     for name, choices in CHOICES.items():
         if any(value not in choices for value in ask.values(name)):
             raise InvalidRequest("There is no such value.", param=name)
-    wanted = {
-        name: frozenset(values) for name in FIELDS if (values := ask.values("outcome" if name == "ending" else name))
-    }
+    wanted = alternatives({name: ask.values("outcome" if name == "ending" else name) for name in FIELDS})
     logs = frozenset(ask.values("origin"))
     return Asked(Filter(wanted, logs, _moment(ask, "since"), _moment(ask, "until")), below, limit)
 
