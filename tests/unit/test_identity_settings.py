@@ -47,6 +47,8 @@ def test_the_settings_that_are_broken_here_are_good(tmp_path: Path) -> None:
         ({"jwks_uri": "https://idp.test/k"}, "identity.issuers.0", "not from both"),
         ({"jwks_file": None, "jwks_uri": "http://idp.test/k"}, "identity.issuers.0.jwks_uri", "https only"),
         ({"jwks_file": None, "jwks_uri": "https://a:b@idp.test/k"}, "identity.issuers.0.jwks_uri", "https://host"),
+        ({"jwks_file": None, "jwks_uri": "https://idp.test/k 1"}, "identity.issuers.0.jwks_uri", "https://host"),
+        ({"jwks_file": None, "issuer": "https://idp.test/realm 1"}, "identity.issuers.0", "https://host"),
         ({"jwks_file": None, "issuer": "company"}, "identity.issuers.0", "https://host"),
         ({"leeway_seconds": 3600}, "identity.issuers.0.leeway_seconds", "at most 300"),
         ({"refresh_seconds": 1}, "identity.issuers.0.refresh_seconds", "at least 30"),

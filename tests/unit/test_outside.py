@@ -76,6 +76,8 @@ def test_each_kind_becomes_its_sink(tmp_path: Path) -> None:
         (WITNESS.replace("https://w.example/w1/", "http://8.8.8.8"), "without TLS, only loopback and private"),
         (WITNESS.replace("https://w.example/w1/", "https://u@w.example"), "write it as https://host"),
         (WITNESS.replace("https://w.example/w1/", "https://w.example:99999"), "write it as https://host"),
+        (WITNESS.replace("w.example/w1/", "w.example/w 1/"), "write it as https://host"),
+        (S3.replace("https://s3.example", "https://s3.example/a b"), "write it as https://host"),
         (WITNESS.replace(KEY, "key"), "write a witness's public key as NAME+HASH+KEY"),
         (S3.replace("audit-log", "A"), "write 3 to 63 of a-z"),
         (S3.replace("}", ", prefix: no-slash}"), "each with a slash behind it"),

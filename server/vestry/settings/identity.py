@@ -37,7 +37,7 @@ def _steps(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
 def _url(value: str) -> str:
     """An https URL; http on this machine only."""
     parts, host, port = split_url(value)
-    if not host or port == 0 or parts.username is not None or parts.query or parts.fragment or not value.isascii():
+    if not host or port == 0 or parts.username is not None or parts.query or parts.fragment:
         raise ValueError("write it as https://host/path")
     check_host(host)
     if parts.scheme != "https" and not (parts.scheme == "http" and is_this_machine(host)):

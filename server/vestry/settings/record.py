@@ -90,8 +90,7 @@ class Export(Section):
     @classmethod
     def _receiver(cls, value: str) -> str:
         parts, host, port = split_url(value)
-        shown = value.isascii() and value.isprintable() and " " not in value
-        if not host or port == 0 or parts.username is not None or parts.fragment or not shown:
+        if not host or port == 0 or parts.username is not None or parts.fragment:
             raise ValueError("write it as tls://host:6514, or https://host/path")
         check_host(host)
         if parts.scheme == "tls" and (port is None or parts.path.strip("/") or parts.query):

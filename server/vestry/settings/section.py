@@ -64,9 +64,10 @@ def is_this_machine(host: str) -> bool:
 
 
 def split_url(value: str) -> tuple[SplitResult, str | None, int | None]:
-    """The parts of a URL, its host and its port; nothing in any of them for what is no URL."""
+    """The parts of a URL, its host and its port; nothing in any of them for what is no URL, as with a space in it."""
+    written = value.isascii() and value.isprintable() and " " not in value
     try:
-        parts = urlsplit(value)
+        parts = urlsplit(value if written else "")
         host, port = parts.hostname, parts.port
     except ValueError:
         return urlsplit(""), None, None
