@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import Callable, Coroutine
@@ -13,7 +14,7 @@ import msgspec
 import pytest
 
 from fakes.audit import ORIGIN, SIGNING, kinds, read
-from vestry.audit.files import Files
+from vestry.audit.files import Files, State
 from vestry.audit.log import AuditLog
 from vestry.audit.opening import open_store
 from vestry.audit.scan import LogLocked
@@ -39,6 +40,18 @@ class Cleaning(Files):
             self.armed = False
             self.lock_path.unlink()
             time.sleep(2 * HELD_SECONDS)
+
+
+class Exhausted(Files):
+    """Real files; so often as is said, what a segment is called cannot be asked."""
+
+    times = 0
+
+    def there(self, path: Path) -> State | None:
+        if self.times and path.suffix == ".jsonl":
+            self.times -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super().there(path)
 
 
 class Meanwhile(Files):
@@ -192,6 +205,27 @@ def test_a_lock_that_only_was_removed_is_taken_anew(tmp_path: Path, moment: str)
     records = read(tmp_path)
     assert [each["key_id"] for each in records if "key_id" in each] == ["before", "after"]
     assert [each["cause"] for each in records if each["type"] == "log.recovered"] == ["lock_lost"]
+
+
+def test_a_lock_that_cannot_be_taken_anew_at_once_is_so_later(tmp_path: Path) -> None:
+    """A try that fails on its way lets go of the lock: this process is not the other one that keeps it out."""
+
+    async def body() -> None:
+        files = Exhausted()
+        log = opened(tmp_path, files)
+        await log.append(change("before"))
+        (tmp_path / ORIGIN / "lock").unlink()
+        await asyncio.sleep(2 * HELD_SECONDS)
+        files.times = 2
+        with pytest.raises(AuditUnavailable):
+            await log.append(change("during"))
+        await until(lambda: log.healthy)
+        assert not files.times
+        await log.append(change("after"))
+        await log.close()
+
+    run(body)
+    assert [each["key_id"] for each in read(tmp_path) if "key_id" in each] == ["before", "after"]
 
 
 def _away(home: Path) -> None:

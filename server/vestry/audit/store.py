@@ -294,22 +294,27 @@ class Store:
         self._looked_at = now
 
     def _regain(self, path: Path) -> None:
-        """Take the lock anew where only its file was removed: if nobody holds it, nor has written meanwhile.
-
-        Behind what was acknowledged may stand what this process itself has begun to write, and nothing else.
-        """
+        """Take the lock anew where only its file was removed: if nobody holds it, nor has written meanwhile."""
         lock = self._files.lock(self._lock_path)
         if lock is None:
             raise self._broke("lock_lost", f"another process writes to the log in {self.directory}")
-        outwait(lock, self.directory, self._files)
+        try:
+            outwait(lock, self.directory, self._files)
+            self._require_untouched(path)
+            held = self._files.state(lock).which
+        except BaseException:  # else this process would keep itself out at the next try
+            self._files.close(lock)
+            raise
+        before, self._lock, self._held = self._lock, lock, held
+        self._files.close(before)
+        self._lock_path.write_text(f"{os.getpid()}\n", encoding="ascii")
+
+    def _require_untouched(self, path: Path) -> None:
+        """Behind what was acknowledged may stand what this process itself has begun to write, and nothing else."""
         there = self._files.there(path)
         mine = there is not None and there.which == self._mine and segments(self.directory)[-1:] == [path]
         if not mine or not self._begun.startswith(_read(path, self._size)):
-            self._files.close(lock)
             raise self._broke("lock_lost", f"{path} was changed by another process, or was replaced: restart")
-        self._files.close(self._lock)
-        self._lock, self._held = lock, self._files.state(lock).which
-        self._lock_path.write_text(f"{os.getpid()}\n", encoding="ascii")
 
     def _cut_back(self, path: Path) -> None:
         """Cut the file back to what was acknowledged, through a new descriptor."""
