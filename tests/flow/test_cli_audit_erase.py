@@ -151,6 +151,8 @@ def test_a_name_with_a_backslash_is_given_as_it_is(tmp_path: Path, engine: FakeE
             office.erase("--subject", name)
         assert CANARY in office.open(calls["alice"]).output
         assert "legal hold" in office.erase("--subject", r"CORP\alice").output
+        refused = office.erase("--subject", r"CORP\\bob")
+        assert (refused.exit_code, "Give the name itself" in refused.output) == (1, True), refused.output
         assert r"2 contents of `CORP\bob` erased" in office.erase("--subject", r"CORP\bob").output
         opened = office.open(calls["bob"])
         assert (opened.exit_code, opened.output.count("it was erased at")) == (0, 2), opened.output

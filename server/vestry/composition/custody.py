@@ -58,6 +58,8 @@ def erase(
         wanted = Wanted(named, tenant, before)
         found = erasing.find(logs, wanted)
         count = sum(each.count for each in found)
+        if not count and named != subject and erasing.find(logs, Wanted(subject, tenant, before)):
+            raise Refused(f"Nothing was erased: `{subject}` is how records write a name. Give the name itself.")
         _refuse_held(holds, named, {name for each in found for name in each.tenants})
     except (NoLog, ContentDamaged, OSError) as fault:
         raise Refused(f"Nothing was erased: {fault}") from fault
