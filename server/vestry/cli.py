@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -16,16 +17,27 @@ from vestry.commands.groups import GROUPS
 from vestry.commands.late import LateGroup
 
 STREAMS = {"stdin": "r", "stdout": "w", "stderr": "w"}
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 class Program(LateGroup):
-    """The program. Before it loads a command, SIGTERM ends it."""
+    """The program. Before it loads a command, SIGTERM ends it. That its output cannot be written, as on a full disk, is
+    told in a sentence; only a pipe that nobody reads any more is left to click, which ends the command without one.
+    """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         _have_standard_streams()
         if os.getpid() == 1:
             signal.signal(signal.SIGTERM, _ended)
         return super().main(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.filename is not None or error.errno not in NO_ROOM:
+                raise
+            raise click.ClickException(f"The output cannot be written: {error.strerror}.") from None
 
 
 def _have_standard_streams() -> None:

@@ -185,12 +185,12 @@ def test_an_export_that_is_told_to_end_leaves_nothing(
     assert [path for path in tmp_path.iterdir() if path.is_file()] == []
 
 
-@pytest.mark.parametrize("command", ["show", "export"])
+@pytest.mark.parametrize("command", ["audit show", "audit export", "audit status", "keys list", "check"])
 def test_a_full_disk_under_the_output_is_told(cli: Cli, tmp_path: Path, command: str) -> None:
     """A sentence, exit status 1."""
     environment = {**clean(os.environ), **cli.variables}
     with Path("/dev/full").open("w") as full, (tmp_path / "said").open("w") as said:
-        process = forks.Child(["-m", "vestry", "audit", command], env=environment, stdout=full, stderr=said)
+        process = forks.Child(["-m", "vestry", *command.split()], env=environment, stdout=full, stderr=said)
         assert process.wait(60) == 1
     assert (tmp_path / "said").read_text() == "Error: The output cannot be written: No space left on device.\n"
 

@@ -15,7 +15,7 @@ import click
 
 from vestry.audit.export.formats import FORMATS, Render
 from vestry.audit.finding.search import Found
-from vestry.commands.audit.looking import Reading, filter_of, options, place_of, told, written
+from vestry.commands.audit.looking import Reading, filter_of, options, place_of, told
 from vestry.models.progress import Progress
 
 
@@ -57,9 +57,8 @@ def command(
     reading = Reading(place, wanted, use_index=not no_index, progress=Progress())
     records = reading.begin(f"audit export --format {form}")
     if output is None:
-        with written():
-            _write(records, FORMATS[form], sys.stdout.buffer)
-            sys.stdout.buffer.flush()
+        _write(records, FORMATS[form], sys.stdout.buffer)
+        sys.stdout.buffer.flush()
         return
     draft = output.with_name(f".vestry-{secrets.token_hex(8)}")
     try:

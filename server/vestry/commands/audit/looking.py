@@ -276,18 +276,5 @@ def told() -> Iterator[None]:
         raise Unreadable(printable(str(error))) from None
     except OSError as error:
         if error.filename is None:
-            raise  # a pipe that nobody reads any more
+            raise  # the output's
         raise Unreadable(printable(f"{error.filename} cannot be read: {error.strerror}.")) from None
-
-
-@contextlib.contextmanager
-def written() -> Iterator[None]:
-    """What keeps the output from being written ends the command with its sentence, and exit status 1; only a pipe that
-    nobody reads any more is left to click, which ends the command without one.
-    """
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise click.ClickException(f"The output cannot be written: {error.strerror}.") from None

@@ -14,7 +14,7 @@ import msgspec
 from vestry.audit.canonical import clean, cut
 from vestry.audit.finding.search import Found
 from vestry.audit.scan import LogDamaged
-from vestry.commands.audit.looking import MOST, Reading, filter_of, options, place_of, told, written
+from vestry.commands.audit.looking import MOST, Reading, filter_of, options, place_of, told
 from vestry.models.progress import Progress
 
 FOLLOW_SECONDS = 0.5
@@ -74,7 +74,7 @@ def command(
 
 
 def _print(records: Iterable[Found], *, as_json: bool) -> None:
-    with written(), told():
+    with told():
         for found in records:
             click.echo(found.leaf if as_json else line_of(found))
 
