@@ -135,6 +135,10 @@ class Relay:
         except Refusal as refusal:
             refusal.tried = attempt.tried
             raise
+        except asyncio.CancelledError:
+            if attempt.tried:  # the server stops while the stale connection is replaced: the engine may have the call
+                raise Stopping from None
+            raise
         finally:
             self._active.discard(attempt)
 

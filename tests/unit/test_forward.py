@@ -242,6 +242,37 @@ def test_a_second_try_that_is_cut_off_names_the_first(connected: bool, monkeypat
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_server_that_stops_while_a_stale_connection_is_replaced(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine may have had the call on the stale one: it is named, once, at the first try and at the second."""
+
+    async def run() -> None:
+        bench = Bench()
+        engine, connecting = bench.engines[f"127.0.0.1:{number}"], asyncio.Event()
+        answered = engine.send
+
+        async def hanging(*asked: Any, fresh: bool, **options: Any) -> MemoryWire:
+            if fresh:
+                connecting.set()
+                await asyncio.Event().wait()
+            return await answered(*asked, fresh=fresh, **options)
+
+        monkeypatch.setattr(engine, "send", hanging)
+        task = asyncio.ensure_future(bench.send())
+        if number == 2:
+            answer(await bench.wire(1), 500)
+        (await bench.wire(number)).drop_stale()
+        await connecting.wait()
+        task.cancel()
+        with pytest.raises(Stopping) as refused:
+            await task
+        found = (refused.value.replica, refused.value.attempts, refused.value.tried)
+        assert found == (f"127.0.0.1:{number}", number, ("127.0.0.1:1",) * (number - 1))
+        assert bench.seat(number).outstanding == 0
+
+    asyncio.run(run())
+
+
 def test_what_an_engine_had_on_a_stale_connection_is_not_forgotten() -> None:
     """It is asked again, then it cannot be connected to, and another replica answers, whose connection was stale as
     well: both may have worked on the call before.
