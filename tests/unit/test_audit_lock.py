@@ -178,6 +178,30 @@ def test_a_second_writer_while_the_first_one_turns_to_a_new_segment(
     assert house.verify(tmp_path, PUBLIC).passed
 
 
+def test_a_second_writer_while_the_first_one_signs(tmp_path: Path) -> None:
+    """While the first one makes its tree durable the second one signs more: that checkpoint stays."""
+    home = tmp_path / ORIGIN
+    signed: list[int] = []
+
+    def second() -> None:
+        (home / "lock").unlink()
+        other = open_store(tmp_path, ORIGIN, signing=SIGNING, segment_bytes=1 << 20)
+        other.commit([change(f"second-{number}") for number in range(20)])
+        other.close()
+        signed.append(size_signed(home))
+
+    files = Meanwhile()
+    first = open_store(tmp_path, ORIGIN, signing=SIGNING, segment_bytes=1 << 20, files=files)
+    first.commit([change("first")])
+    files.event = second
+    first.notary.ask()
+    first.notary.work()
+    first.abandon()
+    assert [size_signed(home)] == signed
+    assert signed[0] > 20
+    assert house.verify(tmp_path, PUBLIC).passed
+
+
 @pytest.mark.parametrize("moment", ["between", "within"])
 def test_a_lock_that_only_was_removed_is_taken_anew(tmp_path: Path, moment: str) -> None:
     """A cleaner of old files removes it, between two writes or within one: the log goes on by itself, and keeps others

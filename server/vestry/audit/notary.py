@@ -185,9 +185,9 @@ class Notary:
         return self._asked or new >= self._records or time.monotonic() - self._signed_at >= self._seconds
 
     def _sign(self) -> None:
-        if not self._holds():
-            raise OSError(f"the lock of the log in {self._home} was removed or replaced")
+        self._require_held()
         self._tree.settle()
+        self._require_held()  # that took as long as the disk does: a newer checkpoint of another process may be there
         head = Checkpoint(self._signer.public.name, self._tree.size, self._tree.root())
         note = self._signer.sign(head.text())
         replace_file(self._home / CHECKPOINT, note.encode(), self._files)
@@ -195,6 +195,10 @@ class Notary:
         for watcher in self.watchers:
             watcher.checkpointed(note, head)
         self._remove_covered(head.size)
+
+    def _require_held(self) -> None:
+        if not self._holds():
+            raise OSError(f"the lock of the log in {self._home} was removed or replaced")
 
     def _remove_covered(self, size: int) -> None:
         paths = scan.segments(self._home)
