@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from vestry.admin.bodies import plain
+from vestry.admin import bodies
 from vestry.configuration.strict_yaml import scalar
 from vestry.settings.section import Section
 
@@ -50,7 +50,7 @@ def as_yaml(value: Mapping[str, Any], indent: int = 0) -> str:
 def normal(form: type[Section], body: Mapping[str, Any]) -> dict[str, Any]:
     """A body with all its fields; as it is, where it has not this form."""
     try:
-        return plain(form.model_validate(body))
+        return bodies.plain(form.model_validate(body))
     except ValidationError:
         return dict(body)
 
@@ -58,6 +58,6 @@ def normal(form: type[Section], body: Mapping[str, Any]) -> dict[str, Any]:
 def slim(form: type[Section], body: Mapping[str, Any]) -> dict[str, Any]:
     """A body without what it has by default."""
     try:
-        return dict(form.model_validate(body).model_dump(mode="json", exclude_defaults=True))
+        return bodies.slim(form.model_validate(body))
     except ValidationError:
         return dict(body)
