@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import signal
 import socket
 import ssl
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +26,8 @@ from support.server import ServerProcess
 from vestry.audit.export import worker
 from vestry.audit.finding.walk import Walker
 from vestry.composition import exporting
+from vestry.configuration.reading import load
+from vestry.meter.record import RecordMeter
 
 
 def test_calls_reach_syslog_and_http(tmp_path: Path) -> None:
@@ -147,3 +151,19 @@ def test_many_that_hang_end_together(tmp_path: Path, monkeypatch: pytest.MonkeyP
         began = time.monotonic()
         house.stop()
         assert time.monotonic() - began < 3
+
+
+def test_all_are_ended_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many they are: each of these ends only when all of them are being ended."""
+    exports = [{"name": f"siem{number}", "url": "tls://siem.example:6514"} for number in range(20)]
+    settings = load(None, {"VESTRY_STATE": str(tmp_path), "VESTRY_AUDIT__EXPORTS": json.dumps(exports)})
+    settings.audit_directory.mkdir()
+    at_once = threading.Barrier(2 * len(exports), timeout=10)
+    monkeypatch.setattr(worker.Worker, "start", lambda _: None)
+    monkeypatch.setattr(worker.Worker, "stop", lambda _, _seconds: at_once.wait())
+
+    async def run() -> None:
+        async with exporting.Exports(settings, RecordMeter()).running(0):
+            pass
+
+    asyncio.run(run())

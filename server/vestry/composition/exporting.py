@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -64,7 +65,7 @@ class Exports:
             finally:
                 for worker in workers:
                     worker.halt(FLUSH_SECONDS)
-                await asyncio.gather(*(asyncio.to_thread(worker.stop, FLUSH_SECONDS) for worker in workers))
+                await _stopped(workers)
 
     def _chosen(self, held: contextlib.ExitStack) -> bool:
         """Whether this server is the one that sends the commands' log on."""
@@ -80,6 +81,16 @@ class Exports:
         except BlockingIOError:
             return False
         return True
+
+
+async def _stopped(workers: Sequence[Worker]) -> None:
+    """All of them have ended, at once: the event loop's own threads are few, and each may be waited for as long."""
+    threads = ThreadPoolExecutor(max(1, len(workers)), thread_name_prefix="vestry-export-stop")
+    try:
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(*(loop.run_in_executor(threads, worker.stop, FLUSH_SECONDS) for worker in workers))
+    finally:
+        threads.shutdown(wait=False)
 
 
 def worker_of(export: Export, home: Path, observer: Observer) -> Worker:
