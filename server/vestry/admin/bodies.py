@@ -47,6 +47,7 @@ class Project(Section):
     disabled: bool = False
     """Refuse everything that belongs to it."""
     description: Remark = ""
+    """A remark."""
 
     @classmethod
     def kept(cls, body: Mapping[str, Any]) -> Project:
@@ -68,15 +69,16 @@ class User(Section):
     project: Label | None = None
     """Project that the user's calls belong to."""
     concurrency: Concurrency | None = None
-    """Calls in progress at once. Left out: the tenant's bound for keys."""
+    """Calls in progress at once. Left out: the bound of their project, or the tenant's for keys."""
     requests_per_minute: Rate | None = None
-    """Calls begun in a minute. Left out: the tenant's bound for keys."""
+    """Calls begun in a minute. Left out: the bound of their project, or the tenant's for keys."""
     disabled: bool = False
     """Refuse every token and certificate of this user."""
     except_house: bool = False
     """`disabled` does not refuse whose roles reach the whole house; so it always is where a tenant's administrator
     disables."""
     description: Remark = ""
+    """A remark."""
 
 
 class KeyBody(Section):
@@ -85,6 +87,7 @@ class KeyBody(Section):
     owner: Subject
     """Who holds it: a person or a program."""
     roles: Roles = (Role.USER,)
+    """What its holder is here. See docs/roles.md."""
     project: Label | None = None
     """Project that its calls belong to."""
     models: Models | None = None
@@ -94,7 +97,9 @@ class KeyBody(Section):
     sources: Sources = ()
     """Networks that it may be used from. Empty: any."""
     concurrency: Concurrency | None = None
+    """Calls in progress at once. Left out: the bound of its project, or its tenant's for keys."""
     requests_per_minute: Rate | None = None
+    """Calls begun in a minute. Left out: the bound of its project, or its tenant's for keys."""
     expires: datetime | None = None
     """When it stops working. Left out: never."""
 

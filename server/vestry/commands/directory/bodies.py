@@ -49,7 +49,9 @@ def options_of(form: type[Section]) -> Callable[[F], F]:
 def _option(name: str, field: FieldInfo, said: str) -> Callable[[F], F]:
     kind = _kind(field)
     flag = "--" + name.replace("_", "-")
-    help_ = " ".join((said or getattr(kind, "__doc__", "") or name).split())
+    if not said and issubclass(kind, Section):  # of a section its own docstring; what Python says of `int` is no help
+        said = kind.__doc__ or ""
+    help_ = " ".join(said.split())
     if kind is bool:
         return click.option(f"{flag}/--not-{name.replace('_', '-')}", name, default=None, help=help_)
     if kind is tuple:
