@@ -18,6 +18,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "he
 LINK = re.compile(r"\[[^\]]*\]\(([^()\s]+)\)")
 URL = re.compile(r"\bhttps?://[^\s\"'`)>\]|]+")
 FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+SHELL = re.compile(r"^ *```sh\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 NAMES_OF_FILES = re.compile(r"\bdocs/[\w/.-]+\.(?:md|json)\b")
 COMMAND = re.compile(
     r"\bvestry(?: --config [\w./-]+)? ([a-z][a-z-]*[a-z])(?: ([a-z][a-z-]*)(?![^\s`]))?((?: [^`\n|]*)?)"
@@ -123,6 +124,13 @@ def test_commands_in_pages_exist(page: Path) -> None:
     assert strange == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_in_pages_leave_the_reader_where_the_state_is(page: Path) -> None:
+    """The state directory is found from where one stands, so a `cd` into it breaks every `vestry` that comes after."""
+    lines = [line for block in SHELL.findall(of(page)) for line in block.splitlines()]
+    assert [line for line in lines if re.match(r"\s*cd (?!deploy$)", line)] == []
+
+
 def test_the_commands_are_seen() -> None:
     """Each command of the program is shown in some page outside its own reference."""
     pages = [page for page in PAGES if page.name != "commands.md"]
@@ -132,7 +140,6 @@ def test_the_commands_are_seen() -> None:
 
 def _code(text: str) -> list[str]:
     """Lines of shell blocks, and code within lines, that begin with the program's name."""
-    blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
+    lines = [line for block in SHELL.findall(text) for line in block.splitlines()]
     lines += re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
     return [line for line in lines if re.match(r"\s*(\S+/)?vestry ", line)]
