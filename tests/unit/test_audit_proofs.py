@@ -115,7 +115,9 @@ def test_verify_against_kept_checkpoints(place: Place) -> None:
         (("prove", "9" * 400, "--directory", "audit"), "at most 16 digits"),
         (("prove", "req_none", "--directory", "audit"), "No record of this request"),
         (("prove", REQUEST, "--directory", "audit", "--type", "refusal"), "there is: intent, outcome"),
-        (("prove", REQUEST, "--directory", "audit", "--output", "file"), "There are 2 records"),
+        (("prove", REQUEST, "--directory", "audit", "--output", "empty"), "There are 2 records"),
+        (("prove", REQUEST, "--directory", "audit", "--output", "-"), "There are 2 records"),
+        (("prove", REQUEST, "--directory", "audit", "--output", "none/proofs"), "none/proofs: No such file"),
         (("prove", "1", "--directory", "audit", "--origin", "../x"), "is no name of a log"),
         (("prove", "1", "--directory", "audit", "--origin", "other"), "is no audit log"),
         (("prove", "1", "--directory", "audit", "--output", "none/file"), "none/file: No such file"),
@@ -145,9 +147,9 @@ def test_prove_a_record_by_its_index(place: Place) -> None:
 
 
 def test_prove_all_records_of_a_request(place: Place) -> None:
-    """One file each, in a directory if one is given; --type chooses one, which may go to standard output."""
-    (place.folder / "proofs").mkdir()
-    place.cli.ok("audit", "prove", REQUEST, "--directory", "audit", "--output", "proofs")
+    """One file each, in the directory that is given, there or not; --type chooses one, for standard output too."""
+    for _ in range(2):
+        place.cli.ok("audit", "prove", REQUEST, "--directory", "audit", "--output", "proofs/")
     assert sorted(each.name for each in (place.folder / "proofs").iterdir()) == [
         "server-7.tlog-proof",
         "server-8.tlog-proof",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from vestry.commands.common import settings_of
 @click.option(
     "--output",
     type=click.Path(path_type=Path, allow_dash=True),
-    help="File to write, - for standard output, or a directory. Default: ORIGIN-INDEX.tlog-proof here.",
+    help="File to write, - for standard output, or a directory, made if there is none for several. Default: ORIGIN-INDEX.tlog-proof here.",
 )
 @click.pass_obj
 def command(
@@ -95,15 +96,18 @@ def _found(prover: Prover, which: str, kind: str | None) -> list[Found]:
 
 
 def _paths(found: list[Found], origin: str, output: Path | None) -> list[Path | None]:
-    """Where each proof goes; None for standard output. Raises BadInput where several would go into one file."""
+    """Where each proof goes; None for standard output. Several go into a directory, which is made where there is none.
+
+    Raises BadInput where several would go into one file.
+    """
     names = [f"{origin.replace('/', '-')}-{each.index}.tlog-proof" for each in found]
     if output is None:
         return [Path(name) for name in names]
+    if len(found) > 1 and str(output) != "-" and not os.path.lexists(output):
+        output.mkdir()
     if output.is_dir():
         return [output / name for name in names]
     if len(found) > 1:
         types = ", ".join(each.type for each in found)
-        raise BadInput(
-            f"There are {len(found)} records ({types}): choose one with --type, or name a directory that is."
-        )
+        raise BadInput(f"There are {len(found)} records ({types}): choose one with --type, or name a directory.")
     return [None if str(output) == "-" else output]
