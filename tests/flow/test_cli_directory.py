@@ -390,7 +390,9 @@ def test_update(cli: Cli) -> None:
 
 
 def test_identify_prints_no_key(cli: Cli) -> None:
-    """Whose a key is, from standard input; the key itself does not come back, and an unknown one neither."""
+    """Whose a key is, from standard input; the key itself does not come back, and an unknown one neither. A text around
+    a key is told to be none: who pastes a line of a log must not read that there is no such key.
+    """
     key = cli.ok("keys", "create", "--owner", "a").strip()
     [row] = json.loads(cli.ok("keys", "list", "--json"))
     hidden: dict[str, str | None] = dict.fromkeys(name for name in os.environ if name.startswith("VESTRY_"))
@@ -402,10 +404,11 @@ def test_identify_prints_no_key(cli: Cli) -> None:
     unknown = cli("keys", "identify", other)
     assert (unknown.exit_code, unknown.stderr) == (1, "Error: There is no such key here.\n")
     assert other not in unknown.output
-    for odd in (b"\xff\xfe" + key.encode("utf-16-le"), b"\xe9t\xe9", b"\x00", b""):
+    for odd in (b"\xff\xfe" + key.encode("utf-16-le"), b"\xe9t\xe9", b"\x00", b"", b"key=%s" % key.encode()):
         none = CliRunner().invoke(main, ["keys", "identify"], input=odd, env=environment)
-        assert (none.exit_code, none.stderr) == (1, "Error: There is no such key here.\n")
-    refused(cli, "keys", "identify", "\udcff", status=1, said="There is no such key here.")
+        assert (none.exit_code, none.stderr.startswith("Error: This is no key: ")) == (1, True)
+        assert key not in none.output
+    refused(cli, "keys", "identify", "\udcff", status=1, said="This is no key: ")
 
 
 def test_lists_go_through_every_page(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

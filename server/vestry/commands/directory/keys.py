@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 import click
 
+from vestry.adapters.key_format import well_formed
 from vestry.administration import ChangeRefused, Office, look, make_key
 from vestry.audit.records import rfc3339
 from vestry.commands.common import settings_of
@@ -240,6 +241,8 @@ def identify(config: Path | None, key: str | None, as_json: bool) -> None:
         asks = sys.stdin.isatty()
         key = click.prompt("Key", hide_input=True, err=True) if asks else _found(sys.stdin.buffer)
     text = str(key).strip()
+    if not well_formed(text):
+        raise click.ClickException("This is no key: give it alone and whole, `vst_` and 49 letters and digits.")
 
     async def find(office: Office) -> str:
         found = await key_with(office.directory, text)
