@@ -24,7 +24,8 @@ from vestry.commands.common import settings_of
 @click.option(
     "--output",
     type=click.Path(path_type=Path, allow_dash=True),
-    help="File to write, - for standard output, or a directory, made if there is none for several. Default: ORIGIN-INDEX.tlog-proof here.",
+    help="File to write, - for standard output, or a directory, which is made for several. Default: "
+    "ORIGIN-INDEX.tlog-proof here.",
 )
 @click.pass_obj
 def command(
