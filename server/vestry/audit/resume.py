@@ -12,7 +12,7 @@ from pathlib import Path
 from vestry.audit.files import Files
 from vestry.audit.notary import Notary, Signing
 from vestry.audit.reading import journal
-from vestry.audit.scan import MEND, LogDamaged, LogUnusable, first_index, parse, segments
+from vestry.audit.scan import ELSEWHERE, MEND, LogDamaged, LogUnusable, first_index, parse, segments
 from vestry.audit.tlog.merkle import leaf_hash
 from vestry.audit.tlog.notes import Checkpoint, NoteRefused, PublicKey
 from vestry.audit.tlog.tiles import CHECKPOINT, TileMissing, Tiles
@@ -34,8 +34,7 @@ def signed_head(home: Path, key: PublicKey) -> Checkpoint | None:
     except (NoteRefused, UnicodeDecodeError) as error:
         raise LogUnusable(
             f"{path} cannot be continued: {error}. Give the server the signing key that this log was begun with; or, "
-            "if it is right, the file was changed: restore the log from a copy, or keep it as evidence and let the "
-            "server write under another `audit.origin`."
+            f"if it is right, the file was changed: restore the log from a copy, or {ELSEWHERE}"
         ) from error
 
 

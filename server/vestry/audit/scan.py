@@ -29,9 +29,11 @@ TAIL_BYTES = BATCH_BYTES + LEAF_BYTES + 1
 
 _CHUNK = 1 << 20
 _NAME = re.compile(r"[0-9]{18}\.jsonl")
-MEND = (
-    "Restore it from a copy, or keep what is there as evidence and let the server write under another `audit.origin`."
+ELSEWHERE = (
+    "keep what is there as evidence and go on under another name (`audit.origin`, and for the log of commands "
+    "`audit.commands`)."
 )
+MEND = f"Restore it from a copy, or {ELSEWHERE}"
 CLOSING = frozenset({RecordType.OUTCOME.value, RecordType.REFUSAL.value, RecordType.INTENT_CLOSED.value})
 
 

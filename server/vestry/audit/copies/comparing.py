@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from vestry.audit.copies.sink import Held, Observer, Sink, Unobserved
 from vestry.audit.reading import first_bundle
-from vestry.audit.scan import LogDamaged, LogUnusable
+from vestry.audit.scan import ELSEWHERE, LogDamaged, LogUnusable
 from vestry.audit.tlog import merkle
 from vestry.audit.tlog.notes import Checkpoint, NoteRefused, PublicKey
 from vestry.audit.tlog.tiles import WIDTH, TileMissing, Tiles
@@ -28,8 +28,8 @@ from vestry.wires import Undelivered
 
 _LOG = logging.getLogger("vestry.audit")
 MEND = (
-    "Nothing was changed. Restore the newest copy of the log; if there is none, keep what is there as evidence and let "
-    "the server write under another `audit.origin`. See docs/audit-copies.md."
+    f"Nothing was changed. Restore the newest copy of the log; if there is none, {ELSEWHERE} See docs/audit.md, "
+    '"Restoring a copy".'
 )
 
 _UNREADABLE = (TileMissing, ValueError, IndexError, OSError)
