@@ -122,6 +122,14 @@ def test_the_compose_files_and_settings_shown_can_be_used(block: str, tmp_path: 
     assert load(tmp_path / "vestry.yaml", environ).models
 
 
+def test_the_key_of_the_compose_page_outlives_its_settings(tmp_path: Path) -> None:
+    """Its first key is one of the tenant that there is without settings; the tenants shown after it leave that one."""
+    [shown] = [block for block in blocks(COMPOSE, "yaml") if block.startswith("tenants:")]
+    model = {"models": {"phi-3-mini": {"catalog": "phi-3-mini-4k-instruct"}}}
+    (tmp_path / "vestry.yaml").write_text(yaml.safe_dump(model | yaml.safe_load(shown)))
+    assert load(None, {}).tenants.keys() < load(tmp_path / "vestry.yaml", {}).tenants.keys()
+
+
 def test_hashed_content_has_its_key_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the secrets of the compose file alone `vestry check` names what asks for the key; with the page's piece over
     it (Compose adds its secrets to those before) the key is where the server looks.

@@ -277,13 +277,15 @@ class Settings(Section):
     identity: Identity = Identity()
     policy: Policy = Policy()
     tenants: dict[Label, Tenant] = Field(default_factory=lambda: {"default": Tenant()})
-    """Tenants by name. A key belongs to one of these; a key of a tenant that is not here does not work."""
+    """Tenants by name; the directory may have more. Left out: one, `default`. Where any stands here `default` has to
+    stand here too, or its keys do not work."""
     models: dict[Name, Model] = Field(default_factory=lambda: {"smollm2-135m-instruct": Model()})
     """Models by the name that clients use."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much the server says on standard error."""
     secrets: Path | None = None
-    """Directory with `key-hash`, `engine-key` and `audit-key`. Left out: `secrets/` under the state directory."""
+    """Directory with `key-hash`, `engine-key`, `audit-key` and `content-hash`. Left out: `secrets/` under the state
+    directory."""
 
     @model_validator(mode="after")
     def _known_models(self) -> Settings:
