@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from fakes.engine import FakeEngine
+from support.cli import Cli
 from support.engines import SMALL, install_engine, put_model
 from support.house import House, chat
 from vestry.administration import create_key, identified
 from vestry.composition.signing import make_signer
 from vestry.models.chosen import choose
 from vestry.models.launch import plan
-from vestry.secret_files import SecretFault, engine_key, key_hash
+from vestry.secret_files import SecretFault, content_hash, engine_key, key_hash
 from vestry.settings.tree import Settings, Tls
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
@@ -33,14 +34,16 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def test_the_secrets_are_where_the_page_says(settings: Settings) -> None:
-    """After the first key and the first engine each file of the table is there, for its owner alone."""
+    """After the first key, engine and hashed content each file of the table is there, for its owner alone."""
     create_key(settings, owner="alice")
     engine_key(settings)
+    content_hash(settings)
     rows = re.findall(r"`(\.vestry/[\w./-]+)`, (0\d+)\b", PAGE)
     assert {path for path, _ in rows} == {
         ".vestry/secrets/key-hash",
         ".vestry/secrets/engine-key",
         ".vestry/secrets/audit-key",
+        ".vestry/secrets/content-hash",
         ".vestry/keys.sqlite",
         ".vestry/up-key",  # made by `vestry up` alone
     }
@@ -50,15 +53,25 @@ def test_the_secrets_are_where_the_page_says(settings: Settings) -> None:
 
 
 def test_a_new_key_hash_ends_every_key(settings: Settings) -> None:
-    """The steps of the page lead to an empty store under a new secret; the old key is unknown there."""
-    old, _ = create_key(settings, owner="alice")
+    """The steps of the page lead to a store under a new secret; the old key is unknown there. Tenants, which lie in the
+    same file, are taken along.
+    """
+    cli = Cli(settings.state)
+    cli.ok("tenants", "set", "radiology", "--concurrency", "7")
+    tenants = Path("tenants.yaml")
+    tenants.write_text(cli.ok("tenants", "export"))
+    old, _ = create_key(settings, owner="alice", tenant="radiology")
     before = key_hash(settings)
-    for suffix in ("", "-wal", "-shm"):
+    for suffix in ("", "-wal", "-shm", "-mark"):
         path = Path(f"{settings.keys_database}{suffix}")
         if path.exists():
             path.rename(f"{path}.old")
     (settings.secrets_directory / "key-hash").unlink()
-    new, _ = create_key(settings, owner="alice")
+    steps = re.findall(r"`vestry ((?:tenants export|apply) [^`]*)`", PAGE)
+    assert steps == [f"tenants export > {tenants}", f"apply --file {tenants}"]
+    cli.ok(*steps[1].split())
+    assert cli.ok("tenants", "export") == tenants.read_text()
+    new, _ = create_key(settings, owner="alice", tenant="radiology")
     assert key_hash(settings) != before
     assert identified(settings, old) is None
     assert identified(settings, new) is not None

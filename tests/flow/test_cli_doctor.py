@@ -201,6 +201,8 @@ def test_secrets_partly_there(cli: Cli) -> None:
     (cli.state / "secrets" / "key-hash").unlink()
     (cli.state / "secrets").chmod(0o777)
     assert states(diagnosis(cli, 1), "secrets") == ["fail", "warn", "ok", "fail"]
+    (cli.state / "secrets" / "content-hash").write_bytes(b"short")
+    assert states(diagnosis(cli, 1), "secrets") == ["fail", "warn", "ok", "fail", "fail"]
 
 
 def test_the_key_that_signs_the_record(cli: Cli) -> None:

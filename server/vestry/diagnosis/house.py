@@ -18,7 +18,17 @@ from vestry.composition.signing import lost_key
 from vestry.configuration.inspection import validity
 from vestry.diagnosis.findings import Finding, standing
 from vestry.faults import Fault
-from vestry.secret_files import ENGINE_KEY, KEY_HASH, SecretFault, exposure, is_folder, looked_at, lost_pepper, read
+from vestry.secret_files import (
+    CONTENT_HASH,
+    ENGINE_KEY,
+    KEY_HASH,
+    SecretFault,
+    exposure,
+    is_folder,
+    looked_at,
+    lost_pepper,
+    read,
+)
 from vestry.settings.tree import Settings
 
 TAIL_BYTES = 262_144
@@ -51,6 +61,7 @@ def state(settings: Settings) -> Iterator[Finding]:
 def secrets(settings: Settings) -> Iterator[Finding]:
     """The secret files: there, private, and of a fitting size. What they hold is not shown."""
     folder = settings.secrets_directory
+    hashing = folder / CONTENT_HASH  # where content is hashed, and nowhere else
     lost = [each.fault for each in (lost_pepper(settings), lost_key(settings)) if each is not None]
     for fault in lost:
         yield Finding("secrets", "fail", f"{fault.place}: {fault.what}", fault.mend)
@@ -59,6 +70,7 @@ def secrets(settings: Settings) -> Iterator[Finding]:
         (folder / KEY_HASH, 32, made),
         (folder / ENGINE_KEY, 16, made),
         (settings.signing_key, 64, "Make it: vestry audit init"),
+        *([(hashing, 32, made)] if os.path.lexists(hashing) else []),
     ):
         if any(fault.place == str(path) for fault in lost):
             continue
