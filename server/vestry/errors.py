@@ -100,10 +100,11 @@ class ContextLengthExceeded(InvalidRequest):
 
 
 class InvalidKey(Refusal):
-    """There is no key, or more than one, or it is unknown, expired or revoked, or its tenant is gone.
+    """There is no key, token or certificate, or more than one, or it is not accepted: unknown, expired, revoked or
+    frozen, used from a network that it is not for, or of a tenant, project or user that is gone or disabled.
 
-    Mend: Send one key, in one header. If it is the right one, ask the operator for a new one; which of the causes it
-    was is not said to the client.
+    Mend: Send one, in one header. If it is the right one, ask the operator: `vestry keys identify` and
+    `vestry policy explain` say which of the causes it was. The client is not told.
     """
 
     status, kind, code = 401, "authentication_error", "invalid_api_key"
@@ -114,8 +115,8 @@ class InvalidKey(Refusal):
 
 
 class PermissionDenied(Refusal):
-    """The caller is known, but none of their roles, or no rule of the policy, allows this; or it is wider than what
-    they may do themselves.
+    """The caller is known, and may not do this: none of their roles allows it, their credential is for other routes, or
+    the policy denies it or a parameter of it; or they would give what they may not do themselves.
 
     Mend: Ask an administrator. `vestry policy explain` says which rule decided, `docs/roles.md` which role may do what.
     """
@@ -330,9 +331,11 @@ class AuditUnavailable(Refusal):
 
 
 class KeysUnavailable(Refusal):
-    """The key store cannot be read, so no key can be told from a wrong one.
+    """The directory, or what a token's issuer signs with, cannot be read, so nobody can tell whether a key or token is
+    good.
 
-    Mend: Send it again; if it stays so, tell the operator: `vestry doctor` says what is wrong with the store.
+    Mend: Send it again; if it stays so, tell the operator: `vestry doctor` says what is wrong with the directory, and
+    the server's log what with an issuer.
     """
 
     status, kind, code = 503, "server_error", "authentication_unavailable"

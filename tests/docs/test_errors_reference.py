@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from fakes.engine import FakeEngine
+from support.desk import Desk
+from support.house import House
 from vestry import errors
-from vestry.errors import EngineFailed, MethodNotAllowed, Refusal
+from vestry.errors import EngineFailed, InvalidKey, MethodNotAllowed, Refusal
+from vestry.roles import Role
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = (DOCS / "reference" / "errors.md").read_text(encoding="utf-8")
@@ -68,6 +72,29 @@ def test_the_page_has_nothing_else() -> None:
     """A refusal that is gone leaves no section behind."""
     wanted = {(str(kind.status), kind.code) for kind in KINDS}
     assert set(re.findall(r"^## (\d+) `(\w+)`$", PAGE, re.MULTILINE)) == wanted
+
+
+def test_what_is_refused_with_401_stands_on_the_page(tmp_path: Path) -> None:
+    """A key that is frozen, used from elsewhere, or whose tenant or project is disabled: each is 401, and a cause that
+    the section names.
+    """
+    told = section(InvalidKey)
+    with FakeEngine() as engine, House(tmp_path, [engine]) as house:
+        admin = Desk(house, Role.ADMIN)
+        for where in ("/tenants/clinic", "/tenants/clinic/projects/trial", "/tenants/shut"):
+            assert admin.put(where, {}, if_none_match="*").status_code == 201
+        frozen, frozen_id = house.keys.create(tenant="clinic")
+        elsewhere, _ = house.keys.create(tenant="clinic", sources=("10.20.0.0/16",))
+        project, _ = house.keys.create(tenant="clinic", project="trial")
+        tenant, _ = house.keys.create(tenant="shut")
+        assert admin.post(f"/keys/{frozen_id}/freeze").status_code == 200
+        for where in ("/tenants/clinic/projects/trial", "/tenants/shut"):
+            assert admin.put(where, {"disabled": True}, if_match="*").status_code == 200
+        causes = {"frozen": frozen, "from a network": elsewhere, "project": project, "disabled": tenant}
+        for cause, key in causes.items():
+            answer = house.get("/v1/models", headers={"authorization": f"Bearer {key}"})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (401, InvalidKey.code), cause
+            assert cause in told
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(DOCS)))

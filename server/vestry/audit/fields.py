@@ -123,7 +123,12 @@ FIELDS: tuple[Field, ...] = (
         always={*CALL, CLOSED},
         maybe={*ADMINISTRATION, RecordType.LOG_READ},
     ),
-    _row("client_request_id", text(128), "The client's own `x-request-id`, escaped.", maybe={I, R}),
+    _row(
+        "client_request_id",
+        text(128),
+        "The client's own `x-client-request-id`, or else its `x-request-id`, escaped.",
+        maybe={I, R},
+    ),
     _row("traceparent", text(64), "The client's W3C trace context.", maybe={I, R}),
     # Who
     _row(
