@@ -35,3 +35,27 @@ def test_tenants_without_end_have_labels_with_an_end(tmp_path: Path, monkeypatch
         assert labels - {"default"} == {"clinic-0", "clinic-1", "other", "late"}, name
     others = re.findall(r'^vestry_requests_total{code="200",.*tenant="other"} (.+)$', page, re.MULTILINE)
     assert [float(each) for each in others] == [3]
+
+
+def test_routes_are_those_of_the_pages(tmp_path: Path) -> None:
+    """Whatever is asked, of the API and of the administration, counts under a route that the reference names."""
+    reference = Path(__file__).parents[2] / "docs" / "reference"
+    page = (reference / "metrics.md").read_text(encoding="utf-8").replace("\n  ", " ")
+    [said] = re.findall(r"^- `route` is .*$", page, re.MULTILINE)
+    told = set(re.findall(r"`([a-z][a-z.]*)`", said))
+    told |= set(
+        re.findall(r"^## `(admin\.[\w.-]+)`$", (reference / "admin-api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    with FakeEngine() as engine, House(tmp_path, [engine]) as house:
+        admin = Desk(house, Role.ADMIN)
+        for path in ("/whoami", "/tenants", "/tenants/default", "/records", "/nothing"):
+            admin.get(path)
+        for path in ("/v1/models", "/v1/models/small", "/v1/nothing"):
+            house.get(path)
+        house.post(json=chat())
+        seen = set(
+            re.findall(r'^vestry_(?:requests|refusals|outcomes)_total{.*route="([^"]+)"', house.metrics(), re.MULTILINE)
+        )
+    assert (
+        {"chat.completions", "models", "model", "none", "admin.whoami", "admin.records", "admin.none"} <= seen <= told
+    )
