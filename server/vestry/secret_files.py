@@ -168,7 +168,8 @@ def read_or_make(path: Path, make: Callable[[], bytes]) -> bytes:
     if not os.path.lexists(path):
         draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (*reversed(path.parent.parents), path.parent):  # `parents` would leave those above open
+                folder.mkdir(mode=0o700, exist_ok=True)
             _write_new(draft, make())
             try:
                 os.link(draft, path)

@@ -42,8 +42,12 @@ def key_file(cli: Cli) -> Path:
 
 
 def test_a_new_key(cli: Cli) -> None:
-    """The public half, alone, on standard output; where the private one is, on standard error; it is shown nowhere."""
+    """The public half, alone, on standard output; where the private one is, on standard error; it is shown nowhere.
+    The state directory, made for it, is this user's alone.
+    """
+    umask = os.umask(0o022)
     done = cli("audit", "init", "--name", HOUSE)
+    os.umask(umask)
     assert done.exit_code == 0
     public = PublicKey.parse(done.stdout)
     assert done.stdout == f"{public}\n"
@@ -51,6 +55,7 @@ def test_a_new_key(cli: Cli) -> None:
     assert f"Made {key_file(cli)}. Keep a copy of it apart." in done.stderr
     assert "PRIVATE" not in done.output
     assert key_file(cli).stat().st_mode & 0o777 == 0o600
+    assert cli.state.stat().st_mode & 0o777 == 0o700
 
 
 def test_again(cli: Cli) -> None:
