@@ -27,9 +27,12 @@ def cli(tmp_path: Path) -> Cli:
 
 
 def test_good_settings(cli: Cli) -> None:
-    """Valid settings are summed up, status 0, and nothing is made."""
+    """Valid settings are summed up, status 0, and nothing is made. That no file was read is said: one that lies here
+    and is not named would seem to be valid.
+    """
     result = cli.apart("check")
     assert result.returncode == 0
+    assert "file            none: --config or VESTRY_CONFIG names one\n" in result.stdout
     assert result.stdout.startswith("settings are valid:\n")
     assert "http://127.0.0.1:8080" in result.stdout
     assert digest(Settings(state=cli.state)) in result.stdout
@@ -173,10 +176,14 @@ def test_a_state_that_this_user_may_not_look_into(cli: Cli) -> None:
 
 
 def test_the_summary_knows_tls(cli: Cli, tmp_path: Path) -> None:
-    """With a certificate the API is at https."""
-    tls = certificates.made(tmp_path)
-    said = cli.ok("check", VESTRY_SERVER__TLS=f"{{certificate: {tls.certificate}, key: {tls.key}}}")
+    """With a certificate the API is at https; the file that was read is named."""
+    tls, path = certificates.made(tmp_path), tmp_path / "vestry.yaml"
+    path.write_text("")
+    said = cli.ok(
+        "--config", str(path), "check", VESTRY_SERVER__TLS=f"{{certificate: {tls.certificate}, key: {tls.key}}}"
+    )
     assert "https://127.0.0.1:8080" in said
+    assert f"file            {path}\n" in said
 
 
 def test_every_fault_with_its_place_and_mend(cli: Cli, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def command(config: Path | None, print_schema: bool, as_json: bool) -> None:
     elif faults or settings is None:
         raise BadSettings(faults)
     else:
-        click.echo(_summary(settings))
+        click.echo(_summary(settings, config))
 
 
 def judge(config: Path | None) -> tuple[Settings | None, list[Fault]]:
@@ -109,10 +109,11 @@ def faults_of_models(settings: Settings, places: Places) -> Iterator[Fault]:
                 yield Fault(place, str(error).rstrip("."), "See docs/bring-a-model.md")
 
 
-def _summary(settings: Settings) -> str:
+def _summary(settings: Settings, config: Path | None) -> str:
     server = settings.server
     scheme = "http" if server.tls is None else "https"
     lines = {
+        "file": "none: --config or VESTRY_CONFIG names one" if config is None else str(config.absolute()),
         "API": f"{scheme}://{server.host}:{server.port}",
         "operations": f"http://{server.ops_host}:{server.ops_port}",
         "administration": f"{scheme}://{server.admin_host}:{server.admin_port}",
