@@ -178,7 +178,7 @@ def test_a_state_that_this_user_may_not_look_into(cli: Cli) -> None:
 def test_the_summary_knows_tls(cli: Cli, tmp_path: Path) -> None:
     """With a certificate the API is at https; the file that was read is named."""
     tls, path = certificates.made(tmp_path), tmp_path / "vestry.yaml"
-    path.write_text("")
+    path.write_text("log_level: info\n")
     said = cli.ok(
         "--config", str(path), "check", VESTRY_SERVER__TLS=f"{{certificate: {tls.certificate}, key: {tls.key}}}"
     )
