@@ -25,6 +25,7 @@ def command(config: Path | None, as_json: bool) -> None:
 
     The machine (Python, packages, disk, clock, limits, GPU), the settings, the state directory and its secrets, the
     key store, the audit log, and whether the server and its engines answer. It changes nothing and prints no secret.
+    That API and administration were asked, without a key, stands in the record: two refusals with 401.
 
     `warn` is something to know, `fail` something to mend. Exit status: 1 if anything fails, else 0.
 

@@ -90,7 +90,7 @@ def keys() -> None:
 
     A key belongs to a person or program (its owner) in a tenant. Only a keyed hash of it is stored, so it is shown
     once, when it is made. Every change is written to the audit log before it takes effect; a running server acts on it
-    with its next call.
+    with its next call, with PostgreSQL within two seconds.
 
     \b
     Exit status: 0 done, 1 refused or failed, 2 a wrong option or faulty settings.
@@ -133,7 +133,8 @@ def projects() -> None:
     """List, show, make, change and remove the projects of a tenant.
 
     Keys and users may belong to a project, and have its bounds at most. Every change is written to the audit log
-    before it takes effect; a running server acts on it within two seconds.
+    before it takes effect; a running server acts on it with its next call, with
+    PostgreSQL within two seconds.
 
     \b
     Exit status: 0 done, 1 refused or failed, 2 a wrong option, a faulty body or faulty settings.
@@ -181,7 +182,8 @@ def tenants() -> None:
 
     A tenant has projects, users and keys, and its calls are its own: nobody of another tenant learns of them. Those
     that the settings declare are shown here, and changed only there. Every change is written to the audit log before
-    it takes effect; a running server acts on it within two seconds.
+    it takes effect; a running server acts on it with its next call, with
+    PostgreSQL within two seconds.
 
     \b
     Exit status: 0 done, 1 refused or failed, 2 a wrong option, a faulty body or faulty settings.
@@ -204,7 +206,8 @@ def users() -> None:
 
     A user's name is the subject that their tokens or certificates have. Somebody need not be a user here to call: what
     is kept here adds roles to those that the identity provider gives, or bounds them. Every change is written to the
-    audit log before it takes effect; a running server acts on it with the next call.
+    audit log before it takes effect; a running server acts on it with its next call, with PostgreSQL
+    within two seconds.
 
     \b
     Exit status: 0 done, 1 refused or failed, 2 a wrong option, a faulty body or faulty settings.
