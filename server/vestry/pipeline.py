@@ -89,11 +89,7 @@ class Corridor:
 
     def turn_away(self, visitor: Visitor, refusal: Refusal) -> Coroutine[None, None, None]:
         """One request that no route takes."""
-
-        async def serve(_visitor: Visitor, _trail: Trail) -> None:
-            raise refusal
-
-        return self._guard(visitor, Trail(visitor.head), serve)
+        return self._refuse(visitor, Trail(visitor.head), refusal)
 
     async def _serve(self, visitor: Visitor, trail: Trail) -> None:
         head = trail.head

@@ -140,6 +140,18 @@ class Door(HttpToolsProtocol):
         if self._on_leave is not None:
             leave, self._on_leave = self._on_leave, None
             leave()
+        if self.cycle is None or self.cycle.task.done():
+            self._let_go()
+        else:
+            self.cycle.task.add_done_callback(self._let_go)
+
+    def _let_go(self, _task: asyncio.Task[None] | None = None) -> None:
+        """Forget what refers back to this connection, so that it is freed at once. The collector, which does it else,
+        is made to come seldom (`commands/serve.py`), and a TLS connection holds some 400 KB that it does not know of.
+        """
+        self._extensions = {}
+        self._on_pause = self.fault = None
+        self.cycle = None  # type: ignore[assignment]  # as before the first request
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
