@@ -149,7 +149,8 @@ class Door(HttpToolsProtocol):
         """Forget what refers back to this connection, so that it is freed at once. The collector, which does it else,
         is made to come seldom (`commands/serve.py`), and a TLS connection holds some 400 KB that it does not know of.
         """
-        self._extensions = {}
+        self._common = {}
+        self.recurring = self._usual = None
         self._on_pause = self.fault = None
         self.cycle = None  # type: ignore[assignment]  # as before the first request
 
