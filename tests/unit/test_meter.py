@@ -286,3 +286,13 @@ def test_buckets_are_cumulative_and_their_bounds_inclusive() -> None:
     assert histogram.buckets() == [("1.0", 2.0), ("2.0", 3.0), ("+Inf", 4.0)]
     assert histogram.total == 12.0
     assert list(DURATION) == sorted(DURATION)
+
+
+@pytest.mark.parametrize("values", [[], [9.0], [0.5, 1.0, 1.5, 9.0, 2.0, 1.0], [-1.0, 0.0, 3.0], [1, 2, 0, 7], [-0.5]])
+def test_many_at_once_count_as_one_by_one(values: list[float]) -> None:
+    """Calls are counted by the hundred; what comes of it is the same."""
+    one, many = Histogram((1.0, 2.0)), Histogram((1.0, 2.0))
+    for value in values:
+        one.add(value)
+    many.add_all(values)
+    assert (many.counts, many.total) == (one.counts, one.total)
