@@ -23,7 +23,7 @@ from vestry.audit.canonical import SAFE_INTEGER, clean
 from vestry.audit.completeness import engine_work
 from vestry.audit.fields import LIMITS, SCHEMA, RecordType
 from vestry.errors import Refusal
-from vestry.types import Call, ContentMode, Ending, Grant, Head, Outcome, Principal, ServedModel
+from vestry.types import Call, ContentMode, Ending, Grant, Head, Outcome, Principal
 
 Event = dict[str, Any]
 
@@ -84,11 +84,22 @@ class _Stencil(Struct):
     """What is the same in all records of one key's calls to one model on one route; copied, and then filled in."""
 
     principal: Principal
-    model: ServedModel | None
-    rule: str
-    content: ContentMode
+    grant: Grant | None
     intent: IntentRecord
     outcome: OutcomeRecord
+
+    def serves(self, principal: Principal, grant: Grant | None) -> bool:
+        """Whether the records of a call by this principal, under this grant, are made of it."""
+        mine = self.grant
+        return self.principal is principal and (
+            mine is grant
+            or (
+                mine is not None
+                and grant is not None
+                and mine.model is grant.model
+                and (mine.rule, mine.content) == (grant.rule, grant.content)
+            )
+        )
 
 
 class Records:
@@ -177,15 +188,9 @@ class Records:
 
     def _stencil(self, head: Head, principal: Principal, grant: Grant | None) -> _Stencil:
         """The stencil of a call; made anew where the key or the model is another object than it was."""
-        model = grant.model if grant is not None else None
-        place = (principal.key_id, model.name if model is not None else "", head.route)
+        place = (principal.key_id, grant.model.name if grant is not None else "", head.route)
         known = self._stencils.get(place)
-        if (
-            known is not None
-            and known.principal is principal
-            and known.model is model
-            and (grant is None or (known.rule == grant.rule and known.content == grant.content))
-        ):
+        if known is not None and known.serves(principal, grant):
             return known
         if len(self._stencils) >= _STENCILS:
             self._stencils.clear()
@@ -240,7 +245,7 @@ class Records:
             engine_us=0,
             **same,
         )
-        return _Stencil(principal, model, rule, content, intent, outcome)
+        return _Stencil(principal, grant, intent, outcome)
 
     def refusal(self, head: Head, principal: Principal | None, call: Call | None, refusal: Refusal) -> RefusalRecord:
         """A call that was answered with a refusal: the one record of it, intent and outcome in one."""
@@ -319,14 +324,14 @@ def sampling(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parameter(value: Any) -> Any:
+    if isinstance(value, str) and 0 < len(value) <= _SHORT:
+        return clean(value, _SHORT)
     if isinstance(value, bool):
         return value
     if isinstance(value, int) and value.bit_length() <= 128:
         return str(value)
     if isinstance(value, float):
         return repr(value)
-    if isinstance(value, str) and 0 < len(value) <= _SHORT:
-        return clean(value, _SHORT)
     return {"count": len(value)} if hasattr(value, "__len__") else {"count": 1}
 
 
