@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Verify a copy of Vestry's audit log, or a proof from it: one file, Python 3.11 or newer, nothing else.
 
-    python3 vestry_verify.py DIR --public-key KEY [--checkpoint OLD ...] [--json]
+    python3 vestry_verify.py DIR --public-key KEY [--checkpoint OLD ...] [--registry OLD ...] [--json]
     python3 vestry_verify.py FILE.tlog-proof --public-key KEY [--record FILE]
 
 KEY is the house's public key, NAME+HASH+BASE64, or a file that holds it. Exit status: 0 verified, 1 not, 2 bad input.
@@ -636,7 +636,7 @@ class House:
             self.fail(origin, f"{path}: {error}.")
         return None
 
-    def verify(self, directory: str, kept: list[str]) -> None:
+    def verify(self, directory: str, kept: list[str], registries: list[str]) -> None:
         alone = not os.path.isfile(os.path.join(directory, "origins")) and is_log(directory)
         homes = {self.named(directory): "."} if alone else {name: name for name in logs_below(directory)}
         names = list(homes)
@@ -647,7 +647,10 @@ class House:
         there = [each for each in [registry, *notes.values()] if each is not None]
         if there and not any(self.key.claimed(each) for each in there):
             raise BadInput(f"Nothing in {directory} is signed by {self.key.name}: wrong key, or all was signed anew.")
-        listed = set() if registry is None else self.listed(registry)
+        entries = {} if registry is None else self.listed(registry)
+        listed = set(entries)
+        for name in sorted({name for name, seen in self.earlier(registries, alone) if entries.get(name) != seen}):
+            self.fail(name, "This log stands, so, in a registry that was signed earlier, and not in the one here.")
         others = self.others(kept, names[0] if alone else "")
         for name in sorted(others.keys() - homes.keys()):
             if alone:
@@ -694,21 +697,36 @@ class House:
             self.say(f"    no outcome yet: {name!a}")
         return log
 
-    def listed(self, registry: str) -> set[str]:
+    def listed(self, registry: str) -> dict[str, str]:
+        """The logs of the registry that lies here, and when each was first seen; what is wrong with it is said."""
         try:
-            lines = self.key.open(registry, self.key.name)
+            return self.entries(registry)
         except Fails as error:
             self.fail("", f"The registry counts for nothing: {error}.")
-            return set()
+            return {}
+
+    def entries(self, registry: str) -> dict[str, str]:
+        """The logs of a registry. Raises Fails."""
+        lines = self.key.open(registry, self.key.name)
         rows = [
-            re.fullmatch(r"(\S+) [0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}(\.[0-9]{1,9})?Z", each)
+            re.fullmatch(r"(\S+) ([0-9]{4}(?:-[0-9]{2}){2}T[0-9]{2}(?::[0-9]{2}){2}(?:\.[0-9]{1,9})?Z)", each)
             for each in lines[2:]
         ]
         names = [each[1] for each in rows if each is not None and ORIGIN.fullmatch(each[1])]
         if lines[:2] != ["vestry origins v1", self.key.name] or len(names) != len(rows) or names != sorted(set(names)):
-            self.fail("", "The registry is signed, but malformed.")
-            return set()
-        return set(names)
+            raise Fails("it is signed, but malformed")
+        return {each[1]: each[2] for each in rows if each is not None}
+
+    def earlier(self, registries: list[str], alone: bool) -> Iterator[tuple[str, str]]:
+        """What older and outside registries list. Raises BadInput for one that is none of this house."""
+        for path in registries:
+            if alone:
+                raise BadInput(f"{path} cannot be compared with one log alone.")
+            try:
+                for note in notes_in(note_at(path) or ""):
+                    yield from self.entries(note).items()
+            except (Fails, OSError) as error:
+                raise BadInput(f"{path} cannot be compared with: {error}.") from None
 
     def others(self, kept: list[str], alone: str) -> dict[str, list[Head]]:
         """The older and outside checkpoints, by log. Raises BadInput for one that is none of this house.
@@ -811,6 +829,7 @@ def main(given: list[str]) -> int:
     reader.add_argument("what", metavar="DIR|FILE", help="audit directory, directory of one log, or .tlog-proof file")
     reader.add_argument("--public-key", required=True, help="the house's public key, or a file that holds it")
     reader.add_argument("--checkpoint", action="append", default=[], help="file with older or outside checkpoints")
+    reader.add_argument("--registry", action="append", default=[], help="file with older or outside `origins`")
     reader.add_argument("--record", help="file with the record of a proof that does not carry it")
     reader.add_argument("--json", action="store_true", help="print the first bad index of each log that fails")
     options = reader.parse_args(given)
@@ -827,7 +846,7 @@ def main(given: list[str]) -> int:
             say(verify_proof(text_of(options.what), key, leaf))
             return 0
         house = House(key, say)
-        house.verify(options.what, options.checkpoint)
+        house.verify(options.what, options.checkpoint, options.registry)
     except (BadInput, OSError) as error:
         print(shown(f"error: {error}"), file=sys.stderr)
         return 2

@@ -51,7 +51,7 @@ def first_bad(report: Report) -> dict[str, int | None]:
     return found
 
 
-def both(directory: Path, key: PublicKey, *checkpoints: str) -> Report | None:
+def both(directory: Path, key: PublicKey, *checkpoints: str, registries: tuple[str, ...] = ()) -> Report | None:
     """What the library says, after the one-file verifier has said the same: verdict, and first bad index of each log.
 
     None where both refuse to look at it.
@@ -59,9 +59,18 @@ def both(directory: Path, key: PublicKey, *checkpoints: str) -> Report | None:
     kept = directory.parent / f"{directory.name}-kept"
     kept.write_text("".join(checkpoints))
     more = ["--checkpoint", str(kept)] if checkpoints else []
+    if registries:
+        listed = directory.parent / f"{directory.name}-listed"
+        listed.write_text("".join(registries))
+        more += ["--registry", str(listed)]
     status, out, err = asked(str(directory), "--public-key", str(key), "--json", *more)
     try:
-        report = house.verify(directory, key, checkpoints=[Outside("kept", each) for each in checkpoints])
+        report = house.verify(
+            directory,
+            key,
+            checkpoints=[Outside("kept", each) for each in checkpoints],
+            registries=[Outside("listed", each) for each in registries],
+        )
     except BadInput:
         assert (status, bool(err)) == (2, True), (status, out, err)
         return None

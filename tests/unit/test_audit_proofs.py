@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -99,6 +100,19 @@ def test_verify_against_kept_checkpoints(place: Place) -> None:
     assert result.stdout.splitlines()[-1] == ("Verified. One log alone: whether others are missing was not looked at.")
 
 
+def test_verify_against_kept_registries(place: Place) -> None:
+    """A log that one lists and the copy does not is a failure."""
+    words = ("audit", "verify", "audit", "--public-key", str(place.key), "--registry", "kept")
+    (place.folder / "kept").write_text((place.house.directory / "origins").read_text())
+    assert place.cli(*words).exit_code == 0
+    shutil.rmtree(place.house.directory / "server" / "two")
+    place.house.register("server")
+    assert place.cli(*words[:5]).exit_code == 0
+    result = place.cli(*words)
+    assert result.exit_code == 1
+    assert "FAILED [registry-short] server/two: The log `server/two` stands in a registry that was" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -111,6 +125,8 @@ def test_verify_against_kept_checkpoints(place: Place) -> None:
         (("verify", "audit", "--public-key", "house.pub", "--checkpoint", "nothing"), "nothing is not there."),
         (("verify", "audit", "--public-key", "house.pub", "--checkpoint", "house.pub"), "is no checkpoint"),
         (("verify", "audit", "--public-key", "house.pub", "--checkpoint", "empty"), "holds no signed note"),
+        (("verify", "audit", "--public-key", "house.pub", "--registry", "house.pub"), "house.pub is no registry"),
+        (("verify", "audit/server", "--public-key", "house.pub", "--registry", "audit/origins"), "with one log alone"),
         (("prove", "1000", "--directory", "audit"), "the newest checkpoint covers 1000 records, 0 to 999"),
         (("prove", "9" * 400, "--directory", "audit"), "at most 16 digits"),
         (("prove", "req_none", "--directory", "audit"), "No record of this request"),

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from support.alone import asked, both, first_bad
 from support.audit_logs import (
+    BEGAN,
     NAME,
     FastFiles,
     House,
@@ -29,6 +30,7 @@ from support.audit_logs import (
     tile_of,
 )
 from vestry.audit.canonical import encode
+from vestry.audit.records import rfc3339
 from vestry.audit.tlog.merkle import leaf_hash
 from vestry.audit.tlog.notes import Checkpoint, split
 from vestry.audit.tlog.tiles import Tiles, bundled, tile_path
@@ -54,8 +56,8 @@ class Copy:
         self.house.register("cli", "server")
         self.home, self.directory = self.log.home, self.house.directory
 
-    def report(self, *checkpoints: str) -> Report:
-        found = both(self.directory, self.house.key, *checkpoints)
+    def report(self, *checkpoints: str, registries: tuple[str, ...] = ()) -> Report:
+        found = both(self.directory, self.house.key, *checkpoints, registries=registries)
         assert found is not None
         return found
 
@@ -278,6 +280,34 @@ def test_a_log_that_only_an_outside_checkpoint_knows(copy: Copy) -> None:
     assert copy.report().passed
     report = copy.report(kept)
     assert (kinds(report), first_bad(report)) == ({"log-missing"}, {"cli": 0})
+
+
+def test_a_log_that_only_a_kept_registry_knows(copy: Copy) -> None:
+    """Removed by who holds the key, with its entry; or begun anew under its old name: the kept registry names it."""
+    older = (copy.directory / "origins").read_text()
+    copy.house.log("late", 3)
+    kept = (copy.directory / "origins").read_text()
+    assert copy.report(registries=(older, kept)).passed
+    again = copied(copy.directory / "late", copy.directory.parent / "again")
+    shutil.rmtree(copy.directory / "late")
+    (copy.directory / "origins").write_text(older)
+    assert copy.report().passed
+    report = copy.report(registries=(older, kept))
+    assert (kinds(report), first_bad(report)) == ({"registry-short"}, {"late": None})
+    copied(again, copy.directory / "late")
+    text = split(kept)[0].replace(f"late {rfc3339(BEGAN)}", f"late {rfc3339(BEGAN + 1)}")
+    (copy.directory / "origins").write_text(signer().sign(text))
+    assert copy.report().passed
+    report = copy.report(registries=(kept,))
+    assert (kinds(report), first_bad(report)) == ({"registry-short"}, {"late": None})
+
+
+def test_what_is_no_kept_registry(copy: Copy) -> None:
+    """Of another house, changed, a checkpoint, or given for one log alone: bad input to both."""
+    kept = (copy.directory / "origins").read_text()
+    for each in (signer(2).sign(split(kept)[0]), kept.replace("cli ", "clj "), copy.log.checkpoints[0], "no note"):
+        assert both(copy.directory, copy.house.key, registries=(each,)) is None
+    assert both(copy.home, copy.house.key, registries=(kept,)) is None
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ _DEPTH = 32
 
 
 class Outside(Struct, frozen=True):
-    """A checkpoint that was kept elsewhere: its note, and where it came from, for sentences."""
+    """A checkpoint or registry that was kept elsewhere: its note, and where it came from, for sentences."""
 
     source: str
     note: str
@@ -39,23 +39,30 @@ class _Log(Struct):
 
 
 def verify(
-    directory: Path, key: PublicKey, *, checkpoints: Sequence[Outside] = (), progress: Progress | None = None
+    directory: Path,
+    key: PublicKey,
+    *,
+    checkpoints: Sequence[Outside] = (),
+    registries: Sequence[Outside] = (),
+    progress: Progress | None = None,
 ) -> Report:
     """Verify what lies in `directory`. `key` is the house's key, or for one log that log's own.
 
-    Raises BadInput where there is no log, where nothing is signed by `key`, and for a checkpoint that is none.
+    Raises BadInput where there is no log, where nothing is signed by `key`, and for a checkpoint or registry that is
+    none, or has nothing here to be compared with.
     """
     house = Findings("")
     alone = not disk.regular(directory / REGISTRY) and directory.is_dir() and is_log(directory)
     logs = [_alone(directory, key)] if alone else _all(directory)
     registry = None if alone else _note(directory / REGISTRY, house, "registry")
     _right_key(directory, key, [registry, *(each.note for each in logs)])
-    listed = set() if alone else _listed(registry, key, house)
+    listed = {} if alone else _listed(registry, key, house)
+    _keep(registries, key, listed, house, alone=alone)
     for log in logs:
         _open(log, key, alone=alone)
     _distribute(checkpoints, key, logs, house, alone=alone)
     if not alone:
-        _compare(listed, logs, house)
+        _compare(set(listed), logs, house)
     reports = []
     for log in logs:
         verifier = LogVerifier(log.home, log.origin, log.head, log.findings, others=log.others, progress=progress)
@@ -177,20 +184,45 @@ def _right_key(directory: Path, key: PublicKey, notes: Sequence[str | None]) -> 
         )
 
 
-def _listed(registry: str | None, key: PublicKey, house: Findings) -> set[str]:
-    """The origins of the registry; none where it is missing or wrong, which is reported."""
+def _listed(registry: str | None, key: PublicKey, house: Findings) -> dict[str, str]:
+    """The origins of the registry, and when each was first seen; none where it is missing or wrong, which is said."""
     if registry is None:
-        return set()
+        return {}
     try:
         text = key.verify(registry)
     except NoteRefused as error:
         house.fail("registry-signature", f"The registry of logs (`{REGISTRY}`) counts for nothing: {error}.")
-        return set()
+        return {}
     try:
-        return set(parse(text, key.name))
+        return parse(text, key.name)
     except NoteRefused:
         house.fail("registry-damaged", f"The registry of logs (`{REGISTRY}`) is signed, but malformed.")
-        return set()
+        return {}
+
+
+def _keep(
+    registries: Sequence[Outside], key: PublicKey, listed: dict[str, str], house: Findings, *, alone: bool
+) -> None:
+    """What older and outside registries list must still be listed so: no log ever leaves, or begins anew."""
+    if alone and registries:
+        raise BadInput(f"{registries[0].source} cannot be compared with one log alone: give the audit directory.")
+    gone: dict[tuple[str, str], str] = {}
+    for outside in registries:
+        try:
+            known = parse(key.verify(outside.note), key.name)
+        except NoteRefused as error:
+            raise BadInput(f"{outside.source} is no registry that can be compared with: {error}.") from None
+        gone |= {each: outside.source for each in known.items() if listed.get(each[0]) != each[1]}
+    for (name, seen), source in sorted(gone.items()):
+        house.fail(
+            "registry-short",
+            f"The log `{name}` stands in a registry that was signed earlier ({source}): a whole log was removed or "
+            "replaced, and the registry signed anew, or the one here is an older one.",
+            None,
+            f"{name}, first seen {seen}",
+            f"first seen {listed[name]}" if name in listed else "no entry",
+            origin=name,
+        )
 
 
 def _open(log: _Log, key: PublicKey, *, alone: bool) -> None:
@@ -254,7 +286,7 @@ def _compare(listed: set[str], logs: list[_Log], house: Findings) -> None:
         )
 
 
-def _named(origin: str, named: dict[str, int], listed: set[str], house: Findings) -> None:
+def _named(origin: str, named: dict[str, int], listed: dict[str, str], house: Findings) -> None:
     """The origins that the `server.start` records of one log knew, against the registry."""
     for name, index in sorted(named.items()):
         if name not in listed:

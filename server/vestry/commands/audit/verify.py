@@ -26,8 +26,18 @@ from vestry.models.progress import Progress
     multiple=True,
     help="File with older or outside checkpoints, which the log must continue; may be repeated.",
 )
+@click.option(
+    "--registry",
+    "registries",
+    metavar="OLD",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="File with older or outside registries of logs (`origins`), whose logs must all be here; may be repeated.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
-def command(directory: Path, key: PublicKey, checkpoints: tuple[Path, ...], *, as_json: bool) -> None:
+def command(
+    directory: Path, key: PublicKey, checkpoints: tuple[Path, ...], registries: tuple[Path, ...], *, as_json: bool
+) -> None:
     """Verify a copy of an audit directory, or of one log in it, with the house's public key and nothing else.
 
     It names the first bad record. What is only worth knowing (calls in progress, records that no checkpoint covers
@@ -39,11 +49,13 @@ def command(directory: Path, key: PublicKey, checkpoints: tuple[Path, ...], *, a
     Examples:
       vestry audit verify copy/audit --public-key house.pub
       vestry audit verify copy/audit --public-key house.pub --checkpoint kept/server-checkpoint
+      vestry audit verify copy/audit --public-key house.pub --registry kept/origins
     """
     with told():
         outside = [each for path in checkpoints for each in _outside(path)]
+        listed = [each for path in registries for each in _outside(path)]
         with Progress().bar("verifying", house.sizes(directory)) as bar:
-            report = house.verify(directory, key, checkpoints=outside, progress=bar.advance)
+            report = house.verify(directory, key, checkpoints=outside, registries=listed, progress=bar.advance)
     if as_json:
         whole = {"passed": report.passed, **msgspec.to_builtins(report)}
         click.echo(msgspec.json.format(msgspec.json.encode(whole), indent=2))
@@ -54,7 +66,7 @@ def command(directory: Path, key: PublicKey, checkpoints: tuple[Path, ...], *, a
 
 
 def _outside(path: Path) -> list[Outside]:
-    """The checkpoints in a file. Raises BadInput, Unreadable."""
+    """The notes in a file. Raises BadInput, Unreadable."""
     text = disk.text(path)
     if text is None:
         raise BadInput(f"{path} is not there.")
