@@ -277,7 +277,7 @@ class InternalError(Refusal):
 class EngineFailed(Refusal):
     """The engine could not be reached, closed the connection, answered with an error, or with what makes no sense.
 
-    Mend: Send it again; if it stays so, tell the operator, who finds the cause in the metrics and the engine's log.
+    Mend: Send it again; if it stays so, tell the operator, who finds the cause in the server's log and the engine's.
 
     `cause` is connect, status, garbage, closed or timeout: what routing and metrics go by.
     """

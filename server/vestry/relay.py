@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from vestry.errors import ContextLengthExceeded, EngineFailed, EngineTimeout, InvalidRequest, Refusal, Stopping
+from vestry.failing import CODES, Failing
 from vestry.seams import Client, Engine, Pieces, Wire
 from vestry.settings.tree import Relay as Deadlines
 from vestry.sse import BrokenStream, EventStream, ReportedError, decode_answer
@@ -102,6 +103,7 @@ class Relay:
         self._deadlines = deadlines
         self._active: set[_Attempt] = set()
         self._ticking = False
+        self._failing = Failing()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def send(  # noqa: PLR0917 - for every call, and keywords cost
@@ -131,14 +133,20 @@ class Relay:
             if attempt.error is not None and attempt.stale:
                 attempt.again()
                 await attempt.run(engine, fresh=True)
-            return attempt.outcome()
+            outcome = attempt.outcome()
         except Refusal as refusal:
             refusal.tried = attempt.tried
+            if isinstance(refusal, EngineFailed):
+                self._failing.say(replica.name, attempt.why, refusal)
             raise
         except asyncio.CancelledError:
             if attempt.tried:  # the server stops while the stale connection is replaced: the engine may have the call
                 raise Stopping from None
             raise
+        else:
+            if outcome.code in CODES:
+                self._failing.say(replica.name, attempt.why)
+            return outcome
         finally:
             self._active.discard(attempt)
 
@@ -190,6 +198,12 @@ class _Attempt:
     def stale(self) -> bool:
         """True if the connection was, and there is still time to take another one."""
         return self.wire is not None and self.wire.stale and not self._cut
+
+    @property
+    def why(self) -> str:
+        """What went wrong, where something did."""
+        status = self._status or 200
+        return f"it answered {status}" if status != 200 else self.error or "its answer is none to what was asked"
 
     def again(self) -> None:
         """Begin anew: the connection was stale, and nothing has come of it."""

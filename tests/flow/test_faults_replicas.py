@@ -438,6 +438,30 @@ def test_an_engine_that_dies_with_its_only_call_is_told(tmp_path: Path, good: Fa
         assert [row["replica"] for row in answered(house, answer)["engine_work"]] == [name(good)]
 
 
+def test_why_calls_fail_at_an_engine_stands_in_the_log(
+    tmp_path: Path, bad: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each reason once, however many calls it costs: it is all that an operator has who has one engine only, which is
+    never ejected. Not a word of it is the engine's, and a good answer says nothing."""
+
+    def told(**how: Any) -> list[str]:
+        caplog.clear()
+        bad.behaviour = Behaviour(**how)
+        for _ in range(3):
+            house.post(json=chat(stream=True))
+        found = [record.getMessage() for record in caplog.records if "a call to the engine" in record.message]
+        return [each.removeprefix(f"a call to the engine {name(bad)} failed: ") for each in found]
+
+    with House(tmp_path / "state", [bad], relay={**QUIET, "first_byte_seconds": 0.2}) as house:
+        assert told() == []
+        assert told(**FAILURES["401"]) == ["it answered 401"]
+        assert told(**FAILURES["answers nonsense"]) == ["the engine did not stream"]
+        assert told(**BREAKS["dies"]) == ["the engine closed the connection"]
+        assert told(hang=True) == ["the engine was silent too long"]
+        bad.stop()
+        assert told() == ["it cannot be connected to (ECONNREFUSED)"]
+
+
 def test_an_engine_that_asks_for_another_key_is_told_to_nobody(tmp_path: Path) -> None:
     """The engine's 401 is our fault: 502 for the client, whose own key is good."""
     with FakeEngine(key="another") as engine, House(tmp_path / "state", [engine], relay=QUIET) as house:
