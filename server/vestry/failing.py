@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import socket
+import ssl
 import time
 
 from vestry.errors import EngineFailed, EngineTimeout
@@ -22,8 +24,23 @@ class Failing:
     def say(self, replica: str, why: str, refusal: EngineFailed | None = None) -> None:
         """`why` in words of ours: an engine's own may repeat the prompt. Of a connection `refusal` knows more."""
         if refusal is not None and refusal.cause == "connect" and refusal.__cause__ is not None:
-            why = f"it cannot be connected to ({cause_of(refusal.__cause__)})"
+            why = f"it cannot be connected to ({_cause(refusal.__cause__)})"
         now = time.monotonic()
         if now - self._said.get((replica, why), -AGAIN_SECONDS) >= AGAIN_SECONDS:
             self._said[replica, why] = now
             log.warning("a call to the engine %s failed: %s", replica, why)
+
+
+def _cause(fault: BaseException) -> str:
+    """Not by number alone: those of TLS and of the resolver are their own."""
+    match fault:
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not accepted: {fault.verify_message}"
+        case ssl.SSLError():
+            return f"TLS: {fault.reason}"
+        case socket.gaierror():
+            return "its name has no address"
+        case TimeoutError():
+            return "it takes none in time"
+        case _:
+            return cause_of(fault) if getattr(fault, "errno", None) else str(fault)
