@@ -63,7 +63,7 @@ def test_the_notes_name_what_the_servers_cannot_reach() -> None:
     files: Object = {"name": "files", "jwks_file": "/run/files/keys/jwks.json", **issuer}
     given: Object = {
         "models": {"phi-3-mini": PHI},
-        "server": {"copies": {"here": {"existingClaim": "audit-copies"}}},
+        "server": {"copies": {"here": {"existingClaim": "copies"}}, "files": {"keys": {"configMap": "keys"}}},
         "settings": {
             "identity": {"issuers": [files, {"name": "company", **issuer}]},
             "audit": {

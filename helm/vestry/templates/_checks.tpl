@@ -18,6 +18,10 @@
 {{- $faults = append $faults (printf "models.%s.arguments.max-model-len: %s is not from 1 to %d, and %q was trained for %d tokens. Set it to a whole number up to that, or leave it out." $model $context $most $entry $most) -}}
 {{- end -}}
 {{- end -}}
+{{- $split := mul (int (default 1 (get (default dict $values.arguments) "tensor-parallel-size"))) (int (default 1 (get (default dict $values.arguments) "pipeline-parallel-size"))) -}}
+{{- if and (gt (int $values.gpus) 0) (gt $split (int64 $values.gpus)) -}}
+{{- $faults = append $faults (printf "models.%s.arguments: they split the model over %d GPUs, and each of its engines has %d. Set models.%s.gpus to %d, or leave the sizes out." $model $split (int $values.gpus) $model $split) -}}
+{{- end -}}
 {{- $image := (include "vestry.engine.values" (dict "root" $ "model" $model) | fromJson).image -}}
 {{- if not (or $image.tag $image.digest) -}}
 {{- $faults = append $faults (printf "models.%s.image: it has neither tag nor digest. Set one of them, for this model or under engine.image." $model) -}}
@@ -40,6 +44,12 @@
 {{- if and (ne $model "*") (not (hasKey $.Values.models $model)) -}}
 {{- $faults = append $faults (printf "settings.tenants.%s.models: %q is not among `models`. Define it there, or take it out." $tenant $model) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range regexFindAll "/run/files/[^/\"]+" (toJson .Values.settings) -1 | uniq -}}
+{{- $name := trimPrefix "/run/files/" . -}}
+{{- if not (hasKey $.Values.server.files $name) -}}
+{{- $faults = append $faults (printf "settings: they name %s, and nothing is mounted there. Name a Secret or ConfigMap as server.files.%s." . $name) -}}
 {{- end -}}
 {{- end -}}
 {{- $faults = concat $faults (include "vestry.copies.faults" . | fromJsonArray) -}}
