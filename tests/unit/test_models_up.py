@@ -132,6 +132,19 @@ def test_the_printed_line_works_where_hosts_are_restricted(desk: Desk, hosts: li
     assert running.stop() == 0
 
 
+@pytest.mark.parametrize("name", ["http_proxy", "ALL_PROXY"])
+def test_the_printed_line_works_beside_a_proxy(desk: Desk, name: str) -> None:
+    """The question goes to the server, not to the proxy of who asks, which is not there and is not to have the key."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        desk.environ[name] = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        running = desk.start("up")
+        key = running.until(r"export VESTRY_API_KEY=(vst_\S+)")[1]
+        running.until("curl ")
+        assert "Paris" in ask(desk, key).stdout
+        assert running.stop() == 0
+
+
 def test_up_says_why_a_model_cannot_be_prepared(desk: Desk) -> None:
     """A script that fails ends `vestry up` with status 1, its last words and the name of the log."""
     (desk.state / "fail").touch()

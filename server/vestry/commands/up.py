@@ -43,6 +43,8 @@ OWNER = "up"
 QUESTION = "What is the capital of France?"
 DRAIN_SPARE_SECONDS = 10
 STILL_SECONDS = 10
+PROXIES = ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+"""As curl knows them: one that is set would get the question, and the key."""
 
 
 @click.command("up", short_help="Set everything up on this machine, and serve.")
@@ -247,9 +249,10 @@ class _Run:
         body = {"model": model, "temperature": 0, "messages": [{"role": "user", "content": QUESTION}]}
         server = self._settings.server
         trust = "" if server.tls is None else f" --cacert {shlex.quote(os.fspath(server.tls.certificate))}"
+        direct = " --noproxy '*'" if any(os.environ.get(each) for each in PROXIES) else ""
         answered = server.allowed_hosts
         host = "" if not answered or reachable(server.host) in answered else f'-H "Host: {answered[0]}" '
         return (
-            f'curl -sS{trust} {address}/v1/chat/completions {host}-H "Authorization: Bearer $VESTRY_API_KEY" '
+            f'curl -sS{direct}{trust} {address}/v1/chat/completions {host}-H "Authorization: Bearer $VESTRY_API_KEY" '
             f"-H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
         )
