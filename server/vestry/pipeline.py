@@ -25,7 +25,7 @@ from vestry.errors import AuditUnavailable, ClientLeft, InternalError, Refusal, 
 from vestry.forward import Forward
 from vestry.house import House
 from vestry.keeping import Keep, Keeping
-from vestry.meter.calls import Meter
+from vestry.meter.calls import NOBODY, Meter
 from vestry.record import Recorder
 from vestry.roles import Permission
 from vestry.seams import Credentials, Visitor
@@ -199,7 +199,7 @@ class Corridor:
 
 
 def _tenant(trail: Trail) -> str:
-    return trail.principal.tenant if trail.principal is not None else "none"
+    return trail.principal.tenant if trail.principal is not None else NOBODY
 
 
 def _known(trail: Trail) -> Principal:

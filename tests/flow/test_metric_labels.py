@@ -59,3 +59,33 @@ def test_routes_are_those_of_the_pages(tmp_path: Path) -> None:
     assert (
         {"chat.completions", "models", "model", "none", "admin.whoami", "admin.records", "admin.none"} <= seen <= told
     )
+
+
+def test_tenants_that_are_called_as_nobody_is_are_told_from_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls of a tenant `none` are not those without a key, and a tenant `other` is not the rest."""
+    monkeypatch.setattr(calls, "TENANTS", 1)
+    with FakeEngine() as engine, House(tmp_path, [engine], tenants={"default": {}, "none": {}, "other": {}}) as house:
+        admin = Desk(house, Role.ADMIN)
+        for tenant in ("first", "further"):
+            assert admin.put(f"/tenants/{tenant}", {}).status_code == 201
+        for tenant in ("none", "other", "first", "further"):
+            key, _ = house.keys.create(tenant=tenant)
+            for body, status in ((chat(), 200), (chat(model="unknown"), 404)):
+                answer = house.post(json=body, headers={"authorization": f"Bearer {key}"})
+                assert answer.status_code == status
+        assert house.post(json=chat(), headers={}).status_code == 401
+        page = house.metrics()
+
+    def counted(name: str, label: str) -> set[tuple[str, float]]:
+        found = re.findall(rf'^vestry_{name}_total{{.*{label}="([^"]+)".*tenant="([^"]+)"}} (.+)$', page, re.MULTILINE)
+        return {
+            (f"{tenant} {value}", float(count)) for value, tenant, count in found if tenant not in ("default", "first")
+        }
+
+    requests = {(f"{tenant} {code}", 1.0) for tenant in ("none_", "other_", "other") for code in (200, 404)}
+    assert counted("requests", "code") == {*requests, ("none 401", 1.0)}
+    refusals = {(f"{tenant} model_not_found", 1.0) for tenant in ("none_", "other_", "other")}
+    assert counted("refusals", "reason") == {*refusals, ("none invalid_api_key", 1.0)}
+    assert {tenant.split()[0] for tenant, _ in counted("tokens", "kind")} == {"none_", "other_", "other"}

@@ -13,7 +13,7 @@ from fakes.calls import GRANT, head
 from vestry import __version__
 from vestry.audit.completeness import Standing, Work
 from vestry.audit.tlog.notes import Checkpoint
-from vestry.meter.calls import DURATION, Meter
+from vestry.meter.calls import DURATION, NOBODY, Meter
 from vestry.meter.histogram import Histogram
 from vestry.types import EJECTIONS, Ending, Outcome, Usage
 
@@ -150,7 +150,7 @@ def test_tokens_of_two_routes_are_one_sum() -> None:
 def test_a_call_without_grant_is_counted_and_nothing_is_timed() -> None:
     """A refusal before a model was granted has no model, so no histogram gets a series for it."""
     meter = Meter()
-    meter.ended(HEAD, None, "none", Outcome(Ending.REFUSED, 401, "invalid_api_key"), 0.1)
+    meter.ended(HEAD, None, NOBODY, Outcome(Ending.REFUSED, 401, "invalid_api_key"), 0.1)
     value = Samples(meter)
     assert value("vestry_requests_total", tenant="none", model="none", route="chat.completions", code="401") == 1
     assert value("vestry_outcomes_total", model="none", route="chat.completions", ending="refused") == 1

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from operator import sub
+from types import MappingProxyType
 from typing import TypeAlias
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -24,8 +25,11 @@ from vestry.meter.identity import IdentityMeter
 from vestry.meter.record import Families, RecordMeter
 from vestry.types import EJECTIONS, Grant, Head, Outcome
 
-OTHER = "other"
 NONE = "none"
+NOBODY, FURTHER = "", "*"
+"""Stand for who has shown no valid key, and for tenants without a label of their own. No tenant is called so."""
+SHOWN: Mapping[str, str] = MappingProxyType({NOBODY: NONE, FURTHER: "other", "none": "none_", "other": "other_"})
+"""Labels that are not the tenant's own name: these two, and those of tenants that would be taken for them."""
 TENANTS = 500
 """Tenants beside those of the settings that have a label of their own, whoever calls first. More of them would make a
 page that takes long to write, and while it is written nobody is served."""
@@ -109,7 +113,7 @@ class Meter(Collector):
     """Counts everything, and is what Prometheus collects from. `tenants` always have a label of their own."""
 
     def __init__(self, tenants: Iterable[str] = ()) -> None:
-        self._labelled = {NONE, *tenants}
+        self._labelled = {NOBODY, *tenants}
         self._labels = len(self._labelled) + TENANTS
         self.record = RecordMeter()
         self.identity = IdentityMeter()
@@ -169,7 +173,7 @@ class Meter(Collector):
         """The tenant's own name, while there is room."""
         if tenant not in self._labelled:
             if len(self._labelled) >= self._labels:
-                return OTHER
+                return FURTHER
             self._labelled.add(tenant)
         return tenant
 
@@ -230,19 +234,19 @@ class Meter(Collector):
         sums: dict[tuple[str, str], list[int]] = {}
         for (tenant, model, route), use in list(self._uses.items()):
             for code, count in list(use.codes.items()):
-                requests.add_metric([tenant, model, route, str(code)], count)
+                requests.add_metric([SHOWN.get(tenant, tenant), model, route, str(code)], count)
             if model != NONE:
                 total = sums.setdefault((tenant, model), [0, 0, 0])
                 for place, value in enumerate((use.input, use.output, use.cached)):
                     total[place] += value
         for (tenant, model), values in sums.items():
             for kind, value in zip(("input", "output", "cached"), values, strict=True):
-                tokens.add_metric([tenant, model, kind], value)
+                tokens.add_metric([SHOWN.get(tenant, tenant), model, kind], value)
         refusals = CounterMetricFamily(
             "vestry_refusals", "Calls refused, by cause.", labels=["tenant", "route", "reason"]
         )
         for (tenant, route, reason), count in list(self._refusals.items()):
-            refusals.add_metric([tenant, route, reason], count)
+            refusals.add_metric([SHOWN.get(tenant, tenant), route, reason], count)
         busy = GaugeMetricFamily("vestry_requests_in_progress", "Calls in progress.", labels=["model"])
         for model, value in list(self._busy.items()):
             busy.add_metric([model], value)

@@ -29,6 +29,7 @@ from vestry.edge.administration.office import Office
 from vestry.edge.administration.table import Reply, Row
 from vestry.edge.arrival import Arrival, Route, Rules
 from vestry.errors import InternalError, InvalidRequest, PermissionDenied, Refusal, Stopping
+from vestry.meter.calls import NOBODY
 from vestry.pipeline import Corridor
 from vestry.roles import HOUSE
 from vestry.settings.section import Section
@@ -146,7 +147,7 @@ class Desk:
         self, arrival: Arrival, principal: Principal | None, refusal: Refusal, *, recorded: bool = False
     ) -> Response:
         """Record a refusal, then answer with it. If even that cannot be recorded, the answer says so."""
-        tenant = "none" if principal is None else principal.tenant
+        tenant = NOBODY if principal is None else principal.tenant
         self._corridor.meter.refused(arrival.head, tenant, refusal.code)
         self._count(arrival, principal, Outcome(Ending.REFUSED, refusal.status, refusal.code))
         if principal is not None and (why := getattr(refusal, "why", "")):  # of the directory, for the operator alone
@@ -161,7 +162,7 @@ class Desk:
         return Sent(arrival, refusal.status, refusal.body(), refusal.headers())
 
     def _count(self, arrival: Arrival, principal: Principal | None, outcome: Outcome) -> None:
-        tenant = "none" if principal is None else principal.tenant
+        tenant = NOBODY if principal is None else principal.tenant
         seconds = time.monotonic() - arrival.head.began
         self._corridor.meter.ended(arrival.head, None, tenant, outcome, seconds)
 
