@@ -14,6 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -562,6 +563,15 @@ def test_a_damaged_row_spoils_no_other(keys: OpenKeys, office: Keys, path: Path)
     right = both[secret]
     assert isinstance(right, Key)
     assert right.id == key
+
+
+def test_a_key_of_an_older_version_works_from_its_network(keys: OpenKeys, office: Keys, path: Path) -> None:
+    """Networks of IPv4 were kept as they were written, be it as IPv6; addresses are compared as IPv4."""
+    secret, key = office.create()
+    spoil(path, f"""UPDATE keys SET sources = '["::ffff:10.0.0.0/104"]' WHERE id = '{key}'""")
+    held = keys.look_up(secret)
+    assert held is not None
+    assert held.sources == (ip_network("10.0.0.0/8"),)
 
 
 def test_a_damaged_document_is_told_from_none(keys: OpenKeys, path: Path) -> None:

@@ -9,6 +9,7 @@ from ipaddress import ip_network
 from typing import Any
 
 from vestry.adapters.directory.faults import Damaged
+from vestry.addresses import network
 from vestry.roles import Role, named, read_roles
 from vestry.types import Document, Key, Kind, Limits, Network
 
@@ -204,4 +205,4 @@ def _networks(text: str | None) -> tuple[Network, ...]:
         return ()
     if not names:
         raise ValueError("a list of networks is empty")
-    return tuple(map(ip_network, names))
+    return tuple(network(str(ip_network(each))) for each in names)  # older versions kept IPv4 as IPv6 has it, too
