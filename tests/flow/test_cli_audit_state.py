@@ -21,7 +21,12 @@ from support.house import PLAIN, SIGNING, House, chat, until
 from support.logs import DAY, DayLog
 from vestry.audit import reconciling
 from vestry.audit.notary import Signing
+from vestry.audit.opening import open_store
+from vestry.audit.reading import LogReader
+from vestry.audit.records import Clock
+from vestry.audit.store import Store
 from vestry.audit.tlog.tiles import CHECKPOINT
+from vestry.commands.audit import prune as pruning
 
 FAST = {"reconcile_seconds": 0.1}
 
@@ -248,6 +253,30 @@ def test_prune_says_what_it_would_do_and_does_it(kept: Cli, tmp_path: Path) -> N
     assert found["minimum_index"] > 2000
     assert found["faults"] == []
     assert "0 records pruned" in kept.ok("audit", "prune", "--origin", "cli")
+
+
+def test_a_log_that_nobody_writes_to_any_more_goes_too(
+    kept: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last segments of a server that is gone, by two prunings a day apart; they held their records for good."""
+    gone = HandClock()
+    gone.wall = time.time_ns() // 1000 - 400 * DAY * 1_000_000
+    with_old = DayLog(tmp_path / "audit", gone, origin="gone", signing=KEY)
+    with_old.day(records=1000)
+    with_old.day(records=1000)
+    with_old.store.close()
+    days = iter(range(3))
+
+    def later(*arguments: Any, **more: Any) -> Store:
+        tomorrow = next(days) * DAY * 1_000_000
+        return open_store(*arguments, **more, clock=Clock(wall=lambda: Clock().wall() + tomorrow))
+
+    monkeypatch.setattr(pruning, "open_store", later)
+    for _ in range(2):
+        said = kept.ok("audit", "prune", "--origin", "gone")
+    assert "the rest is not under a checkpoint in whole bundles" in said
+    oldest = next(LogReader(tmp_path / "audit" / "gone").leaves())[0]
+    assert oldest > 2000 - 256
 
 
 def test_a_hold_is_named_as_what_keeps_records(kept: Cli) -> None:

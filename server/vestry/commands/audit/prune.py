@@ -28,6 +28,13 @@ class _Own:
     def __init__(self, store: Store) -> None:
         self._store = store
 
+    def move_on(self) -> None:
+        """End a segment that is older than a day, as the next record would: nobody may write to this log any more, and
+        what the newest two segments hold is never pruned. Raises WriteFailed.
+        """
+        self._store.commit([])
+        self.sign()
+
     def record(self, event: Event) -> None:
         self._store.commit([event])
 
@@ -98,8 +105,10 @@ def _prune(settings: Settings, directory: Path, origin: str, policy: Policy) -> 
     except LogLocked as fault:
         click.echo(f"{origin}: not pruned. {fault} A server prunes its own log, once a day.", err=True)
         return False
+    own = _Own(store)
     try:
-        found = prune(directory / origin, policy, _Own(store), signing_seconds=SIGNING_SECONDS)
+        own.move_on()
+        found = prune(directory / origin, policy, own, signing_seconds=SIGNING_SECONDS)
     except (WriteFailed, OSError) as fault:
         raise click.ClickException(f"The log {origin} could not be pruned: {fault}.") from None
     finally:
