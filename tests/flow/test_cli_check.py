@@ -16,6 +16,7 @@ import pytest
 from support import certificates
 from support.cli import Cli
 from support.tokens import issuer
+from vestry.audit.tlog.notes import Signer
 from vestry.configuration.reading import digest, schema
 from vestry.settings.tree import Settings
 
@@ -57,6 +58,22 @@ def test_a_missing_signing_key_is_named(cli: Cli, tmp_path: Path) -> None:
     assert "Restore it from a copy" in only_fault(cli)
     key.unlink()
     assert "the key that signs the audit log is missing" in only_fault(cli)
+
+
+def test_another_signing_key_than_the_records_is_named(cli: Cli) -> None:
+    """A server would not start with it: said before, and its public half is not handed out without a word."""
+    cli.ok("audit", "init", "--name", "hospital.example")
+    cli.ok("keys", "create", "--owner", "a")
+    key = cli.state / "secrets" / "audit-key"
+    right = key.read_text()
+    assert "It does not verify" not in cli("audit", "public-key").stderr
+    key.write_text(Signer.generate("hospital.example").written())
+    assert f"{cli.state / 'audit' / 'origins'}, was not signed with it" in only_fault(cli)
+    shown = cli("audit", "public-key")
+    assert (shown.exit_code, shown.stdout) == (0, f"{Signer.parse(key.read_text()).public}\n")
+    assert f"It does not verify the logs that are here: {key}: the registry of logs" in shown.stderr
+    key.write_text(right)
+    assert "settings are valid" in cli.ok("check")
 
 
 def piped(cli: Cli, tmp_path: Path, place: str) -> str:

@@ -13,8 +13,7 @@ import pytest
 from fakes.engine import FakeEngine
 from support import certificates
 from support.cli import Cli
-from support.house import House
-from vestry.composition.signing import make_signer
+from support.house import SIGNING, House
 from vestry.diagnosis import machine
 from vestry.secret_files import engine_key, key_hash
 from vestry.settings.tree import Settings
@@ -80,7 +79,8 @@ def house(tmp_path: Path) -> Iterator[House]:
         key_hash(settings)
         (settings.secrets_directory / "key-hash").write_bytes(b"p" * 32)
         engine_key(settings)
-        make_signer(settings, "house.test/vestry")
+        settings.signing_key.write_text(SIGNING.signer.written() + "\n")
+        settings.signing_key.chmod(0o600)
         models = {"small": {"catalog": "smollm2-135m-instruct", "replicas": [{"url": engine.url}]}}
         with House(tmp_path / "state", [engine], models=models) as house:
             yield house

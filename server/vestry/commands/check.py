@@ -13,7 +13,7 @@ import msgspec
 
 from vestry.audit.registry import REGISTRY
 from vestry.commands.common import BadSettings
-from vestry.composition.signing import signer
+from vestry.composition.signing import other_key, signer
 from vestry.configuration.reading import ConfigurationError, Fault, Places, digest, inspect, read, schema
 from vestry.configuration.strict_yaml import Trail
 from vestry.models import manifest
@@ -70,7 +70,8 @@ def judge(config: Path | None) -> tuple[Settings | None, list[Fault]]:
 
 
 def _signing_key(settings: Settings) -> list[Fault]:
-    """A key that signs the record and is no good, or is not there although the settings or the record know of it.
+    """A key that signs the record and is no good, or not the record's own, or is not there although the settings or the
+    record know of it.
 
     Before `vestry audit init` there is none; the summary says so.
     """
@@ -78,10 +79,10 @@ def _signing_key(settings: Settings) -> list[Fault]:
     if not begun and not os.path.lexists(settings.signing_key):
         return []
     try:
-        signer(settings)
-    except SecretFault as fault:
-        return fault.faults
-    return []
+        fault = other_key(settings, signer(settings))
+    except SecretFault as error:
+        fault = error
+    return [] if fault is None else fault.faults
 
 
 def faults_of_models(settings: Settings, places: Places) -> Iterator[Fault]:

@@ -12,6 +12,7 @@ import socket
 
 from vestry.audit.notary import Signing
 from vestry.audit.registry import REGISTRY
+from vestry.audit.registry import read as read_registry
 from vestry.audit.tlog.notes import NoteRefused, Signer
 from vestry.secret_files import SecretFault, read, read_or_make
 from vestry.settings.tree import Settings
@@ -58,6 +59,21 @@ def lost_key(settings: Settings) -> SecretFault | None:
     mend = "Restore it from a copy; or begin a new house, with another `audit.directory`, as docs/security.md says"
     what = f"the key that signs the audit log is missing, and the logs in {directory} were signed with it"
     return SecretFault(path, what, mend)
+
+
+def other_key(settings: Settings, key: Signer) -> SecretFault | None:
+    """The fault that the registry of the logs that are there was not signed with this key: none can go on with it."""
+    place = settings.audit_directory / REGISTRY
+    try:
+        read_registry(settings.audit_directory, key.public)
+    except NoteRefused as error:
+        mend = (
+            "Restore the key that these logs were begun with; or the registry from a copy, if it is that which is wrong"
+        )
+        return SecretFault(
+            settings.signing_key, f"the registry of logs, {place}, was not signed with it: {error}", mend
+        )
+    return None
 
 
 def new_signer(name: str | None) -> Signer:

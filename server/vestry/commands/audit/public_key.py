@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from vestry.commands.common import BadSettings, settings_of
-from vestry.composition.signing import signer
+from vestry.composition.signing import other_key, signer
 from vestry.secret_files import SecretFault
 
 
@@ -16,8 +16,12 @@ from vestry.secret_files import SecretFault
 @click.pass_obj
 def command(config: Path | None, origin: str | None) -> None:
     """Print the public key that verifies every log of this house (C2SP signed-note's form)."""
+    settings = settings_of(config)
     try:
-        public = signer(settings_of(config)).public
+        key = signer(settings)
     except SecretFault as fault:
         raise BadSettings(fault.faults) from None
+    if (other := other_key(settings, key)) is not None:
+        click.echo(f"It does not verify the logs that are here: {other.fault}.", err=True)
+    public = key.public
     click.echo(str(public if origin is None else public.of(origin)))
