@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from vestry.audit.content.bundles import About, Bundle, ContentDamaged, Item, Pl
 from vestry.audit.content.erasing import Wanted
 from vestry.audit.content.opening import Leaf, Nothing, open_content
 from vestry.audit.files import Files
+from vestry.audit.reading import LogReader
 from vestry.audit.records import rfc3339
 from vestry.types import ContentMode
 
@@ -52,3 +54,25 @@ def test_an_erasure_whose_record_was_pruned(tmp_path: Path) -> None:
         open_content(house.directory / "server", early, None)
     with pytest.raises(ContentDamaged, match="no record of the log `cli` says that it was"):
         open_content(house.directory / "server", late, None)
+
+
+def test_an_erasure_whose_record_is_pruned_while_it_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the same excuse."""
+    house = House(tmp_path)
+    house.log("server", 3)
+    cli = house.log("cli", 5)
+    early = kept(house, 2)
+    cli.add([ERASURE, *({"type": "key.revoke"} for _ in range(900))]).checkpoint()
+    for _ in range(2):
+        cli.add([{"type": "key.revoke"}] * 300).checkpoint()
+    leaves = LogReader.leaves
+
+    def pruned(reader: LogReader) -> Iterator[tuple[int, bytes]]:
+        cli.prune(512)
+        yield from leaves(reader)
+
+    monkeypatch.setattr(LogReader, "leaves", pruned)
+    with pytest.raises(Nothing, match="the record that says so may have been pruned"):
+        open_content(house.directory / "server", early, None)

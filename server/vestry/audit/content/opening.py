@@ -244,11 +244,11 @@ def _erased(home: Path, entry: Entry) -> str:
     about = entry.about
     pruned = ""
     for log in logs:
-        reader = LogReader(log)
-        least = reader.minimum
-        for index, raw in reader.leaves():
-            if index == least > 0 and about.time <= _time(raw):
+        expected = 0
+        for index, raw in LogReader(log).leaves():
+            if index > expected and about.time <= _time(raw):  # those before were pruned, perhaps just now
                 pruned = log.name
+            expected = index + 1
             erasure = _erasure(raw) if b'"content.erase"' in raw else None
             if (
                 erasure is not None
