@@ -4,6 +4,7 @@ Rules:
 - What the engine sends goes on in the callback that brought it. What must wait (see `sse`) is in `Outcome.last`.
 - Before the first byte has gone to the client a failure is raised, and another replica may try. After it, a failure
   is an outcome: the client is told by an error event.
+- An answer that names another call is nobody's: whatever got out of step, what one caller was told reaches no other.
 - The client going, or a deadline passing, closes the connection to the engine: that is how vLLM learns to stop.
 - A connection that turns out stale is replaced once, without a word to the client. That its engine had not begun cannot
   be known for certain, so the record says that it had the call before (`tried`).
@@ -21,13 +22,14 @@ from vestry.errors import ContextLengthExceeded, EngineFailed, EngineTimeout, In
 from vestry.failing import CODES, Failing
 from vestry.seams import Client, Engine, Pieces, Wire
 from vestry.settings.tree import Relay as Deadlines
-from vestry.sse import BrokenStream, EventStream, ReportedError, decode_answer
+from vestry.sse import BrokenStream, EventStream, ReportedError, decode_answer, is_anothers
 from vestry.types import Call, Ending, Head, Outcome, Replica, Usage
 
 PATHS = {"chat.completions": "/v1/chat/completions", "completions": "/v1/completions"}
 BYTES_PER_TOKEN = 4
 MAX_ERROR_BYTES = 65_536
 TICK_SECONDS = 0.1
+ANOTHERS = "the engine answered another call"
 
 GAVE_UP = b'"Internal server error"'
 """What vLLM 0.32 says of a call that its core gave up: of a model of texts, one whose grammar it could not compile or
@@ -262,6 +264,9 @@ class _Attempt:
             return
         if self._first is None and self._stream.events:
             self._mark_first()
+            if is_anothers(ready or self._stream.held, self._head.request_id):
+                self._break(ANOTHERS)
+                return
         if ready:
             self._sent = True
             self._client.write(ready)
@@ -276,6 +281,9 @@ class _Attempt:
     def _keep(self, data: bytes) -> None:
         if self._first is None:
             self._mark_first()
+            if is_anothers(data, self._head.request_id):
+                self._break(ANOTHERS)
+                return
         self._kept += data
         if len(self._kept) > (self._deadlines.answer_bytes if self._status == 200 else MAX_ERROR_BYTES):
             self._break("the engine's answer is too long")
@@ -329,6 +337,8 @@ class _Attempt:
         if self.error is not None:
             raise self._failure()
         body = bytes(self._kept)
+        if is_anothers(body, self._head.request_id):  # where it began in pieces
+            raise EngineFailed("garbage")
         try:
             answer = decode_answer(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

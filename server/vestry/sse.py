@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import msgspec
@@ -65,6 +66,17 @@ class Answer(Struct):
 
 
 decode_answer = msgspec.json.Decoder(Answer).decode
+
+
+_NAMED = re.compile(rb'(?:data: )?\{"id":"(?:chat)?cmpl-(req_[0-9a-f]{32})"')
+
+
+def is_anothers(said: bytes | bytearray, request_id: str) -> bool:
+    """Whether what an answer begins with is the beginning of the one to another call of ours. vLLM names its answers
+    after `x-request-id`; of one that has another name nothing can be said.
+    """
+    named = _NAMED.match(said)
+    return named is not None and named[1] != request_id.encode()
 
 
 class BrokenStream(Exception):  # noqa: N818 - says what the stream is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import httpx
 import openai
 import pytest
 
-from fakes.engine import Behaviour, FakeEngine
+from fakes.engine import Asked, Behaviour, FakeEngine
 from support.house import ENGINE_KEY, PLAIN, House, chat, until
 from support.outcomes import answered, content, events, idle, metric, name, said
 from vestry.adapters import upstream
@@ -436,6 +437,33 @@ def test_an_engine_that_dies_with_its_only_call_is_told(tmp_path: Path, good: Fa
         assert (answer.status_code, answer.json()["error"]["code"]) == (502, "engine_error")
         assert len(good.calls) == 2
         assert [row["replica"] for row in answered(house, answer)["engine_work"]] == [name(good)]
+
+
+class Behind(FakeEngine):
+    """Answers each call with the answer to the one before, as where an answer too many is on its way."""
+
+    before: Asked | None = None
+
+    async def _answer(self, asked: Asked, writer: asyncio.StreamWriter) -> bool:
+        if not asked.path.startswith("/v1/"):
+            return await super()._answer(asked, writer)
+        found, self.before = self.before or asked, asked
+        return await super()._answer(found, writer)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_an_answer_to_another_call_reaches_nobody(tmp_path: Path, stream: bool) -> None:
+    """Whatever got out of step between here and the engine: what one caller was told is not told to the next. Where it
+    has come in pieces, too."""
+    with Behind() as engine, House(tmp_path / "state", [engine], relay=QUIET) as house:
+        first = house.post(json=chat(stream=stream))
+        assert first.status_code == 200
+        for split in (0, 5):
+            engine.behave(split=split)
+            second = house.post(json=chat(stream=stream))
+            assert (second.status_code, second.json()["error"]["code"]) == (502, "engine_error")
+            assert answered(house, second)["ending"] == "failed"
+        idle(house)
 
 
 def test_why_calls_fail_at_an_engine_stands_in_the_log(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import tracemalloc
 from typing import Any
 
 import pytest
 
 from fakes.wires import MemoryEngine, MemoryWire
-from support.relays import CLOSED, COUNTED, DONE, LAST, SAID, Bench, failed, relayed, streamed
+from support.relays import CLOSED, COUNTED, DONE, LAST, SAID, WHOLE, Bench, failed, relayed, streamed
 from vestry.errors import EngineFailed, EngineTimeout, Stopping
 from vestry.types import Ending, Usage
 
@@ -289,3 +290,20 @@ def test_an_answer_in_small_pieces_takes_no_more_memory_than_it_has_bytes() -> N
         assert tracemalloc.get_traced_memory()[1] < 500_000
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("cut", [0, 1, 20, 60])
+def test_an_answer_to_another_call_is_none_however_it_comes(cut: int) -> None:
+    """vLLM names an answer after the call's id: one that names another call is not passed on, in one piece or several.
+    What only speaks of such a name is."""
+    other = json.dumps({"id": f"chatcmpl-req_{'0' * 32}", **WHOLE}, separators=(",", ":")).encode()
+    quoting = json.dumps({"id": "x", **WHOLE, "said": other.decode()}, separators=(",", ":")).encode()
+
+    def play(wire: MemoryWire, body: bytes) -> None:
+        wire.head(200, b"application/json")
+        for piece in filter(None, (body[:cut], body[cut:])):
+            wire.data(piece)
+        wire.end()
+
+    assert isinstance(failed(lambda wire: play(wire, other), stream=False), EngineFailed)
+    assert relayed(lambda wire: play(wire, quoting), stream=False)[0].last == quoting
