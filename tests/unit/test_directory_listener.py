@@ -135,3 +135,37 @@ def test_who_waits_for_anothers_change_waits_longer_than_for_an_answer(tmp_path:
             await mine.close()
 
     asyncio.run(run())
+
+
+def test_answers_that_arrive_garbled_are_an_outage(tmp_path: Path) -> None:
+    """What a look-up comes to, where the bytes of PostgreSQL's answer were changed on their way: it is no fault of this
+    program, and the next look-up is answered."""
+    stand = PostgresStand(tmp_path)
+    garbled = False
+
+    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool) -> None:
+        while data := await source.read(65_536):
+            sink.write(data.replace(b"tenant", b"\xff\xfe\xff\xfe\xff\xfe") if garbled and answers else data)
+        sink.close()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, forth = await asyncio.open_connection("127.0.0.1", stand.server.port)
+        await asyncio.gather(pump(reader, forth, answers=False), pump(back, writer, answers=True))
+
+    async def run() -> None:
+        nonlocal garbled
+        server = await asyncio.start_server(forward, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        where = Where("127.0.0.1", port, stand.database, USER, lambda: "", stale_seconds=60.0)
+        backend = Postgres(where, Pepper(PEPPER))
+        directory = SqlDirectory(backend, Pepper(PEPPER))
+        async with server, backend.attending():
+            assert await directory.standing() == []
+            garbled = True
+            with pytest.raises(KeysUnavailable):
+                await directory.keys(None, "", 10)
+            garbled = False
+            assert await directory.keys(None, "", 10) == []
+        await directory.close()
+
+    asyncio.run(run())

@@ -82,7 +82,7 @@ class Where(Struct, frozen=True):
 class Postgres:
     """A Backend."""
 
-    faults: tuple[type[Exception], ...] = FAULTS
+    faults: tuple[type[Exception], ...] = (*FAULTS, UnicodeError, BufferError)  # the last two for garbled answers
 
     def __init__(self, where: Where, pepper: Pepper) -> None:
         self._where, self._check = where, pepper.check
