@@ -67,6 +67,23 @@ def test_a_file_that_the_settings_name_is_mounted() -> None:
     assert render(values("gpu") | {"settings": settings, "server": {"files": {"company-ca": {"secret": "x"}}}})
 
 
+@pytest.mark.parametrize("place", ["clients", "monitoring", "administrators", "services", "database"])
+@pytest.mark.parametrize(
+    ("slip", "right"), [("10.20.30.40", "10.20.30.40/32"), ("fd00::7", "fd00::7/128"), ("login.example", "10.0.0.0/8")]
+)
+def test_a_peer_that_is_an_address_is_a_network(place: str, slip: str, right: str) -> None:
+    """Kubernetes would refuse it after the migration, when half of the release is there."""
+    for block, good in (({"cidr": slip}, False), ({"cidr": right}, True), ({"cidr": right, "except": [slip]}, False)):
+        peers: Any = [{"ipBlock": block}]
+        shaped = {"services": [{"peers": peers, "port": 443}], "database": {"peers": peers}}.get(place, peers)
+        given = put(values("gpu"), ("networkPolicy", place), shaped)
+        if good:
+            assert render(given)
+            continue
+        with pytest.raises(HelmError, match=re.escape(f'ipBlock "{slip}" is no network')):
+            render(given)
+
+
 @pytest.mark.parametrize(
     ("gpus", "arguments", "split"),
     [

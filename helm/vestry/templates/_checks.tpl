@@ -52,7 +52,7 @@
 {{- $faults = append $faults (printf "settings: they name %s, and nothing is mounted there. Name a Secret or ConfigMap as server.files.%s." . $name) -}}
 {{- end -}}
 {{- end -}}
-{{- $faults = concat $faults (include "vestry.copies.faults" . | fromJsonArray) -}}
+{{- $faults = concat $faults (include "vestry.copies.faults" . | fromJsonArray) (include "vestry.networkPolicy.faults" . | fromJsonArray) -}}
 {{- with .Values.store.postgresql -}}
 {{- if .existingSecret -}}
 {{- if and $.Values.networkPolicy.enabled (not $.Values.networkPolicy.database.peers) -}}

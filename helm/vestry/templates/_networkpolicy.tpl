@@ -16,6 +16,25 @@
       protocol: TCP
 {{- end -}}
 
+{{/* Peers whose address is no network, as Kubernetes would find out half-way; a JSON list of faults. */}}
+{{- define "vestry.networkPolicy.faults" -}}
+{{- $faults := list -}}
+{{- with .Values.networkPolicy -}}
+{{- $peers := concat (default list .clients) (default list .administrators) (default list .monitoring) .dns.peers (default list .database.peers) -}}
+{{- range .services -}}
+{{- $peers = concat $peers .peers -}}
+{{- end -}}
+{{- range $peers -}}
+{{- range concat (list (default dict .ipBlock).cidr) (default list (default dict .ipBlock).except) | compact -}}
+{{- if not (regexMatch "^[0-9A-Fa-f:.]+/[0-9]{1,3}$" .) -}}
+{{- $faults = append $faults (printf "networkPolicy: ipBlock %q is no network. Write one, such as %s/%d." . (regexReplaceAll "/.*$" . "") (ternary 128 32 (contains ":" .))) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $faults -}}
+{{- end -}}
+
 {{/* What the settings have the servers call beside engines, PostgreSQL and DNS, by its place in them; a JSON list. */}}
 {{- define "vestry.networkPolicy.called" -}}
 {{- $called := list -}}
