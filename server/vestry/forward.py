@@ -59,6 +59,8 @@ class Forward:
             stopping = Stopping()
             stopping.attempts, stopping.tried = 1, tried
             raise stopping from cause
+        finally:
+            del cause  # its traceback holds this frame: together they would keep the call's bodies until the collector
 
     def _another(self, model: str, first: Trip, call: Call, client: Client) -> Trip | None:
         """A second replica to try, if there is one, the retry budget allows it, and somebody still waits."""

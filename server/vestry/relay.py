@@ -352,9 +352,9 @@ class _Attempt:
         reasons = tuple(reason for _, reason in sorted(stream.finish_reasons.items()))
         if self.error is None and stream.whole and stream.usage is not None:
             return self._outcome(Ending.COMPLETE, 200, "", stream.usage, reasons=reasons, last=stream.held)
-        failure = self._failure()
         if not self._sent:
-            raise failure
+            raise self._failure()
+        failure = self._failure()
         last = b"data: " + failure.body() + b"\n\n"
         return self._outcome(Ending.TRUNCATED, 200, failure.code, self._use(), reasons=reasons, last=last)
 

@@ -1,19 +1,24 @@
-"""What a connection held is free once it has ended: a collector that comes seldom has nothing to find there."""
+"""What connections and calls held is free once they have ended: a collector that comes seldom finds nothing there."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
-from fakes.engine import FakeEngine
+from fakes.engine import Behaviour, FakeEngine
 from support.house import House, chat, until
 from support.refusal import Visit
 from support.site import Site
 from support.wire import Wire, chat_request, request
+from vestry.adapters.upstream import Connection
 from vestry.edge.door import Door
+from vestry.relay import _Attempt
 
+T = TypeVar("T")
 Manner = Callable[[Visit, Wire], None]
 
 
@@ -115,6 +120,31 @@ def test_a_connection_is_freed_when_it_ends(name: str, visit: Visit) -> None:
     until(lambda: doors() <= before, what="the connection being freed")
 
 
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fault", [{"status": 500}, {"raw": b"what?"}, {"hang": True}])
+def test_a_call_that_fails_is_freed_when_it_ends(fault: dict[str, Any], stream: bool, tmp_path: Path) -> None:
+    """Of a call that failed at two engines, and of their connections, nothing is left for the collector either."""
+    relay = {"first_byte_seconds": 0.3, "answer_seconds": 0.3, "probe_seconds": 60}
+    behaviour = Behaviour(**fault)
+    with (
+        FakeEngine(behaviour=behaviour) as one,
+        FakeEngine(behaviour=behaviour) as other,
+        House(tmp_path / "state", [one, other], relay=relay, wait=False) as house,
+    ):
+        until(lambda: one.asked and other.asked, what="the first look at the engines")
+        assert house.post(json=chat(stream=stream)).status_code in {502, 504}
+        assert one.calls
+        assert other.calls
+        until(lambda: not left_of(_Attempt), what="both tries being freed")
+        until(lambda: not [each for each in left_of(Connection) if each.closed], what="their connections being freed")
+
+
 def doors() -> int:
     """Connections of clients in memory, ended or not."""
-    return sum(isinstance(each, Door) for each in gc.get_objects())
+    return len(left_of(Door))
+
+
+def left_of(kind: type[T]) -> list[T]:
+    """What there is of a kind in memory."""
+    return [each for each in gc.get_objects() if isinstance(each, kind)]

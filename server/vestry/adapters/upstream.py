@@ -234,6 +234,7 @@ class Connection(asyncio.Protocol):
         self.closed = True
         if self._exchange is not None:
             self._fail("the engine closed the connection")
+        del self._parser  # it refers back: without it all of this is freed at once
 
     def _fail(self, why: str) -> None:
         exchange, self._exchange = self._exchange, None
