@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 
@@ -126,8 +126,6 @@ class Structure(Struct, omit_defaults=True, kw_only=True):
         request_id: str
         schema: int
         type: str
-
-        def __copy__(self) -> Self: ...  # every Struct has it
 
 
 Record = Mapping[str, Any] | Structure

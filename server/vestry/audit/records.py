@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from vestry.audit import fields
 from vestry.audit.calls import Content, IntentRecord, OutcomeRecord, RefusalRecord
@@ -119,15 +120,17 @@ class Records:
         self, head: Head, principal: Principal, call: Call, grant: Grant, content: Content | None = None
     ) -> IntentRecord:
         """What is about to be done, and why it may be. Durable before an engine is called."""
-        record = self._stencil(head, principal, grant).intent.__copy__()
-        record.began = _began(head.began_wall)
-        record.duration_us = self._since(head.began)
-        record.request_id = head.request_id
-        record.sampling = sampling(call.sampling)
+        record = replace(
+            self._stencil(head, principal, grant).intent,
+            began=_began(head.began_wall),
+            duration_us=self._since(head.began),
+            request_id=head.request_id,
+            sampling=sampling(call.sampling),
+            stream=call.stream,
+            time=rfc3339(self._clock.wall()),
+        )
         if grant.max_tokens is not None:
             record.sampling["max_tokens"] = grant.max_tokens
-        record.stream = call.stream
-        record.time = rfc3339(self._clock.wall())
         if head.client_request_id:
             record.client_request_id = clean(head.client_request_id, LIMITS["client_request_id"])
         if call.end_user:
@@ -155,21 +158,23 @@ class Records:
 
         `call` and `grant` are None on routes that call no engine and so have no intent.
         """
-        record = self._stencil(head, principal, grant).outcome.__copy__()
         usage = outcome.usage
-        record.attempts = outcome.attempts
-        record.began = _began(head.began_wall)
-        record.cached_tokens = usage.cached
-        record.completion_tokens = usage.completion
-        record.duration_us = self._since(head.began)
-        record.ending = outcome.ending
-        record.engine_us = _microseconds(outcome.engine_seconds)
-        record.estimated = usage.estimated
-        record.finish_reasons = _cleaned(outcome.finish_reasons)
-        record.prompt_tokens = usage.prompt
-        record.request_id = head.request_id
-        record.status = outcome.status
-        record.time = rfc3339(self._clock.wall())
+        record = replace(
+            self._stencil(head, principal, grant).outcome,
+            attempts=outcome.attempts,
+            began=_began(head.began_wall),
+            cached_tokens=usage.cached,
+            completion_tokens=usage.completion,
+            duration_us=self._since(head.began),
+            ending=outcome.ending,
+            engine_us=_microseconds(outcome.engine_seconds),
+            estimated=usage.estimated,
+            finish_reasons=_cleaned(outcome.finish_reasons),
+            prompt_tokens=usage.prompt,
+            request_id=head.request_id,
+            status=outcome.status,
+            time=rfc3339(self._clock.wall()),
+        )
         if outcome.code:
             record.code = clean(outcome.code, _SHORT)
         if outcome.first_byte is not None:
