@@ -24,19 +24,18 @@ class _Holder(Struct):
     used_until: float = 0.0
 
 
-class Place:
+class Place(Struct, eq=False):
     """A place that is held, and given back at the end of its `with` block."""
 
-    __slots__ = ("_admission", "key", "tenant")
-
-    def __init__(self, admission: Admission, tenant: _Holder, key: _Holder) -> None:
-        self._admission, self.tenant, self.key = admission, tenant, key
+    admission: Admission
+    tenant: _Holder
+    key: _Holder
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, *exc: object) -> None:
-        self._admission.leave(self)
+        self.admission.leave(self)
 
 
 class Admission:
@@ -45,7 +44,8 @@ class Admission:
     def __init__(self, *, server_concurrency: int) -> None:
         self._most = server_concurrency
         self._busy = 0
-        self._holders: dict[tuple[str, str], _Holder] = {}
+        self._tenants: dict[str, _Holder] = {}
+        self._keys: dict[str, _Holder] = {}
         self._usual_seconds = 1.0
         self._prune_at = PRUNE_AT
 
@@ -58,10 +58,10 @@ class Admission:
         """Take a place, to be held by `with`. Raises RateLimited, ConcurrencyLimited or Overloaded."""
         if self._busy >= self._most:
             raise Overloaded(retry_after=self._usual_seconds)
-        if len(self._holders) >= self._prune_at:
+        if len(self._keys) >= self._prune_at:
             self._prune(now)
-        tenant = self._holder("tenant", principal.tenant)
-        key = self._holder("key", principal.key_id)
+        tenant = self._tenants.get(principal.tenant) or self._tenants.setdefault(principal.tenant, _Holder())
+        key = self._keys.get(principal.key_id) or self._keys.setdefault(principal.key_id, _Holder())
         limits = principal.limits
         if _full(tenant, tenant_limits) or _full(key, limits):
             raise ConcurrencyLimited(retry_after=self._usual_seconds)
@@ -75,12 +75,6 @@ class Admission:
         key.busy += 1
         return Place(self, tenant, key)
 
-    def _holder(self, kind: str, name: str) -> _Holder:
-        holder = self._holders.get((kind, name))
-        if holder is None:
-            holder = self._holders[kind, name] = _Holder()
-        return holder
-
     def leave(self, place: Place) -> None:
         """Give a place back."""
         self._busy -= 1
@@ -93,8 +87,13 @@ class Admission:
 
     def _prune(self, now: float) -> None:
         """Forget holders that use nothing; look again when there are twice as many as are left."""
-        self._holders = {each: held for each, held in self._holders.items() if held.busy or held.used_until > now}
-        self._prune_at = max(PRUNE_AT, 2 * len(self._holders))
+        self._tenants = _in_use(self._tenants, now)
+        self._keys = _in_use(self._keys, now)
+        self._prune_at = max(PRUNE_AT, 2 * len(self._keys))
+
+
+def _in_use(holders: dict[str, _Holder], now: float) -> dict[str, _Holder]:
+    return {name: held for name, held in holders.items() if held.busy or held.used_until > now}
 
 
 def _full(holder: _Holder, limits: Limits) -> bool:

@@ -20,6 +20,8 @@ import statistics
 from collections.abc import Iterable
 from typing import Protocol
 
+from msgspec import Struct
+
 from vestry.errors import NoReplica
 from vestry.types import Replica, ServedModel
 
@@ -41,13 +43,12 @@ class RouteObserver(Protocol):
     def ejected(self, model: str, replica: str, cause: str) -> None: ...
 
 
-class Trip:
+class Trip(Struct, eq=False):
     """One call's stay at one replica."""
 
-    __slots__ = ("began", "seat", "streamed")
-
-    def __init__(self, seat: Seat, began: float, streamed: bool) -> None:
-        self.seat, self.began, self.streamed = seat, began, streamed
+    seat: Seat
+    began: float
+    streamed: bool
 
 
 class Seat:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from uvicorn._types import ASGIReceiveEvent
@@ -52,14 +52,21 @@ class Cycle(RequestResponseCycle):
         self.keep_alive = keep_alive
         self.transport = connection.transport
         self.flow = connection.flow
-        self.logger = connection.logger
         self.default_headers = connection.server_state.default_headers
         self.message_event = connection.message_event
-        self.on_response: Callable[..., None] = connection.on_response_complete
         self.waiting_for_100_continue = (  # RFC 9110, section 10.1.1: HTTP/1.0 does not know it
-            connection.fields.get(b"expect", b"").lower() == b"100-continue" and scope["http_version"] != "1.0"
+            b"expect" in connection.fields
+            and connection.fields[b"expect"].lower() == b"100-continue"
+            and scope["http_version"] != "1.0"
         )
-        self.body = bytearray()
+
+    @property
+    def logger(self) -> logging.Logger:  # type: ignore[override]
+        return self._connection.logger
+
+    def on_response(self) -> None:
+        """Called by uvicorn's `send`."""
+        self._connection.on_response_complete()
 
     async def run_asgi(self, app: Any) -> None:
         """Run the application for this request. One that fails, or does not answer whole, ends the connection."""
@@ -115,8 +122,7 @@ class Cycle(RequestResponseCycle):
     def _gather(self) -> None:
         """From here on the body is what uvicorn's `receive` gives away."""
         if self._first is not None:
-            self.body += self._first
-            self._first = None
+            self.body, self._first = bytearray(self._first), None
 
     def close_gently(self) -> None:
         """Make this answer the connection's last, and linger after it instead of closing at once."""

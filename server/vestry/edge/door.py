@@ -272,7 +272,7 @@ class Door(HttpToolsProtocol):
         self.began, self.began_wall = time.monotonic(), time.time_ns() // 1000
         self.message_event.clear()
         self.cycle = cycle = Cycle(self, scope, keep_alive and not self._ending)
-        cycle.task = self.loop.create_task(cycle.run_asgi(self.app))
+        cycle.task = asyncio.Task(cycle.run_asgi(self.app), loop=self.loop, name="call")  # it would be given a number
         self.tasks.add(cycle.task)
 
     def on_body(self, body: bytes) -> None:
