@@ -169,3 +169,25 @@ def test_answers_that_arrive_garbled_are_an_outage(tmp_path: Path) -> None:
         await directory.close()
 
     asyncio.run(run())
+
+
+def test_a_database_that_is_older_than_it_was_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As after a failover to a standby that had not heard of the last changes: whoever was revoked by them is back."""
+    stand = PostgresStand(tmp_path)
+
+    async def run() -> None:
+        async with stand.opened() as pair, pair.theirs.changing() as change:
+            await change.put(Kind.TENANT, "", "radiology", {})
+        async with stand.opened():
+            statement = "UPDATE store SET changes = changes - 1"
+            await asyncio.to_thread(stand.server.execute, statement, database=stand.database)
+            assert "older than it was" not in caplog.text
+            await asyncio.to_thread(stand.break_)
+            await asyncio.to_thread(stand.mend)
+
+            async def told() -> bool:
+                return "the directory is older than it was (0 changes, and 1 before)" in caplog.text
+
+            await eventually(told)
+
+    asyncio.run(run())

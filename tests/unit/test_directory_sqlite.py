@@ -646,3 +646,30 @@ def test_a_full_disk_makes_no_store(path: Path, monkeypatch: pytest.MonkeyPatch)
     with because("full"):
         Keys.of(path, PEPPER).prepare()
     assert list(path.parent.iterdir()) == []
+
+
+def test_a_restored_copy_is_told_from_the_file_that_it_is_older_than(
+    keys: OpenKeys, office: Keys, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that runs, and one that starts, say so once: a revoked key works again. After the next change of the
+    directory nobody is told any more.
+    """
+    secret, key = office.create()
+    copy = path.with_name("copy.sqlite")
+    with contextlib.closing(sqlite3.connect(path)) as held, contextlib.closing(sqlite3.connect(copy)) as copied:
+        held.backup(copied)
+    office.revoke(key)
+    assert not found(keys, secret)
+    assert "older than it was" not in caplog.text
+    for each in (f"{path.name}-wal", f"{path.name}-shm"):
+        path.with_name(each).unlink(missing_ok=True)
+    copy.rename(path)
+    until(lambda: found(keys, secret) and "older than it was" in caplog.text, what="the copy to be noticed")
+    assert caplog.text.count("older than it was") == 1
+    another = OpenKeys(sqlite_directory(path, PEPPER))
+    assert (found(another, secret), caplog.text.count("older than it was")) == (True, 2)
+    another.close()
+    office.create()
+    another = OpenKeys(sqlite_directory(path, PEPPER))
+    assert (found(another, secret), caplog.text.count("older than it was")) == (True, 2)
+    another.close()

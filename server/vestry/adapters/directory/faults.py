@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from vestry.errors import KeysUnavailable
 
+OLDER = (
+    "the directory is older than it was (%d changes, and %d before), as after a failover to a copy that lags, or from "
+    "a backup: revocations and other changes since then are in force no more. See docs/directory.md, Copies"
+)
+"""For the log. Whoever restores it may not know; what was let in again shows nowhere else."""
+
 
 class DirectoryFault(KeysUnavailable):
     """The directory cannot be used. `why` is a sentence for the operator, without a full stop and without a secret; the

@@ -19,9 +19,10 @@ from typing import Any
 
 import asyncpg
 
-from vestry.adapters.directory.faults import DirectoryFault
+from vestry.adapters.directory.faults import OLDER, DirectoryFault
 
 CHANNEL = "vestry_directory"
+COUNTED = "SELECT changes FROM store"
 ASK_SECONDS = 0.5
 ANSWER_SECONDS = 1.5
 FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -36,7 +37,7 @@ class ListenerFreshness:
 
     def __init__(self, connect: Connect, fault: Callable[[Exception], DirectoryFault], stale_seconds: float) -> None:
         self._connect, self._fault, self._stale_seconds = connect, fault, stale_seconds
-        self._epoch = 0
+        self._epoch = self._changes = 0
         self._heard, self._made = -math.inf, time.monotonic()
         self._lost: DirectoryFault | None = None
         self._tried = asyncio.Event()
@@ -94,7 +95,9 @@ class ListenerFreshness:
             asked = time.monotonic()
             async with asyncio.timeout(ANSWER_SECONDS):
                 await connection.add_listener(CHANNEL, self._notified)
+                self._look_back(await connection.fetchval(COUNTED))
             self._epoch += 1  # whatever was changed before was not heard
+            counted = self._epoch
             while True:
                 if self._lost is not None:
                     log.warning("changes of the directory are heard again")
@@ -105,9 +108,19 @@ class ListenerFreshness:
                         await closed.wait()
                 asked = time.monotonic()
                 async with asyncio.timeout(ANSWER_SECONDS):
-                    await connection.execute("SELECT 1")
+                    if counted == self._epoch:
+                        await connection.execute("SELECT 1")
+                    else:
+                        counted = self._epoch
+                        self._look_back(await connection.fetchval(COUNTED))
         finally:
             connection.terminate()
+
+    def _look_back(self, changes: int) -> None:
+        """Say it if there have been fewer changes than before: this is another database, or an older copy."""
+        if changes < self._changes:
+            log.warning(OLDER, changes, self._changes)
+        self._changes = changes
 
     def _notified(self, *_: Any) -> None:
         self._epoch += 1

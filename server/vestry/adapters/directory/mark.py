@@ -13,6 +13,7 @@ https://sqlite.org/pragma.html
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import sqlite3
@@ -20,12 +21,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from vestry.adapters.directory.faults import DirectoryFault, Unfit
+from vestry.adapters.directory.faults import OLDER, DirectoryFault, Unfit
 
 WAIT_SECONDS = 0.02
 RETRY_SECONDS = 0.1
 LOOK_SECONDS = 0.25
 MARK_BYTES = 16
+COUNT_BYTES = 8
+"""Behind the mark: how many changes there had been. A copy that is put in the file's place has had fewer."""
+log = logging.getLogger("vestry")
 
 
 class FileFreshness:
@@ -45,6 +49,8 @@ class FileFreshness:
         self._identity: tuple[int, ...] = ()
         self._version: tuple[int, ...] = ()
         self._counted: tuple[int, ...] = ()
+        self._marked = self._changes = 0
+        self._told = (0, 0)
         self._epoch = 0
         self._look_at = 0.0
         self._seen = -math.inf
@@ -68,13 +74,13 @@ class FileFreshness:
             return fault.why
         return ""
 
-    def changed(self) -> None:
-        """Say that the directory has changed. If that fails, others notice within LOOK_SECONDS."""
+    def changed(self, changes: int) -> None:
+        """Say that the directory has changed, so often by now. If that fails, others notice within LOOK_SECONDS."""
         self._epoch += 1
         with contextlib.suppress(OSError):
             mark = os.open(self._mark_path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.pwrite(mark, os.urandom(MARK_BYTES), 0)
+                os.pwrite(mark, os.urandom(MARK_BYTES) + changes.to_bytes(COUNT_BYTES), 0)
             finally:
                 os.close(mark)
 
@@ -118,7 +124,16 @@ class FileFreshness:
             counted = (*_first(reading, "SELECT changes FROM store"), *_first(reading, "PRAGMA schema_version"))
             if counted != self._counted:
                 self._epoch += 1
+                self._look_back(counted[0] if counted else 0)
             self._version, self._counted = version, counted
+
+    def _look_back(self, changes: int) -> None:
+        """Say it if the file has had fewer changes than before. The mark was read first, and is no newer."""
+        before = max(self._changes, self._marked)
+        if changes < before and self._told != (changes, before):
+            self._told = changes, before
+            log.warning(OLDER, changes, before)
+        self._changes = changes
 
     def _open(self, identity: tuple[int, ...]) -> sqlite3.Connection:
         """Open the file. Its identity was taken before, so that a change in between shows at the next look."""
@@ -150,7 +165,9 @@ class FileFreshness:
             if self._mark_file < 0 or not os.path.samestat(named, os.fstat(self._mark_file)):
                 self._close_mark()
                 self._mark_file = os.open(self._mark_path, os.O_RDONLY | os.O_CLOEXEC)
-            self._mark = os.pread(self._mark_file, MARK_BYTES, 0)
+            read = os.pread(self._mark_file, MARK_BYTES + COUNT_BYTES, 0)
+            self._mark, counted = read[:MARK_BYTES], read[MARK_BYTES:]
+            self._marked = int.from_bytes(counted) if len(counted) == COUNT_BYTES else 0
         except OSError:
             self._close_mark()
 

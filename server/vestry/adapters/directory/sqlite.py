@@ -120,8 +120,9 @@ class Sqlite:
 
     async def commit(self, connection: AsyncConnection) -> None:
         """As Backend."""
+        changes = (await connection.exec_driver_sql("SELECT changes FROM store")).scalar_one()
         await connection.commit()
-        self.freshness.changed()
+        self.freshness.changed(changes)
         with contextlib.suppress(SQLAlchemyError):  # so that a plain copy of the file has the change
             await connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
 
