@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from support.directories import PEPPER, postgres_directory
-from support.keys import ran
-from support.postgres import Postgres, postgres
+from support.keys import ran, sqlite_directory
+from support.postgres import BIN, USER, Postgres, postgres
 from vestry.adapters.directory.faults import DirectoryFault
 from vestry.adapters.directory.mark import LOOK_SECONDS
 from vestry.adapters.directory.schemas import REVISIONS
@@ -61,6 +64,55 @@ def test_the_grants_on_the_page_are_enough_and_no_more() -> None:
             assert "does not let this user do that" in fault.value.why
         await user.close()
         await owner.close()
+
+    ran(work())
+
+
+def test_what_is_in_sqlite_is_copied_to_postgresql_by_the_script_on_the_page(tmp_path: Path) -> None:
+    """Keys work there and documents are the same, whatever their texts hold; what is made next has a new version."""
+    [script] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    server = postgres()
+    name = server.database()
+    old, new = sqlite_directory(tmp_path / "keys.sqlite", PEPPER), postgres_directory(server, name, pepper=PEPPER)
+    secret, odd = mint(), 'back\\slash "quoted" \\. \\N é 😀'
+    body = {"description": "a\tb\n\\.\r\\N é 😀", "disabled": False}
+
+    def copy() -> None:
+        argv = [sys.executable, "-c", script, str(tmp_path / "keys.sqlite")]
+        rows = subprocess.run(argv, check=True, capture_output=True).stdout
+        psql = [
+            str(BIN / "psql"),
+            "--set",
+            "ON_ERROR_STOP=1",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(server.port),
+            "-U",
+            USER,
+            name,
+        ]
+        subprocess.run(psql, input=rows, check=True, capture_output=True)
+
+    async def work() -> None:
+        await old.prepare()
+        async with old.changing() as change:
+            made = Key(mint_id(), "default", odd, wall(), models=frozenset({"a/b"}), made_by=odd)
+            await change.put_key(await change.add_key(made, secret))
+            await change.add_key(Key(mint_id(), "default", "bob", wall(), revoked=7), mint())
+            for kind, tenant, called in ((Kind.TENANT, "", "radiology"), (Kind.USER, "default", odd)):
+                await change.put(kind, tenant, called, body)
+        await new.asked(lambda backend: backend.migrate())
+        await asyncio.to_thread(copy)
+        assert await new.keys(None, "", 9) == await old.keys(None, "", 9)
+        assert await new.standing() == await old.standing()
+        assert await new.read(Kind.USER, "default", odd) == await old.read(Kind.USER, "default", odd)
+        assert (await key_with(new, secret)) == (await key_with(old, secret)) is not None
+        async with old.changing() as mine, new.changing() as theirs:
+            versions = [(await each.put(Kind.TENANT, "", "next", body)).version for each in (mine, theirs)]
+        assert versions[0] == versions[1]
+        await old.close()
+        await new.close()
 
     ran(work())
 
