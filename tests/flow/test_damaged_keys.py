@@ -72,9 +72,11 @@ def spoiled(
 
 
 @pytest.mark.parametrize("said", list(DAMAGED.values()), ids=list(DAMAGED))
-def test_a_damaged_key_is_shown_and_revoked_and_the_others_are_listed(spoiled: Spoiled, said: str) -> None:
-    """Its holder gets 503, and 401 once it is revoked; nobody changes, replaces or thaws it, and who reaches one tenant
-    does not revoke it. The record says whose it was.
+def test_a_damaged_key_is_shown_and_revoked_and_the_others_are_listed(
+    spoiled: Spoiled, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log names it once. Its holder gets 503, and 401 once it is revoked; nobody changes, replaces or thaws it, and
+    who reaches one tenant does not revoke it. The record says whose it was.
     """
     house = spoiled.house
     admin, tenant_admin = Desk(house, Role.ADMIN, owner="ada"), Desk(house, Role.TENANT_ADMIN, owner="tina")
@@ -87,6 +89,9 @@ def test_a_damaged_key_is_shown_and_revoked_and_the_others_are_listed(spoiled: S
     assert call() == 200
     spoiled.change(said, key["id"])
     until(lambda: call() == 503, what="the damage")
+    assert call() == 503
+    (warned,) = [each.message for each in caplog.records if key["id"] in each.message]
+    assert f"holds a key that is damaged ({key['id']}: " in warned
     shown = admin.get(place).json()
     assert (shown["state"], shown["spec"], bool(shown["damaged"])) == ("damaged", None, True)
     listed = {each["id"]: each for each in every(admin)}

@@ -7,14 +7,18 @@ only so many are under way at once.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 
+from vestry.adapters.directory.faults import DamageFault
 from vestry.adapters.key_format import LENGTH, well_formed
 from vestry.adapters.lookups import AT_ONCE, TOGETHER, WAIT_SECONDS, Lookups
 from vestry.adapters.memory import MOST, Memory, wall
 from vestry.errors import KeysUnavailable
 from vestry.seams import Freshness, Registry
 from vestry.types import Head, Key, Principal
+
+log = logging.getLogger("vestry")
 
 
 class KeyCredentials:
@@ -36,6 +40,7 @@ class KeyCredentials:
         self._memory = Memory(freshness, most=most, clock=clock)
         self._lookups = Lookups(self._read, at_once=at_once, together=together, wait_seconds=wait_seconds)
         self._used: set[str] = set()
+        self._told: set[str] = set()
 
     def known(self, head: Head) -> Principal | None:
         """As seams.Credentials."""
@@ -60,8 +65,9 @@ class KeyCredentials:
         try:
             epoch = self._freshness.epoch(head.began)
             key = await self._lookups.answer((shown, epoch))
-        except KeysUnavailable:
+        except KeysUnavailable as fault:
             self._observe("failed")
+            self._tell(fault)
             raise
         if key is None or key.state(self._clock()) != "active":
             self._observe("unknown")
@@ -71,6 +77,12 @@ class KeyCredentials:
         self._memory.put(shown.encode("ascii"), principal, key.expires, epoch)
         self._used.add(key.id)
         return principal
+
+    def _tell(self, fault: KeysUnavailable) -> None:
+        """Name a damaged key in the log, once: nothing else says why its holder, and nobody else, is refused."""
+        if isinstance(fault, DamageFault) and fault.why not in self._told:
+            self._told.add(fault.why)
+            log.warning("%s", fault.why)
 
     async def _read(self, asked: Collection[tuple[str, int]]) -> Mapping[tuple[str, int], Key | KeysUnavailable]:
         found = await self._directory.identify_all({shown for shown, _ in asked})
