@@ -177,6 +177,16 @@ CHANGED: dict[str, dict[str, object]] = {
 }
 
 
+def test_a_document_of_no_kind_is_named(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    """What it was nobody can tell, so no later change is in force; the log says which one it is."""
+    admin = Desk(house, Role.ADMIN, owner="ada")
+    assert admin.put("/tenants/default/projects/scans", {}).status_code == 201
+    spoil(house, "UPDATE documents SET kind = 'projekt' WHERE name = 'scans'")
+    until(lambda: "the document default/scans is of a kind `projekt`" in caplog.text, what="its name in the log")
+    spoil(house, "DELETE FROM documents WHERE kind = 'projekt'")
+    until(lambda: "\nvestry_directory_outdated 0.0\n" in house.get_ops("/metrics").text, what="the metric")
+
+
 def test_half_of_a_character_is_damage(house: House) -> None:
     """A JSON escape of half of a surrogate pair is in no answer: the tenant is shown as damaged, beside the others."""
     admin = Desk(house, Role.ADMIN, owner="ada")

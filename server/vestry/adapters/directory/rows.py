@@ -179,7 +179,10 @@ def document_of(row: Mapping[Any, Any]) -> Document:
     try:
         kind = Kind(row["kind"])
     except ValueError:
-        raise Damaged(f"is damaged (a document's kind is `{row['kind']}`): restore it from a copy") from None
+        place = f"{row['tenant']}/{row['name']}"[:TOLD]
+        raise Damaged(
+            f"is damaged (the document {place} is of a kind `{row['kind']}`): restore it from a copy"
+        ) from None
     body = row["body"] if isinstance(row["body"], dict) else dict(NO_OBJECT)
     created, updated = (_within_calendar(row[name]) for name in ("created", "updated"))
     return Document(kind, row["tenant"], row["name"], body, row["version"], created, updated)
