@@ -82,7 +82,7 @@ class Corridor:
             tenant = house.tenants[principal.tenant]
             with self.admission.place(bounded(principal, house), limits_of(tenant), time.monotonic()):
                 found = answer(principal, house)
-                await self._conclude(trail, Outcome(Ending.COMPLETE, 200))
+                await self._conclude(visitor, trail, Outcome(Ending.COMPLETE, 200))
             await visitor.finish(found, streamed=False)
 
         return self._guard(visitor, Trail(visitor.head), serve)
@@ -107,7 +107,7 @@ class Corridor:
                 trail.intended = True
                 client = visitor if keeping is None or not call.stream else keeping.listen(visitor)
                 outcome = await self.forward(head, call, grant, client)
-                await self._conclude(trail, outcome)
+                await self._conclude(visitor, trail, outcome)
             finally:
                 self.meter.left(grant)
                 self.admission.lasted(time.monotonic() - head.began)
@@ -116,17 +116,23 @@ class Corridor:
     def _kept(self, head: Head, principal: Principal, grant: Grant) -> Keeping | None:
         return None if self.keep is None else self.keep.of(head, principal, grant.content)
 
-    async def _conclude(self, trail: Trail, outcome: Outcome) -> None:
-        """Keep the answer, meter the outcome, then record it; durable when this returns. Raises AuditUnavailable."""
+    async def _conclude(self, visitor: Visitor, trail: Trail, outcome: Outcome) -> None:
+        """Keep the answer, then record and meter the outcome; durable when this returns. Raises AuditUnavailable."""
         answer: Content | None = None
         failure: Refusal | None = None
         if trail.keeping is not None:
             answer, outcome, failure = await self._keep_answer(trail.keeping, trail.call, outcome)
-        self._count(trail, outcome)
+        seconds = time.monotonic() - trail.head.began
         trail.intended = False
         written = self.recorder.outcome(trail.head, _known(trail), trail.call, trail.grant, outcome, answer)
         trail.concluding = True  # from here on the log has it, or closes the intent, whatever becomes of this task
-        await written
+        try:
+            await written
+        except AuditUnavailable as unrecorded:
+            outcome = _undelivered(trail, outcome, unrecorded, begun=visitor.begun)
+            raise
+        finally:
+            self._count(trail, outcome, seconds)
         trail.concluded = True
         if failure is not None:
             raise failure
@@ -148,11 +154,10 @@ class Corridor:
         ended = replace(outcome, ending=ending, status=status, code=failure.code, last=b"")
         return Content(lost=True), ended, failure
 
-    def _count(self, trail: Trail, outcome: Outcome) -> None:
-        """Meter a call once, however many things go wrong with it."""
+    def _count(self, trail: Trail, outcome: Outcome, seconds: float) -> None:
+        """Meter a call once, however many things go wrong with it: by what its caller is answered."""
         if not trail.metered:
             trail.metered = True
-            seconds = time.monotonic() - trail.head.began
             self.meter.ended(trail.head, trail.grant, _tenant(trail), outcome, seconds)
 
     async def _guard(
@@ -172,7 +177,7 @@ class Corridor:
 
     async def _refuse(self, visitor: Visitor, trail: Trail, refusal: Refusal) -> None:
         """Record a refusal, then answer with it. If even that cannot be recorded, the answer says so."""
-        self.meter.refused(trail.head, _tenant(trail), refusal.code)
+        seconds = time.monotonic() - trail.head.began
         ending = Ending.FAILED if trail.intended and refusal.status >= 500 else Ending.REFUSED
         outcome = Outcome(
             ending,
@@ -186,14 +191,15 @@ class Corridor:
             if trail.concluding:
                 pass  # the call has its outcome, and no second record
             elif trail.intended:
-                await self._conclude(trail, outcome)
+                await self._conclude(visitor, trail, outcome)
             else:
-                self._count(trail, outcome)
                 await self.recorder.refusal(trail.head, trail.principal, trail.call, refusal)
         except Refusal as unrecorded:
             refusal = unrecorded
         except asyncio.CancelledError:  # the server stops while the record is on its way to the disk
             refusal = Stopping()
+        self._count(trail, replace(outcome, status=refusal.status, code=refusal.code), seconds)
+        self.meter.refused(trail.head, _tenant(trail), refusal.code)
         if not isinstance(refusal, ClientLeft):
             await visitor.refuse(refusal)
 
@@ -206,3 +212,13 @@ def _known(trail: Trail) -> Principal:
     if trail.principal is None:
         raise TypeError("a call has no outcome before its caller is known")
     return trail.principal
+
+
+def _undelivered(trail: Trail, outcome: Outcome, unrecorded: AuditUnavailable, *, begun: bool) -> Outcome:
+    """How a call has ended whose outcome could not be recorded: as its caller is told, who gets nothing else."""
+    if outcome.ending is Ending.CANCELLED:
+        return outcome
+    if begun:
+        return replace(outcome, ending=Ending.TRUNCATED, code=unrecorded.code)
+    ending = Ending.REFUSED if trail.grant is None else Ending.FAILED
+    return replace(outcome, ending=ending, status=unrecorded.status, code=unrecorded.code)

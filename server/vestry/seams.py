@@ -168,6 +168,10 @@ class Visitor(Client, Protocol):
     async def call(self) -> Call:
         """Read and parse the body. Raises a Refusal."""
 
+    @property
+    def begun(self) -> bool:
+        """Whether a stream has begun: its head, with the status, has been sent."""
+
     async def finish(self, last: bytes, *, streamed: bool) -> None:
         """Send the end of a stream, or the whole of an answer in one piece."""
 

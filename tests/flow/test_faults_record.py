@@ -95,6 +95,9 @@ def test_while_the_record_cannot_be_written_nothing_is_served(
     assert house.get_ops("/readyz").json()["missing"] == {"record": "the record cannot be written"}
     assert metric(house, "vestry_audit_healthy") == 0
     assert metric(house, "vestry_audit_failures_total") >= 1
+    answered = {name: metric(house, "vestry_requests_total", code=name) for name in ("200", "401", "503")}
+    assert answered == {"200": 0, "401": 0, "503": 4}
+    assert metric(house, "vestry_refusals_total", reason="audit_unavailable") == 4
     disk.mend()
     back(house)
     idle(house)
@@ -182,6 +185,8 @@ def test_an_outcome_that_cannot_be_written_is_not_delivered(
     else:
         assert refused(answer)
         assert CONTENT not in answer.text
+    assert metric(house, "vestry_requests_total", code=str(answer.status_code)) == 1
+    assert metric(house, "vestry_outcomes_total", ending="truncated" if stream else "failed") == 1
     disk.mend()
     engine.behave(first_seconds=0)
     back(house)

@@ -53,6 +53,10 @@ class Visitor(MemoryClient):
             raise self._body
         return self._body
 
+    @property
+    def begun(self) -> bool:
+        return False
+
     async def finish(self, last: bytes, *, streamed: bool) -> None:
         self.finishing = True
         if self.blocked is not None:
@@ -205,7 +209,7 @@ def test_without_a_record_nothing_is_served() -> None:
 
 
 def test_without_an_outcome_nothing_is_delivered() -> None:
-    """The outcome cannot be written: the answer is not sent, and the call is counted once."""
+    """The outcome cannot be written: the answer is not sent, and the call is counted once, by what its caller gets."""
     bench = Bench()
 
     async def engine() -> Outcome:
@@ -217,7 +221,7 @@ def test_without_an_outcome_nothing_is_delivered() -> None:
     assert visitor.answer is None
     assert isinstance(visitor.refusal, AuditUnavailable)
     assert bench.counted() == {
-        ("vestry_requests_total", "200"): 1,
+        ("vestry_requests_total", "503"): 1,
         ("vestry_refusals_total", "audit_unavailable"): 1,
     }
 

@@ -254,6 +254,11 @@ class Arrival:
         """True once the client has closed the connection."""
         return self._cycle.gone
 
+    @property
+    def begun(self) -> bool:
+        """Whether a stream has begun: its head, with the status, has been sent."""
+        return self._started
+
     def start(self, on_leave: Callable[[], None], on_pause: Callable[[bool], None]) -> None:
         """Watch the client while its answer is made."""
         self._door.watch(on_leave, on_pause)
