@@ -58,7 +58,7 @@ def test_headers_that_are_too_many_or_too_large_are_refused(name: str, visit: Vi
         assert wire.closed()
     assert answer.headers["connection"] == "close"
     assert resident_bytes() - before < 4 * MIB
-    visit.refused(answer, 431, "request_header_fields_too_large", param=None, unlike=("aaaa",))
+    visit.refused(answer, 431, "request_header_fields_too_large", param=None, unlike=("a" * 9,))
 
 
 def test_headers_within_their_bounds_are_read(visit: Visit) -> None:
