@@ -98,20 +98,24 @@ class EventStream:
     """Follows one stream. `feed` returns the bytes that may leave at once; `held` is what must wait."""
 
     __slots__ = (
-        "_choices", "_limit", "_rest", "_waiting", "_wants_usage", "done", "events", "finish_reasons", "held", "usage",
+        "_choices", "_held", "_limit", "_rest", "_wants_usage", "done", "events", "finish_reasons", "usage",
     )  # fmt: skip
 
     def __init__(self, *, choices: int, wants_usage: bool, limit: int) -> None:
         self._choices = choices
         self._wants_usage = wants_usage
         self._limit = limit
-        self._rest: list[bytes] = []
-        self._waiting = 0
-        self.held = b""
+        self._rest = bytearray()  # as what is held: it grows in place, and pieces would cost forty bytes each
+        self._held = bytearray()
         self.done = False
         self.events = 0
         self.finish_reasons: dict[int, str] = {}
         self.usage: Usage | None = None
+
+    @property
+    def held(self) -> bytes:
+        """What must wait."""
+        return bytes(self._held)
 
     @property
     def whole(self) -> bool:
@@ -127,33 +131,31 @@ class EventStream:
         self.events += data.count(END)
         if (
             MARK_FINISH in data or MARK_USAGE in data or MARK_DONE in data or MARK_ERROR in data
-            or self.held or not data.startswith(DATA)
+            or self._held or not data.startswith(DATA)
         ):  # fmt: skip
             return b"".join([self._event(event) for event in data[:-2].split(END)])
         return data
 
     def _gathered(self, data: bytes) -> bytes:
-        """The whole events that there are with these bytes. The rest waits in pieces: however small they come, they are
-        put together once an event may have ended. Raises BrokenStream for a rest that is too long.
+        """The whole events that there are with these bytes. The rest waits: however small its pieces come, it is looked
+        at once an event may have ended. Raises BrokenStream for a rest that is too long.
         """
         rest = self._rest
-        ended = END in data or (data.startswith(b"\n") and bool(rest) and rest[-1].endswith(b"\n"))
-        rest.append(data)
-        self._waiting += len(data)
+        ended = END in data or (data.startswith(b"\n") and rest.endswith(b"\n"))
+        rest += data
         whole = b""
         if ended:
-            gathered = b"".join(rest)
-            cut = gathered.rfind(END) + 2
-            whole, self._rest = gathered[:cut], [gathered[cut:]] if cut < len(gathered) else []
-            self._waiting = len(gathered) - cut
-        if self._waiting > self._limit:
+            cut = rest.rfind(END) + 2
+            whole = bytes(rest[:cut])
+            del rest[:cut]
+        if len(rest) > self._limit:
             raise BrokenStream("an event is too long")
         return whole
 
     def _event(self, event: bytes) -> bytes:
         """Read one event; what of it may leave at once."""
         if event.startswith(COMMENT):
-            return self._hold(event) if self.held else event + END
+            return self._hold(event) if self._held else event + END
         if not event.startswith(DATA):
             raise BrokenStream("not an event stream")
         payload = event[len(DATA) :]
@@ -173,10 +175,11 @@ class EventStream:
         for choice in answer.choices:
             if choice.finish_reason is not None:
                 self.finish_reasons[choice.index] = choice.finish_reason
-        return self._hold(event) if self.held or len(self.finish_reasons) >= self._choices else event + END
+        return self._hold(event) if self._held or len(self.finish_reasons) >= self._choices else event + END
 
     def _hold(self, event: bytes) -> bytes:
-        self.held += event + END
-        if len(self.held) > self._limit:
+        self._held += event
+        self._held += END
+        if len(self._held) > self._limit:
             raise BrokenStream("the end of the stream is too long")
         return b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from itertools import pairwise
 from typing import Any
 
@@ -122,6 +123,28 @@ def test_an_end_that_does_not_end_is_refused_before_it_fills_the_memory() -> Non
         assert follower.feed(piece) == b""
     with pytest.raises(BrokenStream, match="too long"):
         follower.feed(more)
+
+
+def test_an_end_of_very_many_events_is_not_copied_with_each_of_them() -> None:
+    """Comments without end, after the last finish reason: where each made what is held anew, they took minutes."""
+    follower = EventStream(choices=1, wants_usage=False, limit=1 << 22)
+    assert follower.feed(said("", finish="stop")) == b""
+    for _ in range(16):
+        assert follower.feed(b":\n\n" * (1 << 16)) == b""
+    with pytest.raises(BrokenStream, match="too long"):
+        follower.feed(b":\n\n" * (1 << 19))
+
+
+def test_an_event_in_small_pieces_takes_no_more_memory_than_it_has_bytes() -> None:
+    """Two bytes a piece: kept one by one they would be twenty times as large."""
+    follower = EventStream(choices=1, wants_usage=False, limit=1 << 20)
+    tracemalloc.start()
+    try:
+        for number in range(32_000):
+            assert follower.feed(b"%02d" % (number % 100)) == b""
+        assert tracemalloc.get_traced_memory()[1] < 500_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
