@@ -32,6 +32,10 @@ Tokens = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 2**53 - 1, can hold a prompt counted once for each of its answers, and the sums of many calls."""
 
 
+MAX_REASON = 256
+"""Characters: a word or two. Records name it, and what they name is remembered for a while."""
+
+
 class _Details(Struct):
     cached_tokens: Tokens | None = None
 
@@ -54,7 +58,7 @@ class EngineUsage(Struct):
 
 class _Choice(Struct):
     index: int = 0
-    finish_reason: str | None = None
+    finish_reason: Annotated[str, Meta(max_length=MAX_REASON)] | None = None
 
 
 class Answer(Struct):

@@ -204,3 +204,18 @@ def test_absurd_counts_make_no_sense(count: str) -> None:
         decode_answer(event)
     with pytest.raises(BrokenStream):
         EventStream(choices=1, wants_usage=True, limit=1 << 16).feed(b"data: " + event + b"\n\n")
+
+
+@pytest.mark.parametrize(("length", "stands"), [(256, True), (257, False), (1_000_000, False)])
+def test_an_absurd_finish_reason_makes_no_sense(length: int, stands: bool) -> None:
+    """What an answer ends with goes into the record, and is remembered: a text of any length took as much memory."""
+    follower = EventStream(choices=1, wants_usage=True, limit=1 << 21)
+    end = said("", finish="x" * length)
+    if stands:
+        assert follower.feed(end) == b""
+        assert follower.finish_reasons == {0: "x" * length}
+    else:
+        with pytest.raises(BrokenStream, match="not JSON"):
+            follower.feed(end)
+        with pytest.raises(msgspec.ValidationError):
+            decode_answer(end.removeprefix(b"data: "))
