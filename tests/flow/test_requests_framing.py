@@ -291,6 +291,18 @@ def test_a_head_that_comes_again_is_read_each_time(visit: Visit) -> None:
     assert [asked.json["messages"][0]["content"] for asked in visit.engine.calls] == [*texts, "hello"]
 
 
+def test_line_ends_around_a_body_do_not_move_it(visit: Visit) -> None:
+    """Behind a body they are passed over, at its begin they are a part of it: of the next request that begins so, too,
+    no more is read than its length says.
+    """
+    with visit.wire() as wire:
+        wire.send(chat_request(visit.key, b"\r\n" + GOOD) + b"\r\n")
+        assert wire.answer().status_code == 200
+        wire.send(chat_request(visit.key, b"\r\n" + GOOD, f"Content-Length: {LENGTH}"))
+        assert wire.answer().status_code == 400
+    assert len(visit.engine.calls) == 1
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_second_request_at_once_is_not_served(stream: bool, visit: Visit) -> None:
     """Of two requests sent at once the first is answered whole, the connection closes, the second reaches nobody."""

@@ -107,6 +107,8 @@ def test_whatever_differs_is_the_parsers(data: bytes) -> None:
         b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n",
         chat_request("key", BODY, "X-A: " + "a" * 9_000),
         chat_request("key", BODY) + chat_request("key", BODY),
+        chat_request("key", BODY) + b"\r\n",
+        chat_request("key", b"\r\n" + BODY) + b"\r\n",
     ],
 )
 def test_an_unusual_head_is_parsed_each_time(data: bytes) -> None:
