@@ -162,6 +162,41 @@ def test_engines_may_speak_https() -> None:
     run(main)
 
 
+@pytest.mark.parametrize("length", [100_000, 32_000_000])
+@pytest.mark.parametrize("sealed", [False, True], ids=["plain", "TLS"])
+def test_a_connection_whose_request_nobody_has_read_is_not_used_again(length: int, sealed: bool) -> None:
+    """It was refused for its head alone: whoever comes next has another connection, and does not wait behind bytes that
+    nobody reads, be they here, in TLS or in the system."""
+    authority = trustme.CA()
+    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(server_side)
+    client_side = ssl.create_default_context()
+    authority.configure_trust(client_side)
+
+    async def main() -> None:
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if len(await reader.readuntil(b"\r\n\r\n")) and server.connections == 1:
+                writer.write(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 2\r\n\r\nno")
+                await given_up.wait()
+            else:
+                writer.write(OK)
+
+        given_up = asyncio.Event()
+        async with serving(script, server_side if sealed else None) as server:
+            url = f"{'https' if sealed else 'http'}://localhost:{server.port}"
+            engine = Upstream(url, key="k", connect_seconds=5.0, permitted=is_private, tls=client_side)
+            first = Heard()
+            await engine.send("POST", "/v1/x", (b"x" * length,), first)
+            await asyncio.wait_for(first.over.wait(), 5)
+            assert first.status == 413
+            second, _ = await ask(engine)
+            assert second.status == 200
+            given_up.set()
+            engine.close()
+
+    run(main)
+
+
 def test_closing_the_pool_closes_every_connection() -> None:
     """Idle ones and those in use."""
 

@@ -28,6 +28,8 @@ STALE_SECONDS = 0.1  # a way there and back: what was closed while idle is told 
 MAX_IDLE = 512
 MAX_FRAMING = 65_536
 """Bytes without one of the body: of headers, of what comes before them, of a chunk's extensions, of trailers."""
+LONG = 16_384
+"""Bytes of a request that are gone as soon as they are sent, whoever reads (tcp(7), `tcp_wmem`)."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -163,7 +165,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport  # from connection_made on, which comes before everything else
         self._content_type = b""
         self._framing = 0
-        self._heard = False
+        self._heard = self._long = False
         self._reused = False
         self._paused = False
         self._dropped = False
@@ -178,6 +180,7 @@ class Connection(asyncio.Protocol):
         self._content_type = b""
         self._framing = 0
         self._heard = False
+        self._long = len(request) > LONG
         self._began = time.monotonic()
         self._transport.write(request)
 
@@ -269,7 +272,9 @@ class Connection(asyncio.Protocol):
         reusable = self._parser.should_keep_alive() and exchange is not None and not self._paused
         self.idle_since = time.monotonic()
         # An answer may come before all of its request has gone: whoever came next would wait behind the rest of it.
-        self._pool.give_back(self, reusable=reusable and not self._transport.get_write_buffer_size())
+        # What TLS or the system has taken is not seen here; but an answer to what nobody has read is a refusal.
+        unsent = self._transport.get_write_buffer_size() or (self._long and self._parser.get_status_code() >= 300)
+        self._pool.give_back(self, reusable=reusable and not unsent)
         if exchange is not None:
             exchange.on_end(None)
 
