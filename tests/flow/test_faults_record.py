@@ -16,10 +16,12 @@ import pytest
 
 from fakes.audit import read
 from fakes.engine import Behaviour, FakeEngine
+from support.desk import Desk
 from support.disk import Disk
 from support.house import PLAIN, House, chat, until
 from support.outcomes import events, idle, metric, said
 from support.wire import Wire, chat_request, request
+from vestry.roles import Role
 
 CONTENT = "The capital of France is Paris."
 WRITE_FAULTS = {
@@ -102,6 +104,18 @@ def test_while_the_record_cannot_be_written_nothing_is_served(
     back(house)
     idle(house)
     assert [each["type"] for each in whole_log(house)].count("log.recovered") == 1
+
+
+def test_the_administration_counts_what_its_callers_get(house: House, disk: Disk) -> None:
+    """503 while nothing can be recorded, whatever it would have been: an answer, or a refusal of another kind."""
+    desk = Desk(house, Role.ADMIN)
+    disk.fail(errno.ENOSPC, "write", "create")
+    assert refused(desk.get("/tenants"))
+    assert refused(desk.get("/nothing"))
+    assert refused(desk.get("/tenants", authorization="Bearer vst_wrong"))
+    answered = {name: metric(house, "vestry_requests_total", code=name) for name in ("200", "401", "404", "503")}
+    assert answered == {"200": 0, "401": 0, "404": 0, "503": 3}
+    assert metric(house, "vestry_refusals_total", reason="audit_unavailable") == 3
 
 
 def test_a_record_that_hangs_is_no_record(house: House, engine: FakeEngine, disk: Disk) -> None:

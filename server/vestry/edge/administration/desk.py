@@ -147,9 +147,6 @@ class Desk:
         self, arrival: Arrival, principal: Principal | None, refusal: Refusal, *, recorded: bool = False
     ) -> Response:
         """Record a refusal, then answer with it. If even that cannot be recorded, the answer says so."""
-        tenant = NOBODY if principal is None else principal.tenant
-        self._corridor.meter.refused(arrival.head, tenant, refusal.code)
-        self._count(arrival, principal, Outcome(Ending.REFUSED, refusal.status, refusal.code))
         if principal is not None and (why := getattr(refusal, "why", "")):  # of the directory, for the operator alone
             log.warning("request %s to the administration was refused: %s", arrival.head.request_id, why)
         try:
@@ -159,6 +156,9 @@ class Desk:
             refusal = unrecorded
         except asyncio.CancelledError:  # the server stops while the record is on its way to the disk
             refusal = Stopping()
+        self._count(arrival, principal, Outcome(Ending.REFUSED, refusal.status, refusal.code))
+        tenant = NOBODY if principal is None else principal.tenant
+        self._corridor.meter.refused(arrival.head, tenant, refusal.code)
         return Sent(arrival, refusal.status, refusal.body(), refusal.headers())
 
     def _count(self, arrival: Arrival, principal: Principal | None, outcome: Outcome) -> None:
