@@ -69,6 +69,13 @@ def test_a_copy_that_is_on_no_volume_is_refused(path: str) -> None:
         rendered({"vault": {"existingClaim": "v"}}, path)
 
 
+def test_a_copy_in_a_folder_that_a_new_volume_does_not_have_is_refused() -> None:
+    """No server makes it, so that the copy would be behind for ever, or the server would not start."""
+    said = "and the volume that server.copies.shelf makes has no folder. Set its path to /mnt/copies/shelf."
+    with pytest.raises(HelmError, match=re.escape(said)):
+        rendered({"shelf": {"size": "1Gi"}}, "/mnt/copies/shelf/vestry")
+
+
 def test_several_servers_share_a_volume_that_several_may_mount() -> None:
     """A claim that is made for one node would leave the second server waiting."""
     given = values("replicas")

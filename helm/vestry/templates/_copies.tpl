@@ -28,6 +28,8 @@
 {{- $volume := regexReplaceAll "^/mnt/copies/([^/]+)(/.*)?$" .path "${1}" -}}
 {{- if not (hasKey $.Values.server.copies $volume) -}}
 {{- $faults = append $faults (printf "settings.audit.copies: %q is to be in %s, where no volume is. Name one under server.copies, such as %s, and set its path to /mnt/copies/%s." .name .path .name .name) -}}
+{{- else if and (get $.Values.server.copies $volume).size (ne (trimSuffix "/" .path) (printf "/mnt/copies/%s" $volume)) -}}
+{{- $faults = append $faults (printf "settings.audit.copies: %q is to be in %s, and the volume that server.copies.%s makes has no folder. Set its path to /mnt/copies/%s." .name .path $volume $volume) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
