@@ -190,6 +190,16 @@ def test_a_proof_that_cannot_be_written_takes_no_older_one_away(place: Place) ->
     assert list(place.folder.glob(".vestry-*")) == []
 
 
+def test_a_proof_that_goes_through_a_link_leaves_the_link(place: Place) -> None:
+    """As one into /dev/stdout, which would be nobody's output any more: what the link leads to has the proof then."""
+    kept = place.folder / "kept"
+    kept.write_text("what stood there")
+    (place.folder / "link").symlink_to(kept)
+    place.cli.ok("audit", "prove", "4", "--directory", "audit", "--output", "link")
+    assert (place.folder / "link").readlink() == kept
+    assert Proof.parse(kept.read_text()).index == 4
+
+
 def test_prove_from_the_settings_directory(place: Place) -> None:
     """Without --directory it is the audit directory of the settings."""
     said = place.cli.ok("audit", "prove", "0", VESTRY_AUDIT__DIRECTORY=str(place.folder / "audit"))

@@ -63,8 +63,11 @@ def command(
 
 
 def _write(path: Path, proof: str) -> None:
-    """All of it or nothing: what stands there may prove a record that was pruned since. Raises OSError."""
-    if path.exists() and not path.is_file():  # a pipe, a device
+    """All of it or nothing: what stands there may prove a record that was pruned since. Raises OSError.
+
+    What is no file itself is written to, and stays what it is: a pipe, a device, a link such as /dev/stdout.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
         path.write_text(proof, encoding="utf-8")
         return
     draft = path.with_name(f".vestry-{secrets.token_hex(8)}")
