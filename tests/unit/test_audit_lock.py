@@ -14,9 +14,11 @@ import msgspec
 import pytest
 
 from fakes.audit import ORIGIN, SIGNING, kinds, read
+from vestry.audit.fields import RecordType
 from vestry.audit.files import Files, State
 from vestry.audit.log import AuditLog
 from vestry.audit.opening import open_store
+from vestry.audit.records import Records
 from vestry.audit.scan import LogLocked
 from vestry.audit.store import HELD_SECONDS, Store, WriteFailed
 from vestry.audit.tlog.notes import Checkpoint
@@ -229,6 +231,36 @@ def test_a_lock_that_only_was_removed_is_taken_anew(tmp_path: Path, moment: str)
     records = read(tmp_path)
     assert [each["key_id"] for each in records if "key_id" in each] == ["before", "after"]
     assert [each["cause"] for each in records if each["type"] == "log.recovered"] == ["lock_lost"]
+
+
+@pytest.mark.parametrize("further", [b"", b"{}\n"])
+def test_a_lock_that_was_removed_while_a_segment_is_begun_is_taken_anew(tmp_path: Path, further: bytes) -> None:
+    """What this process has written itself of that segment keeps it out of nothing; what another one has, does."""
+    home, again = tmp_path / ORIGIN, {"cause": "lock_lost", "failures": 1, "lost": 0, "outage_us": 1}
+
+    def removed() -> None:
+        (home / "lock").unlink()
+        time.sleep(2 * HELD_SECONDS)
+
+    files = Meanwhile()
+    store = open_store(tmp_path, ORIGIN, signing=SIGNING, segment_bytes=1024, files=files)
+    store.commit([change(f"before-{number}") for number in range(10)])
+    files.event = removed
+    with pytest.raises(WriteFailed, match="lock was removed"):
+        store.commit([change("during")])
+    with sorted(home.glob("*.jsonl"))[-1].open("ab") as segment:
+        segment.write(further)
+    report = Records().event(RecordType.LOG_RECOVERED, discarded_bytes=0, **again)
+    if further:
+        with pytest.raises(WriteFailed, match="changed by another process"):
+            store.recover(report)
+        store.abandon()
+        return
+    store.recover(report)
+    store.commit([change("after")])
+    store.close()
+    assert [each["key_id"] for each in read(tmp_path) if "key_id" in each][-2:] == ["before-9", "after"]
+    assert house.verify(tmp_path, PUBLIC).passed
 
 
 def test_a_lock_that_cannot_be_taken_anew_at_once_is_so_later(tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ class Store:
         self._size = 0
         self._tail = b""
         self._begun = b""
+        self._left: tuple[Path, tuple[int, int], bytes] | None = None
         self._doubtful = False
         self._turn_at = 0
 
@@ -238,6 +239,7 @@ class Store:
             self._files.sync_directory(self.directory)
         except BaseException as error:
             self._path, self._file, self._mine, self._size, self._tail, self.next_index = before
+            self._left = path, mine, b"".join(b"%b\n" % each for batch in beginning for each in batch)
             self._undo(path, created)
             if isinstance(error, OSError):
                 raise self._failed(error) from error
@@ -310,11 +312,19 @@ class Store:
         self._lock_path.write_text(f"{os.getpid()}\n", encoding="ascii")
 
     def _require_untouched(self, path: Path) -> None:
-        """Behind what was acknowledged may stand what this process itself has begun to write, and nothing else."""
-        there = self._files.there(path)
-        mine = there is not None and there.which == self._mine and segments(self.directory)[-1:] == [path]
-        if not mine or not self._begun.startswith(_read(path, self._size)):
+        """Behind what was acknowledged may stand what this process itself has begun to write, and nothing else: there,
+        or in the segment that it failed to begin, which goes when it is begun again.
+        """
+        last = segments(self.directory)
+        if self._left is not None and last[-1:] == [self._left[0]] and self._wrote(*self._left):
+            last.pop()
+        if last[-1:] != [path] or not self._wrote(path, self._mine, self._begun, self._size):
             raise self._broke("lock_lost", f"{path} was changed by another process, or was replaced: restart")
+
+    def _wrote(self, path: Path, which: tuple[int, int], begun: bytes, size: int = 0) -> bool:
+        """Whether it is that file, and what stands in it from `size` on is the beginning of this. Raises OSError."""
+        there = self._files.there(path)
+        return there is not None and there.which == which and begun.startswith(_read(path, size))
 
     def _cut_back(self, path: Path) -> None:
         """Cut the file back to what was acknowledged, through a new descriptor."""
