@@ -248,7 +248,7 @@ def test_a_lock_that_was_removed_while_a_segment_is_begun_is_taken_anew(tmp_path
     files.event = removed
     with pytest.raises(WriteFailed, match="lock was removed"):
         store.commit([change("during")])
-    with sorted(home.glob("*.jsonl"))[-1].open("ab") as segment:
+    with max(home.glob("*.jsonl")).open("ab") as segment:
         segment.write(further)
     report = Records().event(RecordType.LOG_RECOVERED, discarded_bytes=0, **again)
     if further:
