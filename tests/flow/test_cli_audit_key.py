@@ -93,6 +93,10 @@ def test_a_lost_key_is_not_made_anew(cli: Cli) -> None:
         assert f"is missing, and the logs in {cli.state / 'audit'} were signed with it" in done.stderr
         assert "Restore it from a copy" in done.stderr
     assert not key_file(cli).exists()
+    registry = (cli.state / "audit" / "origins").rename(cli.state / "origins")
+    done = cli("audit", "init", "--name", HOUSE)  # the registry is gone with it, as from half of a restored copy
+    assert (done.exit_code, done.stdout, key_file(cli).exists()) == (2, "", False)
+    registry.rename(cli.state / "audit" / "origins")
     kept.rename(key_file(cli))
     cli.ok("keys", "create", "--owner", "b")
     key_file(cli).rename(kept)

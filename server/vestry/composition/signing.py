@@ -6,14 +6,18 @@ from the day on which the log began.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
+from pathlib import Path
 
 from vestry.audit.notary import Signing
+from vestry.audit.reading import NoLog, origins
 from vestry.audit.registry import REGISTRY
 from vestry.audit.registry import read as read_registry
 from vestry.audit.tlog.notes import NoteRefused, Signer
+from vestry.audit.tlog.tiles import CHECKPOINT
 from vestry.secret_files import SecretFault, read, read_or_make
 from vestry.settings.tree import Settings
 
@@ -54,11 +58,18 @@ def lost_key(settings: Settings) -> SecretFault | None:
     and its public half would be given to verifiers for nothing.
     """
     path, directory = settings.signing_key, settings.audit_directory
-    if os.path.lexists(path) or not os.path.lexists(directory / REGISTRY):
+    if os.path.lexists(path) or not (os.path.lexists(directory / REGISTRY) or _signed(directory)):
         return None
     mend = "Restore it from a copy; or begin a new house, with another `audit.directory`, as docs/security.md says"
     what = f"the key that signs the audit log is missing, and the logs in {directory} were signed with it"
     return SecretFault(path, what, mend)
+
+
+def _signed(directory: Path) -> bool:
+    """Whether there is a signed log, be it that the registry is gone as well."""
+    with contextlib.suppress(NoLog, OSError):
+        return any(os.path.lexists(directory / name / CHECKPOINT) for name in origins(directory))
+    return False
 
 
 def other_key(settings: Settings, key: Signer) -> SecretFault | None:
