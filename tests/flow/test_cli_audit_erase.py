@@ -138,6 +138,22 @@ def test_a_legal_hold_stops_it(tmp_path: Path, engine: FakeEngine, hold: dict[st
         assert office.erase("--subject", "somebody else").exit_code == 0
 
 
+def test_settings_without_the_hold_show_in_the_record(tmp_path: Path, engine: FakeEngine) -> None:
+    """Whoever leaves the hold out for the command's time leaves a digest that no start of the server has."""
+    office = Office(tmp_path, engine, holds=[{"subject": "tester", "reason": "lawsuit 117"}])
+    with office.server:
+        office.server.start()
+        office.ask()
+        other = office.ask_as("other")
+        started = office.server.records("server.start")[0]["configuration_digest"]
+        assert office.erase("--subject", "other").exit_code == 0
+        assert office.recorded("content.erase")[0]["configuration_digest"] == started
+        office.cli.variables["VESTRY_AUDIT__HOLDS"] = "[]"
+        assert office.erase("--subject", "tester").exit_code == 0
+        assert office.recorded("content.erase")[1]["configuration_digest"] not in {started, ""}
+        assert office.open(other).exit_code == 0
+
+
 def test_a_name_with_a_backslash_is_given_as_it_is(tmp_path: Path, engine: FakeEngine) -> None:
     """As a Windows domain names people; records escape it. Held is held, however the name is written; what is erased is
     found by the name, and its erasure by its record; and so are the calls.

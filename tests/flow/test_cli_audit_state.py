@@ -17,7 +17,7 @@ from fakes.audit import SIGNING as KEY
 from fakes.audit import HandClock
 from fakes.engine import FakeEngine
 from support.cli import Cli
-from support.house import PLAIN, SIGNING, House, chat, until
+from support.house import PLAIN, SIGNING, House, chat, read_records, until
 from support.logs import DAY, DayLog
 from vestry.audit import reconciling
 from vestry.audit.notary import Signing
@@ -253,6 +253,8 @@ def test_prune_says_what_it_would_do_and_does_it(kept: Cli, tmp_path: Path) -> N
     assert found["minimum_index"] > 2000
     assert found["faults"] == []
     assert "0 records pruned" in kept.ok("audit", "prune", "--origin", "cli")
+    (record,) = read_records(tmp_path / "audit" / "cli", "log.prune")
+    assert record["configuration_digest"] == kept.ok("check").split("digest")[1].split()[0]
 
 
 def test_a_log_that_nobody_writes_to_any_more_goes_too(

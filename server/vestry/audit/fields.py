@@ -216,7 +216,7 @@ FIELDS: tuple[Field, ...] = (
     # Why it was allowed
     _row("decision", choice("allow", "deny"), "What was decided.", always={I, R}),
     _row("rule", text(128), "Rule that allowed it, or denied it.", always={I}, maybe={R}),
-    _row("configuration_digest", text(128), "Digest of the settings in force.", maybe={I, R, *SERVER}),
+    _row("configuration_digest", text(128), "Digest of the settings in force.", maybe={I, R, *SERVER, ERASE, PRUNE}),
     # How it went
     _row("ending", choice(*Ending), "How the call ended.", always={O, R, CLOSED}),
     _row("prompt_tokens", INTEGER, "Tokens of the prompt.", always={O}),

@@ -61,10 +61,13 @@ class Hold(Struct, frozen=True):
 
 
 class Policy(Struct, frozen=True):
-    """What may be pruned, and what never. `days` is how long every record is kept at least."""
+    """What may be pruned, and what never. `days` is how long every record is kept at least; the digest is that of the
+    settings that say so.
+    """
 
     days: int
     holds: tuple[Hold, ...] = ()
+    configuration_digest: str = ""
 
     def __str__(self) -> str:
         held = f"; {len(self.holds)} legal holds" if self.holds else ""
@@ -202,7 +205,13 @@ def prune(
 
 def event(found: Plan, policy: Policy, records: Records) -> Event:
     """The record of a pruning."""
-    return records.event(RecordType.LOG_PRUNE, minimum_index=found.minimum, records=found.records, cause=str(policy))
+    return records.event(
+        RecordType.LOG_PRUNE,
+        minimum_index=found.minimum,
+        records=found.records,
+        cause=str(policy),
+        configuration_digest=policy.configuration_digest,
+    )
 
 
 def remove(home: Path, start: int, minimum: int, files: Files, halted: Callable[[], bool] = bool) -> None:

@@ -18,6 +18,7 @@ from vestry.audit.records import Records, as_recorded
 from vestry.composition.outside import record_once, recorded_or
 from vestry.composition.reader import user_of_this_process
 from vestry.composition.retention import holds_of
+from vestry.configuration.reading import digest
 from vestry.settings.tree import Settings
 
 
@@ -73,6 +74,7 @@ def erase(
             count=count,
             newest=max(each.newest for each in found),
             reason=reason,
+            configuration_digest=digest(settings),
         )
         with recorded_or(Refused, "Nothing was done, because it could not be recorded."):
             record_once(settings, event)

@@ -16,6 +16,7 @@ from vestry.audit.pruning import DAY_SECONDS, Halted, Hold, Policy, prune
 from vestry.audit.reading import NoLog
 from vestry.audit.records import Event
 from vestry.audit.scan import LogUnusable
+from vestry.configuration.reading import digest
 from vestry.errors import AuditUnavailable
 from vestry.faults import cause_of
 from vestry.seams import Journal
@@ -30,7 +31,7 @@ def policy_of(settings: Settings) -> Policy | None:
     audit = settings.audit
     if audit.retention is None:
         return None
-    return Policy(audit.retention.days, holds_of(settings))
+    return Policy(audit.retention.days, holds_of(settings), digest(settings))
 
 
 def holds_of(settings: Settings) -> tuple[Hold, ...]:
