@@ -13,6 +13,7 @@ import pytest
 from support.alone import asked
 from support.audit_logs import House, Record, bundle_of
 from support.cli import Cli
+from vestry.audit.tlog.tiles import bundled, unbundled
 
 COMMANDS = {
     "show": ("show", "--copy", "COPY"),
@@ -152,6 +153,25 @@ def test_no_escape_comes_from_the_one_file_verifier(tmp_path: Path) -> None:
         _, out, err = asked(str(house.directory), "--public-key", str(house.key))
         assert not ESCAPES & {*out, *err}
         assert "Verified." not in out.split("\n")
+
+
+@pytest.mark.parametrize("place", ["journal", "bundle"])
+@pytest.mark.parametrize(
+    "words", [*COMMANDS.values(), ("show", "--copy", "COPY", "--tenant", "radiology")], ids=" ".join
+)
+def test_a_record_that_is_nested_without_end(house: House, words: tuple[str, ...], place: str, tmp_path: Path) -> None:
+    """Below the newest checkpoint or behind it, under whatever name: no command gives up with a traceback."""
+    log = house.directory / "server"
+    nested = b'{"type":"outcome","x":"log.reconciled req-1 content.erase","y":' + b"[" * 20_000 + b"]" * 20_000 + b"}"
+    if place == "journal":
+        with max(log.glob("*.jsonl")).open("ab") as file:
+            file.write(nested + b"\n")
+    else:
+        for journal in log.glob("*.jsonl"):
+            journal.unlink()
+        path = bundle_of(log, 299)
+        path.write_bytes(b"".join(map(bundled, [*unbundled(path.read_bytes())[:-1], nested])))
+    said(house, words, tmp_path)
 
 
 @pytest.mark.parametrize("words", [COMMANDS["show"], COMMANDS["export"]], ids=" ".join)

@@ -344,7 +344,7 @@ def _find(leaves: Iterator[tuple[int, bytes]], minimum: int) -> int | None:
 def _is_prune(leaf: bytes, minimum: int) -> bool:
     try:
         record = _prune(leaf)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return record.type == RecordType.LOG_PRUNE and record.minimum_index == minimum
 

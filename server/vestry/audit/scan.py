@@ -131,7 +131,7 @@ def parse(line: bytes) -> Line | None:
         return None
     try:
         return _DECODER.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -140,7 +140,7 @@ def _leaves_of(home: Path, request_id: str) -> Iterator[Leaf]:
 def _call_record(leaf: bytes) -> Leaf | None:
     try:
         record = _DECODER.decode(leaf)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return record if record.type in KINDS else None
 
@@ -285,7 +285,7 @@ def _time(raw: bytes) -> str:
 def _erasure(raw: bytes) -> Erasure | None:
     try:
         found = _ERASURES.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return found if found.type == RecordType.CONTENT_ERASE else None
 
@@ -294,7 +294,7 @@ def shown(opened: Opened) -> dict[str, Any]:
     """The content for JSON: as it reads where it is JSON itself, else as text; with what proves it."""
     try:
         content: Any = msgspec.json.decode(opened.content)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         content = opened.content.decode("utf-8", "replace")
     return {
         "content": content,

@@ -107,7 +107,7 @@ def decoded(leaf: bytes) -> Event:
         record = msgspec.json.decode(leaf)
         at, origin, time, kind = (record[name] for name in ("index", "origin", "time", "type"))
         moment(time)
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, OverflowError, KeyError, TypeError) as error:
+    except (ValueError, OverflowError, KeyError, TypeError, RecursionError) as error:
         raise LogDamaged(f"A record of the log is damaged: {error}.") from error
     if not (isinstance(at, int) and all(isinstance(each, str) for each in (origin, time, kind))):
         raise LogDamaged("A record of the log is damaged: a field that every record has is of another type.")

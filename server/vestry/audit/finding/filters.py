@@ -61,7 +61,7 @@ def row_of(leaf: bytes, place: str) -> tuple[Row, int]:
     try:
         row = _DECODER.decode(leaf)
         moment = row.moment
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, OverflowError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, OverflowError, RecursionError) as error:
         raise LogDamaged(f"{place} is damaged: it is no record ({error}).") from error
     return row, moment
 

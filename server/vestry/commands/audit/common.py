@@ -45,5 +45,5 @@ def told() -> Iterator[None]:
         raise click.UsageError(printable(str(fault))) from None
     except OSError as fault:
         raise click.UsageError(printable(f"It cannot be read: {fault}.")) from None
-    except (TileMissing, LogUnusable, ValueError) as fault:
+    except (TileMissing, LogUnusable, ValueError, RecursionError) as fault:
         raise click.ClickException(printable(f"{str(fault).rstrip('.')}.")) from None

@@ -86,7 +86,7 @@ def line_of(found: Found) -> str:
     """
     try:
         record = msgspec.json.decode(found.leaf)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise LogDamaged(f"Record {found.index} of `{found.origin}` is damaged: it is no record ({error}).") from error
     shown = [f"{name}={_text(record[name])}" for name in _SHOWN if name in record]
     place = f"{found.origin}#{found.index}"
