@@ -408,17 +408,22 @@ def test_line_ends_in_a_field_that_is_recorded_are_escaped(field: str, visit: Vi
 
 
 def test_line_ends_in_headers_that_are_recorded_are_escaped(visit: Visit) -> None:
-    """What a header may hold beyond printable ASCII is escaped in the record, and cut at its bound."""
-    agent = "User-Agent: a\tb\x80\xff" + "c" * 9000
+    """What a header may hold that is not printable is escaped in the record, once, and cut with a mark."""
+    agent = "User-Agent: a\tb\\n\x80\xff" + "c" * 9000
     answer = visit.send(chat_request(visit.key, chat(), agent, 'X-Request-Id: "}\t{"type":"x"' + "d" * 500))
     assert answer.status_code == 200
     assert answer.headers["x-request-id"].startswith("req_")
     intent = visit.house.records("intent")[-1]
+    assert intent["user_agent"].startswith(r"a\tb\\n\udc80\udcffccc")
+    assert intent["user_agent"].endswith("ccc…[of 9007 characters]")
     assert intent["user_agent"].isprintable()
-    assert intent["user_agent"].startswith("a\\")
     assert len(intent["user_agent"]) <= 256
     assert intent["client_request_id"].isprintable()
     assert len(intent["client_request_id"]) <= 128
+    assert intent["client_request_id"].endswith(" characters]")
+    named = "User-Agent: Befund/1 (Z\u00fcrich)".encode().decode("latin-1")
+    assert visit.send(chat_request(visit.key, chat(), named)).status_code == 200
+    assert visit.house.records("intent")[-1]["user_agent"] == "Befund/1 (Z\u00fcrich)"
     assert json.dumps(intent).count('"type": ') == 1
 
 

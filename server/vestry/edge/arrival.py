@@ -301,11 +301,10 @@ class Arrival:
 
 def _traceparent(value: bytes) -> str:
     """A W3C trace context, or nothing."""
-    text = _text(value)
+    text = value[:MAX_TEXT].decode("latin-1")
     return text if TRACEPARENT.match(text) else ""
 
 
 def _text(value: bytes) -> str:
-    """A header for the record: at most 256 characters, what is not printable ASCII escaped."""
-    text = value[:MAX_TEXT].decode("latin-1")
-    return text if text.isascii() and text.isprintable() else ascii(text)[1:-1][:MAX_TEXT]
+    """A header for the record, which escapes and cuts it; bytes that are no UTF-8 become lone surrogates."""
+    return value.decode("utf-8", "surrogateescape")
