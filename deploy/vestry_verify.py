@@ -121,7 +121,7 @@ class Key:
             raw = b""
         self.name, self.raw = name, raw[1:]
         if not re.fullmatch(r"[^\s+]{1,200}", name) or len(raw) != 33 or raw[0] != 1 or self.id(name).hex() != told:
-            raise BadInput("The public key is none: NAME+HASH+BASE64 of an Ed25519 key is expected.")
+            raise BadInput("The public key is none, nor a file: NAME+HASH+BASE64 of an Ed25519 key is expected.")
 
     def id(self, name: str) -> bytes:
         return hashlib.sha256(name.encode() + b"\n\x01" + self.raw).digest()[:4]
@@ -723,7 +723,7 @@ class House:
             if alone:
                 raise BadInput(f"{path} cannot be compared with one log alone.")
             try:
-                for note in notes_in(note_at(path) or ""):
+                for note in notes_in(text_of(path)):
                     yield from self.entries(note).items()
             except (Fails, OSError) as error:
                 raise BadInput(f"{path} cannot be compared with: {error}.") from None
@@ -736,7 +736,7 @@ class House:
         found: dict[str, list[Head]] = {}
         for path in kept:
             try:
-                for note in notes_in(note_at(path) or ""):
+                for note in notes_in(text_of(path)):
                     origin, head = self.outside(note, alone)
                     found.setdefault(origin, []).append(head)
             except (Fails, OSError) as error:

@@ -125,6 +125,14 @@ def test_given_files_that_are_none(tmp_path: Path) -> None:
             assert (status, out) == (2, ""), (words, out, err)
             assert err.startswith("error: ")
             assert Cli(tmp_path / "state")("audit", "verify-proof", *words).exit_code == 2
+        for option in ("--checkpoint", "--registry"):
+            words = [str(house.directory), "--public-key", str(house.key), option, path]
+            status, _, err = asked(*words)
+            assert (status, path in err) == (2, True), (words, err)
+            assert ("is not there" in err) == path.endswith("missing"), err
+            assert Cli(tmp_path / "state")("audit", "verify", *words).exit_code == 2
+    status, _, err = asked(str(house.directory), "--public-key", str(bad["missing"]))
+    assert (status, "nor a file" in err) == (2, True), err
 
 
 @pytest.mark.parametrize("time", [5, None, ["x"], {}, True, "yesterday", "2026-W01-1", "0001-01-01T00:00:00"])
