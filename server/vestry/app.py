@@ -177,7 +177,6 @@ class Server:
         await stack.enter_async_context(backend.attending())
         self._registry = Abreast(self._directory, self._house_read)
         keys = KeyCredentials(self._registry, backend.freshness, observe=self.meter.looked_up)
-        self.meter.directory = lambda: (not backend.missing, backend.unheard_seconds)
         await stack.enter_async_context(_uses_noted(keys))
         return keys
 
@@ -196,6 +195,8 @@ class Server:
             self.settings, self._directory, self._directory.backend.freshness, place, secret=self._secrets.key_hash
         )
         self.meter.outdated = lambda: standing.outdated
+        backend = self._directory.backend
+        self.meter.directory = lambda: (not backend.missing and not standing.unread_seconds, backend.unheard_seconds)
         with contextlib.suppress(KeysUnavailable):
             await standing.refresh()
         async with running(standing.run()):
@@ -317,8 +318,11 @@ class Server:
 
     def _lost(self) -> bool:
         """Whether nobody's key can be judged any more. A directory that is out of reach is no such thing while what is
-        remembered of it holds: not ready are all servers at once, and then nobody is left to serve.
+        remembered of it holds: not ready are all servers at once, and then nobody is left to serve. One that is heard
+        and cannot be read, as without a connection to spare, has as much time.
         """
+        if self._standing.unread_seconds > (self.settings.store.stale_seconds if self._housed else 0):
+            return True
         try:
             self._directory.backend.freshness.epoch(math.inf)
         except DirectoryFault:

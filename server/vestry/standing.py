@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from vestry.adapters.directory.faults import DamageFault
@@ -45,6 +46,14 @@ class Standing:
         self._told = ""
         self.outdated = False
         """Whether something in the directory cannot be used, so that nothing that has changed since is in force."""
+        self._unread: float | None = None
+
+    @property
+    def unread_seconds(self) -> float:
+        """For how long what has changed cannot be read; 0 while it can. Nobody's credential is judged meanwhile: what
+        is remembered is older than the change, and who is looked up waits for the house (`Abreast`).
+        """
+        return 0.0 if self._unread is None else time.monotonic() - self._unread
 
     async def refresh(self) -> None:
         """Read it now, if anything has changed. Returns once a house as new as the directory was is in its place, or is
@@ -82,13 +91,17 @@ class Standing:
         try:
             documents = await self._directory.standing()
         except DamageFault as fault:
+            self._unread = None
             self._tell(UNUSABLE, fault, epoch)
             return None
         except Exception as fault:
+            if epoch > self._epoch:
+                self._unread = self._unread or time.monotonic()
             self._tell("the directory has changed and cannot be read, and the house before stays", fault, epoch)
             if isinstance(fault, KeysUnavailable):
                 raise
             raise KeysUnavailable from fault
+        self._unread = None
         try:
             return House.of(self._settings, documents, secret=self._secret)
         except Exception as fault:  # noqa: BLE001 - whatever it is, the server goes on with the house that it has

@@ -19,12 +19,13 @@ from support.cable import Cable
 from support.directories import postgres_directory
 from support.house import PEPPER, PLAIN, House, chat, until
 from support.keys import ran
-from support.postgres import Postgres, postgres
+from support.postgres import USER, Postgres, postgres
 from vestry.adapters.directory.store import SqlDirectory
 from vestry.adapters.key_format import mint
 from vestry.types import Kind
 
 STALE_SECONDS = 3
+LISTENING = "SELECT 1 FROM pg_stat_activity WHERE usename = '{}' AND query LIKE 'SELECT%'"
 T = TypeVar("T")
 
 
@@ -233,6 +234,33 @@ def test_an_outage_under_load(houses: tuple[House, House], server: Postgres, fau
         assert set(load.statuses(key, recovered)) == {401}
     assert recovered - back < 5
     assert max(seconds for *_, seconds in load.answers) < 5
+
+
+def test_postgresql_that_is_heard_and_cannot_be_read_is_an_outage(
+    tmp_path: Path, engine: FakeEngine, server: Postgres, database: str
+) -> None:
+    """It lets the server have one connection, which listens: nobody is served, and that shows in the metric, and in
+    readiness when `stale_seconds` are over. Once there are connections again all is well by itself.
+    """
+    role = database.replace("test", "role")
+    server.execute(f"CREATE ROLE {role} LOGIN IN ROLE {USER}", database=database)
+    with house(tmp_path / "one", engine, server.url(database), user=role) as one:
+        key, _ = one.keys.create()
+        assert status(one, key) == 200
+        server.execute(f"ALTER ROLE {role} CONNECTION LIMIT 1", database=database)
+        server.execute(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'", database=database
+        )
+        until(lambda: server.execute(LISTENING.format(role), database=database), what="the listener")
+        until(lambda: status(one, key) == 503, what="the outage")
+        until(lambda: "\nvestry_directory_stale_seconds 0." in one.metrics(), what="its being heard")
+        assert "\nvestry_directory_up 0.0\n" in one.metrics()
+        until(lambda: "keys" in one.get_ops("/readyz").json()["missing"], what="readiness")
+        assert status(one, key) == 503
+        server.execute(f"ALTER ROLE {role} CONNECTION LIMIT 9", database=database)
+        until(lambda: status(one, key) == 200, what="recovery")
+        assert one.get_ops("/readyz").status_code == 200
+        assert "\nvestry_directory_up 1.0\n" in one.metrics()
 
 
 def test_a_server_that_hears_nothing_forgets_in_time(
