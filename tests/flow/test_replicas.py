@@ -147,6 +147,36 @@ def test_what_an_operator_changes_by_hand_is_heard(
         until(lambda each=each: status(each, key) == 401, seconds=2, what="the refusal")  # type: ignore[misc]
 
 
+WAITING = "SELECT 1 FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = '{}')"
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+def test_who_waits_for_another_change_sees_it_whatever_the_database_isolates(
+    server: Postgres, database: str, isolation: str
+) -> None:
+    """Two administrators at once, where transactions see by default what was there when they began: none is refused."""
+    server.execute(f"ALTER DATABASE {database} SET default_transaction_isolation = '{isolation}'", database=database)
+
+    async def add(directory: SqlDirectory, name: str) -> None:
+        async with directory.changing() as change:
+            await change.put(Kind.TENANT, "", name, {})
+
+    async def both() -> list[str]:
+        one, two = (postgres_directory(server, database, pepper=PEPPER) for _ in range(2))
+        async with one.changing() as change:
+            await change.put(Kind.TENANT, "", "first", {})
+            second = asyncio.create_task(add(two, "second"))
+            while not server.execute(WAITING.format(database), database=database):
+                await asyncio.sleep(0.01)
+        await second
+        names = [each.name for each in await one.standing()]
+        await one.close()
+        await two.close()
+        return names
+
+    assert ran(both()) == ["first", "second"]
+
+
 class Load:
     """Callers who do nothing but call, each with a key of its own; what they were answered, when, and how fast."""
 
