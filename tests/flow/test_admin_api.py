@@ -436,6 +436,8 @@ def test_the_log_is_searched_and_the_search_is_a_record(house: House, auditor: D
     assert (nothing.json()["data"], about(house, nothing)[0]["records"]) == ([], 0)
     several = auditor.get("/records?type=project.change&type=log.read&since=1h&limit=500").json()["data"]
     assert {each["record"]["type"] for each in several} == {"project.change", "log.read"}
+    never = auditor.get("/records?type=project.change&until=9999-12-31T23:59:59.999999Z")
+    assert (never.status_code, about(house, never)[0]["filter"][-27:]) == (200, "9999-12-31T23:59:59.999999Z")
     for bad, param in (
         ("type=x", "type"),
         ("outcome=x", "outcome"),

@@ -84,6 +84,13 @@ def test_times(text: str, expected: str) -> None:
     assert datetime.fromtimestamp(moment / 1_000_000, UTC).replace(tzinfo=None) == datetime.fromisoformat(expected)
 
 
+@pytest.mark.parametrize("text", ["9999-12-31T23:59:59.999999Z", "0001-01-01T00:00:00.000001Z"])
+def test_the_ends_of_the_calendar_are_times(text: str) -> None:
+    """What other programs write for "never" and "always": to the microsecond, as the record of the reading has it."""
+    moment = moment_of(text, datetime.now(UTC))
+    assert str(Filter(since=moment, until=moment)) == f"since={text} until={text}"
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -118,6 +118,6 @@ def moment_of(text: str, now: datetime) -> int:
             found = datetime.fromisoformat(text)
         if found.tzinfo is None:
             raise ValueError("a time needs its offset from UTC")
-        return round(found.astimezone(UTC).timestamp() * 1_000_000)
+        return microseconds_of(found.astimezone(UTC).isoformat())  # exactly: a float has none of them in the year 9999
     except OverflowError as error:
         raise ValueError("that is beyond the calendar") from error

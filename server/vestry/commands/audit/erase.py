@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from vestry.audit.records import rfc3339
+from vestry.audit.records import microseconds_of, rfc3339
 from vestry.commands.common import settings_of
 from vestry.composition.custody import Refused, erase
 
@@ -23,7 +23,7 @@ def _time(_context: click.Context, _option: click.Parameter, value: str | None) 
             moment = moment.replace(tzinfo=UTC)
         if moment.tzinfo is None:
             raise click.BadParameter(said)
-        return rfc3339(round(moment.timestamp() * 1_000_000))
+        return rfc3339(microseconds_of(moment.astimezone(UTC).isoformat()))
     except (ValueError, OverflowError, OSError):
         raise click.BadParameter(said) from None
 
