@@ -166,7 +166,7 @@ def test_who_waits_for_another_change_sees_it_whatever_the_database_isolates(
         async with one.changing() as change:
             await change.put(Kind.TENANT, "", "first", {})
             second = asyncio.create_task(add(two, "second"))
-            while not server.execute(WAITING.format(database), database=database):
+            while not server.execute(WAITING.format(database), database=database):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await second
         names = [each.name for each in await one.standing()]

@@ -92,7 +92,7 @@ class Postgres:
         self._engine = create_async_engine(
             "postgresql+asyncpg://",
             async_creator=self._connect,
-            isolation_level="READ COMMITTED",  # whatever the database's default: who has waited for another sees its change
+            isolation_level="READ COMMITTED",  # whatever the default: who has waited for another sees its change
             json_deserializer=json_of,
             poolclass=AsyncAdaptedQueuePool,
             pool_size=where.connections,
