@@ -90,7 +90,7 @@ class Server:
         async with contextlib.AsyncExitStack() as stack:
             await self._build(stack)
             self._stack = stack.pop_all()
-        self._ready = True
+        self._ready = not self._stopping.is_set()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -98,13 +98,7 @@ class Server:
         await self._stack.aclose()
 
     async def until_stopped(self) -> None:
-        """Wait for SIGTERM, SIGINT or `stop`. SIGUSR1 asks for a signed checkpoint."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            with contextlib.suppress(RuntimeError, ValueError):  # not in the main thread
-                loop.add_signal_handler(number, self.stop)
-        with contextlib.suppress(RuntimeError, ValueError):
-            loop.add_signal_handler(signal.SIGUSR1, self._recording.journal.checkpoint)
+        """Wait for SIGTERM, SIGINT or `stop`."""
         await self._stopping.wait()
 
     def stop(self) -> None:
@@ -123,6 +117,7 @@ class Server:
         settings = self.settings
         recording = self._recording
         await stack.enter_async_context(recording.begun())
+        self._heed_signals()
         keys = await self._directory_opened(stack)
         issuers = providers_of(settings.identity.issuers)
         self.meter.identity.issuers = [provider for _, provider in issuers.values()]
@@ -160,6 +155,15 @@ class Server:
             replicas=self._replicas,
         )
         await self._open_ports(stack, corridor, await stack.enter_async_context(administration(parts)))
+
+    def _heed_signals(self) -> None:
+        """From when the start is recorded on, so that the stop is, too. SIGUSR1 asks for a signed checkpoint."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(RuntimeError, ValueError):  # not in the main thread
+                loop.add_signal_handler(number, self.stop)
+        with contextlib.suppress(RuntimeError, ValueError):
+            loop.add_signal_handler(signal.SIGUSR1, self._recording.journal.checkpoint)
 
     async def _directory_opened(self, stack: contextlib.AsyncExitStack) -> KeyCredentials:
         """Open the directory; the keys in it. One that cannot be read yet is not ready; one of another version is no

@@ -153,6 +153,30 @@ def test_told_to_stop_while_it_comes_up_it_ends_in_a_container_too(tmp_path: Pat
                 outside.kill()
 
 
+@pytest.mark.parametrize("silent", [False, True], ids=["ports-open", "no-answer-of-the-directory"])
+def test_told_to_stop_before_it_is_ready_it_stops_in_order(tmp_path: Path, engine: FakeEngine, silent: bool) -> None:
+    """As soon as its ports are open, and before, while it waits for its directory: a start that stands in the record is
+    followed by a stop, the note of its addresses is gone, and the exit status is 0.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as mute, ServerProcess(tmp_path, [engine]) as server:
+        if silent:
+            database = {"store": {"url": f"postgresql://127.0.0.1:{mute.getsockname()[1]}/vestry", "user": "vestry"}}
+            server.config.write_text(yaml.safe_dump({**yaml.safe_load(server.config.read_text()), **database}))
+        program = [sys.executable, "-m", "vestry", "--config", str(server.config), "serve"]
+        server.process = subprocess.Popen(program, env={**clean(os.environ), "PYTHONPATH": str(ROOT / "server")})
+        note = server.state / "server.json"
+        if silent:
+            mute.settimeout(20)
+            mute.accept()
+        while not silent and not note.exists() and server.process.poll() is None:
+            pass
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert not note.exists()
+    kinds = [each["type"] for each in log_of(server) if each["type"].startswith("server.")]
+    assert kinds == ["server.start", "server.stop"]
+
+
 def test_started_with_its_standard_streams_closed_it_serves_and_stops(tmp_path: Path, engine: FakeEngine) -> None:
     """As some supervisors do it: no file of its own, such as the record, has their numbers, and what they get."""
     with ServerProcess(tmp_path, [engine]) as server:
