@@ -95,7 +95,9 @@ def run_all(what: str, commands: Iterable[Sequence[str | Path]]) -> None:
         for command in commands:
             said = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
             argv = [str(each) for each in command]
-            process = subprocess.Popen(argv, env=environ, stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
+            process = subprocess.Popen(
+                argv, env=environ, stdout=said, stderr=subprocess.STDOUT, start_new_session=True, close_fds=False
+            )
             stack.callback(end, process)
             started.append((process, said))
         for process, said in started:
@@ -295,7 +297,10 @@ def install_project(target: Target) -> None:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Hold the state directory's lock: two of these at once would spoil each other's work."""
+    """Hold the state directory's lock: two of these at once would spoil each other's work.
+
+    The programs that this starts hold it too: after kill -9 of this alone, the next run waits until they have ended.
+    """
     try:
         STATE.mkdir(mode=0o700, exist_ok=True)
         held = (STATE / ".bootstrap.lock").open("w")
@@ -303,6 +308,7 @@ def alone() -> Iterator[None]:
         mend = "Run this as the user whose checkout it is, or in a copy that you may write to."
         raise BootstrapError(f"nothing can be written to {STATE} ({fault.strerror}). {mend}") from None
     with held as lock:
+        os.set_inheritable(lock.fileno(), True)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

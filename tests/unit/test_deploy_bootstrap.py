@@ -236,6 +236,32 @@ def test_no_pip_outlives_a_signal(project: Project) -> None:
     assert running_in(project.root) == []
 
 
+def test_a_run_waits_for_the_pips_of_one_that_was_killed(project: Project) -> None:
+    """kill -9 of the script alone leaves its pip at work: the next run does not work beside it, and then makes the
+    environment whole.
+    """
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    environ |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1", "PIP_RETRIES": "0"}
+    argv = [sys.executable, "deploy/bootstrap.py", "--as-is", "server"]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        index = {"PIP_INDEX_URL": f"http://127.0.0.1:{silent.getsockname()[1]}/simple"}
+        killed = subprocess.Popen(argv, cwd=project.root, env=environ | index, stdout=subprocess.DEVNULL)
+        asked = silent.accept()[0]
+        killed.kill()
+        killed.wait()
+    mended = environ | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(project.wheels)}
+    with subprocess.Popen(argv, cwd=project.root, env=mended, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(2)]
+        asked.close()
+        process.stdout.read()
+    assert "waiting for another run to finish" in said[1]
+    assert process.returncode == 0
+    assert project.says("import vestry, needed, besides, too; print(vestry.WORD)") == "first"
+    assert running_in(project.root) == []
+
+
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_terminal_that_closes_ends_it_too(module: ModuleType, tmp_path: Path, ignored: bool) -> None:
     """SIGHUP is told to this process alone, which ends its programs; unless it runs under `nohup`."""
