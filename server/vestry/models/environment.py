@@ -45,11 +45,9 @@ TORCH_LOCK = LOCKS / "engine-torch.lock"
 PIP = ("--disable-pip-version-check", "--no-input", "install", "--no-compile", "--progress-bar", "off")
 LOCKED = ("--require-hashes", "--only-binary", ":all:", "--no-deps", "--requirement")
 PASSED_ON = re.compile(
-    r"PATH|LANG|LC_.*|HOME|TMPDIR|PIP_(?!(TARGET|PREFIX|ROOT|DRY_RUN)$).*|XDG_CONFIG_.*|(https?|no|all)_proxy"
-    r"|SSL_CERT_(FILE|DIR)",
+    r"PATH|LANG|LC_.*|HOME|TMPDIR|PIP_.*|XDG_CONFIG_.*|(https?|no|all)_proxy|SSL_CERT_(FILE|DIR)",
     re.IGNORECASE,
 )
-"""Of pip's own all but what would have it install elsewhere, or nothing."""
 
 
 class Stamp(Struct, frozen=True, forbid_unknown_fields=True):
@@ -169,7 +167,7 @@ class _Installer:
         self._folder = folder
         self._progress = progress
         self._environment = {name: value for name, value in environ.items() if PASSED_ON.fullmatch(name)}
-        self._environment["PIP_USER"] = "0"
+        self._environment |= {"PIP_USER": "0", "PIP_DRY_RUN": "0"}
         self._log = folder.parent / "logs" / "engine-environment.log"
         # This Python's pip fills the environment, if there is one: to put another into it takes seconds.
         self._shared = importlib.util.find_spec("pip") is not None
@@ -198,6 +196,10 @@ class _Installer:
         own = os.fspath(python_of(self._folder))
         return (sys.executable, "-m", "pip", "--python", own) if self._shared else (own, "-m", "pip")
 
+    def _here(self) -> tuple[str, ...]:
+        """Options that have pip install here, whatever the user's variables and pip.conf say of a place."""
+        return "--target", "", "--prefix", os.fspath(self._folder), "--root", "/"
+
     def torch(self) -> str:
         """Install PyTorch, in its CPU build where pip offers one; returns its version."""
         version, needs = self._offered()
@@ -210,7 +212,7 @@ class _Installer:
 
     def _offered(self) -> tuple[str, list[str]]:
         """Version and needs of the PyTorch that pip would install here."""
-        argv = [*PIP, "--dry-run", "--ignore-installed", "--no-deps", "--quiet", "--report", "-", f"torch=={TORCH}"]
+        argv = [*PIP, *self._here(), "--dry-run", "--ignore-installed", "--no-deps", "--quiet", "--report", "-", f"torch=={TORCH}"]
         done = children.answer([*self._installer(), *argv], self._environment)
         if done.returncode:
             said = done.stderr.strip().splitlines()[-1:]
@@ -234,6 +236,6 @@ class _Installer:
                 elif line.startswith("Installing collected packages"):
                     bar.advance(0, note="installing")
 
-            argv = (*self._installer(), *PIP, *arguments)
+            argv = (*self._installer(), *PIP, *self._here(), *arguments)
             children.run(f"Installing {what}", argv, self._environment, self._log, on_line)
             bar.advance(total + 1)
