@@ -212,7 +212,8 @@ class _Installer:
 
     def _offered(self) -> tuple[str, list[str]]:
         """Version and needs of the PyTorch that pip would install here."""
-        argv = [*PIP, *self._here(), "--dry-run", "--ignore-installed", "--no-deps", "--quiet", "--report", "-", f"torch=={TORCH}"]
+        asked = ("--dry-run", "--ignore-installed", "--no-deps", "--quiet", "--report", "-")
+        argv = [*PIP, *self._here(), *asked, f"torch=={TORCH}"]
         done = children.answer([*self._installer(), *argv], self._environment)
         if done.returncode:
             said = done.stderr.strip().splitlines()[-1:]
