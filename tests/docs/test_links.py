@@ -23,6 +23,8 @@ NAMES_OF_FILES = re.compile(r"\bdocs/[\w/.-]+\.(?:md|json)\b")
 COMMAND = re.compile(
     r"\bvestry(?: --config [\w./-]+)? ([a-z][a-z-]*[a-z])(?: ([a-z][a-z-]*)(?![^\s`]))?((?: [^`\n|]*)?)"
 )
+LABEL = re.compile(r"vestry (?:origins|sealed content|content hash) v1")
+"""What formats begin with: no commands."""
 COMMANDS = dict(every_command())
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
@@ -141,5 +143,5 @@ def test_the_commands_are_seen() -> None:
 def _code(text: str) -> list[str]:
     """Lines of shell blocks, and code within lines, that begin with the program's name."""
     lines = [line for block in SHELL.findall(text) for line in block.splitlines()]
-    lines += re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
+    lines += re.findall(r"`([^`\n]+)`", FENCE.sub("", LABEL.sub("", text)))
     return [line for line in lines if re.match(r"\s*(\S+/)?vestry ", line)]
