@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fakes.engine import FakeEngine
+from support.cli import clean
 from support.office import CANARY, WORDS, Office
 from support.server import ROOT
 
@@ -51,3 +57,44 @@ def test_kept_content_opens_by_its_page_alone(office: Office) -> None:
     assert office.erase("--subject", "tester").exit_code == 0
     with pytest.raises(AssertionError, match="erased"):
         opened(office.audit / "server", records[0], key)
+
+
+def test_auditors_questions_are_answered(office: Office, tmp_path: Path) -> None:
+    """Who read, what was asked and answered, what is left, which rule, and what the rules were."""
+    (tmp_path / "rules.yaml").write_text("rules:\n  - {name: short, max_tokens: 77}\n")
+    office.cli.ok("policy", "set", "--file", str(tmp_path / "rules.yaml"))
+    call, _ = office.ask(), office.ask_as("gone")
+    intent = next(each for each in office.server.records("intent") if each["request_id"] == call)
+    assert office.erase("--subject", "gone").exit_code == 0
+    copy = shutil.copytree(office.audit, tmp_path / "copy")
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "vestry").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m vestry "$@"\n')
+    (tools / "vestry").chmod(0o700)
+    lines = block("audit-export.md", "sh", "Questions that auditors ask")
+    given = {"copy": copy, "private": office.key, "subject": "tester", "application": intent["key_id"], "call": call}
+    lines = lines.replace("2027-05-01", "2020-01-01").replace("2027-06-01", "2100-01-01")
+    lines = re.sub(r"^(copy|subject)=.*\n", "", lines, flags=re.MULTILINE)
+    environ = {
+        **clean(os.environ),
+        **{name: str(value) for name, value in given.items()},
+        "when": "2100-01-01",
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT / "server"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    parts = [each for each in re.split(r"^# .*\n", lines, flags=re.MULTILINE) if each.strip()]
+    reads, calls, left, why, rules = (_run(each, environ) for each in parts)
+    assert "content.erase" in reads
+    assert (calls.count(f"Say {CANARY}"), calls.count("verified against")) == (1, 2)
+    assert CANARY in left
+    assert _run(parts[2], {**environ, "subject": "gone"}) == ""
+    assert f'"rule": "{intent["rule"]}"' in why
+    assert intent["configuration_digest"] in why
+    assert '"max_tokens": 77' in rules
+
+
+def _run(lines: str, environ: dict[str, str]) -> str:
+    done = subprocess.run(["bash", "-c", lines], env=environ, capture_output=True, text=True, check=False)
+    assert "Error" not in done.stderr, done.stderr
+    return done.stdout
