@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from fakes.engine import FakeEngine
-from support.cli import clean
+from support.audit_logs import House, calls
+from support.cli import Cli, clean
 from support.office import CANARY, WORDS, Office
 from support.server import ROOT
 
@@ -67,10 +68,6 @@ def test_auditors_questions_are_answered(office: Office, tmp_path: Path) -> None
     intent = next(each for each in office.server.records("intent") if each["request_id"] == call)
     assert office.erase("--subject", "gone").exit_code == 0
     copy = shutil.copytree(office.audit, tmp_path / "copy")
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    (tools / "vestry").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m vestry "$@"\n')
-    (tools / "vestry").chmod(0o700)
     lines = block("audit-export.md", "sh", "Questions that auditors ask")
     given = {"copy": copy, "private": office.key, "subject": "tester", "application": intent["key_id"], "call": call}
     lines = lines.replace("2027-05-01", "2020-01-01").replace("2027-06-01", "2100-01-01")
@@ -79,7 +76,7 @@ def test_auditors_questions_are_answered(office: Office, tmp_path: Path) -> None
         **clean(os.environ),
         **{name: str(value) for name, value in given.items()},
         "when": "2100-01-01",
-        "PATH": f"{tools}:{os.environ['PATH']}",
+        "PATH": f"{_tools(tmp_path)}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT / "server"),
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }
@@ -92,6 +89,34 @@ def test_auditors_questions_are_answered(office: Office, tmp_path: Path) -> None
     assert f'"rule": "{intent["rule"]}"' in why
     assert intent["configuration_digest"] in why
     assert '"max_tokens": 77' in rules
+
+
+def test_a_proof_is_held_against_a_copy(tmp_path: Path) -> None:
+    """Its checkpoint, taken out as the page says, is one that the log continues; that of another history is not."""
+    lines = re.findall(r"```sh\n(sed .*?)```", (ROOT / "docs/audit-verify.md").read_text("utf-8"), re.DOTALL)
+    assert len(lines) == 1
+    house, other = House(tmp_path / "copy" / "audit"), House(tmp_path / "other")
+    house.log("server", 1100)
+    other.log("server").add(list(calls(1101))[1:]).checkpoint()
+    (tmp_path / "house.pub").write_text(f"{house.key}\n")
+    for made, status in ((house, 0), (other, 1)):
+        proof = Cli(tmp_path / "state").ok(
+            "audit", "prove", "1024", "--directory", str(made.directory), "--output", "-"
+        )
+        (tmp_path / "server-1024.tlog-proof").write_text(proof)
+        environ = {**clean(os.environ), "PATH": f"{_tools(tmp_path)}:{os.environ['PATH']}"}
+        environ["PYTHONPATH"] = str(ROOT / "server")
+        done = subprocess.run(["bash", "-ec", lines[0]], cwd=tmp_path, env=environ, capture_output=True, check=False)
+        assert done.returncode == status, done.stderr
+
+
+def _tools(folder: Path) -> Path:
+    """A folder for the search path, with `vestry` in it."""
+    tools = folder / "bin"
+    tools.mkdir(exist_ok=True)
+    (tools / "vestry").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m vestry "$@"\n')
+    (tools / "vestry").chmod(0o700)
+    return tools
 
 
 def _run(lines: str, environ: dict[str, str]) -> str:
