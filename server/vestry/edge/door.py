@@ -13,7 +13,6 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import time
 from collections.abc import Callable
@@ -22,9 +21,9 @@ from typing import Any
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from vestry.edge.answered import Answered
 from vestry.edge.certificates import of_connection
 from vestry.edge.cycle import Cycle
 from vestry.edge.doorkeeper import Rules
@@ -42,9 +41,6 @@ from vestry.edge.recurring import Recurring, recurring
 from vestry.errors import BodyTooLarge, HeadersTooLarge, MalformedRequest, Refusal, RequestTimeout
 from vestry.types import Certificate
 
-LINGER_SECONDS = 1.0
-LEAST_READ = 262_144
-"""Bytes that a client with a full buffer must take in within `reader_seconds`, where it does not take them all."""
 LAST_SECONDS = 0.2
 ASGI = {"version": "3.0", "spec_version": "2.3"}
 
@@ -68,7 +64,7 @@ def protocol_factory(rules: Rules) -> Callable[..., Door]:
     return build
 
 
-class Door(HttpToolsProtocol):
+class Door(Answered):
     """One connection."""
 
     cycle: Cycle
@@ -81,12 +77,10 @@ class Door(HttpToolsProtocol):
         app_state: dict[str, Any],
         loop: asyncio.AbstractEventLoop | None,
     ) -> None:
-        super().__init__(config, server_state, app_state, loop)
+        super().__init__(config, server_state, app_state, loop, reader_seconds=rules.limits.reader_seconds)
         self._rules = rules
         self._limits = rules.limits
         self._timer: asyncio.TimerHandle | None = None
-        self._slow: asyncio.TimerHandle | None = None
-        self._unread = 0
         self._fault: Refusal | None = None
         self._deaf = False
         self._in_head = False
@@ -95,8 +89,6 @@ class Door(HttpToolsProtocol):
         self._idle_since = 0.0
         self._idle_seconds = rules.limits.keep_alive_seconds
         self._ending = False
-        self._on_leave: Callable[[], None] | None = None
-        self._on_pause: Callable[[bool], None] | None = None
         self._target = (b"", b"")
         self.fields: dict[bytes, bytes] = {}
         self.recurring: Recurring | None = None
@@ -134,12 +126,7 @@ class Door(HttpToolsProtocol):
         self._rules.keeper.connections(-1)
         self._stop_timer()
         self._unset_keepalive_if_required()
-        if self._slow is not None:
-            self._slow.cancel()
         super().connection_lost(exc)
-        if self._on_leave is not None:
-            leave, self._on_leave = self._on_leave, None
-            leave()
         if self.cycle is None or self.cycle.task.done():
             self._let_go()
         else:
@@ -370,31 +357,6 @@ class Door(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def _reader_late(self) -> None:
-        """A buffer was full for so long: whoever reads steadily may go on, for a large answer takes its time."""
-        self._slow = None
-        before, self._unread = self._unread, self.transport.get_write_buffer_size()
-        if before - self._unread >= LEAST_READ:
-            self._slow = self.loop.call_later(self._limits.reader_seconds, self._reader_late)
-        else:
-            self.transport.abort()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._unread = self.transport.get_write_buffer_size()
-        self._slow = self.loop.call_later(self._limits.reader_seconds, self._reader_late)
-        if self._on_pause is not None:
-            self._on_pause(True)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._slow is not None:
-            self._slow.cancel()
-            self._slow = None
-        self.flow.resume_reading()
-        if self._on_pause is not None:
-            self._on_pause(False)
-
     # Answers --------------------------------------------------------------------------------------------------
 
     def _turn_away(self, refusal: Refusal) -> None:
@@ -412,33 +374,6 @@ class Door(HttpToolsProtocol):
         self.linger()
 
     def linger(self) -> None:
-        """Close so that the answer arrives: stop sending, drop what still comes, and hang up within a second.
-
-        Closing at once with unread bytes would reset the connection, and the client would lose the answer.
-        """
         self._deaf = True
         self._stop_timer()
-        self.flow.resume_reading()
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-            self.loop.call_later(LINGER_SECONDS, self._hang_up, math.inf)
-        else:
-            self.transport.close()
-
-    def _hang_up(self, before: float) -> None:
-        """Hang up, unless an answer is still being read: there were more unread bytes a second `before`."""
-        unread = self.transport.get_write_buffer_size()
-        if unread and (self._slow is not None or unread < before):  # the first has a clock of its own
-            self.loop.call_later(LINGER_SECONDS, self._hang_up, unread)
-        else:
-            self.transport.abort()
-
-    def watch(self, on_leave: Callable[[], None], on_pause: Callable[[bool], None]) -> None:
-        """Call `on_leave` once when the client goes, `on_pause` when it stops (True) and goes on (False) reading."""
-        self._on_leave, self._on_pause = on_leave, on_pause
-        self.flow.resume_reading()
-        if self.flow.write_paused:
-            on_pause(True)
-
-    def unwatch(self) -> None:
-        self._on_leave = self._on_pause = None
+        super().linger()
