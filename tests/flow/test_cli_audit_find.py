@@ -165,24 +165,47 @@ def test_exporting_where_there_are_no_hard_links(cli: Cli, tmp_path: Path, monke
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["late", "out"]
 
 
-def test_an_export_that_is_told_to_end_leaves_nothing(
+def test_an_export_that_cannot_be_given_its_name_leaves_none(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGTERM in the midst of it: no records are left under a name that nobody gave."""
+    """Without hard links the name is taken first: where that is all that came of it, the next try finds it free."""
+
+    def refused(*_: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "link", refused)
+        broken.setattr(Path, "replace", refused)
+        assert "Input/output error" in cli("audit", "export", "--output", str(out)).stderr
+    assert [path for path in tmp_path.iterdir() if path.is_file()] == []
+    cli.ok("audit", "export", "--output", str(out))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_export_that_is_told_to_end_leaves_nothing(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """SIGTERM in the midst of it, or the end of its terminal: no records are left under a name that nobody gave. Where
+    the latter is ignored, as with nohup, it goes on.
+    """
 
     def ended(leaf: bytes) -> bytes:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         return leaf
 
     monkeypatch.setitem(FORMATS, "jsonl", ended)
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    before = signal.signal(number, signal.default_int_handler)
     try:
         done = cli("audit", "export", "--output", str(tmp_path / "out"))
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+        assert signal.getsignal(number) == signal.default_int_handler
+        assert [path for path in tmp_path.iterdir() if path.is_file()] == []
+        signal.signal(number, signal.SIG_IGN)
+        ignored = cli("audit", "export", "--output", str(tmp_path / "out"))
     finally:
-        signal.signal(signal.SIGTERM, before)
-    assert done.exit_code == 128 + signal.SIGTERM
-    assert [path for path in tmp_path.iterdir() if path.is_file()] == []
+        signal.signal(number, before)
+    assert done.exit_code == 128 + number
+    assert (ignored.exit_code == 0) == (number == signal.SIGHUP)
 
 
 @pytest.mark.parametrize("command", ["audit show", "audit export", "audit status", "keys list", "check"])

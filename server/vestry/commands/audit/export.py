@@ -75,14 +75,20 @@ def command(
 
 @contextlib.contextmanager
 def _tidied(draft: Path) -> Iterator[None]:
-    """Records are left under no other name than the one that was asked for, though SIGTERM comes."""
-    before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    """Records are left under no other name than the one that was asked for, though SIGTERM comes, or SIGHUP: the end of
+    a terminal or of its connection, which nohup ignores.
+    """
+    ending = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        ending.append(signal.SIGHUP)
+    before = {each: signal.signal(each, lambda number, _frame: sys.exit(128 + number)) for each in ending}
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()
-        signal.signal(signal.SIGTERM, before)
+        for each, way in before.items():
+            signal.signal(each, way)
 
 
 def _put(draft: Path, output: Path) -> None:
@@ -93,7 +99,11 @@ def _put(draft: Path, output: Path) -> None:
         raise
     except OSError:  # a file system without hard links, as of most memory sticks: the name is taken first
         os.close(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        draft.replace(output)
+        try:
+            draft.replace(output)
+        except OSError:
+            output.unlink()  # it is empty, and would keep the name from the next try
+            raise
 
 
 def _write(records: Iterable[Found], render: Render, file: IO[bytes]) -> int:
