@@ -76,6 +76,17 @@ def test_another_signing_key_than_the_records_is_named(cli: Cli) -> None:
     assert "settings are valid" in cli.ok("check")
 
 
+def test_a_registry_that_is_a_pipe_is_not_waited_for(cli: Cli) -> None:
+    """Nobody writes into it: `check` and `public-key` say that it cannot be read."""
+    cli.ok("audit", "init", "--name", "hospital.example")
+    cli.ok("keys", "create", "--owner", "a")
+    registry = cli.state / "audit" / "origins"
+    registry.unlink()
+    os.mkfifo(registry)
+    assert f"{registry}, was not signed with it: it cannot be read" in only_fault(cli)
+    assert "it cannot be read" in cli("audit", "public-key").stderr
+
+
 def piped(cli: Cli, tmp_path: Path, place: str) -> str:
     """What is said of settings in whose place of a file a pipe is named. Nobody writes into it."""
     pipe = tmp_path / "pipe"

@@ -20,6 +20,7 @@ from vestry.audit.records import Clock, rfc3339
 from vestry.audit.scan import LogUnusable
 from vestry.audit.tlog.notes import NOTE_BYTES, NoteRefused, PublicKey, Signer
 from vestry.audit.tlog.tiles import CHECKPOINT
+from vestry.regular import whole
 
 REGISTRY = "origins"
 HEAD = "vestry origins v1"
@@ -43,10 +44,10 @@ def parse(text: str, house: str) -> dict[str, str]:
 def read(directory: Path, key: PublicKey) -> dict[str, str] | None:
     """The origins of a registry that the house's `key` has signed; None where there is none. Raises NoteRefused."""
     try:
-        note = (directory / REGISTRY).read_text(encoding="utf-8")
+        note = whole(directory / REGISTRY, 4 * NOTE_BYTES).decode()
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise NoteRefused(f"it cannot be read: {error}") from error
     return parse(key.verify(note), key.name)
 
