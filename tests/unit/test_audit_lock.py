@@ -18,7 +18,7 @@ from vestry.audit.fields import RecordType
 from vestry.audit.files import Files, State
 from vestry.audit.log import AuditLog
 from vestry.audit.opening import open_store
-from vestry.audit.records import Records
+from vestry.audit.records import Clock, Records, rfc3339
 from vestry.audit.scan import LogLocked
 from vestry.audit.store import HELD_SECONDS, Store, WriteFailed
 from vestry.audit.tlog.notes import Checkpoint
@@ -81,12 +81,12 @@ def opened(directory: Path, files: Files | None = None) -> AuditLog:
     )
 
 
-def change(name: str) -> Record:
+def change(name: str, moment: str = "2027-01-01T00:00:00.000000Z") -> Record:
     """A record that is told from the others by this."""
     return {
         "schema": 1,
         "type": "key.revoke",
-        "time": "2027-01-01T00:00:00.000000Z",
+        "time": moment,
         "tenant": "default",
         "subject": "alice",
         "key_id": name,
@@ -231,6 +231,34 @@ def test_a_lock_that_only_was_removed_is_taken_anew(tmp_path: Path, moment: str)
     records = read(tmp_path)
     assert [each["key_id"] for each in records if "key_id" in each] == ["before", "after"]
     assert [each["cause"] for each in records if each["type"] == "log.recovered"] == ["lock_lost"]
+
+
+@pytest.mark.parametrize("segment_bytes", [1024, 1 << 20])
+def test_what_another_one_has_signed_meanwhile_is_not_taken_back(tmp_path: Path, segment_bytes: int) -> None:
+    """It wrote nothing, but signed what this process had begun to write: to go on would be a second history."""
+    home = tmp_path / ORIGIN
+
+    def signed() -> None:
+        (home / "lock").unlink()
+        open_store(tmp_path, ORIGIN, signing=SIGNING, segment_bytes=1 << 20).close()
+
+    files = Meanwhile()
+    store = open_store(tmp_path, ORIGIN, signing=SIGNING, segment_bytes=segment_bytes, files=files)
+    now = rfc3339(Clock().wall())  # else the other one would write that the clock went back
+    store.commit([change(f"before-{number}", now) for number in range(10)])
+    files.event = signed
+    with pytest.raises(WriteFailed, match="lock was removed"):
+        store.commit([change("during", now)])
+    outside = (home / "checkpoint").read_text()
+    assert size_signed(home) == 12
+    report = Records().event(
+        RecordType.LOG_RECOVERED, cause="lock_lost", failures=1, lost=0, outage_us=1, discarded_bytes=0
+    )
+    with pytest.raises(WriteFailed, match="signed by another process"):
+        store.recover(report)
+    store.abandon()
+    open_store(tmp_path, ORIGIN, signing=SIGNING, segment_bytes=1 << 20).close()
+    assert house.verify(tmp_path, PUBLIC, checkpoints=[house.Outside("outside", outside)]).passed
 
 
 @pytest.mark.parametrize("further", [b"", b"{}\n"])

@@ -33,6 +33,7 @@ from vestry.audit.fields import RecordType
 from vestry.audit.files import Files
 from vestry.audit.forms import OPEN_INTENTS_EACH
 from vestry.audit.notary import Notary
+from vestry.audit.reading import LogReader
 from vestry.audit.records import Event, Records, microseconds_of
 from vestry.audit.scan import BATCH_BYTES, CLOSING, lines, name_of, parse, segments
 from vestry.faults import cause_of
@@ -313,13 +314,15 @@ class Store:
 
     def _require_untouched(self, path: Path) -> None:
         """Behind what was acknowledged may stand what this process itself has begun to write, and nothing else: there,
-        or in the segment that it failed to begin, which goes when it is begun again.
+        or in the segment that it failed to begin, which goes when it is begun again. Nor has anybody else signed it.
         """
         last = segments(self.directory)
         if self._left is not None and last[-1:] == [self._left[0]] and self._wrote(*self._left):
             last.pop()
         if last[-1:] != [path] or not self._wrote(path, self._mine, self._begun, self._size):
             raise self._broke("lock_lost", f"{path} was changed by another process, or was replaced: restart")
+        if self.next_index < LogReader(self.directory).signed():
+            raise self._broke("lock_lost", f"the log in {self.directory} was signed by another process: restart")
 
     def _wrote(self, path: Path, which: tuple[int, int], begun: bytes, size: int = 0) -> bool:
         """Whether it is that file, and what stands in it from `size` on is the beginning of this. Raises OSError."""
