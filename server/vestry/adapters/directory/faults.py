@@ -45,4 +45,6 @@ def fault_of(error: BaseException, why: str) -> DirectoryFault:
     """The fault that an error comes to; `why` is told to the operator."""
     if isinstance(error, WrongSchema):
         return SchemaFault(why)
-    return DamageFault(why) if isinstance(error, Damaged) else DirectoryFault(why)
+    if isinstance(error, Damaged):  # it names what stands in the row: no second line of a log, no word to a terminal
+        return DamageFault("".join(each if each.isprintable() else ascii(each)[1:-1] for each in why))
+    return DirectoryFault(why)
