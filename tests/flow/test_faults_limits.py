@@ -218,8 +218,10 @@ def test_a_key_of_a_tenant_that_is_not_in_the_settings_is_no_key(tmp_path: Path,
         assert unknown(post(house, house.new_key(tenant="gone")))
 
 
-def test_keys_that_cannot_be_looked_up_are_not_called_wrong(tmp_path: Path, engine: FakeEngine) -> None:
-    """The key store is gone: 503, not 401, and not ready; back when it is back."""
+def test_keys_that_cannot_be_looked_up_are_not_called_wrong(
+    tmp_path: Path, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The key store is gone: 503, not 401, and not ready; back when it is back. Why stands in the log, once."""
     with House(tmp_path / "state", [engine]) as house:
         assert post(house, house.key).status_code == 200
         store = house.settings.keys_database
@@ -228,6 +230,8 @@ def test_keys_that_cannot_be_looked_up_are_not_called_wrong(tmp_path: Path, engi
         until(lambda: post(house, house.key).status_code == 503, what="503")
         assert post(house, house.key).json()["error"]["code"] == "authentication_unavailable"
         assert "keys" in house.get_ops("/readyz").json()["missing"]
+        (said,) = [each for each in caplog.messages if str(store) in each]
+        assert said.startswith("keys cannot be looked up: the key store")
         away.rename(store)
         until(lambda: post(house, house.key).status_code == 200, what="200")
         assert house.get_ops("/readyz").status_code == 200

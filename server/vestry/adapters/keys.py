@@ -8,9 +8,11 @@ only so many are under way at once.
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Collection, Mapping
 
-from vestry.adapters.directory.faults import DamageFault
+from vestry.adapters.directory.faults import DamageFault, DirectoryFault
 from vestry.adapters.key_format import LENGTH, well_formed
 from vestry.adapters.lookups import AT_ONCE, TOGETHER, WAIT_SECONDS, Lookups
 from vestry.adapters.memory import MOST, Memory, wall
@@ -19,6 +21,7 @@ from vestry.seams import Freshness, Registry
 from vestry.types import Head, Key, Principal
 
 log = logging.getLogger("vestry")
+AGAIN_SECONDS = 60.0
 
 
 class KeyCredentials:
@@ -40,7 +43,7 @@ class KeyCredentials:
         self._memory = Memory(freshness, most=most, clock=clock)
         self._lookups = Lookups(self._read, at_once=at_once, together=together, wait_seconds=wait_seconds)
         self._used: set[str] = set()
-        self._told: set[str] = set()
+        self._told: dict[str, float] = {}
 
     def known(self, head: Head) -> Principal | None:
         """As seams.Credentials."""
@@ -49,9 +52,10 @@ class KeyCredentials:
             return None
         try:
             found = self._memory.get(shown.encode("ascii"), head.began)
-        except KeysUnavailable:
+        except KeysUnavailable as fault:
             if not well_formed(shown):
                 return None
+            self._tell(fault)
             raise
         if found is not None:
             self._used.add(found.key_id)
@@ -79,10 +83,14 @@ class KeyCredentials:
         return principal
 
     def _tell(self, fault: KeysUnavailable) -> None:
-        """Name a damaged key in the log, once: nothing else says why its holder, and nobody else, is refused."""
-        if isinstance(fault, DamageFault) and fault.why not in self._told:
-            self._told.add(fault.why)
-            log.warning("%s", fault.why)
+        """Say in the log why a key is not judged, which nothing else may: a damaged one is named once; why the
+        directory is not read is said once in AGAIN_SECONDS, however many calls are refused.
+        """
+        if isinstance(fault, DirectoryFault):
+            damaged, now = isinstance(fault, DamageFault), time.monotonic()
+            if now - self._told.get(fault.why, -math.inf) >= (math.inf if damaged else AGAIN_SECONDS):
+                self._told[fault.why] = now
+                log.warning("%s" if damaged else "keys cannot be looked up: %s", fault.why)
 
     async def _read(self, asked: Collection[tuple[str, int]]) -> Mapping[tuple[str, int], Key | KeysUnavailable]:
         found = await self._directory.identify_all({shown for shown, _ in asked})
