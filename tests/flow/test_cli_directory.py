@@ -73,6 +73,8 @@ def test_a_tenants_life(cli: Cli) -> None:
     assert (again["version"], again["changed"]) == (1, False)
     second = made(cli, "tenants", "set", "research", "--content", "{default: hashed}", "--disabled")
     assert (second["body"]["content"]["default"], second["body"]["disabled"], second["version"]) == ("hashed", True, 2)
+    states = [line.split()[:4] for line in cli.ok("tenants", "list").splitlines()[1:]]
+    assert states == [["radiology", "settings", "-", "active"], ["research", "directory", "2", "disabled"]]
     assert second["body"]["models"] == ["notes"]
     third = made(cli, "tenants", "set", "research", "--unset", "concurrency", "--unset", "disabled")
     assert (third["body"]["concurrency"], third["body"]["disabled"]) == (64, False)

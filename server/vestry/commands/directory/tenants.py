@@ -11,7 +11,7 @@ from vestry.commands.directory import documents
 from vestry.commands.directory.bodies import from_file, options_of
 from vestry.commands.directory.common import as_json, if_version
 from vestry.commands.directory.completing import a_tenant
-from vestry.commands.directory.documents import Place, body_cell, field_cell, from_cell
+from vestry.commands.directory.documents import Place, body_cell, field_cell, from_cell, state_cell
 from vestry.settings.tree import Tenant
 from vestry.types import Kind
 
@@ -19,6 +19,7 @@ COLUMNS = {
     "NAME": field_cell("name"),
     "FROM": from_cell,
     "VERSION": field_cell("version"),
+    "STATE": state_cell,
     "MODELS": body_cell("models"),
     "CONCURRENCY": body_cell("concurrency"),
     "REQUESTS/MIN": body_cell("requests_per_minute"),
