@@ -6,6 +6,7 @@ import ipaddress
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError
@@ -21,6 +22,9 @@ DOCUMENT_BYTES = 24_576
 TOLD = 8
 BOUNDS = ("models", "concurrency", "requests_per_minute", "disabled")
 """What every project says that is kept."""
+LATER: Mapping[str, Any] = MappingProxyType({"except_house": False})
+"""Fields that came when there were documents already, with their defaults: null, false or true. A server of an older
+version, beside this one or in its place again, forbids what it does not know: only what they say otherwise is kept."""
 
 
 def _models(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -163,7 +167,12 @@ def told(error: ValidationError) -> InvalidRequest:
 
 def plain(body: Section) -> dict[str, Any]:
     """A body as JSON, in its one normal form."""
-    return dict(body.model_dump(mode="json"))
+    return lean(body.model_dump(mode="json"))
+
+
+def lean(said: Mapping[str, Any]) -> dict[str, Any]:
+    """A body as JSON, without the fields of LATER that say nothing."""
+    return {name: value for name, value in said.items() if name not in LATER or value is not LATER[name]}
 
 
 def slim(body: Section) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from vestry.admin import models
 from vestry.admin.actor import Actor, Match, covered, own_end, within, within_scope
-from vestry.admin.bodies import Project, User, faulty, judge, plain, told
+from vestry.admin.bodies import Project, User, faulty, judge, lean, plain, told
 from vestry.admin.events import Events
 from vestry.admin.names import is_name
 from vestry.admin.recordable import both, recordable
@@ -175,7 +175,7 @@ class Documents:
         written or removed later in the same one: the rules that are there now are not what a tenant has to fit.
         """
         found = await change.read(where.kind, where.tenant, where.name)
-        if found is not None and found.body == judged and not match.new:
+        if found is not None and lean(found.body) == judged and not match.new:
             return Kept(found)
         matches(match, None if found is None else found.version)
         if found is not None:
