@@ -21,6 +21,7 @@ from vestry.admin.break_glass import BreakGlass
 from vestry.admin.documents import Documents, Where
 from vestry.admin.events import Events
 from vestry.admin.keys import Keys
+from vestry.admin.names import is_seen
 from vestry.admin.rehearsal import Nothing
 from vestry.audit.records import Records
 from vestry.composition.outside import record_all, recorded_or
@@ -209,6 +210,8 @@ def make_key(
     if not (0 < len(owner) <= 128 and owner.isprintable() and owner == owner.strip()):
         said = "an owner is 1 to 128 printable characters, with no space at either end"
         raise ChangeRefused(f"No key was made: {said}.")
+    if not is_seen(owner):
+        raise ChangeRefused("No key was made: an owner neither begins nor ends with a character that shows nothing.")
 
     async def judge(office: Office) -> str:
         home = await office.tenant(tenant)

@@ -229,6 +229,8 @@ def test_the_life_of_a_key(admin: Desk, house: House) -> None:
     other = admin.post("/tenants/default/keys", {"owner": "else"}, idempotency_key="order-1")
     refused(other, 409, "conflict")
     refused(admin.post("/tenants/default/keys", body, idempotency_key=""), 400, "invalid_request", "Idempotency-Key")
+    for blank in ("\u3164", "alice\u2800"):
+        refused(admin.post("/tenants/default/keys", {"owner": blank}), 400, "invalid_request", "owner")
 
     def works(secret: str) -> bool:
         return house.get("/v1/models", headers={"authorization": f"Bearer {secret}"}).status_code == 200

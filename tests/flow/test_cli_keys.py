@@ -168,6 +168,8 @@ def test_a_tenant_is_needed_where_there_are_several(hospital: Cli) -> None:
         (["--tenant", "radiology", "--model", "notes"], "may not use `notes`. It may use: `scan`"),
         (["--tenant", "radiology", "--owner", "a\nb"], "printable"),
         (["--tenant", "radiology", "--owner", ""], "1 to 128"),
+        (["--tenant", "radiology", "--owner", "\u3164"], "shows nothing"),
+        (["--tenant", "radiology", "--owner", "alice\u2800"], "shows nothing"),
     ],
 )
 def test_what_the_settings_do_not_have_is_named(hospital: Cli, options: list[str], said: str) -> None:

@@ -14,6 +14,7 @@ from vestry.admin.actor import Actor, Match, own_end, within_bounds, within_hous
 from vestry.admin.bodies import KeyBody, judge
 from vestry.admin.documents import matches
 from vestry.admin.events import Events, described
+from vestry.admin.names import is_seen
 from vestry.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from vestry.roles import Permission
 from vestry.seams import Change, Directory
@@ -62,6 +63,7 @@ class Keys:
         """
         actor.require(Permission.KEYS_WRITE, tenant)
         wanted = judge(KeyBody, body)
+        _seen(wanted.owner)
         key = wanted.key(_id(actor, tenant, token), tenant, self._clock(), actor.name)
         within_bounds(actor, key)
         models.served(actor, key.models or (), self._settings)
@@ -80,6 +82,8 @@ class Keys:
         async with self._directory.changing() as change:
             found = await self._found(change, actor, key_id, Permission.KEYS_WRITE)
             wanted = judge(KeyBody, body)
+            if wanted.owner != found.owner:
+                _seen(wanted.owner)
             asked = wanted.key(key_id, found.tenant, self._clock(), found.made_by)
             key = replace(
                 asked,
@@ -230,6 +234,11 @@ def _same(made: Key, asked: Key) -> Key:
     if not alike and (made.version == 1 or made.owner != asked.owner):
         raise Conflict("Another key was asked for with this `Idempotency-Key` before.")
     return made
+
+
+def _seen(owner: str) -> None:
+    if not is_seen(owner):
+        raise InvalidRequest("An owner neither begins nor ends with a character that shows nothing.", param="owner")
 
 
 def _id(actor: Actor, about: str, token: str) -> str:
