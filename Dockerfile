@@ -67,8 +67,9 @@ USER 65532:65532
 WORKDIR /var/lib/vestry
 EXPOSE 8080 8081
 STOPSIGNAL SIGTERM
-# `-I`: nothing in the working directory or the environment changes what this runs.
+# `-I`: nothing in the working directory or the environment changes what this runs; nor does a proxy, which Docker sets
+# in every container where its user has one.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
-    CMD ["/opt/vestry/bin/python", "-I", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8081/livez', timeout=2)"]
+    CMD ["/opt/vestry/bin/python", "-I", "-c", "import urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:8081/livez', timeout=2)"]
 ENTRYPOINT ["vestry"]
 CMD ["serve"]

@@ -7,8 +7,12 @@ import json
 import os
 import re
 import subprocess
+import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import jsonschema
@@ -212,6 +216,26 @@ def test_the_server_waits_for_a_healthy_engine() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert json.dumps(server["healthcheck"]["test"][1:]) in dockerfile
     assert f"http://127.0.0.1:{settings.server.ops_port}/livez" in dockerfile
+
+
+@pytest.mark.parametrize("service", ["server", "engine"])
+def test_no_proxy_is_asked_for_a_containers_health(service: str, tmp_path: Path) -> None:
+    """Docker gives every container the proxy that its user has configured; the check asks the container itself."""
+    for page in ("livez", "health"):
+        (tmp_path / page).touch()
+    answering = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path)))
+    with answering as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        check = compose()["services"][service]["healthcheck"]["test"][2:]
+        check[-1] = re.sub(r"http://[\d.:]+/", f"http://127.0.0.1:{server.server_port}/", check[-1])
+        proxied = {"http_proxy": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1"}
+        done = subprocess.run([sys.executable, *check], env=proxied, capture_output=True, text=True, check=False)
+        (tmp_path / "livez").unlink()
+        (tmp_path / "health").unlink()
+        absent = subprocess.run([sys.executable, *check], env=proxied, capture_output=True, check=False)
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert absent.returncode != 0
 
 
 def test_the_engine_gets_a_gpu() -> None:
