@@ -18,7 +18,8 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from vestry.errors import ContextLengthExceeded, EngineFailed, EngineTimeout, InvalidRequest, Refusal, Stopping
+from vestry.complaints import complaint
+from vestry.errors import EngineFailed, EngineTimeout, Refusal, Stopping
 from vestry.failing import CODES, Failing
 from vestry.seams import Client, Engine, Pieces, Wire
 from vestry.settings.tree import Relay as Deadlines
@@ -30,71 +31,6 @@ BYTES_PER_TOKEN = 4
 MAX_ERROR_BYTES = 65_536
 TICK_SECONDS = 0.1
 ANOTHERS = "the engine answered another call"
-
-GAVE_UP = b'"Internal server error"'
-"""What vLLM 0.32 says of a call that its core gave up: of a model of texts, one whose grammar it could not compile or
-follow. It looks at a schema before it begins, but not at all of it. Starlette's own 500 is spelt otherwise."""
-
-
-ENFORCED = ("response_format", "structured_outputs", "tools")
-
-
-def _enforced(call: Call) -> list[str]:
-    """The fields with what the engine is to enforce: schemas, expressions, grammars."""
-    asked = msgspec.json.decode(call.body)
-    return [name for name in ENFORCED if asked.get(name) not in (None, {"type": "text"})]
-
-
-def _unenforceable(call: Call) -> Refusal:
-    fields = _enforced(call)
-    return InvalidRequest(
-        "The engine cannot enforce this schema or grammar.", param=fields[0] if len(fields) == 1 else None
-    )
-
-
-# What vLLM's messages about a bad request speak of, and what the client is told. The engine's own words may repeat
-# the prompt, so they are never passed on.
-COMPLAINTS: tuple[tuple[tuple[str, ...], Callable[[Call, bool], Refusal]], ...] = (
-    (
-        (
-            "maximum context length",
-            "maximum model length",
-            "max_model_len",
-            "longer than the maximum",
-            "context length",
-            "max_tokens must be at least 1",  # what is left beside a prompt that fills the context
-        ),
-        lambda _, chat: ContextLengthExceeded(param="messages" if chat else "prompt"),
-    ),
-    (
-        ("prompt cannot be empty", "must be provided and non-empty"),
-        lambda *_: InvalidRequest("A prompt may not be empty.", param="prompt"),
-    ),
-    (
-        ("min_tokens",),
-        lambda *_: InvalidRequest("`min_tokens` is more than the completion may have.", param="min_tokens"),
-    ),
-    (
-        ("bad_words", "bad words"),
-        lambda *_: InvalidRequest("`bad_words` has too many entries, or one without a token.", param="bad_words"),
-    ),
-    (
-        ("greater than max allowed",),
-        lambda _, chat: InvalidRequest(
-            "The engine does not give so many log probabilities.", param="top_logprobs" if chat else "logprobs"
-        ),
-    ),
-    (("chat template", "jinja"), lambda *_: InvalidRequest("The model's chat template refused these messages.")),
-    (
-        ("grammar", "json schema", "json_schema", "structured", "regex", "xgrammar", "guidance"),
-        lambda call, _: _unenforceable(call),
-    ),
-    (("tool",), lambda *_: InvalidRequest("This model cannot use tools in this way.", param="tools")),
-    (
-        ("token id", "token_id", "vocab"),
-        lambda *_: InvalidRequest("A token id is outside the model's vocabulary."),
-    ),
-)
 
 
 class Relay:
@@ -370,16 +306,7 @@ class _Attempt:
 
     def _complaint(self) -> Refusal:
         """What an answer other than 200 means."""
-        said = bytes(self._kept)
-        if self._status == 500 and GAVE_UP in said and _enforced(self._call):
-            return _unenforceable(self._call)
-        if self._status not in (400, 413, 422):
-            return EngineFailed("status")
-        text = said.decode("utf-8", "replace").lower()
-        for marks, build in COMPLAINTS:
-            if any(mark in text for mark in marks):
-                return build(self._call, self._head.route == "chat.completions")
-        return InvalidRequest("The engine refused the request as invalid.")
+        return complaint(self._status, bytes(self._kept), self._call, self._head.route)
 
     def _use(self) -> Usage:
         """Tokens of an answer that did not end as it should: as the engine counted them, where it came to that, else
