@@ -177,6 +177,33 @@ def test_who_waits_for_another_change_sees_it_whatever_the_database_isolates(
     assert ran(both()) == ["first", "second"]
 
 
+NOTING = (
+    "CREATE TABLE noted (said text)",
+    "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS "
+    "$$ BEGIN INSERT INTO noted VALUES (current_setting('synchronous_commit')); RETURN NEW; END $$",
+    "CREATE TRIGGER noting AFTER INSERT ON documents FOR EACH ROW EXECUTE FUNCTION note()",
+)
+
+
+@pytest.mark.parametrize(("usual", "wanted"), [("off", "on"), ("remote_apply", "remote_apply")])
+def test_a_change_is_durable_when_it_is_done_whatever_the_database_waits_for(
+    server: Postgres, database: str, usual: str, wanted: str
+) -> None:
+    """Where commits are not waited for by default those of changes are; where more is waited for, so it is for them."""
+    server.execute(f"ALTER DATABASE {database} SET synchronous_commit = '{usual}'", database=database)
+    for each in NOTING:
+        server.execute(each, database=database)
+
+    async def change() -> None:
+        directory = postgres_directory(server, database, pepper=PEPPER)
+        async with directory.changing() as changing:
+            await changing.put(Kind.TENANT, "", "first", {})
+        await directory.close()
+
+    ran(change())
+    assert [tuple(each) for each in server.execute("SELECT said FROM noted", database=database)] == [(wanted,)]
+
+
 class Load:
     """Callers who do nothing but call, each with a key of its own; what they were answered, when, and how fast."""
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 else:
     migrate = Late("vestry.adapters.directory.migrate")
 
-BEGUN = text("SELECT 1")
+BEGUN = text("SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'")
 ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(6217983745330713)")
 STANDS = "SELECT (SELECT version_num FROM alembic_version), (SELECT pepper_check FROM store)"
 MIGRATION_SECONDS = 300.0
