@@ -303,32 +303,6 @@ def test_what_is_around_a_body_ends(begun: bytes, more: bytes) -> None:
     run(main)
 
 
-def test_a_connection_that_is_not_done_with_a_request_is_not_used_again() -> None:
-    """The answer comes before the request has gone, as where it is refused for its head alone: whoever comes next has
-    another connection, and does not wait behind bytes that nobody reads."""
-
-    async def main() -> None:
-        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            if len(await reader.readuntil(b"\r\n\r\n")) and server.connections == 1:
-                writer.write(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 2\r\n\r\nno")
-                await given_up.wait()
-            else:
-                writer.write(OK)
-
-        given_up = asyncio.Event()
-        async with serving(script) as server:
-            engine = pool(server.port)
-            first = Heard()
-            await engine.send("POST", "/v1/x", (b"x" * 32_000_000,), first)
-            await asyncio.wait_for(first.over.wait(), 5)
-            assert first.status == 413
-            second, _ = await ask(engine)
-            assert second.status == 200
-            given_up.set()
-
-    run(main)
-
-
 def test_interim_answers_are_passed_over() -> None:
     """100 and 103 come before the answer (RFC 9110 section 15.2)."""
 

@@ -135,13 +135,19 @@ def test_names_are_resolved() -> None:
     run(main)
 
 
-def test_engines_may_speak_https() -> None:
-    """With the certificate's authority and name checked; a wrong name is a failure to connect."""
+def both_sides() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """TLS for an engine named `localhost`, and for whoever knows its authority."""
     authority = trustme.CA()
     server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(server_side)
     client_side = ssl.create_default_context()
     authority.configure_trust(client_side)
+    return server_side, client_side
+
+
+def test_engines_may_speak_https() -> None:
+    """With the certificate's authority and name checked; a wrong name is a failure to connect."""
+    server_side, client_side = both_sides()
 
     async def main() -> None:
         async with serving(answering(OK), server_side) as server:
@@ -167,11 +173,7 @@ def test_engines_may_speak_https() -> None:
 def test_a_connection_whose_request_nobody_has_read_is_not_used_again(length: int, sealed: bool) -> None:
     """It was refused for its head alone: whoever comes next has another connection, and does not wait behind bytes that
     nobody reads, be they here, in TLS or in the system."""
-    authority = trustme.CA()
-    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(server_side)
-    client_side = ssl.create_default_context()
-    authority.configure_trust(client_side)
+    server_side, client_side = both_sides()
 
     async def main() -> None:
         async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
