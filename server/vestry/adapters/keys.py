@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Collection, Mapping
 
 from vestry.adapters.directory.faults import DamageFault, DirectoryFault
@@ -18,10 +17,10 @@ from vestry.adapters.lookups import AT_ONCE, TOGETHER, WAIT_SECONDS, Lookups
 from vestry.adapters.memory import MOST, Memory, wall
 from vestry.errors import KeysUnavailable
 from vestry.seams import Freshness, Registry
+from vestry.seldom import AGAIN_SECONDS, Seldom
 from vestry.types import Head, Key, Principal
 
 log = logging.getLogger("vestry")
-AGAIN_SECONDS = 60.0
 
 
 class KeyCredentials:
@@ -43,7 +42,7 @@ class KeyCredentials:
         self._memory = Memory(freshness, most=most, clock=clock)
         self._lookups = Lookups(self._read, at_once=at_once, together=together, wait_seconds=wait_seconds)
         self._used: set[str] = set()
-        self._told: dict[str, float] = {}
+        self._seldom = Seldom()
 
     def known(self, head: Head) -> Principal | None:
         """As seams.Credentials."""
@@ -87,9 +86,8 @@ class KeyCredentials:
         directory is not read is said once in AGAIN_SECONDS, however many calls are refused.
         """
         if isinstance(fault, DirectoryFault):
-            damaged, now = isinstance(fault, DamageFault), time.monotonic()
-            if now - self._told.get(fault.why, -math.inf) >= (math.inf if damaged else AGAIN_SECONDS):
-                self._told[fault.why] = now
+            damaged = isinstance(fault, DamageFault)
+            if self._seldom.due(fault.why, math.inf if damaged else AGAIN_SECONDS):
                 log.warning("%s" if damaged else "keys cannot be looked up: %s", fault.why)
 
     async def _read(self, asked: Collection[tuple[str, int]]) -> Mapping[tuple[str, int], Key | KeysUnavailable]:
