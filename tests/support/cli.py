@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 from click.testing import CliRunner, Result
@@ -17,6 +19,11 @@ from vestry.cli import main
 def clean(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment without settings of ours."""
     return {name: value for name, value in environ.items() if not name.startswith("VESTRY_")}
+
+
+def shown(text: str) -> list[dict[str, Any]]:
+    """The lines of JSON that a command printed."""
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def every_command(command: click.Command = main, path: str = "vestry") -> Iterator[tuple[str, click.Command]]:
