@@ -78,12 +78,21 @@ def registered(directory: Path, names: list[str]) -> None:
         register(directory, name, SIGNER, files=Files(), clock=Clock())
 
 
+def filled(directory: Path, names: list[str]) -> None:
+    """A registry with these in it besides, as if they had begun one by one: each would write it anew."""
+    lines = (directory / REGISTRY).read_text().partition("\n\n")[0].split("\n")
+    seen = lines[2].rpartition(" ")[2]
+    lines[2:] = sorted([*lines[2:], *(f"{name} {seen}" for name in names)])
+    (directory / REGISTRY).write_text(SIGNER.sign("\n".join(lines) + "\n"))
+
+
 def test_it_never_outgrows_what_can_be_read(tmp_path: Path) -> None:
     """The origin that has no room any more is refused in a sentence; the others go on, and the house verifies."""
     opened_and_closed(tmp_path, "server")
     names = [f"{number:060d}" for number in range(NOTE_BYTES // 89)]
+    filled(tmp_path, names[:-20])
     with pytest.raises(LogUnusable, match=r"`0{57}[0-9]{3}` cannot begin, because the registry would have more than"):
-        registered(tmp_path, names)
+        registered(tmp_path, names[-20:])
     listed = len(known(tmp_path))
     assert (tmp_path / REGISTRY).stat().st_size > NOTE_BYTES - 100
     assert len(opened_and_closed(tmp_path, "server")) == listed
