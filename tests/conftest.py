@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,13 @@ STOPPED = pytest.StashKey[tuple[Any, str]]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort by ORDER; within one place of it everything stays as it was collected."""
+    """Sort by ORDER; within one place of it everything stays as it was collected.
+
+    Of tests with the same id a worker runs the first alone, and says nothing of the others: there may be none.
+    """
+    same = [each for each, times in Counter(item.nodeid for item in items).items() if times > 1]
+    if same:
+        raise pytest.UsageError(f"Several tests have one id: {', '.join(same)}")
     items.sort(key=lambda item: place(item.path))
 
 

@@ -10,6 +10,8 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck
 from schemathesis.checks import not_a_server_error
+from schemathesis.generation.feedback import FeedbackSources
+from schemathesis.pytest._test_builder import build_operation_test
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_headers_conformance,
@@ -21,6 +23,7 @@ from support.desk import Desk
 from support.house import House
 from vestry.edge.administration.openapi import document, refusals
 from vestry.edge.administration.routes import ROUTES
+from vestry.edge.administration.table import Row
 from vestry.roles import Role
 
 EXAMPLES = 2
@@ -30,6 +33,14 @@ CHECKS = [
 ]  # fmt: skip
 DOCUMENT = document(ROUTES)
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
+SETTINGS = hypothesis.settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,22 +69,21 @@ def test_the_document_is_served_and_whole(desk: Desk) -> None:
     assert sum(map(len, served["paths"].values())) == len(ROUTES) + len(served["paths"])  # `parameters` of each path
 
 
-def _prepared(case: Any, desk: Desk) -> Any:
-    """The case, as it is sent: with the credential."""
-    case.headers = {**(case.headers or {}), "Authorization": f"Bearer {desk.key}"}
-    return case
-
-
-@SCHEMA.parametrize()
-@hypothesis.settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    database=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
-)
-def test_whatever_is_sent_is_answered_as_the_document_says(case: Any, desk: Desk, house: House) -> None:
+@pytest.mark.parametrize("row", ROUTES, ids=lambda row: row.name)
+def test_whatever_is_sent_is_answered_as_the_document_says(row: Row, desk: Desk, house: House) -> None:
     """No request, well or badly made, is answered with a fault, an undocumented status or another form."""
-    response = _prepared(case, desk).call(base_url=house.admin)
-    case.validate_response(response, checks=CHECKS)
+
+    def answered(case: Any) -> None:
+        case.headers = {**(case.headers or {}), "Authorization": f"Bearer {desk.key}"}
+        case.validate_response(case.call(base_url=house.admin), checks=CHECKS)
+
+    # What `SCHEMA.parametrize()` does, one test a row: it makes tests that all have one id, and of those pytest-xdist
+    # runs the first; and it makes the requests of all while tests are collected, in each worker.
+    build_operation_test(
+        config=SCHEMA.config,
+        operation=SCHEMA[row.path][row.method],
+        test_func=answered,
+        given_kwargs={},
+        feedback=FeedbackSources(),
+        explicit_settings=SETTINGS,
+    )()
