@@ -141,10 +141,12 @@ RECORD = (
 
 def _grown(metric: str) -> str:
     """What a counter has risen by in the last hour. One that is younger than that holds it itself: what it began with,
-    such as work that was done while the server was down, is no increase to Prometheus.
+    such as work that was done while the server was down, is no increase to Prometheus. Of an older server Prometheus may
+    have no figure of an hour ago, too.
     """
     series = f"{metric}{{{HERE}}}"
-    return f"(({series} unless {series} offset 1h) or increase({metric}{{{HERE}}}[1h]))"
+    young = f"on (instance) time() - process_start_time_seconds{{{HERE}}} < 7200"
+    return f"(({series} unless {series} offset 1h and {young}) or increase({metric}{{{HERE}}}[1h]))"
 
 
 def _both(what: str, of_servers: str = "sum") -> tuple[Query, ...]:

@@ -117,8 +117,19 @@ CASES: list[tuple[str, Series, list[dict[str, float]]]] = [
     ),
     (
         "Engine work without a record",
-        both("vestry_audit_unexplained_tokens_total", 'replica="r", kind="input"', "9x200", "_x100 24x100"),
+        {
+            **both("vestry_audit_unexplained_tokens_total", 'replica="r", kind="input"', "9x200", "_x100 24x100"),
+            **both("process_start_time_seconds", 'job="vestry"', "-9000x200", "_x100 5990x100"),
+        },
         [{'{replica="r"}': 24}],
+    ),
+    (
+        "Engine work without a record",  # where Prometheus did not look an hour ago
+        {
+            **both("vestry_audit_unexplained_tokens_total", 'replica="r", kind="input"', *["9x50 _x20 9x130"] * 2),
+            **both("process_start_time_seconds", 'job="vestry"', *["-9000x50 _x20 -9000x130"] * 2),
+        },
+        [{'{replica="r"}': 0}],
     ),
 ]
 
