@@ -256,11 +256,11 @@ ENGINES = (
     ),
     Panel(
         "Ejections",
-        "How often, in the last five minutes, a replica was taken out of service, and why.",
+        "How often, from one point to the next, a replica was taken out of service, and why.",
         "short",
         (
             Query(
-                f"sum by (replica, cause) (increase(vestry_replica_ejections_total{{{MODEL}}}[5m]))",
+                f"sum by (replica, cause) (increase(vestry_replica_ejections_total{{{MODEL}}}[$__rate_interval]))",
                 "{{replica}}: {{cause}}",
             ),
         ),
@@ -342,9 +342,14 @@ IDENTITY = (
     ),
     Panel(
         "Keys not read",
-        "Times that an issuer's keys could not be read.",
+        "Times that an issuer's keys could not be read, from one point to the next.",
         "short",
-        (Query(f"sum by (issuer) (increase(vestry_issuer_key_failures_total{{{HERE}}}[5m]))", "{{issuer}}"),),
+        (
+            Query(
+                f"sum by (issuer) (increase(vestry_issuer_key_failures_total{{{HERE}}}[$__rate_interval]))",
+                "{{issuer}}",
+            ),
+        ),
         steps=NONE_IS_WELL,
         width=6,
     ),

@@ -141,8 +141,8 @@ RECORD = (
 
 def _grown(metric: str) -> str:
     """What a counter has risen by in the last hour. One that is younger than that holds it itself: what it began with,
-    such as work that was done while the server was down, is no increase to Prometheus. Of an older server Prometheus may
-    have no figure of an hour ago, too.
+    such as work that was done while the server was down, is no increase to Prometheus. Of an older server there may be
+    no figure of an hour ago, too.
     """
     series = f"{metric}{{{HERE}}}"
     young = f"on (instance) time() - process_start_time_seconds{{{HERE}}} < 7200"

@@ -273,6 +273,12 @@ def test_panels_show_documented_metrics_only() -> None:
     assert used <= set(_documented())
 
 
+def test_nothing_that_happened_between_two_points_is_left_out() -> None:
+    """What is counted is counted from point to point, or over more than lies between two points of a month."""
+    ranges = {each for _, expression in _expressions() for each in re.findall(r"\[(.+?)\]", expression)}
+    assert ranges == {"$__rate_interval", "1h"}
+
+
 def test_every_metric_is_on_the_dashboard() -> None:
     """No metric of the server's own is left without a panel."""
     used = {_base(name) for _, expression in _expressions() for name in METRIC.findall(expression)}
