@@ -60,7 +60,11 @@ def test_engines_and_jobs_see_none_of_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/mnt/vault", "/mnt/copies", "/mnt/copies/", "/mnt/copies/valt", "/mnt/copies/vault2", "/var/lib/vestry/c"]
+    "path",
+    [
+        *("/mnt/vault", "/mnt/copies", "/mnt/copies/", "/mnt/copies/valt", "/mnt/copies/vault2", "/var/lib/vestry/c"),
+        *("/mnt/copies/vault/..", "/mnt/copies/vault/../../../var/lib/vestry/c"),
+    ],
 )
 def test_a_copy_that_is_on_no_volume_is_refused(path: str) -> None:
     """Its folder would be missing, or on the record's own volume."""

@@ -26,7 +26,7 @@
 {{- range (default dict .Values.settings.audit).copies -}}
 {{- if eq .kind "directory" -}}
 {{- $volume := regexReplaceAll "^/mnt/copies/([^/]+)(/.*)?$" .path "${1}" -}}
-{{- if not (hasKey $.Values.server.copies $volume) -}}
+{{- if or (not (hasKey $.Values.server.copies $volume)) (has ".." (splitList "/" .path)) -}}
 {{- $faults = append $faults (printf "settings.audit.copies: %q is to be in %s, where no volume is. Name one under server.copies, such as %s, and set its path to /mnt/copies/%s." .name .path .name .name) -}}
 {{- else if and (get $.Values.server.copies $volume).size (ne (trimSuffix "/" .path) (printf "/mnt/copies/%s" $volume)) -}}
 {{- $faults = append $faults (printf "settings.audit.copies: %q is to be in %s, and the volume that server.copies.%s makes has no folder. Set its path to /mnt/copies/%s." .name .path $volume $volume) -}}
