@@ -648,6 +648,17 @@ def test_a_full_disk_makes_no_store(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert list(path.parent.iterdir()) == []
 
 
+def test_a_count_of_changes_that_was_damaged_by_hand_keeps_nobody_from_changing(
+    keys: OpenKeys, office: Keys, path: Path
+) -> None:
+    """What is done is not told as a failure, and acts with the next call."""
+    spoil(path, "UPDATE store SET changes = -5")
+    secret, key = office.create()
+    assert found(keys, secret)
+    office.revoke(key)
+    assert not found(keys, secret)
+
+
 def test_a_restored_copy_is_told_from_the_file_that_it_is_older_than(
     keys: OpenKeys, office: Keys, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

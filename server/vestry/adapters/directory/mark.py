@@ -80,7 +80,7 @@ class FileFreshness:
         with contextlib.suppress(OSError):
             mark = os.open(self._mark_path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.pwrite(mark, os.urandom(MARK_BYTES) + changes.to_bytes(COUNT_BYTES), 0)
+                os.pwrite(mark, os.urandom(MARK_BYTES) + changes.to_bytes(COUNT_BYTES, signed=True), 0)
             finally:
                 os.close(mark)
 
@@ -167,7 +167,7 @@ class FileFreshness:
                 self._mark_file = os.open(self._mark_path, os.O_RDONLY | os.O_CLOEXEC)
             read = os.pread(self._mark_file, MARK_BYTES + COUNT_BYTES, 0)
             self._mark, counted = read[:MARK_BYTES], read[MARK_BYTES:]
-            self._marked = int.from_bytes(counted) if len(counted) == COUNT_BYTES else 0
+            self._marked = int.from_bytes(counted, signed=True) if len(counted) == COUNT_BYTES else 0
         except OSError:
             self._close_mark()
 
