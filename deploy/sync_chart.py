@@ -4,6 +4,7 @@
     python deploy/sync_chart.py [--check]
 
 - `files/dashboard.json`: the Grafana dashboard, from `deploy/grafana/vestry.json`.
+- `files/alerts.yaml`: the alert rules, from `deploy/prometheus/alerts.yaml`.
 - `files/vestry_guard.py`: the guard in front of each engine, from the package.
 - `files/catalog.json`: vLLM's arguments and environment for each catalog entry, as `vestry engine` would start it.
 - `values.schema.json`: the part for `settings` from the program's settings tree, less what the chart decides
@@ -37,6 +38,7 @@ from vestry.settings.tree import Engine, Model, Settings
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "helm" / "vestry"
 DASHBOARD = ROOT / "deploy" / "grafana" / "vestry.json"
+ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 ADDRESS = "10.255.255.254"
 SHUTDOWN_SECONDS = 54_321
 NAME = "name-of-the-model"
@@ -209,6 +211,7 @@ def wanted() -> dict[Path, str]:
         CHART / "values.schema.json": values_schema(),
         CHART / "files" / "catalog.json": _text(engines()),
         CHART / "files" / "dashboard.json": DASHBOARD.read_text(),
+        CHART / "files" / "alerts.yaml": ALERTS.read_text(),
         CHART / "files" / "vestry_guard.py": (launch.GUARD / "vestry_guard.py").read_text(),
     }
 

@@ -486,6 +486,14 @@ def test_the_dashboard_is_carried_whole() -> None:
     assert config["metadata"]["labels"]["grafana_dashboard"] == "1"
 
 
+def test_the_alert_rules_are_carried_whole() -> None:
+    """The PrometheusRule's groups are those of deploy/prometheus, with Prometheus' own templates in them."""
+    rule = named(render(values("everything")), "PrometheusRule", f"{RELEASE}-gateway")
+    assert rule["spec"] == yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yaml").read_text())
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    assert of_kind(render(values("gpu")), "PrometheusRule") == []
+
+
 @pytest.mark.parametrize("name", SETS)
 def test_the_notes_name_what_there_is(name: str) -> None:
     """Every workload, pod, Secret and tenant in the notes' commands exists under that name."""

@@ -60,7 +60,7 @@ def named(objects: list[Object], kind: str, name: str) -> Object:
     return found
 
 
-# The Prometheus operator's schema is not among Kubernetes' own: this is the part of it that the chart uses, closed.
+# The Prometheus operator's schemas are not among Kubernetes' own: this is the part of them that the chart uses, closed.
 _LABELS = {"type": "object", "additionalProperties": {"type": "string"}}
 
 
@@ -91,12 +91,28 @@ SERVICE_MONITOR = _closed(
         endpoints={"type": "array", "minItems": 1, "items": _ENDPOINT},
     ),
 )
+_RULE = _closed(
+    alert={"type": "string"},
+    expr={"type": "string"},
+    labels=_LABELS,
+    annotations=_LABELS,
+)
+_RULE["properties"]["for"] = _DURATION
+PROMETHEUS_RULE = _closed(
+    apiVersion={"const": "monitoring.coreos.com/v1"},
+    kind={"const": "PrometheusRule"},
+    metadata=_closed(name={"type": "string"}, labels=_LABELS),
+    spec=_closed(
+        groups={"type": "array", "items": _closed(name={"type": "string"}, rules={"type": "array", "items": _RULE})}
+    ),
+)
+_OPERATORS = {"ServiceMonitor": SERVICE_MONITOR, "PrometheusRule": PROMETHEUS_RULE}
 
 
 def validate(each: Object, version: str) -> None:
     """Check one object against the schema of its kind. Raises a ValidationError that says where it is wrong."""
-    if each["kind"] == "ServiceMonitor":
-        jsonschema.validate(each, SERVICE_MONITOR)
+    if each["kind"] in _OPERATORS:
+        jsonschema.validate(each, _OPERATORS[each["kind"]])
     else:
         kubernetes_validate.validate(each, version, strict=True)
 
