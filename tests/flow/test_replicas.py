@@ -147,6 +147,26 @@ def test_what_an_operator_changes_by_hand_is_heard(
         until(lambda each=each: status(each, key) == 401, seconds=2, what="the refusal")  # type: ignore[misc]
 
 
+REPLACED = """DO $$ BEGIN
+    CREATE TABLE copied (LIKE keys INCLUDING ALL);
+    DROP TABLE keys;
+    ALTER TABLE copied RENAME TO keys;
+END $$"""
+
+
+@pytest.mark.parametrize("statement", ["TRUNCATE keys", REPLACED], ids=["truncated", "restored"])
+def test_a_table_that_somebody_emptied_or_replaced_is_noticed(
+    houses: tuple[House, House], server: Postgres, database: str, statement: str
+) -> None:
+    """No row changes then, and nothing notifies; and what was in memory is forgotten all the same, each time."""
+    for _ in range(2):
+        key, _ = houses[0].keys.create()
+        assert [status(each, key) for each in houses] == [200, 200]
+        server.execute(statement, database=database)
+        for each in houses:
+            until(lambda each=each, key=key: status(each, key) == 401, seconds=2, what="the refusal")  # type: ignore[misc]
+
+
 WAITING = "SELECT 1 FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = '{}')"
 
 
