@@ -24,8 +24,8 @@ from vestry.adapters.directory.faults import OLDER, DirectoryFault
 CHANNEL = "vestry_directory"
 COUNTED = "SELECT changes FROM store"
 FILES = "SELECT pg_relation_filenode(to_regclass('keys')), pg_relation_filenode(to_regclass('documents'))"
-"""TRUNCATE, and a copy that is restored, change no row and notify nobody; but then the tables are in other files. To ask
-for these waits for no lock."""
+"""TRUNCATE, and a copy that is restored, change no row and notify nobody; but then the tables are in other files. To
+ask for these waits for no lock."""
 ASK_SECONDS = 0.5
 ANSWER_SECONDS = 1.5
 FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
