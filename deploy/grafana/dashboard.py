@@ -95,7 +95,7 @@ def options(panel: Panel) -> dict[str, Any]:
         return {
             "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
             "colorMode": "value",
-            "graphMode": "area",
+            "graphMode": "none",
             "textMode": "auto",
             "justifyMode": "auto",
             "orientation": "auto",
@@ -122,7 +122,8 @@ def render(panel: Panel, identity: int, place: dict[str, int]) -> dict[str, Any]
                 "editorMode": "code",
                 "expr": query.expression,
                 "legendFormat": query.legend or "__auto",
-                "range": True,
+                "instant": panel.kind == "stat",  # of a range Grafana shows the last figure there was, be it hours old
+                "range": panel.kind != "stat",
             }
             for number, query in enumerate(panel.queries)
         ],

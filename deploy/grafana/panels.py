@@ -61,7 +61,7 @@ OVERVIEW = (
         "First token, p95",
         "Time from a call's arrival to the engine's first byte; 19 of 20 calls are faster.",
         "s",
-        (Query(quantile(0.95, "vestry_time_to_first_token_seconds", MODEL)),),
+        (Query(f"{quantile(0.95, 'vestry_time_to_first_token_seconds', MODEL)} >= 0"),),  # not a number without calls
         "stat",
         4,
         ((None, GREEN), (1, ORANGE), (5, RED)),

@@ -247,6 +247,14 @@ def test_every_panel_says_what_it_shows() -> None:
     assert len(set(titles)) == len(titles)
 
 
+def test_a_figure_is_that_of_now() -> None:
+    """It is asked for this moment alone, so that of a server that is gone nothing is shown; lines show what was."""
+    for panel in _panels():
+        figure = panel["type"] == "stat"
+        asked = {(target["instant"], target["range"]) for target in panel["targets"]}
+        assert asked == {(figure, not figure)}, panel["title"]
+
+
 def test_panels_stand_side_by_side() -> None:
     """No two panels cover the same place, none leaves the screen, and identities are unique."""
     panels = json.loads(DASHBOARD.read_text())["panels"]

@@ -59,6 +59,14 @@ def both(name: str, labels: str, one: str, other: str) -> Series:
 
 TOKENS = "vestry_engine_reported_tokens_total"
 CASES: list[tuple[str, Series, list[dict[str, float]]]] = [
+    (
+        "First token, p95",  # where nobody has called for a while
+        {
+            **both("vestry_time_to_first_token_seconds_bucket", 'model="m", le="1"', "5x200", "7x200"),
+            **both("vestry_time_to_first_token_seconds_bucket", 'model="m", le="+Inf"', "5x200", "7x200"),
+        },
+        [{}],
+    ),
     ("Break-glass", both("vestry_break_glass_active", 'x="y"', "1x200", "1x200"), [{"{}": 1}]),
     (
         "Replicas, one by one",
