@@ -4,15 +4,13 @@ Rules:
 - A connection carries one exchange at a time and is reused after a complete answer; whether it may be is asked of
   the parser inside `on_message_complete`, the only place where httptools knows.
 - Bytes go from the socket to the exchange in the same callback: no queue, no task, no future per chunk.
-- Only permitted addresses are called, whatever a name resolves to; of several the first that takes the connection.
+- Only permitted addresses are called (`names.py`); of several the first that takes the connection.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
-import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +18,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from vestry.adapters.names import Address, Addresses
 from vestry.errors import EngineFailed
 from vestry.seams import Exchange, Pieces
 
@@ -30,8 +29,6 @@ MAX_FRAMING = 65_536
 """Bytes without one of the body: of headers, of what comes before them, of a chunk's extensions, of trailers."""
 LONG = 16_384
 """Bytes of a request that are gone as soon as they are sent, whoever reads (tcp(7), `tcp_wmem`)."""
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Upstream:
@@ -49,11 +46,10 @@ class Upstream:
     ) -> None:
         parts = urlsplit(url)
         self._host = parts.hostname or ""
-        self._literal = _address(self._host)
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
         self._connect_seconds = connect_seconds
-        self._permitted = permitted
+        self._addresses = Addresses(self._host, self._port, permitted)
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
         self._common = f"host: {parts.netloc}\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n"
@@ -96,8 +92,9 @@ class Upstream:
         loop = asyncio.get_running_loop()
         end = loop.time() + self._connect_seconds
         try:
+            addresses = await self._addresses.find(end)
             async with asyncio.timeout_at(end):
-                connection = await self._first_of(await self._resolve(loop), end)
+                connection = await self._first_of(addresses, end)
         except (OSError, TimeoutError) as fault:
             raise EngineFailed("connect") from fault
         self.opened += 1
@@ -123,18 +120,6 @@ class Upstream:
             server_hostname=self._host if self._tls else None,
         )
         return connection
-
-    async def _resolve(self, loop: asyncio.AbstractEventLoop) -> list[str]:
-        """The permitted addresses of the replica, asked for each time, for names move. Raises OSError for none."""
-        if self._literal is not None:
-            if not self._permitted(self._literal):
-                raise OSError("the engine's address is not permitted")
-            return [self._host]
-        resolved = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-        found = dict.fromkeys(str(address[0]) for *_, address in resolved)
-        if permitted := [each for each in found if self._permitted(ipaddress.ip_address(each))]:
-            return permitted
-        raise OSError("the engine's name does not resolve to a permitted address")
 
     def give_back(self, connection: Connection, *, reusable: bool) -> None:
         """Called by the connection when its exchange is over."""
@@ -277,10 +262,3 @@ class Connection(asyncio.Protocol):
         self._pool.give_back(self, reusable=reusable and not unsent)
         if exchange is not None:
             exchange.on_end(None)
-
-
-def _address(host: str) -> Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
