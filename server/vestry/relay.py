@@ -31,6 +31,10 @@ BYTES_PER_TOKEN = 4
 MAX_ERROR_BYTES = 65_536
 TICK_SECONDS = 0.1
 ANOTHERS = "the engine answered another call"
+GAVE_UP = "the engine gave the call up"
+GIVEN_UP = frozenset({"abort", "error"})
+"""Finish reasons of vLLM's for an answer that it did not finish: it was put to sleep, or paused. OpenAI has none like
+them, so a client would take such a beginning for an answer."""
 
 
 class Relay:
@@ -282,10 +286,15 @@ class _Attempt:
         if answer.usage is None or len(answer.choices) != self._call.choices:
             raise EngineFailed("garbage")
         reasons = tuple([choice.finish_reason or "" for choice in answer.choices])
+        if not GIVEN_UP.isdisjoint(reasons):
+            self.error = GAVE_UP
+            raise self._failure()
         return self._outcome(Ending.COMPLETE, 200, "", answer.usage.usage(), reasons=reasons, last=body)
 
     def _streamed(self, stream: EventStream) -> Outcome:
         reasons = tuple(reason for _, reason in sorted(stream.finish_reasons.items()))
+        if self.error is None and not GIVEN_UP.isdisjoint(reasons):
+            self.error = GAVE_UP
         if self.error is None and stream.whole and stream.usage is not None:
             return self._outcome(Ending.COMPLETE, 200, "", stream.usage, reasons=reasons, last=stream.held)
         if not self._sent:
@@ -301,7 +310,7 @@ class _Attempt:
             return EngineTimeout("timeout")
         if self._status and self._status != 200:
             return self._complaint()
-        closed = self.error is not None and self.error.startswith("the engine closed")
+        closed = self.error is not None and self.error.startswith(("the engine closed", GAVE_UP))
         return EngineFailed("closed" if closed else "garbage")
 
     def _complaint(self) -> Refusal:

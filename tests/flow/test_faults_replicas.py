@@ -146,6 +146,22 @@ def test_one_that_was_ejected_answers_while_the_other_is_down(
         assert metric(house, "vestry_replica_healthy", replica=name(bad)) == 1
 
 
+def test_an_answer_that_the_engine_gave_up_is_none(tmp_path: Path, bad: FakeEngine, good: FakeEngine) -> None:
+    """vLLM ends the calls of an engine that is put to sleep, or paused, with 200 and the finish reason `abort`: what
+    there is of an answer in one piece is thrown away, and another replica answers.
+    """
+    with House(tmp_path / "state", [bad, good], relay=QUIET) as house:
+        bad.behave(finish_reason="abort", words=("The", " capi"))
+        answer = house.post(json=chat())
+        assert content(answer) == ANSWER
+        outcome = answered(house, answer)
+        assert (outcome["attempts"], outcome["replica"], outcome["finish_reasons"]) == (2, name(good), ["stop"])
+        good.behave(finish_reason="abort")
+        answer = house.post(json=chat())
+        assert (answer.status_code, answer.json()["error"]["code"]) == (502, "engine_error")
+        assert answered(house, answer)["ending"] == "failed"
+
+
 def test_a_redirect_is_not_followed(tmp_path: Path, bad: FakeEngine, good: FakeEngine) -> None:
     """Wherever it points to: a redirect is a failure of the engine that sent it."""
     with House(tmp_path / "state", [bad], relay=QUIET) as house:
@@ -213,6 +229,7 @@ BREAKS: dict[str, dict[str, Any]] = {
     "ends short": {"end_after": 4},
     "ends with no finish reason": {"finish_reason": None},
     "ends with no usage": {"usage": False},
+    "is put to sleep": {"finish_reason": "abort"},
     "dies after its last word": {"die_after": 9},
     "sends a line of 10 MB": {"long_line": 10_000_000},
     "dies byte by byte": {"die_after": 4, "split": 7},
