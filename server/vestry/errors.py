@@ -343,9 +343,10 @@ class KeysUnavailable(Refusal):
 
 
 class EngineTimeout(EngineFailed):
-    """The engine was silent for longer than `relay.first_byte_seconds`, `answer_seconds` or `idle_seconds` allows.
+    """The engine was silent for longer than `relay.first_byte_seconds` or `idle_seconds` allows, or its answer was not
+    whole within `answer_seconds` (in one piece) or `stream_seconds`.
 
-    Mend: Ask for fewer tokens, or stream; a long answer in one piece has to be whole within `relay.answer_seconds`.
+    Mend: Ask for fewer tokens, or stream what takes long.
     """
 
     # The engine was given its whole time, and a second one too where there was one: the client's own tries would

@@ -253,11 +253,17 @@ class _Attempt:
             self.wire.pause(paused)
 
     def look(self, now: float) -> None:
-        """Give the engine up if it has been silent too long."""
-        limit = self._first_limit if self._first is None else self._deadlines.idle_seconds
-        if now - self._heard >= limit and not self._paused and self.wire is not None and not self._over.done():
+        """Give the engine up if it has been silent too long, or if its answer takes too long altogether."""
+        if self.wire is None or self._over.done():
+            return
+        deadlines = self._deadlines
+        limit = self._first_limit if self._first is None else deadlines.idle_seconds
+        if now - self._heard >= limit and not self._paused:
             self._timed_out = True
             self._break("the engine was silent too long")
+        elif now - self._began >= (deadlines.answer_seconds if self._stream is None else deadlines.stream_seconds):
+            self._timed_out = True
+            self._break("its answer took too long")
 
     # How it went --------------------------------------------------------------------------------------------------
 

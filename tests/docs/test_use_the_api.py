@@ -150,6 +150,7 @@ def test_the_figures_are_the_defaults() -> None:
         "the first piece of a streamed answer": f"{relay.first_byte_seconds:g} s",
         "an answer in one piece": f"{relay.answer_seconds:g} s",
         "between two pieces": f"{relay.idle_seconds:g} s",
+        "a streamed answer as a whole": f"{relay.stream_seconds:g} s",
         "your headers, or your body, not here whole": f"{door.header_seconds:g} s",
         "a stream that you do not read, with all buffers full": f"{door.reader_seconds:g} s",
         "a connection without a call": f"{door.keep_alive_seconds:g} s",

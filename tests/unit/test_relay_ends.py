@@ -44,6 +44,30 @@ def test_silence_in_the_middle_is_a_timeout() -> None:
         relayed(play, stream=False, idle_seconds=0.2)
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_an_answer_that_never_ends_is_a_timeout(stream: bool) -> None:
+    """A piece now and then keeps no place for ever; a stream's client is told, and keeps what there was."""
+
+    async def run() -> None:
+        bench = Bench(stream=stream, answer_seconds=0.3, stream_seconds=0.3, first_byte_seconds=60, idle_seconds=60)
+        task = asyncio.ensure_future(bench.send())
+        wire = await bench.engine.wire()
+        await asyncio.sleep(0)
+        wire.head()
+        while not wire.closed:
+            wire.data(SAID if stream else b" ")
+            await asyncio.sleep(0.01)
+        if stream:
+            outcome = await task
+            assert (outcome.ending, outcome.code) == (Ending.TRUNCATED, "engine_timeout")
+            assert bench.client.written.startswith(SAID)
+        else:
+            with pytest.raises(EngineTimeout):
+                await task
+
+    asyncio.run(asyncio.wait_for(run(), 5))
+
+
 def test_a_client_that_reads_slowly_stops_the_clock() -> None:
     """While the engine is kept waiting its silence counts for nothing; after that the clock runs anew."""
 

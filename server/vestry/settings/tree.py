@@ -250,7 +250,9 @@ class Relay(Section):
     first_byte_seconds: Seconds = 60
     """Time until the first byte of a streamed answer."""
     answer_seconds: Seconds = 300
-    """Time until the first byte of an answer in one piece."""
+    """Time until an answer in one piece is whole."""
+    stream_seconds: Seconds = 3600
+    """Time until a streamed answer is whole, however steadily its pieces come."""
     idle_seconds: Seconds = 30
     """Time between two pieces of an answer."""
     retry_budget: Annotated[float, Field(ge=0, le=1)] = 0.2
