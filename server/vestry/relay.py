@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from vestry.complaints import complaint
-from vestry.errors import EngineFailed, EngineTimeout, Refusal, Stopping
+from vestry.errors import EngineFailed, EngineTimeout, InvalidRequest, Refusal, Stopping
 from vestry.failing import CODES, Failing
 from vestry.seams import Client, Engine, Pieces, Wire
 from vestry.settings.tree import Relay as Deadlines
@@ -31,6 +31,7 @@ BYTES_PER_TOKEN = 4
 MAX_ERROR_BYTES = 65_536
 TICK_SECONDS = 0.1
 ANOTHERS = "the engine answered another call"
+TOO_LONG = "the engine's answer is too long"
 GAVE_UP = "the engine gave the call up"
 GIVEN_UP = frozenset({"abort", "error"})
 """Finish reasons of vLLM's for an answer that it did not finish: it was put to sleep, or paused. OpenAI has none like
@@ -61,7 +62,7 @@ class Relay:
         `on_first` hears when the first byte of a good answer comes (monotonic seconds).
 
         Raises EngineFailed or EngineTimeout while nothing has been sent to the client, InvalidRequest where the engine
-        found the request wrong, and Stopping where the call is cut off and the engine has it.
+        found the request wrong or its answer is too large, Stopping where the call is cut off and the engine has it.
         """
         engine = self._engines[replica.name]
         loop = self._loop = self._loop or asyncio.get_running_loop()
@@ -226,7 +227,7 @@ class _Attempt:
                 return
         self._kept += data
         if len(self._kept) > (self._deadlines.answer_bytes if self._status == 200 else MAX_ERROR_BYTES):
-            self._break("the engine's answer is too long")
+            self._break(TOO_LONG)
 
     def _mark_first(self) -> None:
         self._first = self._heard
@@ -316,6 +317,10 @@ class _Attempt:
             return EngineTimeout("timeout")
         if self._status and self._status != 200:
             return self._complaint()
+        if self.error == TOO_LONG and self._kept.startswith(b"{"):  # what was asked for: another engine says as much
+            return InvalidRequest(
+                "The answer is larger than this server passes on: ask for fewer choices, tokens or log probabilities."
+            )
         closed = self.error is not None and self.error.startswith(("the engine closed", GAVE_UP))
         return EngineFailed("closed" if closed else "garbage")
 

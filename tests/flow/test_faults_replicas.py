@@ -162,6 +162,24 @@ def test_an_answer_that_the_engine_gave_up_is_none(tmp_path: Path, bad: FakeEngi
         assert answered(house, answer)["ending"] == "failed"
 
 
+def test_an_answer_too_large_is_the_requests_fault(tmp_path: Path, bad: FakeEngine, good: FakeEngine) -> None:
+    """Many choices with many log probabilities outgrow any bound: the work is not done again elsewhere, nor by the
+    client's own tries, and no engine is taken out of service for it.
+    """
+    with House(tmp_path / "state", [bad, good], relay={**QUIET, "answer_bytes": 65_536}) as house:
+        for engine in (bad, good):
+            engine.behave(words=("word " * 50,) * 400)
+        for _ in range(4):
+            answer = house.post(json=chat())
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
+            assert "larger than this server passes on" in answer.json()["error"]["message"]
+            outcome = answered(house, answer)
+            assert (outcome["ending"], outcome["attempts"]) == ("refused", 1)
+        assert len(bad.calls) + len(good.calls) == 4
+        assert metric(house, "vestry_replica_ejections_total") == 0
+        idle(house)
+
+
 def test_a_redirect_is_not_followed(tmp_path: Path, bad: FakeEngine, good: FakeEngine) -> None:
     """Wherever it points to: a redirect is a failure of the engine that sent it."""
     with House(tmp_path / "state", [bad], relay=QUIET) as house:

@@ -260,7 +260,7 @@ class Relay(Section):
     event_bytes: Annotated[int, Field(ge=4096, le=67_108_864)] = 1_048_576
     """Greatest size of one event of a stream."""
     answer_bytes: Annotated[int, Field(ge=65_536, le=268_435_456)] = 33_554_432
-    """Greatest size of an answer in one piece."""
+    """Greatest size of an answer in one piece; beyond it 400, and no other engine is asked."""
     probe_seconds: Seconds = 1
     """How often each engine's health is asked for."""
 
