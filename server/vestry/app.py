@@ -53,6 +53,7 @@ from vestry.route import Router
 from vestry.seams import Credentials
 from vestry.settings.tree import Door, Settings, is_private
 from vestry.standing import Abreast, Standing
+from vestry.trust import Authorities
 from vestry.types import ServedModel
 
 log = logging.getLogger("vestry")
@@ -213,6 +214,7 @@ class Server:
     def _engines(self, stack: contextlib.AsyncExitStack) -> dict[str, Upstream]:
         """One connection pool a replica; replicas of the same name are the same engine."""
         engines: dict[str, Upstream] = {}
+        authorities = Authorities(self.settings.relay.ca)
         for model in self._models.values():
             for replica in model.replicas:
                 if replica.name not in engines:
@@ -221,6 +223,7 @@ class Server:
                         key=self._secrets.engine_key,
                         connect_seconds=self.settings.relay.connect_seconds,
                         permitted=is_private,
+                        tls=authorities.context,
                     )
                     stack.callback(engines[replica.name].close)
         return engines

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import ssl
 from pathlib import Path
 
 from vestry.regular import NotRegular, opened
 
+log = logging.getLogger("vestry")
 LARGEST_PEM = 1_048_576
 """Bytes."""
 
@@ -28,3 +30,32 @@ def trusting(ca: Path | None, certificate: Path | None = None, key: Path | None 
     if certificate is not None:
         context.load_cert_chain(certificate, key, password="")  # never asks at a terminal
     return context
+
+
+class Authorities:
+    """A client's context for one connection after another: made anew once `ca` has changed."""
+
+    def __init__(self, ca: Path | None) -> None:
+        self._ca = ca
+        self._seen: tuple[int, ...] = ()
+        self._context: ssl.SSLContext | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """For a connection. A changed file that is no good leaves what was before. Raises as `trusting` at first."""
+        found, seen = self._context, self._stamp()
+        if found is None or seen != self._seen:
+            self._seen = seen
+            try:
+                found = self._context = trusting(self._ca)
+            except (OSError, ValueError) as fault:
+                if found is None:
+                    raise
+                log.warning("the changed authorities in %s were not loaded: %s", self._ca, fault)
+        return found
+
+    def _stamp(self) -> tuple[int, ...]:
+        try:
+            stat = None if self._ca is None else self._ca.stat()
+        except OSError:
+            return ()
+        return () if stat is None else (stat.st_mtime_ns, stat.st_ino, stat.st_size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -113,6 +114,7 @@ class FakeEngine:
     behaviour: Behaviour = field(default_factory=Behaviour)
     key: str | None = None
     port: int = 0
+    tls: ssl.SSLContext | None = None
     asked: list[Asked] = field(default_factory=list)
     connections: int = 0
 
@@ -143,8 +145,8 @@ class FakeEngine:
 
     @property
     def url(self) -> str:
-        """`http://127.0.0.1:port`."""
-        return f"http://127.0.0.1:{self.port}"
+        """`http://127.0.0.1:port`, or `https`."""
+        return f"{'http' if self.tls is None else 'https'}://127.0.0.1:{self.port}"
 
     @property
     def calls(self) -> list[Asked]:
@@ -155,7 +157,7 @@ class FakeEngine:
         self._loop = asyncio.get_running_loop()
         self._over = asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
-        server = await asyncio.start_server(self._connection, "127.0.0.1", self.port, backlog=2048)
+        server = await asyncio.start_server(self._connection, "127.0.0.1", self.port, backlog=2048, ssl=self.tls)
         self.port = server.sockets[0].getsockname()[1]
         self._started.set()
         await self._over.wait()

@@ -254,6 +254,23 @@ def test_a_server_behind_tls(serve: Callable[..., str], tmp_path: Path) -> None:
     assert found[1].said.startswith("the API answers at https://")
 
 
+def test_an_engine_behind_tls(serve: Callable[..., str], tmp_path: Path) -> None:
+    """It is well where the server would send calls there, and not where it only answers whoever asks."""
+    tls = certificates.made(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.certificate, tls.key)
+    port = int(serve(context).rpartition(":")[2])
+    models = {"m": {"replicas": [{"url": f"https://localhost:{port}"}]}}
+
+    def found(**relay: Any) -> Finding:
+        return only(network.engines(Settings.model_validate({"state": tmp_path, "models": models, "relay": relay})))
+
+    assert found(ca=tmp_path / "ca.crt") == Finding("engine", "ok", f"m is healthy at https://localhost:{port}")
+    for relay in ({}, {"ca": tmp_path / "none"}):
+        assert found(**relay).state == "fail"
+        assert "a certificate that the server does not accept" in found(**relay).said
+
+
 def test_the_administration_is_asked(serve: Callable[..., str], tmp_path: Path) -> None:
     """At its own port: what answers there as a server of ours is one, and another program is named with the mend."""
     ours = serve()

@@ -18,7 +18,7 @@ from vestry.errors import EngineFailed
 from vestry.relay import Relay
 from vestry.settings.tree import Relay as Deadlines
 from vestry.settings.tree import is_private
-from vestry.trust import trusting
+from vestry.trust import Authorities
 
 
 def said(caplog: pytest.LogCaptureFixture, port: int, **options: Any) -> str:
@@ -57,7 +57,7 @@ def test_an_expired_certificate_is_told_as_that(tmp_path: Path, caplog: pytest.L
                 key="k",
                 connect_seconds=5,
                 permitted=is_private,
-                tls=trusting(tmp_path / "ca.crt"),
+                tls=Authorities(tmp_path / "ca.crt").context,
             )
             bench = Bench()
             with pytest.raises(EngineFailed):

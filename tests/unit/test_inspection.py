@@ -148,6 +148,16 @@ def test_authorities_that_are_none(state: Path) -> None:
     assert said.startswith("server.tls.client_ca: ")
 
 
+@pytest.mark.parametrize("content", [None, "", "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"])
+def test_engines_authorities_that_are_none(state: Path, content: str | None) -> None:
+    """A file that is not there, or has no certificate in it, would keep the server from every engine at `https://`."""
+    if content is not None:
+        (state / "engines.crt").write_text(content)
+    [said] = faults(state, relay={"ca": state / "engines.crt"})
+    assert said.startswith(f"relay.ca: {state / 'engines.crt'} cannot be used: ")
+    assert said.endswith(". Name a readable PEM file")
+
+
 def test_lists_of_revoked_certificates(state: Path) -> None:
     """Current ones are good; an expired one among them is named, for its authority's clients would be refused."""
     tls = asking(state).model_copy(update={"client_crl": state / "clients.crl"})

@@ -152,12 +152,12 @@ def test_engines_may_speak_https() -> None:
     async def main() -> None:
         async with serving(answering(OK), server_side) as server:
             rest: dict[str, Any] = {"key": "k", "connect_seconds": 2.0, "permitted": is_private}
-            engine = Upstream(f"https://localhost:{server.port}", **rest, tls=client_side)
+            engine = Upstream(f"https://localhost:{server.port}", **rest, tls=lambda: client_side)
             assert (await ask(engine))[0].body == b"ok"
             assert (await ask(engine))[0].body == b"ok"
             assert engine.opened == 1
             for wrong in (
-                Upstream(f"https://127.0.0.1:{server.port}", **rest, tls=client_side),
+                Upstream(f"https://127.0.0.1:{server.port}", **rest, tls=lambda: client_side),
                 Upstream(f"https://localhost:{server.port}", **rest),
             ):
                 with pytest.raises(EngineFailed) as refused:
@@ -186,7 +186,7 @@ def test_a_connection_whose_request_nobody_has_read_is_not_used_again(length: in
         given_up = asyncio.Event()
         async with serving(script, server_side if sealed else None) as server:
             url = f"{'https' if sealed else 'http'}://localhost:{server.port}"
-            engine = Upstream(url, key="k", connect_seconds=5.0, permitted=is_private, tls=client_side)
+            engine = Upstream(url, key="k", connect_seconds=5.0, permitted=is_private, tls=lambda: client_side)
             first = Heard()
             await engine.send("POST", "/v1/x", (b"x" * length,), first)
             await asyncio.wait_for(first.over.wait(), 5)

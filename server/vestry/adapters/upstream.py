@@ -21,6 +21,7 @@ import httptools
 from vestry.adapters.names import Address, Addresses
 from vestry.errors import EngineFailed
 from vestry.seams import Exchange, Pieces
+from vestry.trust import Authorities
 
 IDLE_SECONDS = 4.0  # less than vLLM's keep-alive of 5 s
 STALE_SECONDS = 0.1  # a way there and back: what was closed while idle is told so by then, and later it was at work
@@ -42,12 +43,12 @@ class Upstream:
         key: str,
         connect_seconds: float,
         permitted: Callable[[Address], bool],
-        tls: ssl.SSLContext | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         parts = urlsplit(url)
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
-        self._tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
+        self._tls = (tls or Authorities(None).context) if parts.scheme == "https" else None
         self._connect_seconds = connect_seconds
         self._addresses = Addresses(self._host, self._port, permitted)
         self._idle: list[Connection] = []
@@ -116,7 +117,7 @@ class Upstream:
             lambda: Connection(self),
             address,
             self._port,
-            ssl=self._tls,
+            ssl=self._tls() if self._tls else None,
             server_hostname=self._host if self._tls else None,
         )
         return connection

@@ -26,7 +26,7 @@ from vestry.faults import Fault
 from vestry.late import Late
 from vestry.secret_files import CONTENT_HASH, exposure, is_folder, looked_at, lost_pepper, useless
 from vestry.settings.tree import Settings, Tls, address_of, is_private
-from vestry.trust import LARGEST_PEM
+from vestry.trust import LARGEST_PEM, trusting
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -49,6 +49,7 @@ def _faults(settings: Settings, place: Place) -> Iterator[Fault]:
         yield from _certificates(settings.server.tls, place)
     yield from _ports(settings, place)
     yield from _engines(settings, place)
+    yield from _authorities(settings.relay.ca, place)
     yield from _tenants(settings, place)
     yield from _directories(settings, place)
     yield from _copies(settings, place)
@@ -190,6 +191,15 @@ def _engines(settings: Settings, place: Place) -> Iterator[Fault]:
             if host in public:
                 what = f"{host} is at {public[host]}, which is not a private address"
                 yield Fault(place(trail), what, "Engines are called on loopback or private addresses only")
+
+
+def _authorities(ca: Path | None, place: Place) -> Iterator[Fault]:
+    """Those of the engines: with a file that is no good no engine at `https://` could be called."""
+    if ca is not None:
+        try:
+            trusting(ca)
+        except (OSError, ValueError) as error:
+            yield Fault(place(("relay", "ca")), f"{ca} cannot be used: {error}", "Name a readable PEM file")
 
 
 def _host_of(url: str) -> str:

@@ -9,12 +9,14 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from vestry.diagnosis.findings import Finding
 from vestry.models.ports import reachable
 from vestry.settings.tree import Settings
+from vestry.trust import trusting
 
 ANSWER_SECONDS = 2.0
 ANSWER_BYTES = 65_536
@@ -78,8 +80,21 @@ def engines(settings: Settings) -> Iterator[Finding]:
                 yield Finding("engine", "warn", f"{name} does not answer at {url}", mend)
             elif answer[0] != 200:
                 yield Finding("engine", "warn", f"{name} at {url} answers {answer[0]}", "See the engine's own log")
+            elif url.startswith("https:") and not _trusted(url, settings.relay.ca):
+                what = f"{name} at {url} shows a certificate that the server does not accept"
+                yield Finding(
+                    "engine", "fail", what, "Name its authority in `relay.ca`, and the engine as the certificate does"
+                )
             else:
                 yield Finding("engine", "ok", f"{name} is healthy at {url}")
+
+
+def _trusted(url: str, ca: Path | None) -> bool:
+    """Whether the server would send calls there."""
+    try:
+        return ask(url, "/health", trusting(ca)) is not None
+    except (OSError, ValueError):  # the line about the settings says it
+        return False
 
 
 def addresses(settings: Settings) -> dict[str, str]:
@@ -100,8 +115,9 @@ def addresses(settings: Settings) -> dict[str, str]:
         return found
 
 
-def ask(origin: str, path: str) -> Answer | None:
-    """GET; the status and the beginning of the body, or None where nothing answers in HTTP within the time.
+def ask(origin: str, path: str, trust: ssl.SSLContext | None = None) -> Answer | None:
+    """GET; the status and the beginning of the body, or None where nothing answers in HTTP within the time, or with TLS
+    nothing that is in `trust`; without that, certificates are not looked at.
 
     A timeout of a connection is for each read: what sends a byte now and then would hold the diagnosis for ever.
     """
@@ -109,8 +125,7 @@ def ask(origin: str, path: str) -> Answer | None:
     if parts.hostname is None or not parts.port:
         return None
     if parts.scheme == "https":
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # asks only whether something answers
+        context = trust or _anybody()
         connection: http.client.HTTPConnection = http.client.HTTPSConnection(
             parts.hostname, parts.port, timeout=ANSWER_SECONDS, context=context
         )
@@ -133,6 +148,12 @@ def ask(origin: str, path: str) -> Answer | None:
         timer.cancel()
         connection.close()
     return None if late.is_set() else found
+
+
+def _anybody() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def _shut(connection: http.client.HTTPConnection, held: list[socket.socket], late: threading.Event) -> None:

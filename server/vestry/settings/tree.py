@@ -194,14 +194,14 @@ class Replica(Section):
     """One engine process that runs elsewhere."""
 
     url: str
-    """`http://host:port` of an engine. Only loopback and private addresses are called."""
+    """`http://host:port` or `https://host:port` of an engine. Only loopback and private addresses are called."""
 
     @field_validator("url")
     @classmethod
     def _private(cls, value: str) -> str:
         _, host, port = split_url(value)
         if not host or not port or value.rstrip("/").lower() not in _origins(host, port):
-            raise ValueError("write it as http://host:port, with nothing before or after")
+            raise ValueError("write it as http://host:port or https://host:port, with nothing before or after")
         check_host(host)
         address = address_of(host)
         if address is not None and not is_private(address):
@@ -243,8 +243,11 @@ class Model(Section):
 
 
 class Relay(Section):
-    """Deadlines and retries towards the engines."""
+    """Towards the engines: deadlines, retries, whom to trust."""
 
+    ca: Path | None = None
+    """PEM file with the authorities that sign the certificates of engines at `https://`. Left out: those of the system.
+    A changed one counts for the next connection."""
     connect_seconds: Seconds = 2
     """Time to connect to an engine."""
     first_byte_seconds: Seconds = 60

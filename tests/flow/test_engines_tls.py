@@ -1,0 +1,44 @@
+"""Engines at `https://`: certificates of a private authority, which may change while the server runs."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import pytest
+import trustme
+
+from fakes.engine import FakeEngine
+from support.house import House, chat, until
+from support.outcomes import content
+
+ANSWER = "The capital of France is Paris."
+
+
+def trust(file: Path, *authorities: trustme.CA) -> None:
+    """Put these in the place of what the file holds, as whoever renews certificates does."""
+    draft = file.with_suffix(".new")
+    draft.write_bytes(b"".join(each.cert_pem.bytes() for each in authorities))
+    draft.replace(file)
+
+
+def test_an_authority_of_the_house_is_trusted_and_may_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A new authority counts for the next connection; a file that cannot be used leaves the one before, and is told."""
+    old, new = trustme.CA(), trustme.CA()
+    context, file = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), tmp_path / "engines.crt"
+    old.issue_cert("127.0.0.1").configure_cert(context)
+    trust(file, old)
+    with FakeEngine(tls=context) as engine:
+        engine.behave(close_when_done=True)
+        with House(tmp_path / "state", [engine], relay={"ca": file}) as house:
+            assert content(house.post(json=chat())) == ANSWER
+            trust(file)
+            assert content(house.post(json=chat())) == ANSWER
+            assert "the changed authorities" in caplog.text
+            new.issue_cert("127.0.0.1").configure_cert(context)
+            until(lambda: house.post(json=chat()).status_code == 503, what="the engine to be out of reach")
+            assert "its certificate is not accepted" in caplog.text
+            trust(file, old, new)
+            until(lambda: house.post(json=chat()).status_code == 200, what="the engine to be back")
+            old.issue_cert("127.0.0.1").configure_cert(context)
+            assert content(house.post(json=chat())) == ANSWER
