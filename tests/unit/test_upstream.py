@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
@@ -351,6 +352,50 @@ def test_reading_pauses_and_goes_on() -> None:
             assert len(heard.body) == size
             wire.close()
             wire.pause(True)
+
+    run(main)
+
+
+def test_much_at_once_leaves_others_their_turn() -> None:
+    """However fast an engine sends: each turn of the loop takes one read of it, and a slow client's pause holds."""
+    size = 8_000_000
+
+    def send(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        connection.recv(65_536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + b"x" * size)
+
+    async def main() -> None:
+        turns, paused = [0], asyncio.Event()
+
+        def turn() -> None:
+            turns.append(0)
+            if not heard.over.is_set():
+                asyncio.get_running_loop().call_soon(turn)
+
+        class Counting(Heard):
+            def on_data(self, data: bytes) -> None:
+                super().on_data(data)
+                turns[-1] += len(data)
+                if not paused.is_set() and len(self.body) > size // 2:
+                    paused.set()
+                    wire.pause(True)
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            sending = asyncio.create_task(asyncio.to_thread(send, listener))
+            heard = Counting()
+            wire = await pool(listener.getsockname()[1]).send("POST", "/v1/x", (b"{}",), heard)
+            turn()
+            await paused.wait()
+            read = len(heard.body)
+            for _ in range(1000):
+                await asyncio.sleep(0)
+            assert len(heard.body) == read
+            wire.pause(False)
+            await asyncio.wait_for(heard.over.wait(), 5)
+            await sending
+        assert (len(heard.body), heard.error) == (size, None)
+        assert max(turns) <= 262_144
 
     run(main)
 

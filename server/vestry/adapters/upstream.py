@@ -28,6 +28,8 @@ STALE_SECONDS = 0.1  # a way there and back: what was closed while idle is told 
 MAX_IDLE = 512
 MAX_FRAMING = 65_536
 """Bytes without one of the body: of headers, of what comes before them, of a chunk's extensions, of trailers."""
+MUCH = 65_536
+"""Bytes read at once after which others have a turn: libuv reads up to 32 times 256 KiB before it looks elsewhere."""
 LONG = 16_384
 """Bytes of a request that are gone as soon as they are sent, whoever reads (tcp(7), `tcp_wmem`)."""
 
@@ -214,6 +216,13 @@ class Connection(asyncio.Protocol):
             self._fail("the engine's answer is not HTTP")
         if self._framing > MAX_FRAMING:
             self._fail("the engine's headers are too long")
+        if len(data) >= MUCH and not self._paused and self.usable:
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if not self._paused and self.usable:
+            self._transport.resume_reading()
 
     def eof_received(self) -> None:
         return None
