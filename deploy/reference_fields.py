@@ -88,6 +88,7 @@ What passes here may still be more than the engine can enforce (`uniqueItems`, f
 NOTES: Mapping[str, str] = {
     "n": "*at most `bounds.choices`, {bounds.choices} unless set*; above 1 with a `temperature` above 0",
     "max_tokens": "not more than the model's context; with `max_completion_tokens`, the same value",
+    "max_tokens in completions": "not more than the model's context; 0 with `echo`",
     "max_completion_tokens": "not more than the model's context",
     "logit_bias": "keys are token ids of the model's vocabulary",
     "stop_token_ids": "token ids of the model's vocabulary",
@@ -164,7 +165,7 @@ def _table(names: list[str], own: Mapping[type[Sampled], dict[str, shapes.Field]
 
 
 def _row(name: str, where: str, field: shapes.Field) -> str:
-    note = NOTES.get(name, "").format(bounds=Bounds())
+    note = (NOTES.get(f"{name} in {where}") or NOTES.get(name, "")).format(bounds=Bounds())
     value = ONLY.get(name) or _value(field.type)
     if name in {"prompt", "chat_template_kwargs"}:  # what the type allows is said better in words
         value, note = note, ""

@@ -332,6 +332,16 @@ def test_prompts_of_every_kind_pass(prompt: Any, visit: Visit) -> None:
     assert "best_of" not in visit.engine.calls[0].json
 
 
+def test_a_prompt_may_be_scored_without_an_answer(visit: Visit) -> None:
+    """`max_tokens` of 0 with `echo`, as OpenAI and vLLM have it: the prompt comes back with its log probabilities."""
+    body = {"model": "small", "prompt": "a", "max_tokens": 0, "logprobs": 1}
+    for echo in ({}, {"echo": False}):
+        visit.refused(visit.post({**body, **echo}, "/v1/completions"), 400, "invalid_request", param="max_tokens")
+    visit.refused(visit.post(chat(max_tokens=0)), 400, "invalid_request", param="max_tokens")
+    assert visit.post({**body, "echo": True}, "/v1/completions").status_code == 200
+    assert visit.engine.calls[0].json["max_tokens"] == 0
+
+
 # One meaning everywhere ---------------------------------------------------------------------------------------------
 
 TWICE: dict[str, tuple[str, str, Any]] = {

@@ -63,6 +63,7 @@ def test_a_whole_call_is_exact_and_says_no_more_than_its_tokens() -> None:
         (call(choices=4, sampling={"n": 2}), outcome(finish_reasons=("stop",) * 4), [("a", (20, 5, 4), (20, 5, 4))]),
         (call(), outcome(ending=Ending.CANCELLED), [("a", (0, 0, 0), (2048, 2048, 1))]),
         (call(completion_tokens=16), outcome(ending=Ending.TRUNCATED), [("a", (0, 0, 0), (2048, 16, 1))]),
+        (call(completion_tokens=0), outcome(ending=Ending.TRUNCATED), [("a", (0, 0, 0), (2048, 1, 1))]),
         (call(completion_tokens=9999, choices=2), outcome(ending=Ending.FAILED), [("a", (0, 0, 0), (4096, 4096, 2))]),
         (call(), outcome(tried=("b",)), [("b", (0, 0, 0), (2048, 2048, 1)), ("a", (10, 5, 1), (10, 5, 1))]),
         (call(), outcome(ending=Ending.FAILED, replica="", tried=("b",)), [("b", (0, 0, 0), (2048, 2048, 1))]),

@@ -73,9 +73,11 @@ class Share(Struct, frozen=True):
 
 
 def most_of(call: Call, model: ServedModel) -> Work:
-    """The most that an engine can be made to do by one call."""
+    """The most that an engine can be made to do by one call. Asked for no token, where a prompt is echoed, vLLM makes
+    one all the same.
+    """
     context = model.context_length
-    answer = context if call.completion_tokens is None else min(call.completion_tokens, context)
+    answer = context if call.completion_tokens is None else min(call.completion_tokens or 1, context)
     return Work(context * call.choices, answer * call.choices, call.choices)
 
 

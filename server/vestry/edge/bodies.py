@@ -85,6 +85,8 @@ def parse_completion(raw: bytes, bounds: Bounds) -> Call:
     body = _decode(_completion, raw)
     _check_sampled(body, bounds)
     prompts, highest = _check_prompt(body.prompt, bounds)
+    if body.max_tokens == 0 and not body.echo:
+        raise InvalidRequest("`max_tokens` of 0 needs `echo`: there would be no answer.", param="max_tokens")
     if body.suffix:
         raise UnsupportedField("Insertion (`suffix`) is not supported here.", param="suffix")
     if body.best_of is not None and body.best_of != (body.n or 1):

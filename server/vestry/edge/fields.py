@@ -253,6 +253,7 @@ class CompletionBody(Sampled, kw_only=True):
     """`POST /v1/completions`."""
 
     prompt: Text | Annotated[list[str | int | list[Token]], Meta(min_length=1, max_length=1_000_000)]
+    max_tokens: Token | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
     best_of: Annotated[int, Meta(ge=1)] | None = None
