@@ -36,6 +36,8 @@ STATE = ROOT / ".vestry"
 LEAST = (3, 11)
 DISTRIBUTION = Path("/usr/bin/python3")
 AS_IS = "--as-is"
+# Not that of a virtual environment that is active, which may be the very one that is to be made; and by one name.
+PYTHON = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 USAGE = f"usage: python3 deploy/bootstrap.py [{AS_IS}] server|tests"
 PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet", "--python")
 LOCKED = ("install", "--require-hashes", "--only-binary", ":all:", "--no-deps", "--requirement")
@@ -148,7 +150,7 @@ def digest(*paths: Path) -> str:
 
     Not its patch version: what is installed for one 3.11 works with every other, and to make it anew takes a network.
     """
-    total = hashlib.sha256(f"{sys.version_info[:2]} {sys.executable}".encode())
+    total = hashlib.sha256(f"{sys.version_info[:2]} {PYTHON}".encode())
     for path in paths:
         files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
         for each in files:
@@ -275,7 +277,7 @@ def make(target: Target, installer: Target) -> None:
     with step(f"environment {os.path.relpath(target.folder, ROOT)}"):
         remove(target.folder)
         bare = () if target is installer else ("--without-pip",)
-        run("making the environment", sys.executable, "-m", "venv", *bare, target.folder)
+        run("making the environment", PYTHON, "-m", "venv", *bare, target.folder)
     for lock in target.locks:
         with step(f"packages of {lock.relative_to(ROOT)}"), tempfile.TemporaryDirectory() as folder:
             command = (installer.python, *PIP, target.python, *LOCKED)

@@ -63,13 +63,20 @@ class Project:
         self.lock.write_text("# made for a test\n" + "".join(map(locked, needed)))
         (self.root / "tests" / "requirements.lock").write_text(locked(make_wheel(self.wheels, "checker", "1.0")))
 
-    def run(self, *arguments: str, wheels: bool = True, status: int = 0, more: Mapping[str, str] | None = None) -> str:
-        """Run it, with more in its environment. Without wheels, pip has nothing to install from."""
+    def run(
+        self,
+        *arguments: str,
+        wheels: bool = True,
+        status: int = 0,
+        more: Mapping[str, str] | None = None,
+        python: str | Path = sys.executable,
+    ) -> str:
+        """Run it with this Python, with more in its environment. Without wheels, pip has nothing to install from."""
         environ = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
         environ |= {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1", **(more or {})}
         if wheels:
             environ["PIP_FIND_LINKS"] = str(self.wheels)
-        argv = [sys.executable, "deploy/bootstrap.py", "--as-is", *arguments]
+        argv = [str(python), "deploy/bootstrap.py", "--as-is", *arguments]
         done = subprocess.run(
             argv, cwd=self.root, env=environ, capture_output=True, text=True, timeout=120, check=False
         )
@@ -143,6 +150,16 @@ def test_an_upgrade_that_does_not_come_to_its_end(project: Project) -> None:
     project.source.write_text("WORD = 'first'\n")
     project.run("server", wheels=False)
     assert project.says("import vestry; print(vestry.WORD)") == "first"
+
+
+def test_the_environment_itself_may_be_the_active_one(project: Project) -> None:
+    """As the README has it on PATH: its `python3` leaves it as it is, without a network, or makes it anew."""
+    project.run("server")
+    own = project.root / ".vestry" / "server" / "bin" / "python3"
+    assert "done in" not in project.run("server", wheels=False, python=own)
+    project.lock.write_text(locked(make_wheel(project.wheels, "another", "1.0")))
+    assert "packages of server/requirements.lock: done" in project.run("server", python=own)
+    assert project.says("import vestry, another; print(vestry.WORD)") == "first"
 
 
 def test_the_tests_have_an_environment_of_their_own(project: Project) -> None:
