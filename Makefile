@@ -7,6 +7,9 @@ TESTS  := .venv
 LOCK    = $(TESTS)/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate \
           --python-version 3.11 --custom-compile-command 'make lock'
 
+# What runs here is what the locks name, and nothing else that a user's programs find.
+unexport PYTHONPATH PYTHONHOME
+
 .PHONY: up test check help tests-environment packages docs lock bench audit-demo audit-faults
 
 up: ## set everything up, run the server and an engine, print a key; Ctrl-C stops it all

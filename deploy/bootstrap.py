@@ -94,7 +94,9 @@ def run(what: str, *argv: str | Path) -> None:
 
 def run_all(what: str, commands: Iterable[Sequence[str | Path]]) -> None:
     """Run commands side by side; raise BootstrapError with the last words of one that fails. None outlives this."""
-    environ = os.environ | {"PIP_USER": "0", "PIP_DRY_RUN": "0"}
+    # What lies on the user's PYTHONPATH would count as installed already: the environment would lack it.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environ |= {"PIP_USER": "0", "PIP_DRY_RUN": "0"}
     with contextlib.ExitStack() as stack:
         started = []
         for command in commands:

@@ -192,6 +192,23 @@ def test_what_a_user_has_set_for_pip_leads_nowhere_else(project: Project, tmp_pa
     assert not any(Path(place).exists() for place in places.values())
 
 
+def test_what_lies_on_a_users_pythonpath_is_installed_all_the_same(project: Project, tmp_path: Path) -> None:
+    """To pip that is installed already, but the environment would have it only as long as the variable is set."""
+    shutil.unpack_archive(project.wheels / "needed-1.0-py3-none-any.whl", tmp_path / "mine", "zip")
+    project.run("server", more={"PYTHONPATH": str(tmp_path / "mine")})
+    assert project.says("import needed; print(needed.VERSION)") == "1.0"
+
+
+def test_make_passes_no_pythonpath_on(tmp_path: Path) -> None:
+    """What it starts imports what the locks name, and nothing else."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "${PYTHONPATH-none} ${PYTHONHOME-none}"\n')
+    python.chmod(0o755)
+    argv = ["make", "--no-print-directory", "-C", str(BOOTSTRAP.parents[1]), "tests-environment", f"PYTHON={python}"]
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONHOME": str(tmp_path)}
+    assert subprocess.run(argv, env=environ, capture_output=True, text=True, check=True).stdout == "none none\n"
+
+
 @pytest.mark.parametrize("arguments", [(), ("all",), ("server", "tests")])
 def test_a_wrong_word_shows_the_usage(project: Project, arguments: tuple[str, ...]) -> None:
     """Anything but `server` or `tests` ends with the usage, and makes nothing."""
