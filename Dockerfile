@@ -2,7 +2,7 @@
 #
 #   docker build -t vestry:0.1.0 .
 #
-# BASE is any Debian-like image with Python 3.11 or newer as `python3`, with its venv module. The default is named
+# BASE is any Debian-like image with Python 3.11 to 3.14 as `python3`, with its venv module. The default is named
 # by tag, so that a rebuild takes up the distribution's security fixes. For a build that can be repeated bit by bit,
 # give the digest that your own registry shows for the image which you have examined:
 #

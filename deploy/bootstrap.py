@@ -3,13 +3,14 @@
 
     python3 deploy/bootstrap.py [--as-is] server|tests
 
-Needs nothing but Python 3.11 or newer and its standard library. Every package is a wheel whose hash the lock
+Needs nothing but Python 3.11 to 3.14 and its standard library. Every package is a wheel whose hash the lock
 file names; the project itself is built into a wheel and installed from it. A stamp in the environment holds
 a digest of the lock files and of the sources, so that a second run with nothing changed does nothing, and one
 with changed sources needs no network.
 
 A Python that was compiled without optimizations, as pyenv does by default, takes up to twice the time for
-everything: unless `--as-is` is given, the distribution's own takes its place, where that is new enough.
+everything: unless `--as-is` is given, the distribution's own takes its place, where that is one of these. So does any
+of them that the machine has, where this Python is an older or newer one.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from types import FrameType
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".vestry"
 LEAST = (3, 11)
+NEWEST = (3, 14)  # the last that vLLM, and all else that the lock files name, is made for
 DISTRIBUTION = Path("/usr/bin/python3")
 AS_IS = "--as-is"
 # Not that of a virtual environment that is active, which may be the very one that is to be made; and by one name.
@@ -188,31 +190,56 @@ def slow() -> bool:
     return sys.base_prefix != "/usr" and "--enable-optimizations" not in built
 
 
-def distribution() -> tuple[str, bool] | None:
-    """The version of the distribution's Python, and whether it can make environments; None where there is none."""
+def fits(version: tuple[int, ...]) -> bool:
+    """Whether there are wheels of everything for such a Python."""
+    return LEAST <= version <= NEWEST
+
+
+def about(python: Path) -> tuple[str, bool] | None:
+    """The version of a Python that fits, and whether it can make environments; None where there is none."""
     asked = "import sys, importlib.util as u; print(*sys.version_info[:2], sep='.'); print(u.find_spec('ensurepip'))"
     try:
-        argv = [str(DISTRIBUTION), "-I", "-c", asked]
+        argv = [str(python), "-I", "-c", asked]
         said = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout.split("\n")
     except (OSError, subprocess.SubprocessError):
         return None
-    return said[0], said[1] != "None"
+    return (said[0], said[1] != "None") if fits(tuple(map(int, said[0].split(".")))) else None
+
+
+def others() -> Iterator[tuple[Path, str]]:
+    """The Pythons that are to do the work instead of this one, the best first, and why."""
+    if not fits(sys.version_info[:2]):
+        why = f"is Python {sys.version_info[0]}.{sys.version_info[1]}"
+        yield DISTRIBUTION, why
+        names = (f"python{LEAST[0]}.{minor}" for minor in range(NEWEST[1], LEAST[1] - 1, -1))
+        yield from ((Path(found), why) for found in map(shutil.which, names) if found)
+    elif slow():
+        yield DISTRIBUTION, "was compiled without optimizations, and takes up to twice the time"
 
 
 def hand_over(name: str) -> None:
-    """Go on in the distribution's Python, if that is the faster one and new enough; else do nothing."""
-    found = distribution() if slow() else None
-    if found is None or tuple(map(int, found[0].split("."))) < LEAST:
-        return
-    version, able = found
-    say(f"  {sys.executable} was compiled without optimizations; {DISTRIBUTION} is up to twice as fast")
-    try:
-        if not able:
-            install_venv(version)
-    except BootstrapError as failure:
-        say(f"  it cannot be taken, though: {failure}")
-        return
-    os.execv(DISTRIBUTION, [str(DISTRIBUTION), str(Path(__file__).resolve()), AS_IS, name])  # noqa: S606
+    """Go on in another Python, if this machine has one that is better; else do nothing."""
+    for python, why in others():
+        found = about(python)
+        if found is None:
+            continue
+        version, able = found
+        say(f"  {sys.executable} {why}; {python} does this instead")
+        try:
+            if not able:
+                install_venv(version)
+        except BootstrapError as failure:
+            say(f"  it cannot be taken, though: {failure}")
+            continue
+        os.execv(python, [str(python), str(Path(__file__).resolve()), AS_IS, name])  # noqa: S606
+
+
+def need_fitting() -> None:
+    """Raises BootstrapError where this is a Python that packages are missing for."""
+    if not fits(sys.version_info[:2]):
+        found, (least, newest) = ".".join(map(str, sys.version_info[:3])), (f"{a}.{b}" for a, b in (LEAST, NEWEST))
+        mend = f"Install one (on Debian or Ubuntu, say: apt-get install python{newest}-venv) or name it: make up PYTHON=..."
+        raise BootstrapError(f"Python {least} to {newest} is needed; {sys.executable} is {found}. {mend}")
 
 
 def need_venv() -> None:
@@ -330,10 +357,6 @@ def terminate(_number: int, _frame: FrameType | None) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    if sys.version_info < LEAST:
-        found = ".".join(map(str, sys.version_info[:3]))
-        mend = "Name a newer one, as in: make up PYTHON=python3.12"
-        raise BootstrapError(f"Python {LEAST[0]}.{LEAST[1]} or newer is needed; {sys.executable} is {found}. {mend}")
     as_is = arguments[:1] == [AS_IS]
     names = arguments[1:] if as_is else arguments
     if len(names) != 1 or names[0] not in TARGETS:
@@ -343,6 +366,7 @@ def main(arguments: list[str]) -> None:
             signal.signal(number, terminate)
     if not as_is:
         hand_over(names[0])
+    need_fitting()
     target = TARGETS[names[0]]
     say(f"{names[0]} environment ({os.path.relpath(target.folder, ROOT)})")
     with alone():

@@ -336,11 +336,36 @@ def test_each_package_of_a_lock_is_in_one_share(module: ModuleType, tmp_path: Pa
     assert sorted(re.findall(r"(?m)^[^ ].*\n(?: .*\n)*", "".join(each.read_text() for each in shares))) == entries
 
 
-def test_an_old_python_is_told(module: ModuleType) -> None:
-    """A Python that is too old is named, with the way to choose another."""
-    module.LEAST = (99, 0)  # type: ignore[attr-defined]
-    with pytest.raises(module.BootstrapError, match=r"Python 99\.0 or newer is needed; .* make up PYTHON=python3"):
+def test_the_readme_promises_what_it_takes(module: ModuleType) -> None:
+    """The oldest Python and the newest."""
+    least, newest = (".".join(map(str, each)) for each in (module.LEAST, module.NEWEST))
+    assert f"needs Python {least} to {newest} " in (BOOTSTRAP.parents[1] / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("least", "newest"), [((99, 0), (99, 9)), ((3, 0), (3, 9))])
+def test_a_python_that_is_too_old_or_new_is_told(
+    module: ModuleType, least: tuple[int, int], newest: tuple[int, int]
+) -> None:
+    """Which ones are needed, which one this is, and what to do: before anything is installed or asked of a registry."""
+    module.LEAST, module.NEWEST = least, newest  # type: ignore[attr-defined]
+    wanted = rf"Python {least[0]}\.{least[1]} to {newest[0]}\.{newest[1]} is needed; .* is 3\..* make up PYTHON="
+    with pytest.raises(module.BootstrapError, match=wanted):
         module.main(["server"])
+
+
+def test_it_leaves_the_work_to_one_that_the_machine_has(
+    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest on PATH that fits and runs; what pyenv has there for a Python that is not chosen does not run."""
+    module.LEAST, module.NEWEST = (3, 94), (3, 99)  # type: ignore[attr-defined]
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for name, does in (("python3.98", "exit 127"), ("python3.97", f'exec {tmp_path}/python3 "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    other = Other(module, tmp_path, "3.97", "ModuleSpec")
+    module.DISTRIBUTION = tmp_path / "none"  # type: ignore[attr-defined]
+    hand_over_in_a_child(module)
+    assert other.started == f"{BOOTSTRAP} --as-is server"
 
 
 def test_an_update_of_python_makes_no_environment_anew(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
