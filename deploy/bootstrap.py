@@ -238,7 +238,7 @@ def need_fitting() -> None:
     """Raises BootstrapError where this is a Python that packages are missing for."""
     if not fits(sys.version_info[:2]):
         found, (least, newest) = ".".join(map(str, sys.version_info[:3])), (f"{a}.{b}" for a, b in (LEAST, NEWEST))
-        mend = f"Install one (on Debian or Ubuntu, say: apt-get install python{newest}-venv) or name it: make up PYTHON=..."
+        mend = f"Install one (on Debian or Ubuntu, python{newest}-venv, say) or name it: make up PYTHON=..."
         raise BootstrapError(f"Python {least} to {newest} is needed; {sys.executable} is {found}. {mend}")
 
 

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from vestry.models import children
+from vestry.models import packages
 from vestry.models.catalog import ModelError
 from vestry.models.progress import Progress
 
@@ -22,7 +22,7 @@ WHERE = "/usr/local/bin:/usr/bin:/bin"
 EXTENSION = "#include <Python.h>\nint vestry(void) { return PY_MAJOR_VERSION; }\n"
 SECONDS = 60
 PACKAGES = ("gcc", "libc6-dev", f"python{sys.version_info[0]}.{sys.version_info[1]}-dev")
-MEND = f"On Debian or Ubuntu: apt-get install {' '.join(PACKAGES)}"
+MEND = packages.asked_for(PACKAGES)
 
 
 def fault(where: str = WHERE) -> str | None:
@@ -51,13 +51,7 @@ def ensure(progress: Progress, environ: Mapping[str, str], log: Path, where: str
     """Have a compiler: as root, Debian's packages are installed where it is missing. Raises ModelError."""
     if (why := fault(where)) is None:
         return
-    tool = shutil.which("apt-get", path=environ.get("PATH"))
-    if os.geteuid() == 0 and tool is not None:
-        with progress.step(f"{' '.join(PACKAGES)}: an engine on a GPU compiles, and {why}"):
-            quiet = {**environ, "DEBIAN_FRONTEND": "noninteractive"}
-            children.run("apt-get update", (tool, "update"), quiet, log)
-            install = (tool, "install", "--yes", "--no-install-recommends", *PACKAGES)
-            children.run("Installing the compiler", install, quiet, log)
-        why = fault(where)
+    packages.install(PACKAGES, f"an engine on a GPU compiles, and {why}", progress, environ, log)
+    why = fault(where)
     if why is not None:
         raise ModelError(f"An engine on a GPU compiles a part of its kernels when it starts, and {why}. {MEND}")

@@ -30,7 +30,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from vestry.models import aside, children, compiler
+from vestry.models import aside, children, compiler, numa
 from vestry.models.catalog import Device, ModelError
 from vestry.models.progress import Progress
 
@@ -116,8 +116,7 @@ def ensure(folder: Path, progress: Progress, environ: Mapping[str, str]) -> Stam
 def _ensure(folder: Path, progress: Progress, environ: Mapping[str, str]) -> Stamp:
     kind = device()
     installer = _Installer(folder, progress, environ)
-    if kind == "gpu":
-        installer.compiler()
+    installer.machine(kind)
     wanted = lock_digest(kind)
     aside.settle(folder, _finished)
     found = stamp_of(folder)
@@ -171,9 +170,10 @@ class _Installer:
         # This Python's pip fills the environment, if there is one: to put another into it takes seconds.
         self._shared = importlib.util.find_spec("pip") is not None
 
-    def compiler(self) -> None:
-        """Have a C compiler."""
-        compiler.ensure(self._progress, self._environment, self._log)
+    def machine(self, kind: Device) -> None:
+        """Have of the distribution what an engine of this kind needs."""
+        needed = numa.ensure if kind == "cpu" else compiler.ensure
+        needed(self._progress, self._environment, self._log)
 
     def make(self, mark: str) -> None:
         """An empty environment, or the unfinished one of an earlier run with the same mark."""
