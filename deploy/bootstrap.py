@@ -44,6 +44,7 @@ USAGE = f"usage: python3 deploy/bootstrap.py [{AS_IS}] server|tests"
 PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet", "--python")
 LOCKED = ("install", "--require-hashes", "--only-binary", ":all:", "--no-deps", "--requirement")
 PROJECT = ("pyproject.toml", "README.md", "LICENSE")
+PATIENT = ("-o", "DPkg::Lock::Timeout=300")  # a machine that was just made installs its own updates
 GRACE_SECONDS = 5
 
 
@@ -256,7 +257,8 @@ def install_venv(version: str) -> None:
         raise BootstrapError(f"Python's venv module is missing. {mend}")
     with step(f"{package}, which Python lacks here"):
         run("apt-get update", "apt-get", "update")
-        run(f"apt-get install {package}", "apt-get", "install", "--yes", "--no-install-recommends", package)
+        install = ("apt-get", *PATIENT, "install", "--yes", "--no-install-recommends", package)
+        run(f"apt-get install {package}", *install)
 
 
 def fill(target: Target, installer: Target) -> None:

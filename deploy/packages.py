@@ -39,10 +39,10 @@ def main() -> None:
         sys.exit(f"packages: the tests need these. Install them: sudo apt-get install {' '.join(missing)}")
     # RUNLEVEL=1: invoke-rc.d starts no service in that level, so a server that is only tested with stays quiet.
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    patient = ["-o", "DPkg::Lock::Timeout=300"]  # a machine that was just made installs its own updates
     for step in (["update"], ["install", "--yes", "--no-install-recommends", *missing]):
-        done = subprocess.run(
-            ["apt-get", "--quiet", "--quiet", *step], env=environment, capture_output=True, text=True, check=False
-        )
+        argv = ["apt-get", "--quiet", "--quiet", *patient, *step]
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(f"packages: apt-get {step[0]} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 

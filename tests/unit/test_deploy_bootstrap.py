@@ -421,7 +421,7 @@ def test_root_gets_the_venv_module_installed(module: ModuleType, monkeypatch: py
     module.need_venv()
     update, install = asked.read_text().splitlines()
     assert update == "update"
-    assert install.startswith("install --yes --no-install-recommends python3.")
+    assert install.startswith("-o DPkg::Lock::Timeout=300 install --yes --no-install-recommends python3.")
 
 
 class Other:

@@ -49,7 +49,7 @@ def test_root_gets_it_installed(machine: Machine) -> None:
     machine.ensure()
     assert machine.asked.read_text().splitlines() == [
         "noninteractive update",
-        "noninteractive install --yes --no-install-recommends libnuma1",
+        "noninteractive -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends libnuma1",
     ]
     assert "libnuma1: an engine on a CPU is linked with it: done in" in machine.said.getvalue()
     machine.asked.unlink()

@@ -10,6 +10,9 @@ from pathlib import Path
 from vestry.models import children
 from vestry.models.progress import Progress
 
+PATIENT = ("-o", "DPkg::Lock::Timeout=300")
+"""A machine that was just made installs its own updates, and apt-get fails at once where another one is at work."""
+
 
 def install(names: Sequence[str], why: str, progress: Progress, environ: Mapping[str, str], log: Path) -> None:
     """By apt-get, where we are root and it is here; else nothing is done. Raises ModelError if it fails."""
@@ -20,7 +23,7 @@ def install(names: Sequence[str], why: str, progress: Progress, environ: Mapping
     with progress.step(f"{listed}: {why}"):
         quiet = {**environ, "DEBIAN_FRONTEND": "noninteractive"}
         children.run("apt-get update", (tool, "update"), quiet, log)
-        command = (tool, "install", "--yes", "--no-install-recommends", *names)
+        command = (tool, *PATIENT, "install", "--yes", "--no-install-recommends", *names)
         children.run(f"Installing {listed}", command, quiet, log)
 
 
