@@ -209,10 +209,10 @@ def test_servers_that_share_an_engine_are_added_up(
 # Pruning
 
 
-def old_log(directory: Path, origin: str, signing: Signing = KEY) -> None:
-    """A log of forty days, of which the last is today, with 300 records a day."""
+def old_log(directory: Path, origin: str, signing: Signing = KEY, *, ago: int = 0) -> None:
+    """A log of forty days, of which the last is today, or so many days ago, with 300 records a day."""
     clock = HandClock()
-    clock.wall = time.time_ns() // 1000 - 40 * DAY * 1_000_000
+    clock.wall = time.time_ns() // 1000 - (40 + ago) * DAY * 1_000_000
     log = DayLog(directory, clock, origin=origin, signing=signing)
     for _ in range(40):
         log.day()
@@ -351,6 +351,17 @@ def test_a_server_prunes_its_own_log_and_nobody_else_does(tmp_path: Path, engine
     with House(tmp_path, [engine], audit=keep) as house:
         call(house)
     assert status(cli)[0]["faults"] == []
+
+
+def test_a_clock_that_is_years_ahead_at_a_start_lets_nothing_more_go(tmp_path: Path, engine: FakeEngine) -> None:
+    """For the log it is as if the clock had leapt by ten years while the server was down, as one does that is not set
+    yet: what goes is what was old by the log's own time.
+    """
+    old_log(tmp_path / "audit", "server", SIGNING, ago=3650)
+    with House(tmp_path, [engine], audit={**FAST, "retention": {"days": 30}}) as house:
+        call(house)
+        (record,) = until(lambda: house.records("log.prune"), what="the record of the pruning")
+    assert 2000 < record["records"] < 10 * 300
 
 
 def test_a_pruned_log_verifies(kept: Cli, tmp_path: Path) -> None:

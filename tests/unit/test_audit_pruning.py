@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fakes.audit import FaultyFiles
+from fakes.journal import MemoryJournal
 from support.logs import DAY, THIRTY_DAYS, DayLog
 from vestry.audit import scan
 from vestry.audit.files import Files
@@ -23,6 +24,7 @@ from vestry.audit.tlog.merkle import (
 )
 from vestry.audit.tlog.tiles import TileMissing, Tiles
 from vestry.audit.tree import Tree
+from vestry.composition.retention import Retainer
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +144,34 @@ def test_nothing_goes_that_no_checkpoint_covers_or_that_the_journal_still_holds(
     assert found.minimum == 2000 // 256 * 256
     marker = f'"index":{found.minimum - 1},'.encode()
     assert not [path for path in log.home.rglob("*") if path.is_file() and marker in path.read_bytes()]
+
+
+class Server(Retainer):
+    """A server's part in it, over a log in this process: what it does at its start and once a day is `once`."""
+
+    def __init__(self, log: DayLog) -> None:
+        super().__init__(log.home, THIRTY_DAYS, MemoryJournal(), log.sign, clock=log.clock.clock)
+        self.record = log.record  # type: ignore[method-assign]
+
+
+def test_a_clock_is_believed_once_it_has_stayed_so_for_a_day(log: DayLog) -> None:
+    """Ten years ahead at the start, and set right; so again later; ten years ahead, and left so."""
+    leap = 3650 * DAY * 1_000_000
+    server = Server(log)
+
+    def looked(wrong: int = 0) -> int:
+        log.clock.wall += wrong
+        server.once()
+        log.clock.wall -= wrong
+        log.day()
+        return LogReader(log.home).minimum
+
+    first = looked(leap)
+    assert 2000 < first < 10 * 300
+    assert first <= looked() <= looked(leap) <= looked() < 14 * 300
+    log.clock.wall += leap
+    looked()
+    assert looked() > 40 * 300
 
 
 def test_without_anything_to_let_go_nothing_is_recorded(tmp_path: Path) -> None:

@@ -61,13 +61,14 @@ class Hold(Struct, frozen=True):
 
 
 class Policy(Struct, frozen=True):
-    """What may be pruned, and what never. `days` is how long every record is kept at least; the digest is that of the
-    settings that say so.
+    """What may be pruned, and what never. `days` is how long every record is kept at least, counted back from now, and
+    from `latest` (microseconds since the epoch) where that is earlier; the digest is that of the settings that say so.
     """
 
     days: int
     holds: tuple[Hold, ...] = ()
     configuration_digest: str = ""
+    latest: int | None = None
 
     def __str__(self) -> str:
         held = f"; {len(self.holds)} legal holds" if self.holds else ""
@@ -148,7 +149,15 @@ def plan(home: Path, policy: Policy, *, clock: Clock | None = None, halted: Call
 
 def _cutoff(policy: Policy, clock: Clock | None) -> str:
     """What is older than this may go."""
-    return rfc3339((clock or Clock()).wall() - policy.days * DAY_SECONDS * 1_000_000)
+    now = (clock or Clock()).wall()
+    latest = now if policy.latest is None else min(now, policy.latest)
+    return rfc3339(latest - policy.days * DAY_SECONDS * 1_000_000)
+
+
+def begun(home: Path) -> int:
+    """When the journal's first segment began, in microseconds since the epoch: a day or two ago, of a log in use."""
+    first = next(journal(home), None)
+    return 0 if first is None else microseconds_of(_kept(first[1]).time)
 
 
 def _stays(tiles: Tiles, first: int, cutoff: str, policy: Policy, *, gone: bool) -> str:

@@ -2,6 +2,9 @@
 
 A live log is pruned by its own server and by nobody else: the record of it goes through the journal like any other. The
 work itself is a thread's; calls wait for none of it.
+
+What goes is gone, and a clock may be years ahead, most of all at a start, before it was set. So time is believed only
+as far as it has passed since the last look; at the first one, as far as the journal's first segment.
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from vestry.audit.pruning import DAY_SECONDS, Halted, Hold, Policy, prune
+from msgspec.structs import replace
+
+from vestry.audit.pruning import DAY_SECONDS, Halted, Hold, Policy, begun, prune
 from vestry.audit.reading import NoLog
-from vestry.audit.records import Event
+from vestry.audit.records import Clock, Event
 from vestry.audit.scan import LogUnusable
 from vestry.configuration.reading import digest
 from vestry.errors import AuditUnavailable
@@ -42,9 +47,19 @@ def holds_of(settings: Settings) -> tuple[Hold, ...]:
 class Retainer:
     """One task. `run` until cancelled; `halt` before that, so that the thread ends soon."""
 
-    def __init__(self, home: Path, policy: Policy, journal: Journal, sign: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        policy: Policy,
+        journal: Journal,
+        sign: Callable[[], None],
+        *,
+        clock: Clock | None = None,
+    ) -> None:
         self._home, self._policy, self._journal = home, policy, journal
         self.sign = sign
+        self._clock = clock or Clock()
+        self._looked: tuple[int, float] | None = None
         self._halted = threading.Event()
         self._loop: asyncio.AbstractEventLoop
 
@@ -62,7 +77,8 @@ class Retainer:
     def once(self) -> None:
         """Prune now. What keeps it from that is logged; nothing of it stops the server."""
         try:
-            found = prune(self._home, self._policy, self, halted=self._halted.is_set)
+            policy = replace(self._policy, latest=self._latest())
+            found = prune(self._home, policy, self, clock=self._clock, halted=self._halted.is_set)
             log.info("retention: %d records pruned; %s", found.records, found.why)
         except Halted:
             return
@@ -70,6 +86,15 @@ class Retainer:
             log.warning("nothing was pruned: the record of it could not be written")
         except (OSError, ValueError, LookupError, NoLog, LogUnusable) as error:
             log.error("the audit log could not be pruned (%s): %s", cause_of(error), error)  # noqa: TRY400 - a sentence
+
+    def _latest(self) -> int:
+        """No later time than this can be right, if the clock was at the last look: a clock that stays so for a day is
+        believed. Raises OSError, ValueError.
+        """
+        before, self._looked = self._looked, (self._clock.wall(), self._clock.monotonic())
+        if before is None:
+            return begun(self._home)
+        return before[0] + round((self._looked[1] - before[1]) * 1_000_000)
 
     # pruning.Ledger: called in the thread
 
