@@ -33,6 +33,7 @@ _MOST = 1000
 """After so many versions of which none is a checkpoint of the log, the bucket has not answered."""
 _HIGHEST = 10**18
 _FILE = re.compile(r"[0-9]{18}-(0|[1-9][0-9]{0,15})-[0-9a-f]{16}")
+_SIZE = re.compile(r"[0-9]{1,16}")
 _MARKERS = {"NextKeyMarker": "key-marker", "NextVersionIdMarker": "version-id-marker"}
 _LONGEST = 4096
 """Characters; keys and the names of versions have 1024 bytes at most."""
@@ -62,6 +63,8 @@ class Version(Struct, frozen=True):
     id: str
     deleted: bool
     """A delete marker."""
+    large: bool = False
+    """Larger than a note that is taken."""
 
 
 class Page(Struct, frozen=True):
@@ -125,7 +128,7 @@ class S3Sink:
             hidden.update(each.key for each in page if each.deleted)
             for each in page:
                 if not each.deleted and not reading.enough:
-                    reading.take(each.key, self._read(each), f"{each.key} is no text")
+                    reading.take(each.key, None if each.large else self._read(each), f"{each.key} is no checkpoint")
             if reading.enough:
                 break
         said = f"somebody deleted {len(hidden)} of its newest checkpoints; their versions are still there"
@@ -265,5 +268,6 @@ class _Reader:
     def end(self, _: str) -> None:
         name = self._path.pop()
         if len(self._path) == 1 and name in {"Version", "DeleteMarker"}:
-            key, version = self._fields.get("Key", ""), self._fields.get("VersionId", "")
-            self.found.append(Version(key, version, name == "DeleteMarker"))
+            key, version, size = (self._fields.get(each, "") for each in ("Key", "VersionId", "Size"))
+            large = _SIZE.fullmatch(size) is not None and int(size) > NOTE_LIMIT
+            self.found.append(Version(key, version, name == "DeleteMarker", large))
