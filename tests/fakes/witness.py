@@ -117,7 +117,7 @@ class Witness:
     def add(self, body: bytes) -> tuple[int, bytes, str]:
         """Status, body and content type of the answer to one request."""
         status, answer = self._judged(body)
-        return status, answer.encode(), "text/x.tlog.size" if status == 409 else "text/plain"
+        return status, answer.encode(), "text/x.tlog.size" if status == 409 and answer else "text/plain"
 
     def _judged(self, body: bytes) -> tuple[int, str]:
         head, _, note = body.decode().partition("\n\n")
@@ -143,6 +143,8 @@ class Witness:
         """Check and keep in one step, as the specification asks."""
         if old != log.size:
             return 409, f"{log.size}\n"
+        if old == new[0] and log.root != new[1]:
+            return 409, ""
         if not self._continues(log, *new, proof):
             return 422, ""
         line = self._cosign(note[0])

@@ -116,6 +116,21 @@ def test_refusals_say_what_to_do(
         assert witness.requests[-1] == ("add-checkpoint", status)
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_another_tree_of_the_same_size(tmp_path: Path, known: bool) -> None:
+    """The specification has a 409 for it, to which no size belongs: two histories were signed, and that is said."""
+    log = GrownLog(tmp_path / "server")
+    with knowing(log) as witness:
+        sink_of(log, witness).deliver(Item("checkpoint", log.grow(9)))
+        other = GrownLog(tmp_path / "other", text="rewritten")
+        note = other.grow(9)
+        if known:
+            shutil.copytree(log.home / "cosigned", other.home / "cosigned")
+        with pytest.raises(Undelivered, match="answers 409: it finds that the log is not the one that it cosigned"):
+            sink_of(other, witness).deliver(Item("checkpoint", note))
+        assert [status for _, status in witness.requests] == [200, 409] if known else [200, 409, 409]
+
+
 # Answers that are none.
 
 

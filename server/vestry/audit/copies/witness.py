@@ -61,7 +61,7 @@ class WitnessSink:
         head = item.head()
         old = min(self._believed(), head.size)
         answer = self._add(old, head, item.note)
-        if answer.status == 409:
+        if answer.status == 409 and (old < head.size or _SIZE.fullmatch(answer.body)):
             old = self._stated(answer)
             if old > head.size:
                 self._overtaken(old)
@@ -69,7 +69,7 @@ class WitnessSink:
             answer = self._add(old, head, item.note)
         if answer.status != 200:
             self._old = None
-            raise Undelivered(self._refusal(answer.status))
+            raise Undelivered(self._refusal(answer.status, same=old == head.size))
         self._keep(item.note, answer.body)
         self._old = head.size
 
@@ -140,8 +140,10 @@ class WitnessSink:
         except OSError as error:
             raise Undelivered(f"{path} cannot be written ({cause_of(error)})") from error
 
-    def _refusal(self, status: int) -> str:
-        says = _SAYS.get(status, "").format(public=self._public, origin=self._public.name)
+    def _refusal(self, status: int, *, same: bool = False) -> str:
+        """In words. Where it agrees on the size (`same`), a 409 is about the roots, and no size belongs to it."""
+        said = _SAYS.get(422 if same and status == 409 else status, "")
+        says = said.format(public=self._public, origin=self._public.name)
         return f"{self.where} answers {status}" + (f": {says}" if says else "")
 
     # What it holds
