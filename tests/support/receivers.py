@@ -152,6 +152,7 @@ class Collector:
         self.headers: list[dict[str, str]] = []
         self.asked = 0
         self.answer: Callable[[bytes], int | str] = lambda _body: 200
+        self.retry_after = ""
         self.released = threading.Event()
         collector = self
 
@@ -214,5 +215,7 @@ class Collector:
             self.headers.append(dict(request.headers))
             self.batches.append(body)
         request.send_response(int(answer))
+        if answer != 200 and self.retry_after:
+            request.send_header("retry-after", self.retry_after)
         request.send_header("content-length", "0")
         request.end_headers()

@@ -84,3 +84,27 @@ def test_what_is_cut_off_in_the_middle_says_nothing_in_the_clear(
         monkeypatch.undo()
         sender.close()
         assert b"a record" not in tap.ended()
+
+
+@pytest.mark.parametrize(
+    ("asked", "least", "most"),
+    [
+        ("30", 30, 30),
+        ("0", 0, 0),
+        ("Fri, 31 Dec 2199 23:59:59 GMT", 1e9, 1e10),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 0, 0),
+        ("", 0, 0),
+        ("-5", 0, 0),
+        ("soon", 0, 0),
+        ("9" * 400, 0, 0),
+        ("Fri, 31 Dec 99999999 23:59:59 GMT", 0, 0),
+    ],
+)
+def test_what_retry_after_asks_for(asked: str, least: float, most: float) -> None:
+    """Seconds or a date, as RFC 9110 has it; what is neither asks for nothing."""
+    with Collector() as collector:
+        collector.answer, collector.retry_after = (lambda _body: 503), asked
+        sender = HttpBatches(collector.url, trusting, authorization=str, seconds=5)
+        with pytest.raises(OSError, match="the collector answered 503"):
+            sender.send(b"{}\n")
+        assert least <= sender.wait <= most

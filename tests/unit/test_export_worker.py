@@ -400,6 +400,24 @@ def test_pauses_grow(log: LogMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     assert gaps[4] > 4 * gaps[0]
 
 
+def test_a_collector_is_left_alone_for_as_long_as_it_asks(log: LogMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry-After counts where it is longer than the pause, up to a bound, and for that one try."""
+    monkeypatch.setattr(workers, "LONGEST_WAIT", 1.0)
+    log.add_calls(5)
+    tries: list[float] = []
+
+    def answer(_body: bytes) -> int:
+        tries.append(time.monotonic())
+        return 429 if len(tries) == 1 else 200
+
+    with Collector() as collector:
+        collector.answer, collector.retry_after = answer, "120"
+        with running(log, url=collector.url) as worker:
+            until(lambda: complete(collector.lines, leaves(log)))
+            assert worker._sender.wait == 0
+    assert tries[1] - tries[0] >= 1.0, "the longest pause is a tenth of that here"
+
+
 def test_a_log_that_begins_later_is_waited_for(tmp_path: Path) -> None:
     """The log of commands may not be there yet when the server starts."""
     home = tmp_path / "audit" / "cli"

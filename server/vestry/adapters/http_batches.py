@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 ANSWER_BYTES = 65_536
@@ -34,10 +37,12 @@ class HttpBatches:
         self._context, self._authorization, self._seconds = context, authorization, seconds
         self._connection: http.client.HTTPConnection | None = None
         self._header = ""
+        self.wait = 0.0
 
     def send(self, payload: bytes) -> bool:
         """Post one batch. True: it has arrived."""
         used = self._connection is not None
+        self.wait = 0.0
         try:
             status = self._post(payload)
         except (OSError, http.client.HTTPException) as error:
@@ -84,6 +89,8 @@ class HttpBatches:
             answer.read(ANSWER_BYTES)
         if not answer.isclosed() or answer.will_close:
             self.close()
+        if not 200 <= answer.status < 300:
+            self.wait = _seconds(answer.getheader("Retry-After", ""))
         return answer.status
 
     def _connected(self) -> http.client.HTTPConnection:
@@ -105,6 +112,16 @@ class HttpBatches:
             yield
         finally:
             timer.cancel()
+
+
+def _seconds(asked: str) -> float:
+    """What Retry-After asks for: seconds, or a date (RFC 9110, section 10.2.3); 0 for what is neither."""
+    if re.fullmatch("[0-9]{1,9}", asked):
+        return float(asked)
+    try:
+        return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
+    except (ValueError, OverflowError, OSError):
+        return 0.0
 
 
 def _as_os_error(error: Exception) -> OSError:

@@ -21,6 +21,8 @@ from vestry.syslog_end import end
 class SyslogTls:
     """One receiver. Every method but `abort` and `close` raises OSError."""
 
+    wait = 0.0
+
     def __init__(self, host: str, port: int, context: Callable[[], ssl.SSLContext], *, seconds: float) -> None:
         self._host, self._port, self._context, self._seconds = host, port, context, seconds
         self._connection: ssl.SSLSocket | None = None

@@ -34,11 +34,15 @@ CONFIRM_SECONDS = 30.0
 CONFIRM_RECORDS = 20_000
 STORE_SECONDS = 1.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 60.0
+LONGEST_WAIT = 3600.0
 SLICE = 16
 
 
 class Sender(Protocol):
     """A way to a receiver. Methods but `abort` and `close` raise OSError where it does not work."""
+
+    wait: float
+    """After `send`: so many seconds the receiver asks to be left alone."""
 
     def send(self, payload: bytes) -> bool:
         """Send; True if all that was sent is known to have arrived."""
@@ -242,7 +246,8 @@ class Worker:
         lost = self._at - self._confirmed
         self._observer.export_failed(self.name, max(1, lost))
         self._at, self._last, self._unconfirmed_since = self._confirmed, self._confirmed_last, 0.0
-        until = time.monotonic() + self._pause * random.uniform(0.75, 1.25)  # noqa: S311 - spreads tries, no secret
+        pause = self._pause * random.uniform(0.75, 1.25)  # noqa: S311 - spreads tries, no secret
+        until = time.monotonic() + max(pause, min(self._sender.wait, LONGEST_WAIT))
         self._pause = min(self._pause * 2, LONGEST_PAUSE)
         while not self._stopping and (left := until - time.monotonic()) > 0:
             self._wake.wait(min(left, LOOK_SECONDS))
