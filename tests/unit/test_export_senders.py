@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def test_what_retry_after_asks_for(asked: str, least: float, most: float) -> Non
     """Seconds or a date, as RFC 9110 has it; what is neither asks for nothing."""
     with Collector() as collector:
         collector.answer, collector.retry_after = (lambda _body: 503), asked
-        sender = HttpBatches(collector.url, trusting, authorization=str, seconds=5)
+        sender = HttpBatches(collector.url, ssl.create_default_context, authorization=str, seconds=5)
         with pytest.raises(OSError, match="the collector answered 503"):
             sender.send(b"{}\n")
         assert least <= sender.wait <= most
