@@ -260,14 +260,16 @@ def test_prune_says_what_it_would_do_and_does_it(kept: Cli, tmp_path: Path) -> N
 def test_a_log_that_nobody_writes_to_any_more_goes_too(
     kept: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last segments of a server that is gone, by two prunings a day apart; they held their records for good."""
+    """The last segments of a server that is gone, by two prunings a day apart; they held their records for good. Later
+    ones leave the log as it is.
+    """
     gone = HandClock()
     gone.wall = time.time_ns() // 1000 - 400 * DAY * 1_000_000
     with_old = DayLog(tmp_path / "audit", gone, origin="gone", signing=KEY)
     with_old.day(records=1000)
     with_old.day(records=1000)
     with_old.store.close()
-    days = iter(range(3))
+    days = iter(range(9))
 
     def later(*arguments: Any, **more: Any) -> Store:
         tomorrow = next(days) * DAY * 1_000_000
@@ -279,6 +281,12 @@ def test_a_log_that_nobody_writes_to_any_more_goes_too(
     assert "the rest is not under a checkpoint in whole bundles" in said
     oldest = next(LogReader(tmp_path / "audit" / "gone").leaves())[0]
     assert oldest > 2000 - 256
+    home = tmp_path / "audit"
+    before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file() and path.name != "lock"}
+    for _ in range(2):
+        assert "0 records pruned" in kept.ok("audit", "prune", "--origin", "gone")
+    after = {path: path.read_bytes() for path in home.rglob("*") if path.is_file() and path.name != "lock"}
+    assert after == before, "where nothing goes, nothing is written"
 
 
 def test_a_hold_is_named_as_what_keeps_records(kept: Cli) -> None:

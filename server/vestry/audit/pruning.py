@@ -77,13 +77,14 @@ class Policy(Struct, frozen=True):
 
 class Plan(Struct, frozen=True):
     """What may go now. `start` is the first record there is, `minimum` the new first; `recorded` is how far an earlier
-    pruning is recorded, and `why` says what keeps the record at `minimum`.
+    pruning is recorded, and `why` says what keeps the record at `minimum`: nothing but the journal, if `in_journal`.
     """
 
     start: int
     minimum: int
     recorded: int
     why: str
+    in_journal: bool
 
     @property
     def records(self) -> int:
@@ -129,7 +130,8 @@ def plan(home: Path, policy: Policy, *, clock: Clock | None = None, halted: Call
     start = min(reader.minimum, size)
     recorded = _marked(home, size)
     paths = scan.segments(home)
-    in_journal = scan.first_index(paths[0]) if paths else size
+    kept_from = scan.first_index(paths[0]) if paths else size
+    in_journal = False
     cutoff = _cutoff(policy, clock)
     tiles = Tiles(home, size)
     minimum, why = start, ""
@@ -139,12 +141,13 @@ def plan(home: Path, policy: Policy, *, clock: Clock | None = None, halted: Call
             raise Halted
         if end > size:
             why = "the rest is not under a checkpoint in whole bundles of 256 records"
-        elif end > in_journal:
-            why = f"the journal still holds the records from {in_journal} on; they go when it has moved on"
+        elif why := _stays(tiles, minimum, cutoff, policy, gone=end <= recorded):
+            break
+        elif in_journal := end > kept_from:
+            why = f"the journal still holds the records from {kept_from} on; they go when it has moved on"
         else:
-            why = _stays(tiles, minimum, cutoff, policy, gone=end <= recorded)
-            minimum = minimum if why else end
-    return Plan(start, minimum, min(recorded, minimum), why)
+            minimum = end
+    return Plan(start, minimum, min(recorded, minimum), why, in_journal)
 
 
 def _cutoff(policy: Policy, clock: Clock | None) -> str:

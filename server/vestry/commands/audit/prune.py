@@ -28,12 +28,16 @@ class _Own:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def move_on(self) -> None:
-        """End a segment that is older than a day, as the next record would: nobody may write to this log any more, and
-        what the newest two segments hold is never pruned. Raises WriteFailed.
+    def move_on(self, policy: Policy) -> None:
+        """Where nothing but the journal keeps the next records, end a segment that is older than a day, as the next
+        record would: nobody may write to this log any more, and what the newest two hold is never pruned.
+
+        Raises WriteFailed; and as `plan`.
         """
-        self._store.commit([])
         self.sign()
+        if plan(self._store.directory, policy).in_journal:
+            self._store.commit([])
+            self.sign()
 
     def record(self, event: Event) -> None:
         self._store.commit([event])
@@ -107,7 +111,7 @@ def _prune(settings: Settings, directory: Path, origin: str, policy: Policy) -> 
         return False
     own = _Own(store)
     try:
-        own.move_on()
+        own.move_on(policy)
         found = prune(directory / origin, policy, own, signing_seconds=SIGNING_SECONDS)
     except (WriteFailed, OSError) as fault:
         raise click.ClickException(f"The log {origin} could not be pruned: {fault}.") from None
