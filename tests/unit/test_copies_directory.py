@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -195,6 +196,34 @@ def test_a_full_volume(tmp_path: Path, volume: Path) -> None:
     ballast.unlink()
     sink.deliver(Item("checkpoint", log.grow(2)))
     assert sink.newest().notes[0].split("\n")[1] == "2"
+
+
+def test_an_entry_that_did_not_become_durable_is_delivered_by_the_next_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint whose folder could not be synced stands under its name: the next try syncs it all the same."""
+    log, outside = GrownLog(tmp_path / "server"), tmp_path / "outside"
+    outside.mkdir()
+    sink = DirectorySink("vault", outside, "server")
+    sink.deliver(Item("checkpoint", log.grow(1)))
+    folder, fsync = outside / "server/checkpoints/000000000000", os.fsync
+    synced = 0
+
+    def failing(descriptor: int) -> None:
+        nonlocal synced
+        if os.path.samestat(os.fstat(descriptor), folder.stat()):
+            synced += 1
+            if synced < 3:
+                raise OSError(errno.EIO, "injected")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    note = log.grow(2)
+    for _ in range(2):
+        with pytest.raises(Undelivered, match="EIO"):
+            sink.deliver(Item("checkpoint", note))
+    sink.deliver(Item("checkpoint", note))
+    assert synced == 3
 
 
 def test_a_read_only_volume(tmp_path: Path, volume: Path) -> None:

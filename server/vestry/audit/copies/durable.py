@@ -24,7 +24,7 @@ def write_whole(path: Path, text: str, *, over: bool = True, drafts: Path | None
             os.fsync(descriptor)
         if over or not os.path.lexists(path):
             draft.replace(path)
-            sync(path.parent)
+        sync(path.parent)  # also of one that is there: the try that put it there may have failed in this
     finally:
         draft.unlink(missing_ok=True)
 
