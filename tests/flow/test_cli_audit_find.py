@@ -127,6 +127,8 @@ def test_exporting(cli: Cli, served: tuple[ServerProcess, list[str]], tmp_path: 
             validators[event["class_uid"]].validate(event)
     if form == "cef":
         assert all(line.startswith(b"CEF:0|Vestry|Vestry|") for line in lines)
+    streamed = cli("audit", "export", "--format", form, "--origin", "server", "--output", "-")
+    assert streamed.stdout_bytes.splitlines()[: len(lines)] == lines
     again = cli("audit", "export", "--output", str(file))
     assert again.exit_code == 2
     assert "is there already" in again.output

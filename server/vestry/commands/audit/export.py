@@ -24,8 +24,8 @@ from vestry.models.progress import Progress
 @options
 @click.option(
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write to this new file, readable for you alone. Left out: standard output.",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="Write to this new file, readable for you alone. Left out, or -: standard output.",
 )
 @click.pass_obj
 def command(
@@ -52,6 +52,7 @@ def command(
     """
     wanted = filter_of(asked)
     place = place_of(config, directory, copy, wanted.origins)
+    output = None if str(output) == "-" else output
     if output is not None and os.path.lexists(output):
         raise click.BadParameter(f"{output} is there already", param_hint="--output")
     reading = Reading(place, wanted, use_index=not no_index, progress=Progress())
