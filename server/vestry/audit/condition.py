@@ -161,7 +161,7 @@ class _Look:
             if record is not None and self._now - microseconds_of(record.time) / 1e6 > LATE_SECONDS:
                 self._wrong(
                     f"record {covered} has been under no checkpoint since {record.time}: the tree cannot be written, "
-                    "or the server was killed (its next start makes up for it)"
+                    "the server was killed (its next start makes up for it), or this is a copy, taken before one came"
                 )
             return
 
