@@ -61,6 +61,20 @@ def test_from_a_call_to_the_copies(tmp_path: Path, vault: dict[str, Any]) -> Non
             assert house.post(json=chat()).status_code == 200
 
 
+def test_a_new_place_gets_the_registry_too(tmp_path: Path, vault: dict[str, Any]) -> None:
+    """A disk that was replaced, or another path under the same name: nothing has changed but that."""
+    origins = tmp_path / "vault/origins"
+    with FakeEngine() as engine:
+        with house_of(tmp_path, engine, vault):
+            until(origins.exists, what="the registry in the directory")
+        shutil.rmtree(tmp_path / "vault")
+        (tmp_path / "vault").mkdir()
+        with house_of(tmp_path, engine, vault):
+            until(origins.exists, what="the registry in the new one")
+    assert origins.read_text() == (tmp_path / "state/audit/origins").read_text()
+    assert len(list((tmp_path / "vault/registry").iterdir())) == 1
+
+
 @pytest.mark.parametrize("by", ["vault", "w1"])
 def test_a_rolled_back_log_stops_the_start(tmp_path: Path, vault: dict[str, Any], by: str) -> None:
     """An older copy of the state directory is caught, and left as it is."""

@@ -72,11 +72,13 @@ class OutsideCopies:
         size, root = (0, EMPTY_ROOT) if head is None else (head.size, head.root)
         compare_with_copies(home, size, root, self._public, self._sinks, observer=self._observer, seconds=self._seconds)
 
-    def start(self) -> None:
-        """Begin to deliver; the registry of origins, too."""
+    def start(self, *, anew: bool = False) -> None:
+        """Begin to deliver; the registry of origins, too. A server does so at each start (`anew`): it hardly ever changes,
+        and a disk, bucket or path that took the place of another would never have it.
+        """
         self.couriers.start()
         with suppress(OSError, ValueError):
-            self.couriers.registered(read_bounded(self._directory / REGISTRY, NOTE_LIMIT))
+            self.couriers.registered(read_bounded(self._directory / REGISTRY, NOTE_LIMIT), anew=anew)
 
     def close(self) -> None:
         """Let the last checkpoint go out, for a few seconds at most."""

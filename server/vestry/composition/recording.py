@@ -80,7 +80,7 @@ class Recording:
                 confirm=copies.confirm,
             )
             stack.push_async_callback(self.journal.close)
-            copies.start()
+            copies.start(anew=True)
             await stack.enter_async_context(self._exports.running(self.journal.size))
             self.keep = self._keep(stack)
             self.recorder = Recorder(self.journal, self.records, self._ledger)

@@ -84,9 +84,9 @@ class Couriers:
     def checkpoint_failed(self) -> None:
         """None was signed, so there is nothing to bring out."""
 
-    def registered(self, note: str) -> None:
-        """The registry of origins has changed."""
-        self._put(Item("registry", note))
+    def registered(self, note: str, *, anew: bool = False) -> None:
+        """This is the registry of origins; with `anew` it goes out though it has not changed."""
+        self._put(Item("registry", note, anew))
 
     def _put(self, item: Item) -> None:
         if not self._couriers:
@@ -127,11 +127,11 @@ class _Courier:
         self._tell()
 
     def take(self, item: Item) -> None:
-        """The clerk's part: into the spool, unless it is there or has been delivered already."""
+        """The clerk's part: into the spool, unless it is there or has been delivered already, and is not to be anew."""
         if item.kind == "registry" and not self.sink.keeps_registry:
             return
         try:
-            if not self.spool.holds(item):
+            if item.anew or not self.spool.holds(item):
                 self.spool.put(item)
         except Exception:  # noqa: BLE001 - the clerk serves the other sinks, too
             _LOG.exception("a copy for `%s` could not be put into its spool", self.sink.name)

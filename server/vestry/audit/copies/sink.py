@@ -29,6 +29,8 @@ class Item(Struct, frozen=True):
 
     kind: Literal["checkpoint", "registry"]
     note: str
+    anew: bool = False
+    """To be delivered though it was the last of its kind that was: the place may be a new one."""
 
     def head(self) -> Checkpoint:
         """What a checkpoint says. Raises NoteRefused."""
