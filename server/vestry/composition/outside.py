@@ -73,8 +73,8 @@ class OutsideCopies:
         compare_with_copies(home, size, root, self._public, self._sinks, observer=self._observer, seconds=self._seconds)
 
     def start(self, *, anew: bool = False) -> None:
-        """Begin to deliver; the registry of origins, too. A server does so at each start (`anew`): it hardly ever changes,
-        and a disk, bucket or path that took the place of another would never have it.
+        """Begin to deliver; the registry of origins, too. A server does so at each start (`anew`): it hardly
+        ever changes, and a disk, bucket or path that took the place of another would never have it.
         """
         self.couriers.start()
         with suppress(OSError, ValueError):
