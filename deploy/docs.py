@@ -39,8 +39,9 @@ Every error, on every path, is OpenAI's error object:
 ```
 
 - `code` is what programs go by: it is the same in the answer, in the [metrics](metrics.md) (`reason`) and in the
-  [record](audit-records.md). `message` is for people, says nothing that the client sent, and may change.
+  [record](audit-records.md). `message` is for people, says nothing that the client sent but `param`, and may change.
 - `param` names the field, with its place (`messages[0].content[1].type`), where a field is at fault; else it is `null`.
+  The message names it as well, since many libraries show nothing else; the record's `reason` does not.
 - The header `x-request-id` names the call; give it to the operator, who finds both records of the call by it.
 - **Once a stream has begun** its status has been sent: an error is then the last event, `data: {"error": {...}}`, and
   no `data: [DONE]` follows. A stream that ends without either was cut off on its way.

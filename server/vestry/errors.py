@@ -1,7 +1,7 @@
 """Every refusal that the server gives: status, type, code, headers, and whether the client should retry.
 
-Nothing but a `Refusal` is raised to the edge. Messages never hold what the client sent; `param` names a
-field. The shapes are OpenAI's error objects; `x-should-retry` is read by OpenAI's clients.
+Nothing but a `Refusal` is raised to the edge. Messages never hold what the client sent, but for the name of the
+field at fault, `param`. The shapes are OpenAI's error objects; `x-should-retry` is read by OpenAI's clients.
 
 `docs/reference/errors.md` is made from this file: the docstring of each class says in its first paragraph what
 happened, and after `Mend:` what to do about it.
@@ -41,10 +41,12 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of
         return str(self)
 
     def body(self) -> bytes:
-        """The JSON error object, as bytes."""
-        return msgspec.json.encode(
-            {"error": {"message": self.reason, "type": self.kind, "param": self.param, "code": self.code}}
-        )
+        """The JSON error object, as bytes. Its message names the field too, for many libraries show nothing else. The
+        reason, which is recorded, does not: a field's name may be the client's own."""
+        said, param = self.reason, self.param
+        if param is not None and f"`{param}`" not in said:
+            said = f"{said.removesuffix('.')} (`{param}`)."
+        return msgspec.json.encode({"error": {"message": said, "type": self.kind, "param": param, "code": self.code}})
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Headers beyond content type and length."""

@@ -212,6 +212,19 @@ def test_errors_are_the_librarys_own(house: House, engine: FakeEngine) -> None:
     assert bad.value.request_id is not None
 
 
+def test_what_the_library_prints_of_an_error_names_the_field(house: House, engine: FakeEngine) -> None:
+    """It prints the message alone, as Node's does, and what is built on either; the record keeps the name out."""
+    with pytest.raises(openai.BadRequestError) as unknown:
+        house.client().chat.completions.create(model="small", messages=MESSAGES, extra_body={"tempreature": 1})
+    assert "(`tempreature`)" in str(unknown.value)
+    image: Any = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    with pytest.raises(openai.BadRequestError) as picture:
+        house.client().chat.completions.create(model="small", messages=[{"role": "user", "content": [image]}])
+    assert "(`messages[0].content[0].type`)" in str(picture.value)
+    log = house.settings.audit_directory / house.settings.audit.origin
+    assert not any(b"tempreature" in segment.read_bytes() for segment in log.glob("*.jsonl"))
+
+
 def test_the_library_retries_what_may_pass(house: House, engine: FakeEngine) -> None:
     """An engine that is back at the second try: the library's own retry makes it good."""
     engine.behave(status=500)

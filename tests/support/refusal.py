@@ -128,7 +128,7 @@ class Visit:
         record = self._ledger.single.get(answer.headers["x-request-id"])
         if record is not None:
             assert (record["status"], record["code"]) == (answer.status_code, code)
-            assert not answer.content or record["reason"] == answer.json()["error"]["message"]
+            assert not answer.content or record["reason"] in {(error := answer.json()["error"])["message"], bare(error)}
             assert (record["decision"], record["ending"]) == ("deny", "refused")
 
     def well(self) -> None:
@@ -149,6 +149,11 @@ def code_of(answer: httpx.Response) -> str:
     return str(error.get("code", ""))
 
 
+def bare(error: dict[str, Any]) -> str:
+    """An error's message without the field that it ends with, as the record has it."""
+    return str(error["message"]).removesuffix(f" (`{error['param']}`).") + "."
+
+
 def check_shape(answer: httpx.Response) -> None:
     """OpenAI's error object, exactly; the request's id; the type of content."""
     assert answer.headers["content-type"] == "application/json"
@@ -161,4 +166,4 @@ def check_shape(answer: httpx.Response) -> None:
     assert error["type"] == KINDS.get(answer.status_code, "invalid_request_error")
     assert isinstance(error["message"], str)
     assert error["message"].endswith(".")
-    assert error["param"] is None or isinstance(error["param"], str)
+    assert error["param"] is None or f"`{error['param']}`" in error["message"]

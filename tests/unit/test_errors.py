@@ -69,11 +69,12 @@ def test_a_cause_may_ask_for_a_retry() -> None:
     assert (b"x-should-retry", b"true") in Passing().headers()
 
 
-def test_param_names_a_field_and_message_may_be_its_own() -> None:
-    """What a refusal is given is what the client reads."""
-    body = json.loads(errors.InvalidRequest("No.", param="top_p").body())
-    assert body["error"]["param"] == "top_p"
-    assert body["error"]["message"] == "No."
+@pytest.mark.parametrize(("reason", "said"), [("No.", "No (`top_p`)."), ("No `top_p` here.", "No `top_p` here.")])
+def test_param_names_a_field_and_so_does_the_message(reason: str, said: str) -> None:
+    """What the record has for a reason is what the client reads, and the field once."""
+    refusal = errors.InvalidRequest(reason, param="top_p")
+    error = json.loads(refusal.body())["error"]
+    assert (error["param"], error["message"], refusal.reason) == ("top_p", said, reason)
 
 
 def test_an_engines_failure_knows_its_cause() -> None:

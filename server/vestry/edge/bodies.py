@@ -1,7 +1,7 @@
 """A body becomes a Call: parsed once, strictly, and re-serialised for the engine.
 
 The engine never sees the client's bytes. Duplicate keys therefore have one meaning everywhere (the last), and
-what is bounded here is what the engine gets. No message says what the client sent: only which field, and why.
+what is bounded here is what the engine gets. No reason says what the client sent: only why, and beside it which field.
 """
 
 from __future__ import annotations
