@@ -132,13 +132,27 @@ class PermissionDenied(Refusal):
 
 
 class NotFound(Refusal):
-    """No route of this server has this path; or, in the administration, there is nothing of this name that you may see.
+    """There is nothing of this name that you may see, or no such route: in the administration, and at the operations'
+    port.
 
-    Mend: Look at the path, and at the client's base URL: it ends with `/v1`. Another tenant's things are not there.
+    Mend: Look at the path, and at the name. Another tenant's things are not there.
     """
 
     status, kind, code = 404, "invalid_request_error", "not_found"
     message = "There is nothing here."
+
+
+class NoRoute(NotFound):
+    """No route of the API has this path.
+
+    Mend: Look at the path, and at the client's base URL. If the client asks for `/v1/responses`,
+    [Use the API](../use-the-api.md#other-libraries) says how it is told to use chat completions.
+    """
+
+    message = (
+        "No route has this path: chat completions, completions and models are served here, and a client's base URL "
+        "ends with `/v1`."
+    )
 
 
 class ModelNotFound(Refusal):

@@ -225,6 +225,18 @@ def test_what_the_library_prints_of_an_error_names_the_field(house: House, engin
     assert not any(b"tempreature" in segment.read_bytes() for segment in log.glob("*.jsonl"))
 
 
+def test_a_route_that_is_not_served_says_which_are(house: House, engine: FakeEngine) -> None:
+    """Libraries ask for `responses` of their own accord, and call its 404 a missing model."""
+    client = house.client()
+    for ask in (
+        lambda: client.responses.create(model="small", input="Hello"),
+        lambda: client.embeddings.create(model="small", input="Hello"),
+    ):
+        with pytest.raises(openai.NotFoundError, match="chat completions, completions and models are served") as none:
+            ask()
+        assert none.value.code == "not_found"
+
+
 def test_the_library_retries_what_may_pass(house: House, engine: FakeEngine) -> None:
     """An engine that is back at the second try: the library's own retry makes it good."""
     engine.behave(status=500)

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from vestry.authorize import may_use
 from vestry.edge.arrival import Arrival, Route, Rules
 from vestry.edge.bodies import parse_chat, parse_completion
-from vestry.errors import MethodNotAllowed, ModelNotFound, NotFound
+from vestry.errors import MethodNotAllowed, ModelNotFound, NoRoute
 from vestry.house import House
 from vestry.pipeline import Corridor
 from vestry.types import Operation, Principal, ServedModel
@@ -46,7 +46,7 @@ class DataPlane:
         route = ROUTES.get(path) or (ONE_MODEL if MODEL_PATH.match(path) else NO_ROUTE)
         visitor = Arrival(self._rules, scope, receive, route)
         if route is NO_ROUTE:
-            return self._corridor.turn_away(visitor, NotFound())
+            return self._corridor.turn_away(visitor, NoRoute())
         if scope["method"] != route.method:
             return self._corridor.turn_away(visitor, MethodNotAllowed(route.method))
         if route.parser is not None:
