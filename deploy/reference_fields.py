@@ -77,8 +77,9 @@ and the `parameters` of tools.
 - Counts are at most {MAX_COUNT}; those of lists in lists, multiplied, at most {MAX_ITEMS}. Counts are
   {counts}.
 - A regular expression (`pattern`, `patternProperties`, `regex`) has at most {MAX_PATTERN} characters, all those in
-  schemas together {MAX_PATTERNS}. It does not look around or refer back, and has no repeat inside an unbounded repeat,
-  as in `(a+)+`. Its counted repeats go to {MAX_REPEAT}; with all of them written out it has at most {MAX_STATES}
+  schemas together {MAX_PATTERNS}. It does not look around or refer back. In an unbounded repeat it has no other
+  one, nor one between two counts, but for `*` and `+` beside a character that is always there: `([a-z]+-)*` passes,
+  `(a+)+` does not. Its counted repeats go to {MAX_REPEAT}; with all of them written out it has at most {MAX_STATES}
   positions.
 
 What passes here may still be more than the engine can enforce (`uniqueItems`, for instance). That is 400

@@ -100,6 +100,15 @@ def test_tools(house: House, engine: FakeEngine) -> None:
     assert made.function.name == "weather"
 
 
+def test_a_tool_that_takes_an_email_address(house: House, engine: FakeEngine) -> None:
+    """Zod, which most tools in TypeScript are described with, gives this expression to every `z.email()`."""
+    pattern = r"^(?:[A-Za-z0-9_'+\-]+\.)*[A-Za-z0-9_'+\-]*[A-Za-z0-9_+-]@(?:[A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
+    schema = {"type": "object", "properties": {"to": {"type": "string", "format": "email", "pattern": pattern}}}
+    tool: Any = {"type": "function", "function": {"name": "send", "parameters": schema}}
+    house.client().chat.completions.create(model="small", messages=MESSAGES, tools=[tool])
+    assert engine.calls[0].json["tools"][0]["function"]["parameters"] == schema
+
+
 def test_a_conversation_with_tool_results(house: House, engine: FakeEngine) -> None:
     """What the library makes of an answer can be sent back as it is."""
     engine.behave(tool_call="weather")

@@ -26,14 +26,16 @@ MAX_ITEMS = 1_000_000
 UNBOUNDED = opcodes.MAXREPEAT
 REPEATS = {opcodes.MAX_REPEAT, opcodes.MIN_REPEAT, opcodes.POSSESSIVE_REPEAT}
 REFUSED = {opcodes.GROUPREF, opcodes.GROUPREF_EXISTS, opcodes.ASSERT, opcodes.ASSERT_NOT}
+CHARACTERS = {opcodes.LITERAL, opcodes.NOT_LITERAL, opcodes.IN, opcodes.ANY}
 REFERENCES = {"$ref", "$dynamicRef", "$recursiveRef"}
 ITEMS = {"minItems", "maxItems", "minContains", "maxContains"}
 COUNTS = ITEMS | {"minLength", "maxLength", "minProperties", "maxProperties"}
 
 
 def check_pattern(pattern: str, param: str) -> None:
-    """Refuse an expression that is not one, or that is costly: a repeat inside an unbounded repeat, counted repeats
-    of more than 1,000 or that make more than 10,000 states, look-around, back-references. Raises InvalidRequest."""
+    """Refuse an expression that is not one, or that is costly: a repeat inside an unbounded repeat (but for `*` and `+`
+    beside a character that is always there, as in `([a-z]+-)*`), counted repeats of more than 1,000 or that make more
+    than 10,000 states, look-around, back-references. Raises InvalidRequest."""
     if len(pattern) > MAX_PATTERN:
         raise InvalidRequest(f"The regular expression is longer than {MAX_PATTERN} characters.", param=param)
     try:
@@ -41,12 +43,13 @@ def check_pattern(pattern: str, param: str) -> None:
             tree = parser.parse(pattern)
     except (re.error, OverflowError, RecursionError):
         raise InvalidRequest("The regular expression is not valid.", param=param) from None
-    if _states(tree, param, inside_unbounded=False) > MAX_STATES:
+    if _states(tree, param) > MAX_STATES:
         raise InvalidRequest("The regular expression is too large with its repeats written out.", param=param)
 
 
-def _states(tree: Any, param: str, *, inside_unbounded: bool) -> int:
-    """How many positions the expression has once its counted repeats are written out."""
+def _states(tree: Any, param: str, *, inside: bool = False, bare: bool = False) -> int:
+    """How many positions the expression has once its counted repeats are written out. `inside`: in an unbounded repeat;
+    `bare`: in one that may consist of nothing but repeats."""
     total = 0
     for opcode, argument in tree:
         if opcode in REFUSED:
@@ -54,16 +57,22 @@ def _states(tree: Any, param: str, *, inside_unbounded: bool) -> int:
         if opcode in REPEATS:
             least, greatest, inner = argument
             unbounded = greatest is UNBOUNDED
-            if inside_unbounded and greatest not in (1, least):
+            if bare if unbounded and least <= 1 else inside and greatest not in (1, least):
                 raise InvalidRequest("The regular expression repeats a repeat without bound.", param=param)
             times = int(least) + 1 if unbounded else int(greatest)
             if times > MAX_REPEAT + unbounded:
                 raise InvalidRequest(f"The regular expression repeats more than {MAX_REPEAT} times.", param=param)
-            total += times * _states(inner, param, inside_unbounded=inside_unbounded or unbounded)
+            bare_in_it = not _has_character(inner) if unbounded else bare
+            total += times * _states(inner, param, inside=inside or unbounded, bare=bare_in_it)
         else:
             inner = _inner_trees(argument)
-            total += sum(_states(each, param, inside_unbounded=inside_unbounded) for each in inner) if inner else 1
+            total += sum(_states(each, param, inside=inside, bare=bare) for each in inner) if inner else 1
     return total
+
+
+def _has_character(tree: Any) -> bool:
+    """Whether something in this sequence is exactly one character, always."""
+    return any(opcode in CHARACTERS or (opcode is opcodes.SUBPATTERN and _has_character(it[-1])) for opcode, it in tree)
 
 
 def _inner_trees(argument: Any) -> list[Any]:
