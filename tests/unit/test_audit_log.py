@@ -425,11 +425,21 @@ def test_a_fault_that_is_not_the_disks(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     ("wall", "monotonic", "jump"),
-    [(-0.5, 1.0, -1.5), (3600.0, 1.0, 3599.0), (3.5, 3.0, None), (60.0, 60.0, None)],
-    ids=["back", "forward", "slewed", "quiet"],
+    [
+        (-0.5, 1.0, -1.5),
+        (3600.0, 1.0, 3599.0),
+        (600.0, 3000.0, -2400.0),
+        (0.0, 3000.0, -3000.0),
+        (3.5, 3.0, None),
+        (3.0, 3.5, None),
+        (60.0, 60.0, None),
+    ],
+    ids=["back", "forward", "back while idle", "standing", "slewed", "slewed back", "quiet"],
 )
 def test_a_jump_of_the_clock_is_recorded(tmp_path: Path, wall: float, monotonic: float, jump: float | None) -> None:
-    """A wall clock that goes back, or runs ahead of the time that passed, is a record; a slow correction is none."""
+    """A wall clock that goes back, or moves otherwise than the time that passed, is a record, also where nothing was
+    written meanwhile; a slow correction is none.
+    """
     hand = HandClock()
     records = Records(clock=hand.clock)
 

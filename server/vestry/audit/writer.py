@@ -204,12 +204,12 @@ class Writer:
         self._tell(self._reports.recovered, done, self._clock.monotonic() - began)
 
     def _jump(self) -> list[Event]:
-        """A record, if the wall clock went back or ran ahead of the monotonic one since the last look."""
+        """A record, if the wall clock went back, or away from the monotonic one, since the last look."""
         wall, monotonic = self._clock.wall(), self._clock.monotonic()
         passed = round((monotonic - self._last_monotonic) * 1_000_000)
         last, jump = self._last_wall, wall - self._last_wall - passed
         self._last_wall, self._last_monotonic = wall, monotonic
-        if wall >= last and jump <= _JUMP_SECONDS * 1_000_000:
+        if wall >= last and abs(jump) <= _JUMP_SECONDS * 1_000_000:
             return []
         return [self._records.event(RecordType.CLOCK_JUMP, previous=rfc3339(last), jump_us=jump)]
 
