@@ -562,6 +562,22 @@ def test_a_clock_that_goes_back(tmp_path: Path) -> None:
     assert report.passed
 
 
+@pytest.mark.parametrize("jumped", [-60, 60])
+def test_records_that_waited_as_the_clock_was_set(tmp_path: Path, jumped: int) -> None:
+    """They stand behind the `clock.jump` with times from before it, which is no fault. A second step is."""
+    house = House(tmp_path / "audit")
+
+    def of(kind: str, seconds: float) -> dict[str, str]:
+        return {"type": kind, "time": rfc3339(BEGAN + round(seconds * 1_000_000))}
+
+    log = house.log("server", 10)
+    log.add([of("x", 1), of("clock.jump", 1 + jumped), of("x", 1.1), of("x", 1.2 + jumped), of("x", 1.15)])
+    log.add([of("x", jumped + 12), of("x", jumped + 30), of("x", jumped + 15)]).checkpoint()
+    report = both(house.directory, house.key)
+    assert report is not None
+    assert [each.index for each in report.logs[0].findings if each.kind == "time-back"] == [17]
+
+
 # The journal's end -------------------------------------------------------------------------------------------------
 
 

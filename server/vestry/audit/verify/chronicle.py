@@ -40,7 +40,7 @@ class Chronicle:
         self.open: dict[str, int] = {}
         self.origins: dict[str, int] = {}
         self._origin, self._findings = origin, findings
-        self._latest = 0
+        self._latest = self._before = 0
         self._overfull = False
         self._backs = 0
 
@@ -79,7 +79,9 @@ class Chronicle:
         return True
 
     def _time(self, index: int, kind: str, said: Any) -> None:
-        """Notes where the clock goes back by seconds without a `clock.jump`; records made at once may change places."""
+        """Notes where the clock goes back by seconds without a `clock.jump`; records made at once may change places,
+        also with a `clock.jump`: those that waited as the clock was set have times from before it.
+        """
         try:
             now = microseconds_of(said) if isinstance(said, str) and _TIME.fullmatch(said) else None
         except ValueError:
@@ -90,8 +92,10 @@ class Chronicle:
         self.began = self.began or said
         self.ended = said
         if kind == "clock.jump":
-            self._latest = now
-        elif now < self._latest - _BACK_US:
+            self._before, self._latest = self._latest, now
+        if abs(now - self._before) <= _BACK_US:
+            return
+        if now < self._latest - _BACK_US:
             self._backs += 1
             if self._backs == 1:
                 self._findings.note(
