@@ -255,6 +255,7 @@ class Server:
         if certificates is not None:
             manner = replace(manner, tls=certificates.context)
             self.meter.certificate_expiry = lambda: certificates.expires
+            self.meter.lists_expiry = lambda: certificates.lists_expire
         at_desk = replace(
             manner, protocol=door.protocol_factory(self._door_rules(corridor.recorder, door_of(self.settings)))
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fakes.engine import FakeEngine
 from support.certificates import Clients
 from support.house import House, chat, until
 from support.keys import ran, sqlite_directory
+from support.outcomes import metric
 from support.site import Site
 from support.wire import Handshake, Wire, request
 from vestry.admin.bodies import Project, plain
@@ -308,6 +310,16 @@ def test_a_handshake_that_a_revocation_overtakes_serves_one_call(
         slow.finish()
         assert b" 200 OK" in slow.ask(request("GET", "/v1/models"))
         assert slow.ask(request("GET", "/v1/models")) == b""
+
+
+def test_metrics_say_when_the_first_list_ends(tmp_path: Path, engine: FakeEngine, site: Site) -> None:
+    """Once it has, its authority's clients are refused: who watches is to know before. A newer list shows."""
+    name, later = "vestry_tls_crl_expiry_timestamp_seconds", Clients("Others").revoked(ends=7200)
+    crl = site.put("clients.crl", later + site.clients.revoked(ends=3600))
+    with made(tmp_path, engine, site.settings(client_crl=crl)) as house:
+        assert 0 < metric(house, name) - time.time() < 3601
+        site.put("clients.crl", later + site.clients.revoked(ends=86_400))
+        until(lambda: 3601 < metric(house, name) - time.time() < 7201, what="the newer list")
 
 
 LISTS: dict[str, Callable[[Clients], bytes]] = {

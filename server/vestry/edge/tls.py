@@ -13,6 +13,7 @@ from cryptography import x509
 from vestry.settings.tree import Tls
 
 log = logging.getLogger("vestry")
+BEGIN_CRL = b"-----BEGIN X509 CRL-----"
 VERIFY = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
 
@@ -30,11 +31,11 @@ class Certificates:
     def __init__(self, tls: Tls) -> None:
         self._tls = tls
         self._seen = self._stamps()
-        self._current, self.expires = self._load()
+        self._current, self.expires, self.lists_expire = self._load()
         self.context = self._current
         self.context.sni_callback = self._choose
 
-    def _load(self) -> tuple[ssl.SSLContext, float]:
+    def _load(self) -> tuple[ssl.SSLContext, float, float | None]:
         tls = self._tls
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         asks = tls.client_certificates != "none"
@@ -49,7 +50,7 @@ class Certificates:
         if tls.client_crl is not None:
             context.load_verify_locations(tls.client_crl)
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
-        return context, _expiry(tls.certificate)
+        return context, _expiry(tls.certificate), None if tls.client_crl is None else _lists_expiry(tls.client_crl)
 
     def _choose(self, connection: ssl.SSLObject, _name: str | None, _first: ssl.SSLContext) -> None:
         """Called in every handshake, with a server name or without (SSL_CTX_set_tlsext_servername_callback(3))."""
@@ -69,7 +70,7 @@ class Certificates:
             try:
                 stamps = self._stamps()
                 if stamps != self._seen:
-                    self._current, self.expires = self._load()
+                    self._current, self.expires, self.lists_expire = self._load()
                     before, self._seen = self._seen, stamps
                     log.info("loaded the changed certificate")
                     if before[2:] != stamps[2:]:
@@ -81,3 +82,15 @@ class Certificates:
 def _expiry(certificate: Path) -> float:
     """When the first certificate of a PEM file expires, in seconds since the epoch."""
     return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc.timestamp()
+
+
+def _lists_expiry(lists: Path) -> float | None:
+    """When the first of a PEM file's lists of revoked certificates ends, in seconds since the epoch; None for never,
+    and where only OpenSSL can read them.
+    """
+    found = [BEGIN_CRL + each for each in lists.read_bytes().split(BEGIN_CRL)[1:]]
+    try:
+        ends = [x509.load_pem_x509_crl(each).next_update_utc for each in found]
+    except ValueError:
+        return None
+    return min((each.timestamp() for each in ends if each is not None), default=None)

@@ -130,6 +130,7 @@ class Meter(Collector):
         self._lookups: dict[str, int] = {}
         self.broken_glass: Callable[[], int] = int
         self.certificate_expiry: Callable[[], float | None] = _never
+        self.lists_expiry: Callable[[], float | None] = _never
         self.directory: Callable[[], tuple[bool, float]] = _well
         self.outdated: Callable[[], bool] = bool
 
@@ -332,11 +333,12 @@ class Meter(Collector):
         yield GaugeMetricFamily(
             "vestry_break_glass_active", "Break-glass grants that lend a role now.", value=self.broken_glass()
         )
-        expiry = self.certificate_expiry()
-        if expiry is not None:
-            yield GaugeMetricFamily(
-                "vestry_tls_certificate_expiry_timestamp_seconds", "When the certificate expires.", value=expiry
-            )
+        for name, said, expiry in (
+            ("certificate", "When the certificate expires.", self.certificate_expiry()),
+            ("crl", "When the first list of revoked client certificates ends.", self.lists_expiry()),
+        ):
+            if expiry is not None:
+                yield GaugeMetricFamily(f"vestry_tls_{name}_expiry_timestamp_seconds", said, value=expiry)
 
 
 def _never() -> float | None:
