@@ -218,6 +218,24 @@ def test_keys_that_are_too_old_are_no_keys(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_clock_that_is_set_back_keeps_no_token_in_memory_for_longer(tmp_path: Path) -> None:
+    """Its keys are too old an hour after they were read, whatever the wall clock says by then."""
+
+    async def run() -> None:
+        desk = Desk(tmp_path)
+        token = signed(KEY)
+        assert await desk.find(token) is not None
+        desk.file.unlink()
+        desk.now -= 36_000
+        later = replace(shown(token), began=time.monotonic() + 3601)
+        assert desk.credentials.known(later) is None
+        desk.provider._clock = lambda: time.monotonic() + 3601
+        with pytest.raises(KeysUnavailable):
+            await desk.credentials.find(later)
+
+    asyncio.run(run())
+
+
 def test_all_tokens_of_one_user_count_as_one(tmp_path: Path) -> None:
     """Their public id is the same; another subject, tenant or issuer has another."""
 

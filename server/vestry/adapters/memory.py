@@ -6,6 +6,7 @@ A credential is known by a hash, salted at random for this process: a dump of th
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ def wall() -> int:
 class _Held(Struct, frozen=True):
     principal: Principal
     expires: int | None
+    until: float
 
 
 class Memory:
@@ -43,21 +45,24 @@ class Memory:
             self._held.clear()
             return None
         held = self._held.get(self._name(shown))
-        if held is None or (held.expires is not None and held.expires <= self._clock()):
+        if held is None or held.until <= arrived or (held.expires is not None and held.expires <= self._clock()):
             return None
         return held.principal
 
-    def put(self, shown: bytes, principal: Principal, expires: int | None, epoch: int) -> None:
+    def put(
+        self, shown: bytes, principal: Principal, expires: int | None, epoch: int, *, until: float = math.inf
+    ) -> None:
         """Remember it, unless the directory has changed since `epoch`, which was asked for before it was looked up.
 
-        `expires` is in microseconds since the epoch of the wall clock; None never.
+        `expires` is in microseconds since the epoch of the wall clock; None never. `until` is of the monotonic clock,
+        as `arrived` is: what holds for so long holds no longer because the wall clock is set back.
         """
         if epoch != self._epoch:
             self._held.clear()
             self._epoch = epoch
         if len(self._held) >= self._most:
             del self._held[next(iter(self._held))]
-        self._held[self._name(shown)] = _Held(principal, expires)
+        self._held[self._name(shown)] = _Held(principal, expires, until)
 
     def _name(self, shown: bytes) -> bytes:
         return hashlib.sha256(self._salt + shown).digest()  # a token is long, and processors do this one themselves

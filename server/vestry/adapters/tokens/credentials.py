@@ -84,13 +84,11 @@ class TokenCredentials:
         if not good:
             raise BadToken("its signature is not its issuer's")
         epoch = self._freshness.epoch(head.began)
-        now = self._clock()
-        expires = judge(rules, token, head.certificate, now)
+        expires = judge(rules, token, head.certificate, self._clock())
         principal = holder(rules, token.claims)
         found = await self._users.known_as(principal, epoch)
         if found is not None:
-            held = min(expires, round((now + provider.holds) * 1_000_000))
-            self._memory.put(shown, found, held, epoch)
+            self._memory.put(shown, found, expires, epoch, until=time.monotonic() + provider.holds)
         return found
 
 
