@@ -322,6 +322,22 @@ def test_metrics_say_when_the_first_list_ends(tmp_path: Path, engine: FakeEngine
         until(lambda: 3601 < metric(house, name) - time.time() < 7201, what="the newer list")
 
 
+def test_a_list_that_is_half_written_leaves_the_old_one(
+    tmp_path: Path, engine: FakeEngine, site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever it revoked stays out, others are served; the log says which file it is. The whole one is taken up."""
+    good, bad = site.clients.issue(TRIAGE), site.clients.issue(TRIAGE)
+    crl = site.put("clients.crl", site.clients.revoked(bad.serial))
+    with made(tmp_path, engine, site.settings(client_crl=crl)) as house:
+        whole = site.clients.revoked(good.serial)
+        site.put("clients.crl", whole[: len(whole) // 2])
+        until(lambda: f"was not loaded: {crl} cannot be used" in caplog.text, what="a word in the log")
+        assert asked(house, site.context(good)).status_code == 200
+        assert refused(house, site.context(bad))
+        crl.write_bytes(whole)
+        until(lambda: refused(house, site.context(good)), seconds=5, what="the whole list")
+
+
 LISTS: dict[str, Callable[[Clients], bytes]] = {
     "an expired list": lambda clients: clients.revoked(ends=-60),
     "the list of another authority": lambda clients: Clients("Others").revoked(),

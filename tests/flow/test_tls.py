@@ -206,6 +206,7 @@ def test_files_that_do_not_fit_leave_the_old_ones(
     before = serial(house, context)
     spoil(files)
     until(lambda: "was not loaded" in caplog.text, what="a word in the log")
+    assert str(files.key) in caplog.text
     assert serial(house, context) == before
     assert served(house, context)
     after = files.issue()

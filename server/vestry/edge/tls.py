@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cryptography import x509
@@ -25,7 +26,7 @@ class Certificates:
     is resumed, for a resumed one shows no certificate, and TLS 1.2 leaves no choice there. Lists of revoked
     certificates belong to the context's store, the flag that asks for them to each connection: every context has it.
 
-    Raises OSError, ssl.SSLError or ValueError if the files cannot be used.
+    Raises OSError or ValueError, which names them, if the files cannot be used.
     """
 
     def __init__(self, tls: Tls) -> None:
@@ -44,11 +45,13 @@ class Certificates:
             context.num_tickets = 0
         context.set_alpn_protocols(["http/1.1"])
         context.verify_mode = VERIFY[tls.client_certificates]
-        context.load_cert_chain(tls.certificate, tls.key, password="")  # never asks at a terminal
-        if tls.client_ca is not None:
-            context.load_verify_locations(tls.client_ca)
+        with _named(tls.certificate, tls.key):
+            context.load_cert_chain(tls.certificate, tls.key, password="")  # never asks at a terminal
+        for file in (tls.client_ca, tls.client_crl):
+            if file is not None:
+                with _named(file):
+                    context.load_verify_locations(file)
         if tls.client_crl is not None:
-            context.load_verify_locations(tls.client_crl)
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
         return context, _expiry(tls.certificate), None if tls.client_crl is None else _lists_expiry(tls.client_crl)
 
@@ -75,8 +78,17 @@ class Certificates:
                     log.info("loaded the changed certificate")
                     if before[2:] != stamps[2:]:
                         changed()
-            except (OSError, ValueError) as fault:  # ssl.SSLError is an OSError
+            except (OSError, ValueError) as fault:
                 log.warning("the changed certificate was not loaded: %s", fault)
+
+
+@contextlib.contextmanager
+def _named(*files: Path) -> Iterator[None]:
+    """OpenSSL says what is wrong, and not with which files."""
+    try:
+        yield
+    except (OSError, ValueError) as fault:  # ssl.SSLError is an OSError
+        raise OSError(f"{' and '.join(map(str, files))} cannot be used: {fault}") from fault
 
 
 def _expiry(certificate: Path) -> float:
