@@ -74,6 +74,33 @@ def test_whose_tenant_or_project_is_disabled_elsewhere_is_refused_with_the_next_
                 assert ask(path) == 200
 
 
+@pytest.mark.parametrize("ended", ["key", "tenant", "token's user"])
+def test_a_stream_that_has_begun_goes_on_where_its_caller_is_refused(
+    house: House, engine: FakeEngine, ended: str
+) -> None:
+    """As the page on security says: whoever is shut out is with their next call; what they have asked is answered."""
+    engine.behave(between_seconds=0.1)
+    shown, key_id = house.keys.create(tenant="radiology")
+    if ended == "token's user":
+        shown = signed(KEY, claims(groups=["radiology"], sub="bob"))
+    with (
+        httpx.Client(base_url=house.url, verify=PLAIN, headers={"authorization": f"Bearer {shown}"}) as client,
+        client.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as answer,
+    ):
+        lines = answer.iter_lines()
+        assert next(lines).startswith("data: {")
+        if ended == "key":
+            house.keys.revoke(key_id)
+        elif ended == "tenant":
+            write(house, Kind.TENANT, "", "radiology", {"disabled": True})
+        else:
+            write(house, Kind.USER, "radiology", "bob", {"disabled": True})
+        assert client.get("/v1/models").status_code == 401
+        assert not engine.calls[-1].finished
+        assert "data: [DONE]" in list(lines)
+    write(house, Kind.TENANT, "", "radiology", {})
+
+
 def test_a_rule_made_elsewhere_is_in_force_with_the_next_call(house: House) -> None:
     """The server that decides a call has read the rules that stand when it arrives."""
     with httpx.Client(verify=PLAIN, headers={"authorization": f"Bearer {bearer(house, 'key')}"}) as client:
