@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from pydantic import ValidationError
 
 from support.certificates import made
@@ -45,7 +47,7 @@ def test_without_a_url_there_is_no_address() -> None:
     """SQLite: nothing is spoken to."""
     assert Store().address is None
     assert not Store(tls="verify").encrypted
-    assert context_of(Store()) is None
+    assert context_of(Store())() is None
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def test_a_client_certificate_is_shown(tmp_path: Path) -> None:
     """It is read with its key; what cannot be used is a fault, and a key that others may read is another."""
     pair = made(tmp_path)
     store = Store(url=URL, ca=tmp_path / "ca.crt", certificate=pair.certificate, key=pair.key)
-    context = context_of(store)
+    context = context_of(store)()
     assert context is not None
     assert context.verify_mode == ssl.CERT_REQUIRED
     assert context.check_hostname
@@ -105,3 +107,56 @@ def test_a_client_certificate_is_shown(tmp_path: Path) -> None:
     assert any(f"chmod 600 {pair.key}" in str(fault) for fault in inspect(settings))
     pair.certificate.write_text("nonsense")
     assert any("certificates cannot be used" in str(fault) for fault in inspect(settings))
+
+
+def test_a_renewed_client_certificate_is_shown_by_the_next_connection(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a changed password is: a certificate that lives for a day needs no restart. While its key is not there yet,
+    the old pair is shown, and the log says why.
+    """
+    pair = made(tmp_path)
+    (tmp_path / "server").mkdir()
+    its = made(tmp_path / "server")
+    listening = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    listening.load_cert_chain(its.certificate, its.key)
+    listening.load_verify_locations(tmp_path / "ca.crt")
+    listening.verify_mode = ssl.CERT_REQUIRED
+    shown: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(8)  # SSLRequest
+        writer.write(b"S")
+        await writer.start_tls(listening)
+        shown.append(int(writer.get_extra_info("peercert")["serialNumber"], 16))
+        writer.close()
+
+    def serial() -> int:
+        return x509.load_pem_x509_certificate(pair.certificate.read_bytes()).serial_number
+
+    async def run() -> None:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            url = f"postgresql://localhost:{server.sockets[0].getsockname()[1]}/vestry"
+            authority = tmp_path / "ca.crt"
+            store = Store(url=url, tls="verify", ca=authority, certificate=pair.certificate, key=pair.key)
+            settings = Settings(state=tmp_path, store=store)
+            backend = directory_of(settings, bytes(32)).backend
+            assert isinstance(backend, Postgres)
+
+            async def connect() -> int:
+                with pytest.raises(backend.faults):
+                    await backend._connect()
+                return shown[-1]
+
+            first = serial()
+            assert await connect() == first
+            key = pair.key.read_bytes()
+            made(tmp_path)
+            newer = pair.key.read_bytes()
+            pair.key.write_bytes(key)
+            assert await connect() == first != serial()
+            assert "the changed certificates of the store were not loaded" in caplog.text
+            pair.key.write_bytes(newer)
+            assert await connect() == serial()
+
+    asyncio.run(run())

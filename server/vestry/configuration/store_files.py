@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from vestry.secret_files import SecretFault, read
 from vestry.settings.store import Store
 from vestry.settings.tree import Settings
 from vestry.trust import trusting
+
+log = logging.getLogger("vestry")
 
 
 def password_of(path: Path) -> str:
@@ -27,9 +30,31 @@ def password_of(path: Path) -> str:
     return text
 
 
-def context_of(store: Store) -> ssl.SSLContext | None:
-    """What verifies PostgreSQL; None for a connection without TLS. Raises as `trusting`."""
-    return trusting(store.ca, store.certificate, store.key) if store.encrypted else None
+def context_of(store: Store) -> Callable[[], ssl.SSLContext | None]:
+    """What gives the TLS context of a connection to PostgreSQL; None for one without TLS. Changed files hold for the
+    next connection, and those that do not fit, as while they are being replaced, leave the old ones.
+
+    Raises as `trusting`.
+    """
+    if not store.encrypted:
+        return lambda: None
+    files = [each for each in (store.ca, store.certificate, store.key) if each is not None]
+
+    def stamps() -> list[tuple[int, int]]:
+        return [(found.st_mtime_ns, found.st_ino) for found in (each.stat() for each in files)]
+
+    seen, context = stamps(), trusting(store.ca, store.certificate, store.key)
+
+    def current() -> ssl.SSLContext:
+        nonlocal seen, context
+        try:
+            if (now := stamps()) != seen:
+                context, seen = trusting(store.ca, store.certificate, store.key), now
+        except (OSError, ValueError) as fault:
+            log.warning("the changed certificates of the store were not loaded: %s", fault)
+        return context
+
+    return current
 
 
 def faults_of_store(settings: Settings, place: Callable[[Trail], str]) -> Iterator[Fault]:

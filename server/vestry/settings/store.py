@@ -62,9 +62,11 @@ class Store(Section):
     """Whether the connection is encrypted, and PostgreSQL's certificate verified. Left out: `verify`, unless PostgreSQL
     is on this machine. `none` sends keys' hashes, and what you write about tenants, in the clear."""
     ca: Path | None = None
-    """PEM file with the authorities of PostgreSQL's certificate. Left out: those of the system."""
+    """PEM file with the authorities of PostgreSQL's certificate. Left out: those of the system. A changed one
+    serves the next connection."""
     certificate: Path | None = None
-    """PEM file with a client certificate and its chain, where PostgreSQL asks for one."""
+    """PEM file with a client certificate and its chain, where PostgreSQL asks for one. A changed one
+    serves the next connection."""
     key: Path | None = None
     """PEM file with the private key of `certificate`."""
     connections: Annotated[int, Field(ge=2, le=200)] = 8

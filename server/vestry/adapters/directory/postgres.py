@@ -56,8 +56,8 @@ Connected = Any  # asyncpg.Connection, which has no types
 
 
 class Where(Struct, frozen=True):
-    """A database, and the patience with it. `host` may be the folder of a Unix socket; `password` reads it anew for
-    each connection, and raises Unfit.
+    """A database, and the patience with it. `host` may be the folder of a Unix socket; `password` and `tls` are asked
+    anew for each connection, and the former raises Unfit.
     """
 
     host: str
@@ -65,7 +65,7 @@ class Where(Struct, frozen=True):
     database: str
     user: str
     password: Callable[[], str]
-    tls: ssl.SSLContext | None = None
+    tls: Callable[[], ssl.SSLContext | None] = lambda: None
     connections: int = 8
     connect_seconds: float = 2.0
     statement_seconds: float = 2.0
@@ -128,7 +128,7 @@ class Postgres:
                 user=where.user,
                 password=where.password(),
                 database=where.database,
-                ssl=where.tls or False,
+                ssl=where.tls() or False,
                 timeout=where.connect_seconds,
                 command_timeout=statement_seconds,
                 target_session_attrs="any",
