@@ -158,6 +158,30 @@ def test_what_the_helpers_make_of_an_answer_can_be_sent_back(house: House, engin
     assert b'"parsed' not in engine.calls[-1].body
 
 
+def test_a_streamed_tool_call_without_arguments_can_be_sent_back(house: House, engine: FakeEngine) -> None:
+    """vLLM names the tool in a chunk of its own: where no other follows, the library's message has no arguments."""
+    call = {"id": "chatcmpl-tool-1", "type": "function", "index": 0, "function": {"name": "weather"}}
+    choices: list[Any] = [
+        {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None},
+        {"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": None},
+        {"index": 0, "delta": {}, "finish_reason": "tool_calls"},
+    ]
+    frame = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "small"}
+    usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+    chunks = [*({**frame, "choices": [each]} for each in choices), {**frame, "choices": [], "usage": usage}]
+    said = "".join(f"data: {json.dumps(each, separators=(',', ':'))}\n\n" for each in chunks) + "data: [DONE]\n\n"
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {len(said)}\r\n\r\n"
+    engine.behave(raw=(head + said).encode())
+    with house.client().chat.completions.stream(model="small", messages=MESSAGES, tools=[WEATHER]) as stream:
+        asked: Any = stream.get_final_completion().choices[0].message
+    assert asked.tool_calls[0].function.arguments is None
+    engine.behave(raw=None)
+    result: Any = {"role": "tool", "tool_call_id": "chatcmpl-tool-1", "content": "Which city?"}
+    for again in (asked, asked.model_dump()):
+        house.client().chat.completions.create(model="small", messages=[*MESSAGES, again, result])
+        assert engine.calls[-1].json["messages"][1]["tool_calls"][0]["function"] == {"name": "weather", "arguments": ""}
+
+
 def test_json_schema(house: House, engine: FakeEngine) -> None:
     """`parse` sends a strict JSON schema, and gets an object back."""
     engine.behave(words=('{"city":"Paris",', '"country":"France"}'))

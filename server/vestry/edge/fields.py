@@ -57,8 +57,13 @@ AssistantParts = Annotated[list[TextPart | RefusalPart], Meta(min_length=1, max_
 
 class FunctionCall(Closed):
     name: ToolName
-    arguments: Text
+    arguments: Text | None = None
     parsed_arguments: Unread = UNREAD
+
+    def __post_init__(self) -> None:
+        """What OpenAI's libraries gather of a stream that ended before the arguments has none; engines want text."""
+        if self.arguments is None:
+            self.arguments = ""
 
 
 class ToolCall(Closed):
