@@ -190,6 +190,13 @@ def test_a_proof_that_cannot_be_written_takes_no_older_one_away(place: Place) ->
     assert list(place.folder.glob(".vestry-*")) == []
 
 
+def test_a_proof_that_cannot_be_written_is_told_by_its_own_name(place: Place) -> None:
+    """Not by that of its draft."""
+    (place.folder / "file").touch()
+    result = place.cli("audit", "prove", "4", "--directory", "audit", "--output", "file/proof")
+    assert (result.exit_code, result.stderr) == (2, "Error: file/proof: Not a directory.\n")
+
+
 def test_a_proof_that_goes_through_a_link_leaves_the_link(place: Place) -> None:
     """As one into /dev/stdout, which would be nobody's output any more: what the link leads to has the proof then."""
     kept = place.folder / "kept"
