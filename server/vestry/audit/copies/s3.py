@@ -202,7 +202,8 @@ class S3Sink:
     def _refusal(self, answer: Answer) -> str:
         code = _CODE.search(answer.body)
         said = f" ({code[1].decode()})" if code else ""
-        return f"{self.where} answers {answer.status}{said}"
+        asked = ": was it made with object lock?" if code and code[1] == b"InvalidRequest" else ""
+        return f"{self.where} answers {answer.status}{said}{asked}"
 
 
 def versions_of(document: bytes) -> Page:
