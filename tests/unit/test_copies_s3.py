@@ -174,7 +174,7 @@ def test_a_flood_of_forged_objects_hides_no_rollback(
 
 
 def test_refusals(tmp_path: Path, server: Objects) -> None:
-    """A wrong key, a bucket that is not there, one without object lock: the status and S3's own code, and what it may be."""
+    """A wrong key, a bucket that is not there, one without object lock: the status, S3's code, and a hint."""
     log = GrownLog(tmp_path / "server")
     item = Item("checkpoint", log.grow(1))
     wrong = Credentials(CREDENTIALS.access_key, "wrong")
