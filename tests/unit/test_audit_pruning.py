@@ -154,7 +154,7 @@ class Server(Retainer):
         self.record = log.record  # type: ignore[method-assign]
 
 
-def test_a_clock_is_believed_once_it_has_stayed_so_for_a_day(log: DayLog) -> None:
+def test_a_clock_is_believed_once_it_has_stayed_so_for_a_day(log: DayLog, caplog: pytest.LogCaptureFixture) -> None:
     """Ten years ahead at the start, and set right; so again later; ten years ahead, and left so."""
     leap = 3650 * DAY * 1_000_000
     server = Server(log)
@@ -167,11 +167,14 @@ def test_a_clock_is_believed_once_it_has_stayed_so_for_a_day(log: DayLog) -> Non
         return LogReader(log.home).minimum
 
     first = looked(leap)
+    assert "the clock is 365" in caplog.text
     assert 2000 < first < 10 * 300
     assert first <= looked() <= looked(leap) <= looked() < 14 * 300
     log.clock.wall += leap
     looked()
+    caplog.clear()
     assert looked() > 40 * 300
+    assert "the clock is" not in caplog.text
 
 
 def test_without_anything_to_let_go_nothing_is_recorded(tmp_path: Path) -> None:

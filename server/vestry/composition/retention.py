@@ -29,6 +29,8 @@ from vestry.settings.tree import Settings
 
 log = logging.getLogger("vestry")
 _RECORD_SECONDS = 30.0
+_USUAL_DAYS = 2
+"""The journal's first segment began so long ago at most, where the log is in use."""
 
 
 def policy_of(settings: Settings) -> Policy | None:
@@ -92,9 +94,10 @@ class Retainer:
         believed. Raises OSError, ValueError.
         """
         before, self._looked = self._looked, (self._clock.wall(), self._clock.monotonic())
-        if before is None:
-            return begun(self._home)
-        return before[0] + round((self._looked[1] - before[1]) * 1_000_000)
+        latest = begun(self._home) if before is None else before[0] + round((self._looked[1] - before[1]) * 1_000_000)
+        if (days := (self._looked[0] - latest) // (DAY_SECONDS * 1_000_000)) > _USUAL_DAYS:
+            log.warning("retention: the clock is %d days ahead of what was seen of time; it is believed in a day", days)
+        return latest
 
     # pruning.Ledger: called in the thread
 
