@@ -23,6 +23,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from fakes.engine import FakeEngine
+from support.certificates import Clients
 from support.house import House, until
 from support.ports import free_port
 from support.receivers import Collector
@@ -95,7 +96,12 @@ def _certificate(authority: trustme.CA, folder: Path) -> dict[str, str]:
     issued = authority.issue_cert("127.0.0.1")
     issued.cert_chain_pems[0].write_to_path(folder / "certificate.pem")
     issued.private_key_pem.write_to_path(folder / "key.pem")
-    return {"certificate": str(folder / "certificate.pem"), "key": str(folder / "key.pem")}
+    clients = Clients()
+    (folder / "clients.pem").write_bytes(clients.pem)
+    (folder / "revoked.pem").write_bytes(clients.revoked())
+    names = {"certificate": "certificate", "key": "key", "client_ca": "clients", "client_crl": "revoked"}
+    files = {field: str(folder / f"{name}.pem") for field, name in names.items()}
+    return {**files, "client_certificates": "optional"}
 
 
 @contextmanager
@@ -223,6 +229,7 @@ def test_the_figures_are_those_of_the_traffic(scraped: Scraped) -> None:
     assert 0 in scraped.values(shown["Replicas, one by one"])
     assert scraped.values(shown["Record"]) == [1]
     assert scraped.values(shown["Certificate expires in"])[0] > 0
+    assert 0 < scraped.values(shown["Revocation list ends in"])[0] < 86_401
 
 
 def test_the_dashboard_is_what_its_code_writes(tmp_path: Path) -> None:
