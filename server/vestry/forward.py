@@ -37,7 +37,7 @@ class Forward:
         Stopping where the server stops and an engine has it.
         """
         model = grant.model.name
-        first = self._router.pick(model, time.monotonic(), streamed=call.stream)
+        first = self._router.pick(model, time.monotonic(), streamed=call.stream, size=call.prompt_bytes)
         try:
             return await self._try(head, call, grant, first, client, number=1)
         except EngineFailed as failure:
@@ -66,8 +66,9 @@ class Forward:
         """A second replica to try, if there is one, the retry budget allows it, and somebody still waits."""
         if client.gone:
             return None
+        tried, size = first.seat.replica.name, call.prompt_bytes
         try:
-            return self._router.pick(model, time.monotonic(), streamed=call.stream, tried=first.seat.replica.name)
+            return self._router.pick(model, time.monotonic(), streamed=call.stream, size=size, tried=tried)
         except NoReplica:
             return None
 

@@ -5,6 +5,7 @@ Rules:
 - A replica is *down* when it cannot be connected to or its health check fails; it is up again when a check succeeds.
   All of them may be down; then the answer is 503 at once.
 - A replica is *ejected*, for a while, by its outcomes: failures in a row, or first bytes far later than its peers'.
+  A long prompt takes an engine its time, and what comes behind it waits: that is allowed for.
   The last one in service is never ejected. After its time it gets one call; the first byte of a stream, or a success,
   brings it back. If there is no other, it gets every call at once, before its time too: a slow or failing replica is
   better than none. Calls from before an ejection have no part in this.
@@ -31,6 +32,9 @@ EJECT_LONGEST = 30.0
 SLOW_FACTOR = 5.0
 SLOW_FLOOR = 0.5
 SLOW_EVIDENCE = 2
+LIGHT = 4096
+"""Bytes of a prompt, about 1,000 tokens, that no other call waits for to speak of. A longer one is given the time of as
+many of these as it has."""
 MISSED_CHECKS = 2
 SMOOTHING = 0.3
 BUDGET_CAP = 10.0
@@ -49,6 +53,10 @@ class Trip(Struct, eq=False):
     seat: Seat
     began: float
     streamed: bool
+    weight: float = 1.0
+    """How many times later than else its first byte may come: by the long prompts that the replica has before it."""
+    heavy: int = 0
+    """Bytes beyond a light prompt's, until its first byte has come."""
 
 
 class Seat:
@@ -67,7 +75,7 @@ class Seat:
         self.on_trial = False
         self.trial: Trip | None = None
         self.first_byte: float | None = None
-        self.slow_calls = 0
+        self.heavy = 0
         self.waiting: dict[Trip, None] = {}
 
     @property
@@ -105,8 +113,10 @@ class Router:
             seat for seat in seats if not seat.down
         ]
 
-    def pick(self, model: str, now: float, *, streamed: bool, tried: str | None = None) -> Trip:
-        """Choose a replica; after a failure at `tried` another one, if the budget allows it. Raises NoReplica."""
+    def pick(self, model: str, now: float, *, streamed: bool, size: int = 0, tried: str | None = None) -> Trip:
+        """Choose a replica for a prompt of `size` bytes; after a failure at `tried` another, if the budget allows it.
+        Raises NoReplica.
+        """
         if tried is not None and self._budget[model] < 1.0:
             raise NoReplica(retry_after=1.0)
         there = self.serving(model, now)
@@ -121,7 +131,9 @@ class Router:
         seat.chosen = now
         budget = self._budget[model] + (self._share if tried is None else -1.0)
         self._budget[model] = min(BUDGET_CAP, budget)
-        trip = Trip(seat, now, streamed)
+        heavy = max(0, size - LIGHT)
+        seat.heavy += heavy
+        trip = Trip(seat, now, streamed, 1.0 + seat.heavy / LIGHT, heavy)
         if seat.on_trial and seat.trial is None and now >= seat.ejected_until:
             seat.trial = trip
         if streamed:
@@ -131,10 +143,11 @@ class Router:
     def heard(self, trip: Trip, now: float) -> None:
         """The first byte of a call has come."""
         seat = trip.seat
+        self._lighten(trip)
         if seat.waiting.pop(trip, trip) is trip:
             return
         seat.on_trial = False
-        seconds = now - trip.began
+        seconds = (now - trip.began) / trip.weight
         known = seat.first_byte
         seat.first_byte = seconds if known is None else known + SMOOTHING * (seconds - known)
 
@@ -142,6 +155,7 @@ class Router:
         """A call is over; `cause` says why the replica failed, None if it did not, CANCELLED if nobody knows."""
         seat = trip.seat
         seat.outstanding -= 1
+        self._lighten(trip)
         seat.waiting.pop(trip, None)
         on_trial = seat.on_trial and trip.began >= seat.ejected_until
         if trip is seat.trial:
@@ -160,6 +174,12 @@ class Router:
             self._set_down(model, seat)
         elif seat.failures >= FAILURES_IN_A_ROW or on_trial:
             self._eject(model, seat, now, cause)
+
+    @staticmethod
+    def _lighten(trip: Trip) -> None:
+        """Nobody waits for this prompt any more."""
+        trip.seat.heavy -= trip.heavy
+        trip.heavy = 0
 
     def probed(self, model: str, replica: str, *, healthy: bool) -> None:
         """A health check has ended."""
@@ -190,7 +210,7 @@ class Router:
         if not peers:
             return False
         bound = max(SLOW_FLOOR, SLOW_FACTOR * statistics.median(peers))
-        overdue = sum(now - trip.began > bound for trip in seat.waiting)
+        overdue = sum(now - trip.began > bound * trip.weight for trip in seat.waiting)
         return overdue >= SLOW_EVIDENCE or (seat.first_byte is not None and seat.first_byte > bound)
 
     def _set_down(self, model: str, seat: Seat) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -64,6 +65,11 @@ def healthy(house: House) -> float:
     return metric(house, "vestry_replica_healthy", model="small")
 
 
+async def look(house: House) -> None:
+    """What the server does four times a second: look for slow replicas."""
+    house.server._router.look(time.monotonic())
+
+
 def test_one_of_three_that_is_slow_is_ejected_within_two_seconds(
     tmp_path: Path, bad: FakeEngine, good: FakeEngine
 ) -> None:
@@ -80,6 +86,19 @@ def test_one_of_three_that_is_slow_is_ejected_within_two_seconds(
             bad.behave(first_seconds=0)
         assert metric(house, "vestry_replica_ejections_total", replica=name(good)) == 0
         assert metric(house, "vestry_replica_ejections_total", replica=name(third)) == 0
+
+
+def test_a_long_prompt_takes_no_engine_out(tmp_path: Path, bad: FakeEngine, good: FakeEngine) -> None:
+    """An engine that takes 2 s to read 100 KB, and to begin an answer, is as good as its peer."""
+    with House(tmp_path / "state", [bad, good]) as house:
+        for _ in range(2):
+            assert house.post(json=chat(stream=True)).status_code == 200
+        bad.behave(first_seconds=2)
+        good.behave(first_seconds=2)
+        assert house.post(json=chat("x" * 100_000, stream=True)).status_code == 200
+        asyncio.run_coroutine_threadsafe(look(house), house.loop).result(5)
+        assert metric(house, "vestry_replica_ejections_total", cause="slow") == 0
+        assert healthy(house) == 2
 
 
 def test_one_that_lies_about_its_health_is_ejected_by_its_outcomes(

@@ -31,15 +31,15 @@ class Bench:
         self.router = Router([served_model("small", *urls)], retry_budget=budget, observer=self.ejections)
         self.now = 1000.0
 
-    def pick(self, tried: Trip | None = None, *, streamed: bool = True) -> Trip:
+    def pick(self, tried: Trip | None = None, *, streamed: bool = True, size: int = 0) -> Trip:
         self.now += 0.001
         name = None if tried is None else tried.seat.replica.name
-        return self.router.pick("small", self.now, streamed=streamed, tried=name)
+        return self.router.pick("small", self.now, streamed=streamed, size=size, tried=name)
 
-    def at(self, number: int, *, streamed: bool = True) -> Trip:
+    def at(self, number: int, *, streamed: bool = True, size: int = 0) -> Trip:
         """A call that goes to this replica; the others that were tried on the way are given up."""
         others = []
-        while (trip := self.pick(streamed=streamed)).seat.replica.name != f"127.0.0.1:{number}":
+        while (trip := self.pick(streamed=streamed, size=size)).seat.replica.name != f"127.0.0.1:{number}":
             others.append(trip)
             assert len(others) < 50, f"replica {number} is not chosen"
         for other in others:
@@ -304,6 +304,43 @@ def test_calls_that_wait_from_before_an_ejection_are_no_evidence_after_it() -> N
     bench.end(waiting[0])
     bench.look()
     assert bench.in_service() == [1, 2]
+
+
+def test_a_long_prompt_makes_no_replica_slow() -> None:
+    """An engine needs seconds for one of 100 KB, and calls that come behind it wait for it: healthy all the same."""
+    bench = Bench()
+    for number in (1, 2):
+        bench.hear(bench.at(number), after=0.05)
+    long, behind = bench.at(1, size=100_000), [bench.at(1, size=300), bench.at(1, size=300, streamed=False)]
+    bench.now += 2
+    bench.look()
+    for trip in (long, *behind):
+        bench.hear(trip)
+        bench.end(trip)
+    bench.look()
+    assert bench.in_service() == [1, 2]
+    for after in (1.0, 1.0):
+        bench.hear(bench.at(1, size=300), after=after)
+    bench.look()
+    assert bench.in_service() == [2]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_long_prompt_that_is_over_excuses_nobody(streamed: bool) -> None:
+    """Heard, failed or given up: those that come afterwards wait for nothing."""
+    bench = Bench()
+    bench.hear(bench.at(2), after=0.05)
+    for cause in (None, CANCELLED, "status"):
+        bench.end(bench.at(1, size=100_000, streamed=streamed), cause)
+    heard = bench.at(1, size=100_000)
+    bench.hear(heard, after=0.05)
+    bench.end(heard)
+    assert [seat.heavy for seat in bench.router.seats["small"]] == [0, 0]
+    waiting = [bench.at(1, size=300), bench.at(1, size=300)]
+    bench.now += 0.7
+    bench.look()
+    assert len(waiting) == 2
+    assert bench.in_service() == [2]
 
 
 def test_slowness_needs_peers_to_compare_with() -> None:
