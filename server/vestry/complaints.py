@@ -9,12 +9,15 @@ from collections.abc import Callable
 
 import msgspec
 
-from vestry.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, Refusal
+from vestry.errors import BUSY, ContextLengthExceeded, EngineBusy, EngineFailed, InvalidRequest, Refusal
 from vestry.types import Call
 
 GAVE_UP = b'"Internal server error"'
 """What vLLM 0.32 says of a call that its core gave up: of a model of texts, one whose grammar it could not compile or
 follow. It looks at a schema before it begins, but not at all of it. Starlette's own 500 is spelt otherwise."""
+
+FULL = (b"currently busy and cannot accept new requests", b"reached its prefill token backlog limit")
+"""What vLLM 0.32 says where a call is one more than it is to keep waiting: with 503, before it begins on it."""
 
 ENFORCED = ("response_format", "structured_outputs", "tools")
 
@@ -79,6 +82,8 @@ def complaint(status: int, said: bytes, call: Call, route: str) -> Refusal:
     """What an answer with this status, other than 200, and these words means for the client."""
     if status == 500 and GAVE_UP in said and _enforced(call):
         return _unenforceable(call)
+    if status == 503 and any(mark in said for mark in FULL):
+        return EngineBusy(BUSY, retry_after=1.0)
     if status not in (400, 413, 422):
         return EngineFailed("status")
     text = said.decode("utf-8", "replace").lower()

@@ -14,6 +14,9 @@ from typing import ClassVar
 
 import msgspec
 
+BUSY = "busy"
+"""Why an engine that is well did not take a call: it has enough to do."""
+
 
 class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of the program
     """A call that ends here, with its answer. `replica` and `attempts` are set if engines were asked: the last one,
@@ -295,14 +298,14 @@ class EngineFailed(Refusal):
 
     Mend: Send it again; if it stays so, tell the operator, who finds the cause in the server's log and the engine's.
 
-    `cause` is connect, status, garbage, closed or timeout: what routing and metrics go by.
+    `cause` is connect, status, garbage, closed, timeout or busy: what routing and metrics go by.
     """
 
     status, kind, code = 502, "server_error", "engine_error"
     message = "The model's engine failed to answer."
 
-    def __init__(self, cause: str):
-        super().__init__()
+    def __init__(self, cause: str, *, retry_after: float | None = None):
+        super().__init__(retry_after=retry_after)
         self.cause = cause
 
 
@@ -324,6 +327,17 @@ class Stopping(Overloaded):
     """
 
     message = "The server is stopping."
+
+
+class EngineBusy(EngineFailed):
+    """Each engine that was asked has as many calls waiting as its `--max-num-queued-reqs` or `--max-num-queued-tokens`
+    allows. `Retry-After` is a second.
+
+    Mend: Wait that long, and send it again; if it happens often, fewer at once, or more engines.
+    """
+
+    status, kind, code = 503, "server_error", "overloaded"
+    message = "The model's engines have as many calls as they can take."
 
 
 class NoReplica(Refusal):

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from vestry.errors import EngineFailed, InvalidRequest, NoReplica, Refusal, Stopping
+from vestry.errors import BUSY, EngineFailed, InvalidRequest, NoReplica, Refusal, Stopping
 from vestry.relay import Relay
 from vestry.route import CANCELLED, Router, Trip
 from vestry.seams import Client
@@ -46,7 +46,8 @@ class Forward:
                 raise
             cause = failure
         self._observer.retried(model)
-        tried = cause.tried if cause.cause == "connect" else (*cause.tried, first.seat.replica.name)
+        worked = cause.cause not in {"connect", BUSY}
+        tried = (*cause.tried, first.seat.replica.name) if worked else cause.tried
         try:
             outcome = await self._try(head, call, grant, second, client, number=2)
             return replace(outcome, attempts=2, tried=(*tried, *outcome.tried))

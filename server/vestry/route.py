@@ -9,7 +9,7 @@ Rules:
   The last one in service is never ejected. After its time it gets one call; the first byte of a stream, or a success,
   brings it back. If there is no other, it gets every call at once, before its time too: a slow or failing replica is
   better than none. Calls from before an ejection have no part in this.
-- A call that its client gave up says nothing of the replica.
+- A call that its client gave up says nothing of the replica, nor does one that it did not take because it is busy.
 - Second tries are limited to a share of recent calls, so that a failing model is not sent double the load.
 
 All times are `time.monotonic()` seconds, given by the caller.
@@ -23,7 +23,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from vestry.errors import NoReplica
+from vestry.errors import BUSY, NoReplica
 from vestry.types import Replica, ServedModel
 
 FAILURES_IN_A_ROW = 2
@@ -152,7 +152,7 @@ class Router:
         seat.first_byte = seconds if known is None else known + SMOOTHING * (seconds - known)
 
     def ended(self, model: str, trip: Trip, now: float, *, cause: str | None) -> None:
-        """A call is over; `cause` says why the replica failed, None if it did not, CANCELLED if nobody knows."""
+        """A call is over; `cause`: why the replica failed, None if it did not, CANCELLED or BUSY if nobody knows."""
         seat = trip.seat
         seat.outstanding -= 1
         self._lighten(trip)
@@ -160,7 +160,7 @@ class Router:
         on_trial = seat.on_trial and trip.began >= seat.ejected_until
         if trip is seat.trial:
             seat.trial = None
-        if cause == CANCELLED:
+        if cause in {CANCELLED, BUSY}:
             return
         if cause is None:
             seat.failures = 0

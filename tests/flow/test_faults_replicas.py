@@ -180,6 +180,34 @@ def test_an_answer_too_large_is_the_requests_fault(tmp_path: Path, bad: FakeEngi
         idle(house)
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_an_engine_that_is_busy_is_not_broken(tmp_path: Path, bad: FakeEngine, good: FakeEngine, stream: bool) -> None:
+    """Where vLLM keeps no more calls waiting than it was told to, another replica is asked; where all are full the
+    client is told to come again. None is taken out of service for having enough to do, nor said to have worked on it.
+    """
+    full = "The engine is currently busy and cannot accept new requests. Please try again later."
+    with House(tmp_path / "state", [bad, good], relay=QUIET) as house:
+        bad.behave(status=503, complaint=full)
+        for _ in range(4):
+            answer = house.post(json=chat(stream=stream))
+            assert content(answer) == ANSWER
+            assert answered(house, answer)["replica"] == name(good)
+        good.behave(
+            status=503, complaint="The engine has reached its prefill token backlog limit. Please try again later."
+        )
+        for _ in range(4):
+            answer = house.post(json=chat(stream=stream))
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
+            assert answer.headers["retry-after"] == "1"
+            outcome = answered(house, answer)
+            assert (outcome["ending"], outcome["code"]) == ("failed", "overloaded")
+            assert [row["replica"] for row in outcome["engine_work"]] == [outcome["replica"]]
+        assert metric(house, "vestry_replica_ejections_total") == 0
+        good.behave(status=200)
+        assert content(house.post(json=chat(stream=stream))) == ANSWER
+        idle(house)
+
+
 def test_a_redirect_is_not_followed(tmp_path: Path, bad: FakeEngine, good: FakeEngine) -> None:
     """Wherever it points to: a redirect is a failure of the engine that sent it."""
     with House(tmp_path / "state", [bad], relay=QUIET) as house:
