@@ -15,7 +15,7 @@ from fakes.audit import FaultyFiles
 from vestry.audit.content import bundles, erasing
 from vestry.audit.content.bundles import About, Bundle, ContentDamaged, Item, Place
 from vestry.audit.content.erasing import Wanted
-from vestry.audit.files import Files
+from vestry.audit.files import Files, State
 from vestry.types import ContentMode
 
 DAY = "20260131"
@@ -289,6 +289,24 @@ def test_blobs_go_when_nothing_lives_in_them(place: Place) -> None:
     assert [path.name for path in place.blobs.iterdir()] == ["20260131-000002"]
     assert place.names() == ["20260131-000001", "20260131-000002"]
     assert erasing.sweep([place.log]) == 0
+
+
+class Unreadable(Files):
+    """A disk that cannot say what it holds. (`Path.exists` calls that "nothing" since Python 3.14.)"""
+
+    def there(self, path: Path) -> State | None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+
+def test_nothing_counts_as_erased_whose_file_cannot_be_looked_at(place: Place) -> None:
+    """The plain text may still be there: all that is to be erased still says that it lives, and nothing is removed."""
+    name = bundle_of(place, item()).name
+    with pytest.raises(OSError, match="Input/output error"):
+        erasing.destroy(erasing.find([place.log], ALICE), ALICE, Unreadable())
+    assert [each.lives for each in bundles.entries(place.keys / name)] == [True]
+    erasing.destroy(erasing.find([place.log], ALICE), ALICE)
+    with pytest.raises(OSError, match="Input/output error"):
+        bundles.drop_blobs(place, name, Unreadable())
 
 
 def test_an_entry_cannot_make_erasing_write_beyond_its_file(place: Place) -> None:

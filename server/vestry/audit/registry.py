@@ -63,8 +63,8 @@ def register(directory: Path, origin: str, signer: Signer, *, files: Files, cloc
                 "give the server the signing key that it was made with."
             ) from error
         now = rfc3339(clock.wall())
-        wanted = dict.fromkeys(_adopted(directory), now) if known is None else known
-        if origin not in wanted and (directory / origin / CHECKPOINT).exists():
+        wanted = dict.fromkeys(_adopted(directory, files), now) if known is None else known
+        if origin not in wanted and files.there(directory / origin / CHECKPOINT) is not None:
             raise LogUnusable(
                 f"The log `{origin}` has been signed, but does not stand in the registry of logs, "
                 f"{directory / REGISTRY}: that is an older one. Restore it from a copy."
@@ -84,10 +84,10 @@ def register(directory: Path, origin: str, signer: Signer, *, files: Files, cloc
     return sorted(wanted)
 
 
-def _adopted(directory: Path) -> list[str]:
+def _adopted(directory: Path, files: Files) -> list[str]:
     """The logs of a version that had no registry yet. None of them can have a checkpoint."""
     found = origins(directory)
-    signed = [name for name in found if (directory / name / CHECKPOINT).exists()]
+    signed = [name for name in found if files.there(directory / name / CHECKPOINT) is not None]
     if signed:
         raise LogUnusable(
             f"The registry of logs, {directory / REGISTRY}, is missing, though there are signed logs "

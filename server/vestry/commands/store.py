@@ -85,11 +85,16 @@ def downgrade(config: Path | None, revision: str) -> None:
 
 def _there(settings: Settings) -> bool:
     """Whether there is something to look at; looking makes nothing."""
+    if settings.store.url is not None:
+        return True
     try:
-        return settings.store.url is not None or settings.keys_database.exists()
+        settings.keys_database.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except OSError as error:
         said = f"The key store {settings.keys_database} cannot be looked at ({error.strerror})."
         raise click.ClickException(said) from None
+    return True
 
 
 def _done(settings: Settings, work: Callable[[Backend], Awaitable[T]], *, make: bool = True) -> T:

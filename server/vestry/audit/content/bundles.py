@@ -297,8 +297,8 @@ def tidy(place: Place, name: str, files: Files) -> None:
     if not _torn(data[keys_end:]):
         return
     for path, end in ((place.keys / name, keys_end), (place.blobs / name, blobs_end)):
-        if path.exists() and (size := path.stat().st_size) > end:
-            overwrite(path, [(end, size - end)], files)
+        if (found := files.there(path)) is not None and found.size > end:
+            overwrite(path, [(end, found.size - end)], files)
             os.truncate(path, end)
 
 
@@ -306,7 +306,7 @@ def erase(place: Place, name: str, doomed: Sequence[Entry], files: Files) -> Non
     """Destroy the plain text and the secrets of these entries of one bundle. Raises OSError; may be done again."""
     keys, blobs = place.keys / name, place.blobs / name
     plain = [(each.about.offset, each.about.length) for each in doomed if each.about.mode == ContentMode.FULL]
-    if plain and blobs.exists():
+    if plain and files.there(blobs) is not None:
         overwrite(blobs, plain, files)
     overwrite(keys, [(each.secret_at, len(each.secret)) for each in doomed], files)
     overwrite(keys, [(each.state_at, 1) for each in doomed], files, _ERASED)
@@ -318,7 +318,7 @@ def drop_blobs(place: Place, name: str, files: Files) -> bool:
     What a damaged entry keeps may live, so that bundle stays. Raises OSError, or ContentDamaged.
     """
     path, keys = place.blobs / name, place.keys / name
-    if not path.exists() or damaged_at(keys) is not None or any(entry.lives for entry in entries(keys)):
+    if files.there(path) is None or damaged_at(keys) is not None or any(entry.lives for entry in entries(keys)):
         return False
     files.remove(path)
     files.sync_directory(place.blobs)

@@ -71,7 +71,7 @@ def _look(place: Place, name: str, wanted: Wanted) -> Found | None:
     if not count:
         return None
     for path in (place.keys / name, place.blobs / name):
-        if path.exists() and not os.access(path, os.W_OK):
+        if Files().there(path) is not None and not os.access(path, os.W_OK):
             raise ContentDamaged(f"{path} cannot be written to by this user")
     return Found(place, name, count, frozenset(tenants), end, newest)
 
