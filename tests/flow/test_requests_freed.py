@@ -45,6 +45,15 @@ def visit(house: House, engine: FakeEngine, site: Site) -> Visit:
     return Visit(house, engine, context=site.context(None) if house.url.startswith("https") else None)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def frozen() -> Iterator[None]:
+    """What was there before is out of the way: of a million objects, each look at all of them would take a second."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture
 def uncollected() -> Iterator[None]:
     """Nothing is freed but what nobody refers to."""
@@ -147,5 +156,5 @@ def doors() -> int:
 
 
 def left_of(kind: type[T]) -> list[T]:
-    """What there is of a kind in memory."""
+    """What there is of a kind in memory, of what these tests have made."""
     return [each for each in gc.get_objects() if isinstance(each, kind)]
