@@ -125,6 +125,7 @@ def test_an_end_that_does_not_end_is_refused_before_it_fills_the_memory() -> Non
         follower.feed(more)
 
 
+@pytest.mark.unmeasured
 def test_an_end_of_very_many_events_is_not_copied_with_each_of_them() -> None:
     """Comments without end, after the last finish reason: where each made what is held anew, they took minutes."""
     follower = EventStream(choices=1, wants_usage=False, limit=1 << 22)
