@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fakes.engine import FakeEngine
 from support.certificates import Clients
-from support.house import House, until
+from support.house import PLAIN, House, until
 from support.ports import free_port
 from support.receivers import Collector
 from support.tokens import claims, issuer, rsa, signed
@@ -49,7 +49,7 @@ class Scraped:
 
     def ask(self, path: str, **parameters: str) -> Any:
         """What Prometheus answers."""
-        answer = httpx.get(f"{self.prometheus}/api/v1/{path}", params=parameters, timeout=10)
+        answer = httpx.get(f"{self.prometheus}/api/v1/{path}", params=parameters, timeout=10, verify=PLAIN)
         assert answer.status_code == 200, f"{parameters}: {answer.text}"
         return answer.json()["data"]
 
@@ -130,7 +130,7 @@ def _prometheus(folder: Path, ops: str) -> Iterator[str]:
 
 def _ready(prometheus: str) -> bool:
     try:
-        return httpx.get(f"{prometheus}/-/ready", timeout=2).status_code == 200
+        return httpx.get(f"{prometheus}/-/ready", timeout=2, verify=PLAIN).status_code == 200
     except httpx.TransportError:
         return False
 

@@ -19,7 +19,7 @@ import pytest
 
 from fakes.engine import FakeEngine
 from support.cli import Cli
-from support.house import House, chat, until
+from support.house import PLAIN, House, chat, until
 from support.outcomes import metric
 from support.receivers import Authority, Collector, SyslogReceiver, reset
 from support.server import ServerProcess
@@ -60,7 +60,7 @@ def test_a_siem_that_is_down_loses_nothing(tmp_path: Path) -> None:
         server.start()
         with server.client() as client:
             ids = [client.post("/v1/chat/completions", json=chat()).headers["x-request-id"] for _ in range(20)]
-        until(lambda: "vestry_audit_export_lag_seconds" in httpx.get(f"{server.ops}/metrics").text)
+        until(lambda: "vestry_audit_export_lag_seconds" in httpx.get(f"{server.ops}/metrics", verify=PLAIN).text)
         server.signal(signal.SIGKILL)
         server.wait()
         with Collector(port) as back:
