@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,8 @@ import pytest
 from fakes.engine import FakeEngine
 from support.house import PLAIN, House, chat, until
 from support.outcomes import answered, content, metric, name, only_outcome
+from vestry import app
+from vestry.adapters.health import HealthChecks
 
 ANSWER = "The capital of France is Paris."
 
@@ -152,8 +155,11 @@ def test_all_down_is_told_at_once_and_mends_by_itself(tmp_path: Path, bad: FakeE
             assert content(house.post(json=chat())) == ANSWER
 
 
-def test_health_that_is_not_answered_takes_a_replica_out(tmp_path: Path, bad: FakeEngine, good: FakeEngine) -> None:
+def test_health_that_is_not_answered_takes_a_replica_out(
+    tmp_path: Path, bad: FakeEngine, good: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A health check that fails or hangs, twice in a row: the others get its calls."""
+    monkeypatch.setattr(app, "HealthChecks", partial(HealthChecks, patience=1))  # a server waits five seconds, twice
     with House(tmp_path / "state", [bad, good]) as house:
         bad.behave(health=500)
         good.behave(health_hangs=True)
