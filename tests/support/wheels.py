@@ -27,7 +27,7 @@ def make_wheel(folder: Path, name: str, version: str, *, needs: Iterable[str] = 
     wheel = folder / f"{module}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         for path, text in {**files, f"{about}/RECORD": record + f"{about}/RECORD,,\n"}.items():
-            archive.writestr(zipfile.ZipInfo(path), text)  # without a time: the same wheel has the same hash
+            archive.writestr(path, text)
     return wheel
 
 

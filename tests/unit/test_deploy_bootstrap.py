@@ -106,28 +106,6 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a first run has left in a project's state directory."""
-    made = Project(tmp_path_factory.mktemp("finished"))
-    made.run("server")
-    return made.root / ".vestry"
-
-
-@pytest.fixture
-def built(project: Project, finished: Path) -> Project:
-    """A fresh checkout whose build environment is there: whatever is tried is not in its making."""
-    shutil.copytree(finished / "build", project.root / ".vestry" / "build", symlinks=True)
-    return project
-
-
-@pytest.fixture
-def installed(project: Project, finished: Path) -> Project:
-    """A checkout in which a first run has made everything."""
-    shutil.copytree(finished, project.root / ".vestry", symlinks=True)
-    return project
-
-
 def test_the_life_of_the_servers_environment(project: Project) -> None:
     """Installed from wheels; left alone by a second run; built again, without any network, when the sources change;
     made anew, with nothing of the old one in it, when the lock changes."""
@@ -152,64 +130,65 @@ def test_the_life_of_the_servers_environment(project: Project) -> None:
     assert not (project.root / ".vestry" / "server.before").exists()
 
 
-def test_an_upgrade_that_does_not_come_to_its_end(installed: Project) -> None:
+def test_an_upgrade_that_does_not_come_to_its_end(project: Project) -> None:
     """Neither a registry that is out of reach nor kill -9 costs the environment that works; and one interrupted between
     the new wheel and its stamp is not taken for that of the sources that were gone back to."""
-    lock = installed.lock.read_text()
-    installed.lock.write_text(locked(make_wheel(installed.wheels, "other", "2.0")))
-    assert "installing the packages failed" in installed.run("server", wheels=False, status=1)
-    with installed.stopped_at('run_all("installing the packages"', "os.kill(os.getpid(), signal.SIGKILL)"):
-        installed.run("server", status=-signal.SIGKILL)
-    installed.lock.write_text(lock)
-    assert installed.run("server", wheels=False).splitlines() == ["server environment (.vestry/server)", "  ready"]
-    assert installed.says("import vestry, needed; print(vestry.WORD)") == "first"
-    assert not (installed.root / ".vestry" / "server.before").exists()
+    project.run("server")
+    lock = project.lock.read_text()
+    project.lock.write_text(locked(make_wheel(project.wheels, "other", "2.0")))
+    assert "installing the packages failed" in project.run("server", wheels=False, status=1)
+    with project.stopped_at('run_all("installing the packages"', "os.kill(os.getpid(), signal.SIGKILL)"):
+        project.run("server", status=-signal.SIGKILL)
+    project.lock.write_text(lock)
+    assert project.run("server", wheels=False).splitlines() == ["server environment (.vestry/server)", "  ready"]
+    assert project.says("import vestry, needed; print(vestry.WORD)") == "first"
+    assert not (project.root / ".vestry" / "server.before").exists()
 
-    installed.source.write_text("WORD = 'second'\n")
-    with installed.stopped_at('stamp(target, "project", wanted)', "raise KeyboardInterrupt"):
-        assert "interrupted" in installed.run("server", wheels=False, status=1)
-    installed.source.write_text("WORD = 'first'\n")
-    installed.run("server", wheels=False)
-    assert installed.says("import vestry; print(vestry.WORD)") == "first"
+    project.source.write_text("WORD = 'second'\n")
+    with project.stopped_at('stamp(target, "project", wanted)', "raise KeyboardInterrupt"):
+        assert "interrupted" in project.run("server", wheels=False, status=1)
+    project.source.write_text("WORD = 'first'\n")
+    project.run("server", wheels=False)
+    assert project.says("import vestry; print(vestry.WORD)") == "first"
 
 
-def test_the_environment_itself_may_be_the_active_one(built: Project) -> None:
+def test_the_environment_itself_may_be_the_active_one(project: Project) -> None:
     """As the README has it on PATH: its `python3` leaves it as it is, without a network, or makes it anew."""
-    built.run("server")
-    own = built.root / ".vestry" / "server" / "bin" / "python3"
-    assert "done in" not in built.run("server", wheels=False, python=own)
-    built.lock.write_text(locked(make_wheel(built.wheels, "another", "1.0")))
-    assert "packages of server/requirements.lock: done" in built.run("server", python=own)
-    assert built.says("import vestry, another; print(vestry.WORD)") == "first"
+    project.run("server")
+    own = project.root / ".vestry" / "server" / "bin" / "python3"
+    assert "done in" not in project.run("server", wheels=False, python=own)
+    project.lock.write_text(locked(make_wheel(project.wheels, "another", "1.0")))
+    assert "packages of server/requirements.lock: done" in project.run("server", python=own)
+    assert project.says("import vestry, another; print(vestry.WORD)") == "first"
 
 
-def test_the_tests_have_an_environment_of_their_own(built: Project) -> None:
+def test_the_tests_have_an_environment_of_their_own(project: Project) -> None:
     """`tests` fills `.venv` with the tests' packages and the built wheel."""
-    built.run("tests")
-    assert built.says("import vestry, checker; print(checker.VERSION)", ".venv") == "1.0"
-    assert not (built.root / ".vestry" / "server").exists()
+    project.run("tests")
+    assert project.says("import vestry, checker; print(checker.VERSION)", ".venv") == "1.0"
+    assert not (project.root / ".vestry" / "server").exists()
 
 
-def test_a_wheel_with_another_hash_is_refused(built: Project) -> None:
+def test_a_wheel_with_another_hash_is_refused(project: Project) -> None:
     """A package that is not the one that was locked is not installed; after the mend the run goes through."""
-    make_wheel(built.wheels, "besides", "1.0", extra="import os\n")
-    said = built.run("server", status=1)
+    make_wheel(project.wheels, "besides", "1.0", extra="import os\n")
+    said = project.run("server", status=1)
     assert "bootstrap: installing the packages failed (exit status 1)" in said
     assert "DO NOT MATCH THE HASHES" in said
-    built.lock.write_text(locked(built.wheels / "besides-1.0-py3-none-any.whl"))
-    built.run("server")
+    project.lock.write_text(locked(project.wheels / "besides-1.0-py3-none-any.whl"))
+    project.run("server")
 
 
 @pytest.mark.parametrize("in_file", [False, True], ids=["variables", "pip.conf"])
-def test_what_a_user_has_set_for_pip_leads_nowhere_else(built: Project, tmp_path: Path, in_file: bool) -> None:
+def test_what_a_user_has_set_for_pip_leads_nowhere_else(project: Project, tmp_path: Path, in_file: bool) -> None:
     """Packages are in the environment though pip is told, for all it does, to put them elsewhere or nowhere."""
     places = {name: str(tmp_path / name) for name in ("target", "prefix", "root")}
     said = places | {"dry-run": "true", "user": "true"}
     settings = tmp_path / "pip.conf"
     settings.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in said.items() if in_file))
     variables = {f"PIP_{name.upper().replace('-', '_')}": value for name, value in said.items() if not in_file}
-    built.run("server", more={"PIP_CONFIG_FILE": str(settings), **variables})
-    assert built.says("import vestry, needed; print(vestry.WORD)") == "first"
+    project.run("server", more={"PIP_CONFIG_FILE": str(settings), **variables})
+    assert project.says("import vestry, needed; print(vestry.WORD)") == "first"
     assert not any(Path(place).exists() for place in places.values())
 
 
@@ -294,7 +273,7 @@ def test_no_pip_outlives_a_signal(project: Project) -> None:
     assert running_in(project.root) == []
 
 
-def test_a_run_waits_for_the_pips_of_one_that_was_killed(built: Project) -> None:
+def test_a_run_waits_for_the_pips_of_one_that_was_killed(project: Project) -> None:
     """kill -9 of the script alone leaves its pip at work: the next run does not work beside it, and then makes the
     environment whole.
     """
@@ -304,20 +283,20 @@ def test_a_run_waits_for_the_pips_of_one_that_was_killed(built: Project) -> None
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(60)
         index = {"PIP_INDEX_URL": f"http://127.0.0.1:{silent.getsockname()[1]}/simple"}
-        killed = subprocess.Popen(argv, cwd=built.root, env=environ | index, stdout=subprocess.DEVNULL)
+        killed = subprocess.Popen(argv, cwd=project.root, env=environ | index, stdout=subprocess.DEVNULL)
         asked = silent.accept()[0]
         killed.kill()
         killed.wait()
-    mended = environ | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(built.wheels)}
-    with subprocess.Popen(argv, cwd=built.root, env=mended, stdout=subprocess.PIPE, text=True) as process:
+    mended = environ | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(project.wheels)}
+    with subprocess.Popen(argv, cwd=project.root, env=mended, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         said = [process.stdout.readline() for _ in range(2)]
         asked.close()
         process.stdout.read()
     assert "waiting for another run to finish" in said[1]
     assert process.returncode == 0
-    assert built.says("import vestry, needed, besides, too; print(vestry.WORD)") == "first"
-    assert running_in(built.root) == []
+    assert project.says("import vestry, needed, besides, too; print(vestry.WORD)") == "first"
+    assert running_in(project.root) == []
 
 
 @pytest.mark.parametrize("ignored", [False, True])
