@@ -10,6 +10,9 @@ LOCK    = $(TESTS)/bin/uv pip compile --quiet --universal --generate-hashes --no
 # What runs here is what the locks name, and nothing else that a user's programs find.
 unexport PYTHONPATH PYTHONHOME
 
+# Under `make -j`, too, one step after another: `tests-environment` and `packages` may both call apt-get.
+.NOTPARALLEL:
+
 .PHONY: up test check help tests-environment packages docs lock bench audit-demo audit-faults
 
 up: ## set everything up, run the server and an engine, print a key; Ctrl-C stops it all
