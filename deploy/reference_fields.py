@@ -78,9 +78,9 @@ and the `parameters` of tools.
   {counts}.
 - A regular expression (`pattern`, `patternProperties`, `regex`) has at most {MAX_PATTERN} characters, all those in
   schemas together {MAX_PATTERNS}. It does not look around or refer back. In an unbounded repeat it has no other
-  one, nor one between two counts, but for `*` and `+` beside a character that is always there: `([a-z]+-)*` passes,
-  `(a+)+` does not. Its counted repeats go to {MAX_REPEAT}; with all of them written out it has at most {MAX_STATES}
-  positions.
+  one, nor one between two counts, but, in a schema, for `*` and `+` beside a character that is always there:
+  `([a-z]+-)*` passes there, `(a+)+` does not. Its counted repeats go to {MAX_REPEAT}; with all of them written out it
+  has at most {MAX_STATES} positions.
 
 What passes here may still be more than the engine can enforce (`uniqueItems`, for instance). That is 400
 `invalid_request` as well: *The engine cannot enforce this schema or grammar.*

@@ -35,6 +35,8 @@ COSTLY_PATTERNS = {
     "a repeat in a repeat": "(a+)+b",
     "a repeat in a repeat, deeper": "((((a*))))*b",
     "a repeat in a repeat, with an alternative": "(a|b+)*c",
+    "a repeat beside a character in a repeat": "(a+a)*b",
+    "a repeat beside a character in a repeat, deeper": "((((a+a)*a)*a)*a)*b",
     "a repeat in a counted repeat in a repeat": "((a{2,9})+)+",
     "a counted repeat of 10^9": "a{1000000000}",
     "a counted repeat of 10^30": "a{1000000000000000000000000000000}",

@@ -175,7 +175,7 @@ def _check_structured(wish: StructuredOutputs | None, check: patterns.SchemaChec
     if wish.json is not None:
         check(wish.json, "structured_outputs.json")
     if wish.regex is not None:
-        patterns.check_pattern(wish.regex, "structured_outputs.regex")
+        patterns.check_pattern(wish.regex, "structured_outputs.regex", alone=True)
     if wish.grammar is not None and len(wish.grammar.encode()) > bounds.schema_bytes:
         raise InvalidRequest("The grammar is too large.", param="structured_outputs.grammar")
 

@@ -32,10 +32,13 @@ ITEMS = {"minItems", "maxItems", "minContains", "maxContains"}
 COUNTS = ITEMS | {"minLength", "maxLength", "minProperties", "maxProperties"}
 
 
-def check_pattern(pattern: str, param: str) -> None:
-    """Refuse an expression that is not one, or that is costly: a repeat inside an unbounded repeat (but for `*` and `+`
-    beside a character that is always there, as in `([a-z]+-)*`), counted repeats of more than 1,000 or that make more
-    than 10,000 states, look-around, back-references. Raises InvalidRequest."""
+def check_pattern(pattern: str, param: str, *, alone: bool = False) -> None:
+    """Refuse an expression that is not one, or that is costly: a repeat inside an unbounded repeat (but, in a schema,
+    for `*` and `+` beside a character that is always there, as in `([a-z]+-)*`), counted repeats of more than 1,000 or
+    that make more than 10,000 states, look-around, back-references. Raises InvalidRequest.
+
+    `alone`: not in a schema. Of such a one xgrammar follows every way to read a text, and holds up all calls meanwhile.
+    """
     if len(pattern) > MAX_PATTERN:
         raise InvalidRequest(f"The regular expression is longer than {MAX_PATTERN} characters.", param=param)
     try:
@@ -43,13 +46,13 @@ def check_pattern(pattern: str, param: str) -> None:
             tree = parser.parse(pattern)
     except (re.error, OverflowError, RecursionError):
         raise InvalidRequest("The regular expression is not valid.", param=param) from None
-    if _states(tree, param) > MAX_STATES:
+    if _states(tree, param, alone=alone) > MAX_STATES:
         raise InvalidRequest("The regular expression is too large with its repeats written out.", param=param)
 
 
-def _states(tree: Any, param: str, *, inside: bool = False, bare: bool = False) -> int:
+def _states(tree: Any, param: str, *, alone: bool, inside: bool = False, bare: bool = False) -> int:
     """How many positions the expression has once its counted repeats are written out. `inside`: in an unbounded repeat;
-    `bare`: in one that may consist of nothing but repeats."""
+    `bare`: in one that may consist of nothing but repeats, or, `alone`, in any."""
     total = 0
     for opcode, argument in tree:
         if opcode in REFUSED:
@@ -62,11 +65,12 @@ def _states(tree: Any, param: str, *, inside: bool = False, bare: bool = False) 
             times = int(least) + 1 if unbounded else int(greatest)
             if times > MAX_REPEAT + unbounded:
                 raise InvalidRequest(f"The regular expression repeats more than {MAX_REPEAT} times.", param=param)
-            bare_in_it = not _has_character(inner) if unbounded else bare
-            total += times * _states(inner, param, inside=inside or unbounded, bare=bare_in_it)
+            bare_in_it = (alone or not _has_character(inner)) if unbounded else bare
+            total += times * _states(inner, param, alone=alone, inside=inside or unbounded, bare=bare_in_it)
         else:
             inner = _inner_trees(argument)
-            total += sum(_states(each, param, inside=inside, bare=bare) for each in inner) if inner else 1
+            states = (_states(each, param, alone=alone, inside=inside, bare=bare) for each in inner)
+            total += sum(states) if inner else 1
     return total
 
 
