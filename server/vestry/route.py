@@ -17,6 +17,7 @@ All times are `time.monotonic()` seconds, given by the caller.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable
 from typing import Protocol
@@ -75,6 +76,7 @@ class Seat:
         self.on_trial = False
         self.trial: Trip | None = None
         self.first_byte: float | None = None
+        self.light_byte: float | None = None  # the same with long prompts allowed for
         self.heavy = 0
         self.waiting: dict[Trip, None] = {}
 
@@ -147,9 +149,9 @@ class Router:
         if seat.waiting.pop(trip, trip) is trip:
             return
         seat.on_trial = False
-        seconds = (now - trip.began) / trip.weight
-        known = seat.first_byte
-        seat.first_byte = seconds if known is None else known + SMOOTHING * (seconds - known)
+        seconds = now - trip.began
+        seat.first_byte = _smoothed(seat.first_byte, seconds)
+        seat.light_byte = _smoothed(seat.light_byte, seconds / trip.weight)
 
     def ended(self, model: str, trip: Trip, now: float, *, cause: str | None) -> None:
         """A call is over; `cause`: why the replica failed, None if it did not, CANCELLED or BUSY if nobody knows."""
@@ -206,12 +208,12 @@ class Router:
 
     @staticmethod
     def _is_slow(seat: Seat, seats: list[Seat], now: float) -> bool:
-        peers = [each.first_byte for each in seats if each is not seat and each.first_byte is not None]
-        if not peers:
-            return False
-        bound = max(SLOW_FLOOR, SLOW_FACTOR * statistics.median(peers))
-        overdue = sum(now - trip.began > bound * trip.weight for trip in seat.waiting)
-        return overdue >= SLOW_EVIDENCE or (seat.first_byte is not None and seat.first_byte > bound)
+        """Slow as measured, and with long prompts allowed for too: where the peers had those, they seem faster there than
+        they are."""
+        peers = [each for each in seats if each is not seat]
+        bound, light = _bound(each.first_byte for each in peers), _bound(each.light_byte for each in peers)
+        overdue = sum(now - trip.began > max(bound, light * trip.weight) for trip in seat.waiting)
+        return overdue >= SLOW_EVIDENCE or ((seat.first_byte or 0) > bound and (seat.light_byte or 0) > light)
 
     def _set_down(self, model: str, seat: Seat) -> None:
         if not seat.down:
@@ -225,7 +227,7 @@ class Router:
         seat.ejected_until = now + min(EJECT_LONGEST, EJECT_SECONDS * 2**seat.ejections)
         seat.ejections += 1
         seat.failures = 0
-        seat.first_byte = None
+        seat.first_byte = seat.light_byte = None
         seat.waiting.clear()
         seat.on_trial, seat.trial = True, None
         self._observer.ejected(model, seat.replica.name, cause)
@@ -233,3 +235,13 @@ class Router:
 
 def _load(seat: Seat) -> tuple[int, float]:
     return seat.outstanding, seat.chosen
+
+
+def _smoothed(known: float | None, seconds: float) -> float:
+    return seconds if known is None else known + SMOOTHING * (seconds - known)
+
+
+def _bound(peers: Iterable[float | None]) -> float:
+    """What is slow beside these: nothing, where nothing is known of any."""
+    known = [each for each in peers if each is not None]
+    return max(SLOW_FLOOR, SLOW_FACTOR * statistics.median(known)) if known else math.inf

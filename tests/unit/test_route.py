@@ -343,6 +343,26 @@ def test_a_long_prompt_that_is_over_excuses_nobody(streamed: bool) -> None:
     assert bench.in_service() == [2]
 
 
+def test_long_prompts_at_one_replica_make_no_other_slow() -> None:
+    """First bytes come as late with short prompts as with long ones where calls queue, or a long one's beginning is
+    cached: the replica that had the long ones is not the faster for it. One that is slow is found all the same.
+    """
+    bench = Bench()
+    for number, size in ((1, 30_000), (2, 300), (1, 100_000), (2, 300)):
+        trip = bench.at(number, size=size)
+        bench.hear(trip, after=0.8)
+        bench.end(trip)
+        bench.look()
+    waiting = [bench.at(2, size=300), bench.at(2, size=300)]
+    bench.now += 0.8
+    bench.look()
+    assert len(waiting) == 2
+    assert bench.in_service() == [1, 2]
+    bench.now += 5
+    bench.look()
+    assert bench.in_service() == [1]
+
+
 def test_slowness_needs_peers_to_compare_with() -> None:
     """Nothing is known of the others, or there are none: nobody is slow."""
     for bench in (Bench(), Bench(replicas=1)):
