@@ -42,3 +42,15 @@ def test_an_authority_of_the_house_is_trusted_and_may_change(tmp_path: Path, cap
             until(lambda: house.post(json=chat()).status_code == 200, what="the engine to be back")
             old.issue_cert("127.0.0.1").configure_cert(context)
             assert content(house.post(json=chat())) == ANSWER
+
+
+def test_a_long_answer_is_whole_though_its_connection_closes(tmp_path: Path) -> None:
+    """What there is to read when the end of a connection comes is read."""
+    authority, file = trustme.CA(), tmp_path / "engines.crt"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trust(file, authority)
+    with FakeEngine(tls=context) as engine, House(tmp_path / "state", [engine], relay={"ca": file}) as house:
+        engine.behave(words=("word " * 400_000,), close_when_done=True)
+        for _ in range(10):
+            assert len(content(house.post(json=chat()))) == 2_000_000

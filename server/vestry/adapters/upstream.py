@@ -216,8 +216,8 @@ class Connection(asyncio.Protocol):
             self._fail("the engine's answer is not HTTP")
         if self._framing > MAX_FRAMING:
             self._fail("the engine's headers are too long")
-        if len(data) >= MUCH and not self._paused and self.usable:
-            self._transport.pause_reading()
+        if len(data) >= MUCH and not self._paused and self.usable and not self._transport.get_extra_info("sslcontext"):
+            self._transport.pause_reading()  # with TLS uvloop drops what is left to read if the end comes in between
             asyncio.get_running_loop().call_soon(self._go_on)
 
     def _go_on(self) -> None:
