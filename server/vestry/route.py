@@ -208,8 +208,7 @@ class Router:
 
     @staticmethod
     def _is_slow(seat: Seat, seats: list[Seat], now: float) -> bool:
-        """Slow as measured, and with long prompts allowed for too: where the peers had those, they seem faster there than
-        they are."""
+        """Slow as measured, and with long prompts allowed for: peers that had those seem faster then than they are."""
         peers = [each for each in seats if each is not seat]
         bound, light = _bound(each.first_byte for each in peers), _bound(each.light_byte for each in peers)
         overdue = sum(now - trip.began > max(bound, light * trip.weight) for trip in seat.waiting)
