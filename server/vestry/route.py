@@ -9,8 +9,10 @@ Rules:
   The last one in service is never ejected. After its time it gets one call; the first byte of a stream, or a success,
   brings it back. If there is no other, it gets every call at once, before its time too: a slow or failing replica is
   better than none. Calls from before an ejection have no part in this.
-- A call that its client gave up says nothing of the replica, nor does one that it did not take because it is busy.
-- Second tries are limited to a share of recent calls, so that a failing model is not sent double the load.
+- A call that its client gave up says nothing of the replica. One that it did not take because it is busy says that the
+  others are to be asked first, for a moment.
+- Second tries are limited to a share of recent calls, so that a failing model is not sent double the load. Calls that a
+  busy replica did not take are no load, and are tried elsewhere beyond that.
 
 All times are `time.monotonic()` seconds, given by the caller.
 """
@@ -20,6 +22,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable
+from functools import partial
 from typing import Protocol
 
 from msgspec import Struct
@@ -39,6 +42,7 @@ many of these as it has."""
 MISSED_CHECKS = 2
 SMOOTHING = 0.3
 BUDGET_CAP = 10.0
+BUSY_SECONDS = 1.0
 CANCELLED = "cancelled"
 
 
@@ -67,6 +71,7 @@ class Seat:
         self.replica = replica
         self.outstanding = 0
         self.chosen = 0.0
+        self.busy_until = 0.0
         self.down = False
         self.known = False
         self.missed = 0
@@ -128,7 +133,7 @@ class Router:
             raise NoReplica(retry_after=1.0)
         seat = there[0]
         if len(there) > 1:
-            seat = min([seat for seat in there if not seat.busy_on_trial] or there, key=_load)
+            seat = min([seat for seat in there if not seat.busy_on_trial] or there, key=partial(_load, now))
         seat.outstanding += 1
         seat.chosen = now
         budget = self._budget[model] + (self._share if tried is None else -1.0)
@@ -162,6 +167,9 @@ class Router:
         on_trial = seat.on_trial and trip.began >= seat.ejected_until
         if trip is seat.trial:
             seat.trial = None
+        if cause == BUSY:
+            seat.busy_until = now + BUSY_SECONDS
+            self._budget[model] += bool(self._share)
         if cause in {CANCELLED, BUSY}:
             return
         if cause is None:
@@ -232,8 +240,8 @@ class Router:
         self._observer.ejected(model, seat.replica.name, cause)
 
 
-def _load(seat: Seat) -> tuple[int, float]:
-    return seat.outstanding, seat.chosen
+def _load(now: float, seat: Seat) -> tuple[bool, int, float]:
+    return now < seat.busy_until, seat.outstanding, seat.chosen
 
 
 def _smoothed(known: float | None, seconds: float) -> float:

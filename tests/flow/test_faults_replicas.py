@@ -208,6 +208,20 @@ def test_an_engine_that_is_busy_is_not_broken(tmp_path: Path, bad: FakeEngine, g
         idle(house)
 
 
+def test_an_engine_that_is_busy_leaves_calls_to_the_others(tmp_path: Path, bad: FakeEngine, good: FakeEngine) -> None:
+    """One that keeps nothing waiting has the least calls in progress: it is asked last for a moment all the same, and
+    what it does not take another one gets, however little the budget of second tries.
+    """
+    with House(tmp_path / "state", [bad, good], relay={**QUIET, "retry_budget": 0.01}) as house:
+        bad.behave(status=503, complaint="The engine is currently busy and cannot accept new requests.")
+        good.behave(first_seconds=0.05)
+        with ThreadPoolExecutor(2) as clients:
+            for answer in clients.map(lambda _: house.post(json=chat()), range(50)):
+                assert content(answer) == ANSWER
+        assert len(good.calls) == 50
+        assert len(bad.calls) < 25
+
+
 def test_a_redirect_is_not_followed(tmp_path: Path, bad: FakeEngine, good: FakeEngine) -> None:
     """Wherever it points to: a redirect is a failure of the engine that sent it."""
     with House(tmp_path / "state", [bad], relay=QUIET) as house:

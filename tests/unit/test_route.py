@@ -6,7 +6,7 @@ import pytest
 
 from support.house import served_model
 from vestry import route
-from vestry.errors import NoReplica
+from vestry.errors import BUSY, NoReplica
 from vestry.route import CANCELLED, Router, Trip
 from vestry.types import EJECTIONS
 
@@ -304,6 +304,25 @@ def test_calls_that_wait_from_before_an_ejection_are_no_evidence_after_it() -> N
     bench.end(waiting[0])
     bench.look()
     assert bench.in_service() == [1, 2]
+
+
+def test_what_a_busy_replica_did_not_take_is_tried_elsewhere_beyond_the_budget() -> None:
+    """It is no load; the others are asked first for a second, and where no call is to be tried twice none is."""
+    bench = Bench(replicas=3, budget=0.01)
+    for _ in range(20):
+        bench.now += 2
+        first = bench.at(1)
+        bench.end(first, BUSY)
+        second = bench.pick(tried=first)
+        bench.end(second, BUSY)
+        third = bench.pick()
+        bench.end(third)
+        assert sorted(numbers([first, second, third])) == [1, 2, 3]
+    bench = Bench(budget=0.0)
+    first = bench.pick()
+    bench.end(first, BUSY)
+    with pytest.raises(NoReplica):
+        bench.pick(tried=first)
 
 
 def test_a_long_prompt_makes_no_replica_slow() -> None:
