@@ -39,6 +39,9 @@ SLOW_EVIDENCE = 2
 LIGHT = 4096
 """Bytes of a prompt, about 1,000 tokens, that no other call waits for to speak of. A longer one is given the time of as
 many of these as it has."""
+HEAVIEST = 16.0
+"""Times that of a light prompt, however many long ones there are: else what waits behind them at an engine that hangs
+would be no evidence for minutes."""
 MISSED_CHECKS = 2
 SMOOTHING = 0.3
 BUDGET_CAP = 10.0
@@ -140,7 +143,7 @@ class Router:
         self._budget[model] = min(BUDGET_CAP, budget)
         heavy = max(0, size - LIGHT)
         seat.heavy += heavy
-        trip = Trip(seat, now, streamed, 1.0 + seat.heavy / LIGHT, heavy)
+        trip = Trip(seat, now, streamed, min(HEAVIEST, 1.0 + seat.heavy / LIGHT), heavy)
         if seat.on_trial and seat.trial is None and now >= seat.ejected_until:
             seat.trial = trip
         if streamed:

@@ -362,6 +362,19 @@ def test_a_long_prompt_that_is_over_excuses_nobody(streamed: bool) -> None:
     assert bench.in_service() == [2]
 
 
+def test_long_prompts_keep_no_engine_that_hangs_in_service() -> None:
+    """Whole documents wait there, answers in one piece too, which tell their first byte at their end: it is out in 8 s."""
+    bench = Bench()
+    bench.hear(bench.at(2), after=0.05)
+    waiting = [bench.at(1, size=100_000, streamed=False) for _ in range(10)]
+    waiting += [bench.at(1, size=300), bench.at(1, size=300)]
+    for seconds, there in ((7.0, [1, 2]), (1.5, [2])):
+        bench.now += seconds
+        bench.look()
+        assert bench.in_service() == there
+    assert len(waiting) == 12
+
+
 def test_long_prompts_at_one_replica_make_no_other_slow() -> None:
     """First bytes come as late with short prompts as with long ones where calls queue, or a long one's beginning is
     cached: the replica that had the long ones is not the faster for it. One that is slow is found all the same.
