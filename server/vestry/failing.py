@@ -6,7 +6,7 @@ import logging
 import socket
 import ssl
 
-from vestry.errors import EngineFailed, EngineTimeout
+from vestry.errors import EngineBusy, EngineFailed, EngineTimeout
 from vestry.faults import cause_of
 from vestry.seldom import Seldom
 
@@ -24,6 +24,8 @@ class Failing:
         """`why` in words of ours: an engine's own may repeat the prompt. Of a connection `refusal` knows more."""
         if refusal is not None and refusal.cause == "connect" and refusal.__cause__ is not None:
             why = f"it cannot be connected to ({_cause(refusal.__cause__)})"
+        elif isinstance(refusal, EngineBusy):
+            why = "it keeps no more calls waiting"
         if self._seldom.due((replica, why)):
             log.warning("a call to the engine %s failed: %s", replica, why)
 

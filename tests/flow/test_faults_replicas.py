@@ -208,9 +208,11 @@ def test_an_engine_that_is_busy_is_not_broken(tmp_path: Path, bad: FakeEngine, g
         idle(house)
 
 
-def test_an_engine_that_is_busy_leaves_calls_to_the_others(tmp_path: Path, bad: FakeEngine, good: FakeEngine) -> None:
+def test_an_engine_that_is_busy_leaves_calls_to_the_others(
+    tmp_path: Path, bad: FakeEngine, good: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
     """One that keeps nothing waiting has the least calls in progress: it is asked last for a moment all the same, and
-    what it does not take another one gets, however little the budget of second tries.
+    what it does not take another one gets, however little the budget of second tries. The log says what it said.
     """
     with House(tmp_path / "state", [bad, good], relay={**QUIET, "retry_budget": 0.01}) as house:
         bad.behave(status=503, complaint="The engine is currently busy and cannot accept new requests.")
@@ -218,6 +220,7 @@ def test_an_engine_that_is_busy_leaves_calls_to_the_others(tmp_path: Path, bad: 
         with ThreadPoolExecutor(2) as clients:
             for answer in clients.map(lambda _: house.post(json=chat()), range(50)):
                 assert content(answer) == ANSWER
+        assert f"a call to the engine {name(bad)} failed: it keeps no more calls waiting" in caplog.text
         assert len(good.calls) == 50
         assert len(bad.calls) < 25
 

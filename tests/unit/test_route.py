@@ -363,7 +363,7 @@ def test_a_long_prompt_that_is_over_excuses_nobody(streamed: bool) -> None:
 
 
 def test_long_prompts_keep_no_engine_that_hangs_in_service() -> None:
-    """Whole documents wait there, answers in one piece too, which tell their first byte at their end: it is out in 8 s."""
+    """Whole documents wait there, answers in one piece too, which tell their first byte at their end: out in 8 s."""
     bench = Bench()
     bench.hear(bench.at(2), after=0.05)
     waiting = [bench.at(1, size=100_000, streamed=False) for _ in range(10)]
