@@ -259,7 +259,7 @@ class Relay(Section):
     idle_seconds: Seconds = 30
     """Time between two pieces of an answer."""
     retry_budget: Annotated[float, Field(ge=0, le=1)] = 0.2
-    """Share of recent calls that may be tried on a second engine."""
+    """Share of recent calls that may be tried on a second engine, beside those that one was too busy for."""
     event_bytes: Annotated[int, Field(ge=4096, le=67_108_864)] = 1_048_576
     """Greatest size of one event of a stream."""
     answer_bytes: Annotated[int, Field(ge=65_536, le=268_435_456)] = 33_554_432
