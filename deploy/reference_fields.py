@@ -81,6 +81,7 @@ and the `parameters` of tools.
   one, nor one between two counts, but, in a schema, for `*` and `+` beside a character that is always there:
   `([a-z]+-)*` passes there, `(a+)+` does not. Its counted repeats go to {MAX_REPEAT}; with all of them written out it
   has at most {MAX_STATES} positions.
+- With *`bounds.expressions`* set to `false`, `structured_outputs` takes no `regex` and no `grammar`.
 
 What passes here may still be more than the engine can enforce (`uniqueItems`, for instance). That is 400
 `invalid_request` as well: *The engine cannot enforce this schema or grammar.*

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,3 +122,15 @@ def test_a_grammar_that_is_large_is_refused(visit: Visit) -> None:
     """A grammar has the bound that schemas have."""
     body = chat(structured_outputs={"grammar": "root ::= " + "a " * 40_000})
     visit.refused(visit.post(body), 400, "invalid_request", param="structured_outputs.grammar")
+
+
+@pytest.mark.parametrize("wish", [{"regex": "[ab]"}, {"grammar": 'root ::= "a"'}], ids=["regex", "grammar"])
+def test_where_expressions_are_not_taken_schemas_still_are(
+    wish: dict[str, str], tmp_path: Path, engine: FakeEngine
+) -> None:
+    """`bounds.expressions: false`: neither an expression of a call's own nor a grammar reaches an engine."""
+    with House(tmp_path, [engine], bounds={"expressions": False}) as strict:
+        visit = Visit(strict, engine)
+        said = visit.post(chat(structured_outputs=wish))
+        visit.refused(said, 400, "unsupported_parameter", param=f"structured_outputs.{next(iter(wish))}")
+        assert visit.post(chat(structured_outputs={"json": {"type": "string"}})).status_code == 200

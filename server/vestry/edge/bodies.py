@@ -172,6 +172,11 @@ def _check_structured(wish: StructuredOutputs | None, check: patterns.SchemaChec
         raise InvalidRequest(
             "Set exactly one of `json`, `regex`, `choice`, `grammar`, `json_object`.", param="structured_outputs"
         )
+    if not bounds.expressions and (wish.regex is not None or wish.grammar is not None):
+        name = "regex" if wish.regex is not None else "grammar"
+        raise UnsupportedField(
+            "No expressions and grammars are taken here: use a JSON schema.", param=f"structured_outputs.{name}"
+        )
     if wish.json is not None:
         check(wish.json, "structured_outputs.json")
     if wish.regex is not None:

@@ -170,6 +170,9 @@ class Bounds(Section):
     """Greatest number of prompts in one `/v1/completions` request."""
     schema_bytes: Annotated[int, Field(ge=256, le=1_048_576)] = 65_536
     """Greatest size of one JSON schema or grammar."""
+    expressions: bool = True
+    """Whether a call may bring an expression or a grammar of its own (`structured_outputs.regex`, `grammar`). One that
+    can be read in many ways slows every call at its engine. JSON schemas are taken in any case."""
 
 
 class Tenant(Section):
