@@ -177,6 +177,26 @@ def test_a_clock_is_believed_once_it_has_stayed_so_for_a_day(log: DayLog, caplog
     assert "the clock is" not in caplog.text
 
 
+def test_a_clock_that_is_ahead_at_each_start_is_believed_at_none(log: DayLog) -> None:
+    """Ten years for a moment at two boots, days apart: segments begin with these times, the journal's first one too."""
+    leap = 3650 * DAY * 1_000_000
+
+    def booted() -> int:
+        log.store.close()
+        log.clock.wall += leap
+        log.open()
+        log.store.commit([])
+        log.sign()
+        Server(log).once()
+        log.clock.wall -= leap
+        return LogReader(log.home).minimum
+
+    assert 2000 < booted() < 10 * 300
+    for _ in range(3):
+        log.day()
+    assert booted() < 14 * 300
+
+
 def test_without_anything_to_let_go_nothing_is_recorded(tmp_path: Path) -> None:
     """A young log, and one that was pruned a moment ago."""
     log = DayLog(tmp_path)

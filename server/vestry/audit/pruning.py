@@ -157,10 +157,17 @@ def _cutoff(policy: Policy, clock: Clock | None) -> str:
     return rfc3339(latest - policy.days * DAY_SECONDS * 1_000_000)
 
 
-def begun(home: Path) -> int:
-    """When the journal's first segment began, in microseconds since the epoch: a day or two ago, of a log in use."""
-    first = next(journal(home), None)
-    return 0 if first is None else microseconds_of(_kept(first[1]).time)
+def earliest(home: Path) -> int:
+    """The earliest time in the journal, in microseconds since the epoch: a day or two ago, of a log in use. Segments may
+    begin while the clock is ahead, but some of their records are from other moments.
+    """
+    found = ""
+    for index, leaf in journal(home):
+        if index % WIDTH == 0:
+            time.sleep(0)  # the event loop's thread first
+        said = _kept(leaf).time
+        found = min(found or said, said)
+    return microseconds_of(found) if found else 0
 
 
 def _stays(tiles: Tiles, first: int, cutoff: str, policy: Policy, *, gone: bool) -> str:

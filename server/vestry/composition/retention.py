@@ -4,7 +4,7 @@ A live log is pruned by its own server and by nobody else: the record of it goes
 work itself is a thread's; calls wait for none of it.
 
 What goes is gone, and a clock may be years ahead, most of all at a start, before it was set. So time is believed only
-as far as it has passed since the last look; at the first one, as far as the journal's first segment.
+as far as it has passed since the last look; at the first one, as far as the earliest time in the journal.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from vestry.audit.pruning import DAY_SECONDS, Halted, Hold, Policy, begun, prune
+from vestry.audit.pruning import DAY_SECONDS, Halted, Hold, Policy, earliest, prune
 from vestry.audit.reading import NoLog
 from vestry.audit.records import Clock, Event
 from vestry.audit.scan import LogUnusable
@@ -94,7 +94,10 @@ class Retainer:
         believed. Raises OSError, ValueError.
         """
         before, self._looked = self._looked, (self._clock.wall(), self._clock.monotonic())
-        latest = begun(self._home) if before is None else before[0] + round((self._looked[1] - before[1]) * 1_000_000)
+        if before is None:
+            latest = earliest(self._home)
+        else:
+            latest = before[0] + round((self._looked[1] - before[1]) * 1_000_000)
         if (days := (self._looked[0] - latest) // (DAY_SECONDS * 1_000_000)) > _USUAL_DAYS:
             log.warning("retention: the clock is %d days ahead of what was seen of time; it is believed in a day", days)
         return latest
