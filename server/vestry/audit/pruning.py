@@ -158,8 +158,8 @@ def _cutoff(policy: Policy, clock: Clock | None) -> str:
 
 
 def earliest(home: Path) -> int:
-    """The earliest time in the journal, in microseconds since the epoch: a day or two ago, of a log in use. Segments may
-    begin while the clock is ahead, but some of their records are from other moments.
+    """The earliest time in the journal, in microseconds since the epoch: a day or two ago, of a log in use. Its
+    segments may have begun while the clock was ahead, but some of their records are from other moments.
     """
     found = ""
     for index, leaf in journal(home):

@@ -94,10 +94,7 @@ class Retainer:
         believed. Raises OSError, ValueError.
         """
         before, self._looked = self._looked, (self._clock.wall(), self._clock.monotonic())
-        if before is None:
-            latest = earliest(self._home)
-        else:
-            latest = before[0] + round((self._looked[1] - before[1]) * 1_000_000)
+        latest = earliest(self._home) if before is None else before[0] + round((self._looked[1] - before[1]) * 1e6)
         if (days := (self._looked[0] - latest) // (DAY_SECONDS * 1_000_000)) > _USUAL_DAYS:
             log.warning("retention: the clock is %d days ahead of what was seen of time; it is believed in a day", days)
         return latest
