@@ -462,6 +462,19 @@ def test_a_clock_behind_the_log(tmp_path: Path) -> None:
     )
 
 
+def test_a_clock_behind_the_log_after_a_crash(tmp_path: Path) -> None:
+    """The jump stands before what is written of the crash, whose times it explains."""
+    hand = HandClock()
+    store = opened(tmp_path, clock=hand.clock)
+    store.commit([intent("a", Records(clock=hand.clock))])
+    store.abandon()
+    with only_segment(tmp_path).open("ab") as file:
+        file.write(b'{"torn')
+    hand.wall -= 3_600_000_000
+    opened(tmp_path, clock=hand.clock).close()
+    assert kinds(tmp_path) == ["segment.begin", "intent", "clock.jump", "log.trim", "intent.closed"]
+
+
 # Records of commands ----------------------------------------------------------------------------------------------
 
 

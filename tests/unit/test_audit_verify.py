@@ -578,6 +578,24 @@ def test_records_that_waited_as_the_clock_was_set(tmp_path: Path, jumped: int) -
     assert [each.index for each in report.logs[0].findings if each.kind == "time-back"] == [17]
 
 
+@pytest.mark.parametrize(("kind", "jumped"), [("segment.begin", 86_460), ("log.recovered", -60)])
+def test_what_is_written_ahead_of_the_jump(tmp_path: Path, kind: str, jumped: int) -> None:
+    """A segment that begins as the clock is set a day ahead, and the end of an outage during which it was set back,
+    stand before the `clock.jump`: no fault, nor are those that waited. Without a `clock.jump` it is told.
+    """
+    house = House(tmp_path / "audit")
+
+    def of(kind: str, seconds: float) -> dict[str, str]:
+        return {"type": kind, "time": rfc3339(BEGAN + round(seconds * 1_000_000))}
+
+    log = house.log("server", 10)
+    log.add([of("x", 1), of(kind, 1 + jumped), of("clock.jump", 1 + jumped), of("x", 1.1), of("x", 1.2 + jumped)])
+    log.add([of("x", jumped + 30), of(kind, jumped + 15), of("x", jumped + 15)]).checkpoint()
+    report = both(house.directory, house.key)
+    assert report is not None
+    assert [each.index for each in report.logs[0].findings if each.kind == "time-back"] == [17]
+
+
 # The journal's end -------------------------------------------------------------------------------------------------
 
 

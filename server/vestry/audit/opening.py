@@ -169,9 +169,9 @@ class _Opening:
                 f"record {scan.next_index}. {MEND}"
             )
         self._store.notary = resume(self._home, origin, head, self._signing, self._files, holds=self._store.holds)
+        self._record_jump(scan)  # before all that is written by the clock as it is now
         self._record_trims(scan)
         self._close_intents()
-        self._record_jump(scan)
         if not self._store.next_index:
             self._store.commit([])  # begins the first segment: it stands in the registry, and must be there from now on
 

@@ -25,6 +25,8 @@ OPEN = 100_000
 ORIGINS = 10_000
 LISTED = 1000
 NAMED = 20
+AHEAD = frozenset({"segment.begin", "log.recovered"})
+"""They come before the `clock.jump` of the records with which they are written."""
 _BACK_US = 10_000_000
 _TIME = re.compile(TIME["pattern"])
 _TYPES = 256
@@ -80,7 +82,8 @@ class Chronicle:
 
     def _time(self, index: int, kind: str, said: Any) -> None:
         """Notes where the clock goes back by seconds without a `clock.jump`; records made at once may change places,
-        also with a `clock.jump`: those that waited as the clock was set have times from before it.
+        also with a `clock.jump`: those that waited as the clock was set have times from before it, and what is written
+        of the log itself (`AHEAD`) has one from after it.
         """
         try:
             now = microseconds_of(said) if isinstance(said, str) and _TIME.fullmatch(said) else None
@@ -91,6 +94,8 @@ class Chronicle:
             return
         self.began = self.began or said
         self.ended = said
+        if kind in AHEAD:
+            return
         if kind == "clock.jump":
             self._before, self._latest = self._latest, now
         if abs(now - self._before) <= _BACK_US:
