@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import threading
 import time
@@ -459,6 +460,27 @@ def test_a_jump_of_the_clock_is_recorded(tmp_path: Path, wall: float, monotonic:
         assert [each["jump_us"] for each in jumps] == [round(jump * 1_000_000)]
         assert jumps[0]["previous"] == "2001-09-09T01:46:40.000000Z"
         assert kinds(tmp_path)[-2:] == ["clock.jump", "intent"]
+
+
+def test_a_jump_whose_record_could_not_be_written_is_recorded_after_the_outage(tmp_path: Path) -> None:
+    """The first record after the clock was set back finds the disk full: the jump is not forgotten over that."""
+    hand, files = HandClock(), FaultyFiles()
+    records = Records(clock=hand.clock)
+
+    async def run() -> None:
+        log = opened(tmp_path, files, clock=hand.clock)
+        await log.append(intent("before", records))
+        hand.wall -= 3_600_000_000
+        files.fail("write", errno.ENOSPC, times=1)
+        with pytest.raises(AuditUnavailable):
+            await log.append(intent("lost", records))
+        await until(lambda: log.healthy)
+        await log.append(intent("after", records))
+        await log.close()
+
+    asyncio.run(run())
+    assert kinds(tmp_path) == ["segment.begin", "intent", "log.recovered", "clock.jump", "intent"]
+    assert [each["jump_us"] for each in read(tmp_path) if each["type"] == "clock.jump"] == [-3_600_000_000]
 
 
 def test_segments_follow_each_other(tmp_path: Path) -> None:

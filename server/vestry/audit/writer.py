@@ -140,7 +140,7 @@ class Writer:
 
     def _commit(self) -> None:
         waiters = self._mailbox.take(_BATCH_RECORDS)
-        given_up = self._abandoned()
+        given_up, looked = self._abandoned(), (self._last_wall, self._last_monotonic)
         before = [*self._jump(), *self._closings(given_up)]
         if not before and not waiters:
             return
@@ -149,6 +149,7 @@ class Writer:
             done = self._store.commit([*before, *[waiter.record for waiter in waiters]])
         except Exception as error:  # noqa: BLE001 - the thread must go on whatever happens, and fail closed
             self._mailbox.abandoned.extend(given_up)
+            self._last_wall, self._last_monotonic = looked
             self._broke(waiters, error)
             return
         taken = done.taken - len(before)
