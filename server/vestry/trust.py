@@ -33,29 +33,35 @@ def trusting(ca: Path | None, certificate: Path | None = None, key: Path | None 
 
 
 class Authorities:
-    """A client's context for one connection after another: made anew once `ca` has changed."""
+    """A client's context for one connection after another, as `trusting` has it: made anew once a file has changed."""
 
-    def __init__(self, ca: Path | None) -> None:
-        self._ca = ca
-        self._seen: tuple[int, ...] = ()
+    def __init__(self, ca: Path | None, certificate: Path | None = None, key: Path | None = None) -> None:
+        self._given = ca, certificate, key
+        self._files = [each for each in self._given if each is not None]
+        self._seen: list[tuple[int, ...]] = []
         self._context: ssl.SSLContext | None = None
 
     def context(self) -> ssl.SSLContext:
-        """For a connection. A changed file that is no good leaves what was before. Raises as `trusting` at first."""
-        found, seen = self._context, self._stamp()
+        """For a connection. Changed files that are no good, as while they are being replaced, leave what was before,
+        which is said once. Raises as `trusting` at first.
+        """
+        found, seen = self._context, [_stamp(each) for each in self._files]
         if found is None or seen != self._seen:
             self._seen = seen
             try:
-                found = self._context = trusting(self._ca)
+                found = self._context = trusting(*self._given)
             except (OSError, ValueError) as fault:
                 if found is None:
                     raise
-                log.warning("the changed authorities in %s were not loaded: %s", self._ca, fault)
+                named = ", ".join(map(str, self._files))
+                log.warning("the changed certificates (%s) were not loaded: %s", named, fault)
         return found
 
-    def _stamp(self) -> tuple[int, ...]:
-        try:
-            stat = None if self._ca is None else self._ca.stat()
-        except OSError:
-            return ()
-        return () if stat is None else (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    """What is another once the file, or who may read it, is."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return ()
+    return stat.st_ctime_ns, stat.st_ino

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,9 +11,7 @@ from vestry.faults import Fault
 from vestry.secret_files import SecretFault, read
 from vestry.settings.store import Store
 from vestry.settings.tree import Settings
-from vestry.trust import trusting
-
-log = logging.getLogger("vestry")
+from vestry.trust import Authorities
 
 
 def password_of(path: Path) -> str:
@@ -31,30 +28,12 @@ def password_of(path: Path) -> str:
 
 
 def context_of(store: Store) -> Callable[[], ssl.SSLContext | None]:
-    """What gives the TLS context of a connection to PostgreSQL; None for one without TLS. Changed files hold for the
-    next connection, and those that do not fit, as while they are being replaced, leave the old ones.
-
-    Raises as `trusting`.
-    """
+    """What gives the TLS context of a connection to PostgreSQL; None for one without TLS. Raises as `trusting`."""
     if not store.encrypted:
         return lambda: None
-    files = [each for each in (store.ca, store.certificate, store.key) if each is not None]
-
-    def stamps() -> list[tuple[int, int]]:
-        return [(found.st_mtime_ns, found.st_ino) for found in (each.stat() for each in files)]
-
-    seen, context = stamps(), trusting(store.ca, store.certificate, store.key)
-
-    def current() -> ssl.SSLContext:
-        nonlocal seen, context
-        try:
-            if (now := stamps()) != seen:
-                context, seen = trusting(store.ca, store.certificate, store.key), now
-        except (OSError, ValueError) as fault:
-            log.warning("the changed certificates of the store were not loaded: %s", fault)
-        return context
-
-    return current
+    authorities = Authorities(store.ca, store.certificate, store.key)
+    authorities.context()
+    return authorities.context
 
 
 def faults_of_store(settings: Settings, place: Callable[[Trail], str]) -> Iterator[Fault]:
