@@ -137,6 +137,35 @@ def test_garbage_in_the_bucket(tmp_path: Path, server: Objects) -> None:
     assert (found.agrees, found.size) == (True, 5), "one that is too large is passed over as well"
 
 
+def test_an_object_that_the_bucket_keeps_to_itself_hides_no_rollback(
+    tmp_path: Path, server: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One with a key of its own, above the newest checkpoint: what stands below speaks against the log all the same.
+    Where it does not, the one above may, so the log was not compared.
+    """
+    log, bucket = GrownLog(tmp_path / "server"), server.bucket("sealed")
+    sink = sink_of(server.url, bucket)
+    sink.deliver(Item("checkpoint", log.grow(300)))
+    back = log.snapshot(tmp_path / "snapshot")
+    sink.deliver(Item("checkpoint", log.grow(500)))
+    for number in range(2):
+        key = f"audit/server/checkpoints/{10**18 - 900:018d}-900-{number:016d}"
+        sealed = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": "k" * 32}
+        server.client.put_object(Bucket=bucket, Key=key, Body=b"x", **sealed)
+    [found] = compare_with_copies(log.home, 500, log.head.root, log.public, [sink])
+    assert (found.agrees, found.size) == (False, 500)
+    assert "answers 400" in found.doubts[-1]
+    sink.required = True
+    with pytest.raises(CopyMissing, match="answers 400"):
+        compare_with_copies(log.home, 500, log.head.root, log.public, [sink])
+    back()
+    with pytest.raises(LogDamaged, match="500 records"):
+        compare_with_copies(log.home, 300, log.heads[0].root, log.public, [sink])
+    monkeypatch.setattr(s3, "_KEPT", 1)
+    with pytest.raises(Undelivered, match="answers 400"):
+        sink.newest()
+
+
 def flood(log: GrownLog, server: Objects, bucket: str, count: int) -> None:
     """Put objects above every checkpoint: forged ones, an old one under another's key, one that was deleted."""
     old = log.signer.sign(log.heads[0].text())

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from vestry.audit.copies.sink import Held, Observer, Sink, Unobserved
 from vestry.audit.reading import first_bundle
@@ -82,16 +83,17 @@ def compare_with_copies(
         if answer is None:
             compared.append(Compared(sink.name, None))
             continue
-        if isinstance(answer, str):
-            _LOG.warning("the log was not compared with the outside copy `%s`: %s", sink.name, answer)
-            compared.append(Compared(sink.name, agrees=False, doubts=(answer,)))
-            observer.copy_compared(sink.name, agrees=False)
-            if sink.required:
-                silent.append(f"`{sink.name}`: {answer}")
-            continue
-        found = _judged(sink, answer, tiles, root, public)
+        unread = answer if isinstance(answer, str) else answer.unread
+        found = Compared(sink.name, agrees=False)
+        if isinstance(answer, Held):
+            found = _judged(sink, answer, tiles, root, public)
         for doubt in found.doubts:
             _LOG.warning("the outside copy `%s`: %s", sink.name, doubt)
+        if unread:
+            _LOG.warning("the log was not compared with the outside copy `%s`: %s", sink.name, unread)
+            found = replace(found, agrees=False, doubts=(*found.doubts, unread))
+            if sink.required:
+                silent.append(f"`{sink.name}`: {unread}")
         compared.append(found)
         observer.copy_compared(sink.name, agrees=bool(found.agrees))
     if silent:

@@ -31,6 +31,8 @@ _ANSWER_LIMIT = 1 << 20
 _PER_PAGE = 200
 _MOST = 1000
 """After so many versions of which none is a checkpoint of the log, the bucket has not answered."""
+_KEPT = 20
+"""So many of these may be kept from us; after more the bucket has not answered either."""
 _HIGHEST = 10**18
 _FILE = re.compile(r"[0-9]{18}-(0|[1-9][0-9]{0,15})-[0-9a-f]{16}")
 _SIZE = re.compile(r"[0-9]{1,16}")
@@ -124,19 +126,27 @@ class S3Sink:
         """
         reading = Reading(self._public, self._key)
         hidden: set[str] = set()
+        kept: list[str] = []
         for page in self._pages():
             hidden.update(each.key for each in page if each.deleted)
             for each in page:
                 if not each.deleted and not reading.enough:
-                    reading.take(each.key, None if each.large else self._read(each), f"{each.key} is no checkpoint")
+                    note = None if each.large else self._read(each, kept)
+                    reading.take(each.key, note, f"{each.key} is no checkpoint that can be read")
             if reading.enough:
                 break
         said = f"somebody deleted {len(hidden)} of its newest checkpoints; their versions are still there"
-        return Held(notes=tuple(reading.notes), doubts=(*([said] if hidden else []), *reading.doubts))
+        doubts = (*([said] if hidden else []), *reading.doubts)
+        return Held(notes=tuple(reading.notes), doubts=doubts, unread=kept[0] if kept else "")
 
-    def _read(self, version: Version) -> str | None:
-        """A version's text; None for what is none."""
+    def _read(self, version: Version, kept: list[str]) -> str | None:
+        """A version's text; None for what is none, and for what the bucket keeps to itself, as what is archived or
+        encrypted with another's key: why is added to `kept`.
+        """
         answer = self._ask("GET", version.key, {"versionId": version.id} if version.id else {}, limit=NOTE_LIMIT)
+        if 400 <= answer.status < 500 and len(kept) < _KEPT:
+            kept.append(f"{self._refusal(answer)} for {version.key}")
+            return None
         if answer.status != 200:
             raise Undelivered(self._refusal(answer))
         try:

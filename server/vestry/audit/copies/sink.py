@@ -41,12 +41,14 @@ class Held(Struct, frozen=True):
     """What a sink says that it holds of this log.
 
     `notes` are checkpoints, those of the greatest size first: more than one only because some may be forged.
-    `size` is a size that it states without a signed checkpoint to show for it. `doubts` are sentences.
+    `size` is a size that it states without a signed checkpoint to show for it. `doubts` are sentences. `unread` says
+    why something above these notes could not be read: what agrees with them may not agree with that.
     """
 
     notes: tuple[str, ...] = ()
     size: int | None = None
     doubts: tuple[str, ...] = ()
+    unread: str = ""
 
 
 class Reading:
