@@ -13,8 +13,10 @@ import pytest
 
 from support.copies import GrownLog
 from vestry.audit.copies import directory
+from vestry.audit.copies.comparing import compare_with_copies
 from vestry.audit.copies.directory import DirectorySink
 from vestry.audit.copies.sink import Item
+from vestry.audit.scan import LogDamaged
 from vestry.audit.tlog.notes import Checkpoint
 from vestry.wires import Undelivered
 
@@ -158,6 +160,25 @@ def test_a_flood_of_forged_files_hides_no_rollback(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(directory, "_MOST", 40)
     with pytest.raises(Undelivered, match="40 files above its newest checkpoint"):
         sink.newest()
+
+
+def test_a_folder_that_cannot_be_read_hides_no_rollback(tmp_path: Path) -> None:
+    """As a link to itself, above the newest checkpoint: what stands below speaks against the log all the same. Where it
+    does not, the folder may, so the log was not compared.
+    """
+    log, outside = GrownLog(tmp_path / "server"), tmp_path / "outside"
+    outside.mkdir()
+    sink = DirectorySink("vault", outside, "server", public=log.public)
+    sink.deliver(Item("checkpoint", log.grow(300)))
+    back = log.snapshot(tmp_path / "snapshot")
+    sink.deliver(Item("checkpoint", log.grow(500)))
+    (outside / "server/checkpoints" / ("9" * 12)).symlink_to("9" * 12)
+    [found] = compare_with_copies(log.home, 500, log.head.root, log.public, [sink])
+    assert (found.agrees, found.size) == (False, 500)
+    assert "999999999999 cannot be read (ELOOP)" in found.doubts[-1]
+    back()
+    with pytest.raises(LogDamaged, match="500 records"):
+        compare_with_copies(log.home, 300, log.heads[0].root, log.public, [sink])
 
 
 def test_the_registry_is_kept_in_every_version(tmp_path: Path) -> None:

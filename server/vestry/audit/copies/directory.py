@@ -85,20 +85,26 @@ class DirectorySink:
         directory has not answered.
         """
         reading = Reading(self._public, self._place)
-        for number, path in enumerate(self._files()):
+        unread: list[str] = []
+        for number, path in enumerate(self._files(unread)):
             if reading.enough:
                 break
             if number >= _MOST:
                 raise Undelivered(f"{self.where} holds {_MOST} files above its newest checkpoint that are none")
             _read(path, reading)
         _read(self._home / "latest", reading)
-        return Held(notes=tuple(reading.notes), doubts=tuple(reading.doubts))
+        return Held(notes=tuple(reading.notes), doubts=tuple(reading.doubts), unread=unread[0] if unread else "")
 
-    def _files(self) -> Iterator[Path]:
-        """Those of checkpoints, the greatest size first."""
+    def _files(self, unread: list[str]) -> Iterator[Path]:
+        """Those of checkpoints, the greatest size first. Folders that cannot be read are passed over, into `unread`."""
         above = self._home / "checkpoints"
         for folder in sorted((each for each in _listed(above) if _FOLDER.fullmatch(each)), reverse=True):
-            for name in sorted((each for each in _listed(above / folder) if _FILE.fullmatch(each)), reverse=True):
+            try:
+                names = [each for each in _listed(above / folder) if _FILE.fullmatch(each)]
+            except OSError as error:
+                unread.append(f"{above / folder} cannot be read ({cause_of(error)})")
+                continue
+            for name in sorted(names, reverse=True):
                 yield above / folder / name
 
 
