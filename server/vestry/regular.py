@@ -9,6 +9,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+def status(path: Path) -> os.stat_result | None:
+    """Of what stands under a name; None where there is nothing. Raises OSError where nobody can tell: `Path.exists`,
+    `is_dir` and `is_file` call that nothing as well, since Python 3.14.
+    """
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 class NotRegular(OSError):  # noqa: N818 - what stands there
     """What stands there is a folder, a pipe, a device: no regular file."""
 

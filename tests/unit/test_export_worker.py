@@ -227,6 +227,22 @@ def test_what_was_pruned_is_passed_over(log: LogMaker) -> None:
     assert json.loads(collector.lines[0])["index"] == 512
 
 
+def test_records_that_cannot_be_looked_at_were_not_pruned(log: LogMaker) -> None:
+    """While a volume does not answer, nothing is passed over: all of it is sent once it does."""
+    log.add_calls(400)
+    log.checkpoint()
+    entries = log.home / "tile/entries"
+    away = entries.rename(log.home / "away")
+    entries.symlink_to(entries)  # ELOOP, as EIO and ESTALE would be
+    counts = Counts()
+    with Collector() as collector, running(log, counts, url=collector.url):
+        until(lambda: counts.failed["siem"] > 2)
+        assert collector.lines == []
+        entries.unlink()
+        away.rename(entries)
+        until(lambda: complete(collector.lines, leaves(log)))
+
+
 def test_damage_stops_an_export(log: LogMaker) -> None:
     """A record that is no record any more is not passed over: nothing from there on is sent."""
     log.add_calls(400)

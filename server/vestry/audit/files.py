@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from vestry.regular import status
+
 
 class State(NamedTuple):
     """Which file it is (device and number), its size in bytes, and how many names it has: none once it was removed."""
@@ -51,10 +53,8 @@ class Files:
 
     def there(self, path: Path) -> State | None:
         """Of what stands under a name; None where there is nothing."""
-        try:
-            return _state(path.stat())
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        found = status(path)
+        return None if found is None else _state(found)
 
     def truncate(self, descriptor: int, size: int) -> None:
         os.ftruncate(descriptor, size)

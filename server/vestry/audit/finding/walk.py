@@ -14,6 +14,7 @@ from vestry.audit.canonical import LEAF_BYTES
 from vestry.audit.reading import Leaves, LogReader, persistent
 from vestry.audit.scan import LogDamaged
 from vestry.audit.tlog.tiles import WIDTH, TileMissing, Tiles, tile_path
+from vestry.regular import status
 
 UNSETTLED = 4096
 """Records at the end of a journal that its writer might yet take back, because their `fdatasync` fails: two batches."""
@@ -50,7 +51,7 @@ class Walker:
         return low * WIDTH
 
     def _has(self, bundle: int) -> bool:
-        return (self.home / tile_path("entries", bundle)).exists()
+        return status(self.home / tile_path("entries", bundle)) is not None
 
     def end(self) -> int:
         """How many whole records there are at this moment, those included that are not durable yet."""
