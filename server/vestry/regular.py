@@ -19,6 +19,12 @@ def status(path: Path) -> os.stat_result | None:
         return None
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there. Raises OSError where nobody can tell."""
+    found = status(path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
 class NotRegular(OSError):  # noqa: N818 - what stands there
     """What stands there is a folder, a pipe, a device: no regular file."""
 

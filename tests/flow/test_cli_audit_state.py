@@ -16,6 +16,7 @@ import pytest
 from fakes.audit import SIGNING as KEY
 from fakes.audit import HandClock
 from fakes.engine import FakeEngine
+from support.audit_logs import signer
 from support.cli import Cli
 from support.house import PLAIN, SIGNING, House, chat, read_records, until
 from support.logs import DAY, DayLog
@@ -164,6 +165,17 @@ def test_what_is_no_log_is_told_in_a_sentence(tmp_path: Path, command: str) -> N
         assert result.exit_code == 2
         assert str(place) in result.output
         assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("command", ["status", "reconcile", "verify"])
+def test_what_cannot_be_looked_at_is_not_called_empty(tmp_path: Path, command: str) -> None:
+    """The system's own words say why: there may well be a log."""
+    place = tmp_path / "unanswering"
+    place.symlink_to(place)  # ELOOP, as EACCES and EIO would be
+    where = [str(place), "--public-key", str(signer().public)] if command == "verify" else ["--directory", str(place)]
+    result = Cli(tmp_path)("audit", command, *where)
+    assert result.exit_code == 2
+    assert "Too many levels of symbolic links" in result.output
 
 
 def test_servers_that_share_an_engine_are_added_up(

@@ -271,3 +271,10 @@ def test_a_spool_that_is_no_folder_is_empty(tmp_path: Path) -> None:
     spool.done(*found)
     assert spool.waiting == (0, None)
     assert spool.delivered() is None
+
+
+def test_a_spool_that_does_not_answer_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Something may wait there, and is not delivered."""
+    (tmp_path / "spool").symlink_to(tmp_path / "spool")  # ELOOP, as EIO would be
+    assert Spool(tmp_path / "spool").waiting == (0, None)
+    assert "so what waited there is not delivered" in caplog.text

@@ -203,6 +203,17 @@ def test_a_directory_that_is_missing_is_not_made(tmp_path: Path) -> None:
     assert not (tmp_path / "missing").exists()
 
 
+def test_a_directory_that_does_not_answer_is_not_called_missing(tmp_path: Path) -> None:
+    """A volume may be mounted and fail: the error says how."""
+    log, volume = GrownLog(tmp_path / "server"), tmp_path / "volume"
+    volume.symlink_to(volume)  # ELOOP, as ESTALE would be
+    sink = DirectorySink("vault", volume, "server")
+    with pytest.raises(Undelivered, match=r"cannot be written to \(ELOOP"):
+        sink.deliver(Item("checkpoint", log.grow(1)))
+    with pytest.raises(Undelivered, match=r"cannot be read \(ELOOP"):
+        sink.newest()
+
+
 def test_a_full_volume(tmp_path: Path, volume: Path) -> None:
     """ENOSPC is a failed try, leaves no torn file, and passes by itself."""
     log = GrownLog(tmp_path / "server")

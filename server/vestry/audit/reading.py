@@ -16,7 +16,7 @@ from pathlib import Path
 from vestry.audit import scan
 from vestry.audit.tlog.notes import NOTE_BYTES, Checkpoint, NoteRefused, split
 from vestry.audit.tlog.tiles import CHECKPOINT, WIDTH, TileMissing, Tiles
-from vestry.regular import whole
+from vestry.regular import is_folder, whole
 
 Leaves = Iterator[tuple[int, bytes]]
 """Records in order, each with its index."""
@@ -187,13 +187,13 @@ def _first(folder: Path, above: int) -> list[str] | None:
 
 def is_log(home: Path) -> bool:
     """Whether a directory looks like a log: it has a checkpoint, be it a link that leads nowhere, or a segment."""
-    return home.is_dir() and (os.path.lexists(home / CHECKPOINT) or bool(scan.segments(home)))
+    return is_folder(home) and (os.path.lexists(home / CHECKPOINT) or bool(scan.segments(home)))
 
 
 def origins(directory: Path) -> list[str]:
     """The names of the logs under a directory, sorted; one log may lie below another (`server`, `server/two`)."""
     found: list[str] = []
-    if not directory.is_dir():
+    if not is_folder(directory):
         raise NoLog(f"{directory} is no directory.")
     waiting = list(_folders(directory))
     while waiting:
@@ -209,4 +209,4 @@ def origins(directory: Path) -> list[str]:
 
 def _folders(directory: Path) -> Iterator[Path]:
     """The directories in a directory; no links, which could lead in a circle."""
-    return (each for each in directory.iterdir() if each.is_dir() and not each.is_symlink())
+    return (each for each in directory.iterdir() if not each.is_symlink() and is_folder(each))

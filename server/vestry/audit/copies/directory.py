@@ -21,6 +21,7 @@ from vestry.audit.copies.durable import make_folder, read_bounded, write_whole
 from vestry.audit.copies.sink import NOTE_LIMIT, Held, Item, Reading
 from vestry.audit.tlog.notes import PublicKey
 from vestry.faults import cause_of
+from vestry.regular import is_folder
 from vestry.wires import Undelivered
 
 _FOLDER = re.compile(r"[0-9]{12}")
@@ -75,7 +76,7 @@ class DirectorySink:
             raise Undelivered(f"{self.where} cannot be read ({cause_of(error)})") from error
 
     def _stands(self) -> None:
-        if not self._path.is_dir():
+        if not is_folder(self._path):
             raise Undelivered(f"{self.where} is not there; it is made by hand, so that a missing volume shows")
 
     def _held(self) -> Held:

@@ -28,6 +28,7 @@ from msgspec import Struct
 
 from vestry.audit.copies.durable import make_folder, read_bounded, write_whole
 from vestry.audit.copies.sink import NOTE_LIMIT, Item
+from vestry.regular import is_folder
 
 _LOG = logging.getLogger("vestry.audit")
 _NAME = re.compile(r"([0-9]{18})-[0-9a-f]{8}\.(checkpoint|registry)")
@@ -62,7 +63,7 @@ class Spool:
             _LOG.warning("the spool %s cannot be read, so what waited there is not delivered: %s", folder, error)
 
     def _find(self) -> None:
-        if not self.folder.is_dir():
+        if not is_folder(self.folder):
             return
         names = sorted(os.listdir(self.folder))  # noqa: PTH208 - only the names are needed
         for name in names:

@@ -16,6 +16,7 @@ from vestry.audit.verify import disk
 from vestry.audit.verify.disk import Unreadable
 from vestry.audit.verify.findings import BadInput, Finding, Findings, LogReport, Progress, Report
 from vestry.audit.verify.log import LogVerifier
+from vestry.regular import is_folder
 
 _DEPTH = 32
 
@@ -52,7 +53,7 @@ def verify(
     none, or has nothing here to be compared with.
     """
     house = Findings("")
-    alone = not disk.regular(directory / REGISTRY) and directory.is_dir() and is_log(directory)
+    alone = not disk.regular(directory / REGISTRY) and is_log(directory)
     logs = [_alone(directory, key)] if alone else _all(directory)
     registry = None if alone else _note(directory / REGISTRY, house, "registry")
     _right_key(directory, key, [registry, *(each.note for each in logs)])
@@ -133,7 +134,7 @@ def _homes(directory: Path) -> list[tuple[str, Path]]:
 
 
 def _all(directory: Path) -> list[_Log]:
-    if not directory.is_dir():
+    if not is_folder(directory):
         raise BadInput(f"{directory} is no directory.")
     logs = [_Log(name, home, Findings(name)) for name, home in _homes(directory)]
     if not logs and not disk.regular(directory / REGISTRY):

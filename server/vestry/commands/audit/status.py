@@ -9,6 +9,7 @@ import click
 from vestry.audit.condition import Condition, as_json, condition, listed, text
 from vestry.audit.reading import origins
 from vestry.commands.audit.common import DIRECTORY, directory_of, logs_of, told
+from vestry.regular import is_folder
 
 
 @click.command("status", short_help="Show how the audit logs are, and what is wrong.")
@@ -31,7 +32,7 @@ def command(config: Path | None, directory: Path | None, json_wanted: bool) -> N
     """
     with told():
         where = directory_of(config, directory)
-        known = listed(where) if where.is_dir() else []
+        known = listed(where) if is_folder(where) else []
         logs = {} if known and not origins(where) else logs_of(where)
         conditions = [condition(home, origin) for origin, home in logs.items()]
         missing = set(known) - set(logs)
