@@ -9,6 +9,7 @@ import pytest
 import trustme
 
 from fakes.engine import FakeEngine
+from support.certificates import Clients
 from support.house import House, chat, until
 from support.outcomes import content
 
@@ -54,3 +55,17 @@ def test_a_long_answer_is_whole_though_its_connection_closes(tmp_path: Path) -> 
         engine.behave(words=("word " * 400_000,), close_when_done=True)
         for _ in range(10):
             assert len(content(house.post(json=chat()))) == 2_000_000
+
+
+def test_the_same_authorities_are_trusted_with_every_python(tmp_path: Path) -> None:
+    """One with no more extensions than it needs, which Python 3.13 and newer refuse by themselves; and one that another
+    has signed, alone in the file, which older ones refuse."""
+    plain, issuing = Clients(), trustme.CA().create_child_ca()
+    served = {name: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) for name in ("plain", "issuing")}
+    plain.issue("IP:127.0.0.1").load(served["plain"], tmp_path)
+    issuing.issue_cert("127.0.0.1").configure_cert(served["issuing"])
+    for name, pem in (("plain", plain.pem), ("issuing", issuing.cert_pem.bytes())):
+        file = tmp_path / f"{name}.crt"
+        file.write_bytes(pem)
+        with FakeEngine(tls=served[name]) as engine, House(tmp_path / name, [engine], relay={"ca": file}) as house:
+            assert content(house.post(json=chat())) == ANSWER
