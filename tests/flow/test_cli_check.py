@@ -203,6 +203,16 @@ def test_a_state_that_this_user_may_not_look_into(cli: Cli) -> None:
     assert f"The key store {cli.state / 'keys.sqlite'} cannot be looked at" in looked["store status"].stderr
 
 
+def test_a_model_that_this_user_may_not_look_into_is_not_to_be_deleted(cli: Cli, tmp_path: Path) -> None:
+    """The operator's own folder, closed to the server's user: who prepares no model is not told to do that anew."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    with shut_out(folder):
+        said = cli("check", VESTRY_MODELS=f"{{smollm2-135m-instruct: {{path: {folder}}}}}").stderr
+    assert f"{folder} cannot be looked into (Permission denied). Let this user read all of it." in said
+    assert "Delete" not in said
+
+
 def test_the_summary_knows_tls(cli: Cli, tmp_path: Path) -> None:
     """With a certificate the API is at https; the file that was read is named."""
     tls, path = certificates.made(tmp_path), tmp_path / "vestry.yaml"

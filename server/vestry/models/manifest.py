@@ -84,6 +84,8 @@ def read(folder: Path) -> Manifest | None:
         return msgspec.json.decode(whole(path, LARGEST), type=Manifest)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except PermissionError as fault:
+        raise ModelError(f"{folder} cannot be looked into ({fault.strerror}). Let this user read all of it.") from fault
     except (OSError, ValueError, msgspec.MsgspecError) as fault:
         raise ModelError(f"{path} cannot be read ({fault}). Delete the folder and prepare the model again.") from fault
 
