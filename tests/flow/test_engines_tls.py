@@ -35,7 +35,7 @@ def test_an_authority_of_the_house_is_trusted_and_may_change(tmp_path: Path, cap
             assert content(house.post(json=chat())) == ANSWER
             trust(file)
             assert content(house.post(json=chat())) == ANSWER
-            assert "the changed authorities" in caplog.text
+            assert "the changed certificates" in caplog.text
             new.issue_cert("127.0.0.1").configure_cert(context)
             until(lambda: house.post(json=chat()).status_code == 503, what="the engine to be out of reach")
             assert "its certificate is not accepted" in caplog.text
