@@ -116,7 +116,7 @@ def looked_at(path: Path) -> os.stat_result | None:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether this user can see that a folder is there. Unlike `Path.is_dir` it never raises."""
+    """Whether this user can see that a folder is there. Unlike `regular.is_folder` it never raises."""
     status = looked_at(path)
     return status is not None and stat.S_ISDIR(status.st_mode)
 

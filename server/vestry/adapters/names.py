@@ -14,7 +14,7 @@ import ipaddress
 import socket
 from collections.abc import Callable
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+from vestry.addresses import Address
 
 PATIENCE_SECONDS = 0.5
 KNOWN_SECONDS = 300.0

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from vestry.adapters.names import Address, Addresses
+from vestry.adapters.names import Addresses
+from vestry.addresses import Address
 from vestry.errors import EngineFailed
 from vestry.seams import Exchange, Pieces
 from vestry.trust import Authorities

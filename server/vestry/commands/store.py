@@ -17,6 +17,7 @@ from vestry.adapters.directory.schemas import HEAD, REVISIONS
 from vestry.commands.common import BadSettings, settings_of
 from vestry.composition.store import directory_of
 from vestry.faults import ConfigurationError
+from vestry.regular import status as status_of
 from vestry.secret_files import KEY_HASH, key_hash, state_directory
 from vestry.settings.tree import Settings
 
@@ -88,13 +89,10 @@ def _there(settings: Settings) -> bool:
     if settings.store.url is not None:
         return True
     try:
-        settings.keys_database.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+        return status_of(settings.keys_database) is not None
     except OSError as error:
         said = f"The key store {settings.keys_database} cannot be looked at ({error.strerror})."
         raise click.ClickException(said) from None
-    return True
 
 
 def _done(settings: Settings, work: Callable[[Backend], Awaitable[T]], *, make: bool = True) -> T:

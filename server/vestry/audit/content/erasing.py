@@ -16,6 +16,7 @@ from msgspec import Struct
 from vestry.audit.content import bundles
 from vestry.audit.content.bundles import ContentDamaged, Entry, Place
 from vestry.audit.files import Files
+from vestry.regular import status
 
 
 class Wanted(Struct, frozen=True):
@@ -71,7 +72,7 @@ def _look(place: Place, name: str, wanted: Wanted) -> Found | None:
     if not count:
         return None
     for path in (place.keys / name, place.blobs / name):
-        if Files().there(path) is not None and not os.access(path, os.W_OK):
+        if status(path) is not None and not os.access(path, os.W_OK):
             raise ContentDamaged(f"{path} cannot be written to by this user")
     return Found(place, name, count, frozenset(tenants), end, newest)
 
