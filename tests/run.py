@@ -2,17 +2,20 @@
 
 Two workers; a file's tests stay together on one of them, so that an engine is started once, and the files come in the
 order of `conftest.py`. The engine's environment, its model and the server's image take minutes: they are begun with at
-once, and made in the time that tests with clocks leave idle. Extra arguments go to pytest; with any, coverage is not
-judged, and each of these is made when a test asks for it.
+once, and made in the time that tests with clocks leave idle. What tests write lies in memory where there is room for
+it, and goes when they end. Extra arguments go to pytest; with any, coverage is not judged, what tests write stays where
+pytest puts it, and each of the long things is made when a test asks for it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +23,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOG = ROOT / ".vestry" / "logs" / "tests-preparation.log"
 WORKERS = "2"
+MEMORY = Path("/dev/shm")
+ROOM_BYTES = 6 << 30
+"""Three times what a run leaves there; beside it engines and browsers need as much again."""
 
 
 def main(extra: list[str]) -> int:
@@ -30,13 +36,42 @@ def main(extra: list[str]) -> int:
         old.unlink()
     workers = ["-n", WORKERS, "--dist", "loadfile", "--no-loadscope-reorder"]
     pytest = ["-m", "pytest", *workers, "--durations", "15", "--timeout", "600"]
-    with contextlib.nullcontext() if extra else _preparing():
+    with contextlib.nullcontext() if extra else _in_memory(), contextlib.nullcontext() if extra else _preparing():
         status = _run("-m", "coverage", "run", *pytest, *extra)
     if status == 0 and not extra:
         _run("-m", "coverage", "combine", "--quiet")
         status = _run("-m", "coverage", "report", "--format", "text", "--sort", "cover")
     print(f"{'passed' if status == 0 else 'FAILED'} in {time.monotonic() - began:.0f} s", flush=True)
     return status
+
+
+@contextlib.contextmanager
+def _in_memory() -> Iterator[None]:
+    """A folder for all temporary files of this run: no disk that stands still then makes a test wait, and what programs
+    leave behind (engines' sockets, pip's folders) goes with it. Those of runs that were killed go too.
+    """
+    for left in MEMORY.glob("vestry-tests-*"):
+        if not Path("/proc", left.name.rpartition("-")[2]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    folder = MEMORY / f"vestry-tests-{os.getpid()}" if _has_room() else Path(tempfile.mkdtemp(prefix="vestry-tests-"))
+    folder.mkdir(mode=0o700, exist_ok=True)
+    os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _has_room() -> bool:
+    """Whether there is enough memory, and programs may be run from there, as tests do."""
+    try:
+        place = os.statvfs(MEMORY)
+        [free] = [line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:")]
+    except (OSError, ValueError):
+        return False
+    if place.f_flag & os.ST_NOEXEC or not os.access(MEMORY, os.W_OK):
+        return False
+    return place.f_bavail * place.f_frsize >= ROOM_BYTES and int(free.split()[1]) * 1024 >= 2 * ROOM_BYTES
 
 
 @contextlib.contextmanager

@@ -36,8 +36,9 @@ HERE = {
     **{f"VESTRY_SERVER__{name}": "0" for name in ("PORT", "OPS_PORT", "ADMIN_PORT")},
     **{f"VESTRY_SERVER__{name}": "127.0.0.1" for name in ("HOST", "OPS_HOST")},
     "VESTRY_RELAY__PROBE_SECONDS": "0.2",
+    "VESTRY_AUDIT__COMMIT_SECONDS": "20",
 }
-"""What is other on this machine than in a pod of its own: addresses and ports."""
+"""What is other on this machine than in a pod of its own: addresses and ports, and a disk that many write to."""
 
 
 class Site:
@@ -142,6 +143,7 @@ class Callers:
     def __init__(self, key: str, behind: list[str]) -> None:
         self.behind = behind
         self.statuses: list[int] = []
+        self.refused: list[str] = []
         self._headers = {"authorization": f"Bearer {key}"}
         self._end = threading.Event()
         self._threads = [threading.Thread(target=self._call, args=(place,)) for place in range(3)]
@@ -172,8 +174,11 @@ class Callers:
                 ) as answer:
                     whole = b"[DONE]" in answer.read() or place != 0
                     self.statuses.append(answer.status_code if whole else 0)
-            except httpx.HTTPError:
+                    if answer.status_code != 200:
+                        self.refused.append(answer.text)
+            except httpx.HTTPError as error:
                 self.statuses.append(0)
+                self.refused.append(repr(error))
 
 
 class Running:
@@ -240,7 +245,7 @@ def test_a_rolling_update_loses_no_call_and_every_log_verifies(site: Site, runni
             running[ordinal] = Running(running[ordinal].container).wait()
             callers.behind = [each.url for each in running]
         callers.more(20)
-    assert set(callers.statuses) == {200}
+    assert set(callers.statuses) == {200}, callers.refused
     names: list[str] = []
     for each in running:
         each.stop()

@@ -59,7 +59,7 @@ class Place:
             "server": {"port": api, "ops_port": ops, "admin_port": 0, "drain_seconds": 60},
             "models": models,
             "tenants": {"default": None, "one": None, "other": None},
-            "audit": {"reconcile_seconds": 1},
+            "audit": {"reconcile_seconds": 1, "commit_seconds": 20},
         }
         config = self.config = folder / "vestry.yaml"
         config.write_text(json.dumps(settings))

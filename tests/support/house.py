@@ -31,6 +31,8 @@ PEPPER = b"p" * 32
 ENGINE_KEY = "engine-key-of-the-tests"
 SIGNING = Signing(Signer.generate("house.test/vestry"))
 PATIENCE = 15.0
+PATIENT = {"commit_seconds": 20}
+"""Of a server's record: a disk that stands still for some seconds fails no test that is not about it."""
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # nothing here is TLS, and to load authorities for it takes 30 ms
 T = TypeVar("T")
 
@@ -70,7 +72,9 @@ class House:
         settings.setdefault("models", {"small": {}})
         server = {"port": 0, "ops_port": 0, "admin_port": 0, "drain_seconds": 5, **settings.pop("server", {})}
         relay = {"probe_seconds": 0.2, **settings.pop("relay", {})}
-        self.settings = Settings.model_validate({"state": state, "server": server, "relay": relay, **settings})
+        audit = {**PATIENT, **settings.pop("audit", {})}
+        given = {"state": state, "server": server, "relay": relay, "audit": audit, **settings}
+        self.settings = Settings.model_validate(given)
         self.models = [served_model(name, *(engine.url for engine in engines)) for name in self.settings.models]
         self._wait = wait
         state.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ import yaml
 
 from fakes.engine import FakeEngine
 from support import forks
-from support.house import PLAIN, read_records, until
+from support.house import PATIENT, PLAIN, read_records, until
 from support.keys import Keys
 from vestry.composition.signing import make_signer
 from vestry.configuration.reading import load
@@ -39,6 +39,7 @@ class ServerProcess:
             "state": str(self.state),
             "server": server,
             "relay": relay,
+            "audit": {**PATIENT, **settings.pop("audit", {})},
             "models": {"small": {"catalog": MODEL, "replicas": replicas}},
             **settings,
         }
