@@ -19,8 +19,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bench import credential, machine, real, record, report, servers, works
+from bench import credential, machine, pairs, real, record, report, servers, works
 from bench.machine import REPOSITORY, BenchError, Cores
+from bench.pairs import Pairs
 from bench.works import WORKS, Loader, Result, Target, Work
 
 TARGETS = ("direct", "nginx", "vestry")
@@ -139,7 +140,7 @@ class Measured:
     disk: str = ""
     ratio: real.Ratio | None = None
     cost: record.Cost | None = None
-    beside: credential.Beside | None = None
+    beside: Pairs | None = None
 
     def verdicts(self) -> list[report.Verdict]:
         memory = self.memory["vestry"][0] if "vestry" in self.memory else None
@@ -166,7 +167,7 @@ class Measured:
             ("Streams", report.STREAM_HEAD, report.stream_rows(self.figures)),
             ("The record", report.RECORD_HEAD, report.record_rows(self.figures)),
             ("What the record costs", record.HEAD, self.cost.rows() if self.cost else []),
-            ("What a token costs", credential.HEAD, self.beside.rows() if self.beside else []),
+            ("What a token costs", credential.HEAD, credential.rows(self.beside) if self.beside else []),
             ("Memory (RSS), MB", ("in front", "after load", "peak"), memory),
             ("Real engine", real.HEAD, self.ratio.rows() if self.ratio else []),
             ("Against the targets", report.VERDICT_HEAD, [each.row() for each in self.verdicts()]),
@@ -183,7 +184,7 @@ class Measured:
             "rounds": [[each.json() for each in one] for one in self.figures.rounds],
             "real": self.ratio.json() if self.ratio else None,
             "record": self.cost.json() if self.cost else None,
-            "credential": self.beside.json() if self.beside else None,
+            "credential": {"runs": self.beside.json()} if self.beside else None,
             "verdicts": [each.json() for each in self.verdicts()],
         }
 
@@ -217,9 +218,9 @@ def measure(options: argparse.Namespace, folder: Path) -> Measured:
         cost = record.measure(folder, loader, mock_binary, rounds=turns, quick=options.quick)
         found = replace(found, cost=cost)
     if options.credential or CREDENTIAL in (options.only or ()):
-        pairs, loader = 1 if options.quick else options.rounds * credential.PAIRS, Loader(binary, Cores.choose().load)
-        seconds = options.seconds or credential.SECONDS
-        found = replace(found, beside=credential.measure(folder, loader, mock_binary, pairs=pairs, seconds=seconds))
+        many, loader = 1 if options.quick else options.rounds * credential.PAIRS, Loader(binary, Cores.choose().load)
+        seconds = options.seconds or pairs.SECONDS
+        found = replace(found, beside=credential.measure(folder, loader, mock_binary, many=many, seconds=seconds))
     if options.real or REAL in (options.only or ()):
         ratio = real.measure(folder, Loader(binary), 2 if options.quick else 2 * options.rounds)
         found = replace(found, ratio=ratio)

@@ -12,15 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import machine, servers, works
+from bench import machine, pairs, servers, works
 from bench.machine import BenchError, Cores
-from bench.works import WORKS, Loader, Result, Target
+from bench.pairs import Pairs
+from bench.works import WORKS, Loader, Result
 
 HEAD = ("figure", "with the record", "without", "difference", "bound")
 WITH, WITHOUT = "vestry", "unrecorded"
+BOUND = 25.0
+"""Microseconds of CPU a call."""
+PAIRS = 4
+"""Pairs of short runs in each of the bench's rounds."""
 SATURATION_SECONDS = 8.0
-SECONDS = {"c64": 3.0, "r50": 12.0}
-"""Length of a run: at 50 calls a second, long enough for a 99th percentile to be more than the worst call."""
+SECONDS = 12.0
+"""Length of a run at 50 calls a second: long enough for a 99th percentile to be more than the worst call."""
 PACE_SECONDS = 0.02
 """Between two calls of r50."""
 SYNCS = 300
@@ -35,22 +40,21 @@ class Cost:
     two of these.
     """
 
-    results: list[Result]
+    busy: list[Pairs]
+    rested: Pairs
     saturation: dict[str, float]
     sync_ms: float
     rested_ms: list[tuple[float, float]]
 
     def rows(self) -> list[list[str]]:
-        def cpu(result: Result) -> float:
-            return result.cpu_request or 0.0
-
         def late(name: str) -> Callable[[Result], float]:
             return lambda result: float(result.load[name]) / 1000
 
+        busy = Pairs([run for each in self.busy for run in each.results], WITH, WITHOUT)
         return [
-            self._row("CPU a call, c64, µs", "c64", cpu, "25"),
-            self._row("p50 at r50, ms", "r50", late("lat_p50"), "-"),
-            self._row("p99 at r50, ms", "r50", late("lat_p99"), self._late_bound()),
+            *busy.cpu_rows(BOUND),
+            self.rested.row("p50 at r50, ms", late("lat_p50"), "-"),
+            self.rested.row("p99 at r50, ms", late("lat_p99"), self._late_bound()),
             [
                 "records a second, the log alone",
                 f"{self.saturation['records_per_second']:,.0f}",
@@ -66,17 +70,9 @@ class Cost:
         usual, high = (statistics.median(each) for each in zip(*self.rested_ms, strict=True))
         return f"{1 + self.sync_ms:.2f}; by p99 at this pace (p50 {usual:.2f}, p99 {high:.2f}) {1 + high:.2f}"
 
-    def _row(self, name: str, work: str, read: Callable[[Result], float], bound: str) -> list[str]:
-        kept, unkept = (
-            [read(each) for each in self.results if (each.work, each.target) == (work, target)]
-            for target in (WITH, WITHOUT)
-        )
-        both = statistics.median(kept), statistics.median(unkept)
-        return [name, *(f"{each:,.2f}" for each in both), f"{works.difference(kept, unkept):,.2f}", bound]
-
     def json(self) -> dict[str, Any]:
         return {
-            "runs": [each.json() for each in self.results],
+            "runs": [run for each in (*self.busy, self.rested) for run in each.json()],
             "saturation": self.saturation,
             "fdatasync_ms": self.sync_ms,
             "rested_fdatasync_ms": self.rested_ms,
@@ -87,23 +83,27 @@ def measure(folder: Path, loader: Loader, mock_binary: Path, *, rounds: int, qui
     """Measure both, round after round, each first in turn; then the log alone. Raises BenchError."""
     cores = Cores.choose()
     sync = machine.fdatasync_times(folder)[0]
+    (slow,) = [each for each in WORKS if each.name == "r50"]
+    line = slow.arguments(None if quick else SECONDS, quick)
+    busy: list[Pairs] = []
     results: list[Result] = []
     rested: list[tuple[float, float]] = []
     with ExitStack() as stack:
         mock = stack.enter_context(servers.mock(mock_binary, folder, cores))
-        targets: list[Target] = []
+        targets = []
         for name, program in ((WITH, "vestry"), (WITHOUT, "bench.unrecorded")):
             home = folder / name
             home.mkdir()
             targets.append(stack.enter_context(servers.vestry(mock, home, cores, name=name, program=program)))
+        nginx = stack.enter_context(servers.bare_nginx(mock, folder / WITH, cores))
         for number in range(rounds):
             usual, high = machine.fdatasync_times(folder, 20 if quick else SYNCS, PACE_SECONDS)
             rested.append((usual * 1000, high * 1000))
-            for work in (each for each in WORKS if each.name in SECONDS):
-                turned = targets if number % 2 else targets[::-1]
-                line = work.arguments(None if quick else SECONDS[work.name], quick)
-                results += [works.measure(work, target, mock, loader, line) for target in turned]
-    return Cost(results, _saturated(folder / "saturated"), sync * 1000, rested)
+            busy.append(pairs.measure(targets[0], targets[1], nginx, mock, loader, pairs=1 if quick else PAIRS))
+            turned = targets if number % 2 else targets[::-1]
+            results += [works.measure(slow, target, mock, loader, line) for target in turned]
+    saturated = _saturated(folder / "saturated")
+    return Cost(busy, Pairs(results, WITH, WITHOUT), saturated, sync * 1000, rested)
 
 
 def _saturated(folder: Path) -> dict[str, float]:

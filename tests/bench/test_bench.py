@@ -17,6 +17,7 @@ import pytest
 from bench import __main__ as command
 from bench import machine, report, servers
 from bench.machine import BenchError, Cores, Process
+from bench.pairs import Pairs
 from bench.works import WORKS, Loader, Result, Target, measure
 
 CALLS = WORKS[2]
@@ -138,6 +139,17 @@ def test_differences_and_ratios_are_taken_within_a_round() -> None:
     )
     assert figures.added("c64", "vestry", "nginx", "lat_p50") == 400
     assert figures.median("c64", "vestry", lambda result: result.cpu_request) == 72
+
+
+def test_what_one_costs_more_is_told_by_nginx_too() -> None:
+    """The median of the pairs' differences; and the same by what nginx took where the targets were set."""
+    rounds = ((28, 150, 100), (28, 120, 90), (20, 99, 59))
+    runs = [pair for costs in rounds for pair in zip(("nginx", "a", "b"), costs, strict=True)]
+    found = Pairs([_result(name, cost) for name, cost in runs], "a", "b")
+    assert found.cpu_rows(25) == [
+        ["CPU a call, c64, µs (nginx: 28.0)", "120.00", "90.00", "40.00", "25"],
+        ["the same where nginx takes 14", "60.00", "45.00", "20.00", "25"],
+    ]
 
 
 def test_verdicts_know_in_which_direction_good_lies() -> None:
