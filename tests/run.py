@@ -36,7 +36,10 @@ def main(extra: list[str]) -> int:
         old.unlink()
     workers = ["-n", WORKERS, "--dist", "loadfile", "--no-loadscope-reorder"]
     pytest = ["-m", "pytest", *workers, "--durations", "15", "--timeout", "600"]
-    with contextlib.nullcontext() if extra else _in_memory(), contextlib.nullcontext() if extra else _preparing():
+    with contextlib.ExitStack() as stack:
+        if not extra:
+            pytest += ["--basetemp", str(stack.enter_context(_in_memory()) / "t")]
+            stack.enter_context(_preparing())
         status = _run("-m", "coverage", "run", *pytest, *extra)
     if status == 0 and not extra:
         _run("-m", "coverage", "combine", "--quiet")
@@ -46,18 +49,20 @@ def main(extra: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def _in_memory() -> Iterator[None]:
+def _in_memory() -> Iterator[Path]:
     """A folder for all temporary files of this run: no disk that stands still then makes a test wait, and what programs
-    leave behind (engines' sockets, pip's folders) goes with it. Those of runs that were killed go too.
+    leave behind (engines' sockets, pip's folders) goes with it. Those of runs that were killed go too. Its name is
+    short, since sockets lie there.
     """
-    for left in MEMORY.glob("vestry-tests-*"):
+    for left in MEMORY.glob("vestry-[0-9]*"):
         if not Path("/proc", left.name.rpartition("-")[2]).exists():
             shutil.rmtree(left, ignore_errors=True)
-    folder = MEMORY / f"vestry-tests-{os.getpid()}" if _has_room() else Path(tempfile.mkdtemp(prefix="vestry-tests-"))
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = MEMORY / f"vestry-{os.getpid()}" if _has_room() else Path(tempfile.mkdtemp(prefix="vestry-tests-"))
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o711)  # PostgreSQL, which root may not run, passes through it
     os.environ["TMPDIR"] = str(folder)
     try:
-        yield
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
