@@ -403,7 +403,10 @@ PROCESS = (
         "Certificate expires in",
         "Time until the API's certificate is no longer valid. A renewed file is taken up without a restart.",
         "s",
-        (Query(f"vestry_tls_certificate_expiry_timestamp_seconds{{{HERE}}} - time()", "{{instance}}"),),
+        (
+            Query(f"vestry_tls_certificate_expiry_timestamp_seconds{{{HERE}}} - time()", "{{instance}}"),
+            Query(f"vestry_tls_certificate_lifetime_seconds{{{HERE}}}", "{{instance}}: of in all"),
+        ),
         "stat",
         6,
         ((None, RED), (7 * 86400, ORANGE), (21 * 86400, GREEN)),
@@ -414,7 +417,10 @@ PROCESS = (
         "Revocation list ends in",
         "Time until the first list of revoked client certificates ends: then its authority's clients are refused.",
         "s",
-        (Query(f"vestry_tls_crl_expiry_timestamp_seconds{{{HERE}}} - time()", "{{instance}}"),),
+        (
+            Query(f"vestry_tls_crl_expiry_timestamp_seconds{{{HERE}}} - time()", "{{instance}}"),
+            Query(f"vestry_tls_crl_lifetime_seconds{{{HERE}}}", "{{instance}}: of in all"),
+        ),
         "stat",
         6,
         ((None, RED), (6 * 3600, GREEN)),

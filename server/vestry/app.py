@@ -254,8 +254,8 @@ class Server:
         manner = replace(plain, protocol=protocol, handshake_seconds=patience)
         if certificates is not None:
             manner = replace(manner, tls=certificates.context)
-            self.meter.certificate_expiry = lambda: certificates.expires
-            self.meter.lists_expiry = lambda: certificates.lists_expire
+            self.meter.certificate_term = lambda: certificates.term
+            self.meter.lists_term = lambda: certificates.lists_term
         at_desk = replace(
             manner, protocol=door.protocol_factory(self._door_rules(corridor.recorder, door_of(self.settings)))
         )

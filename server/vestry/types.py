@@ -79,6 +79,13 @@ class Certificate(Struct, frozen=True):
     not_after: int
 
 
+class Term(Struct, frozen=True, order=True):
+    """When a certificate or a list of revoked ones ends, in seconds since the epoch, and how long it is good in all."""
+
+    ends: float
+    lifetime: float
+
+
 class Principal(Struct, frozen=True):
     """Who calls, and what their credential is good for. `None` means that the credential sets no bound of its own.
 

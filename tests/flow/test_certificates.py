@@ -318,6 +318,7 @@ def test_metrics_say_when_the_first_list_ends(tmp_path: Path, engine: FakeEngine
     crl = site.put("clients.crl", later + site.clients.revoked(ends=3600))
     with made(tmp_path, engine, site.settings(client_crl=crl)) as house:
         assert 0 < metric(house, name) - time.time() < 3601
+        assert metric(house, "vestry_tls_crl_lifetime_seconds") == 2 * 86_400 + 3600
         site.put("clients.crl", later + site.clients.revoked(ends=86_400))
         until(lambda: 3601 < metric(house, name) - time.time() < 7201, what="the newer list")
 

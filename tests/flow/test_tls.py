@@ -161,7 +161,8 @@ def test_a_changed_certificate_serves_the_next_connection(house: House, files: F
     engine.behave(between_seconds=0.1)
     context = files.context()
     before = serial(house, context)
-    assert metric(house, "vestry_tls_certificate_expiry_timestamp_seconds") > time.time()
+    left = metric(house, "vestry_tls_certificate_expiry_timestamp_seconds") - time.time()
+    assert 0 < left <= metric(house, "vestry_tls_certificate_lifetime_seconds")
     with Wire(house.port, context=context) as wire:
         wire.send(chat_request(house.key, chat(stream=True)))
         until(lambda: engine.calls, what="the engine to be asked")

@@ -15,7 +15,7 @@ from vestry.audit.completeness import Standing, Work
 from vestry.audit.tlog.notes import Checkpoint
 from vestry.meter.calls import DURATION, NOBODY, Meter
 from vestry.meter.histogram import Histogram
-from vestry.types import EJECTIONS, Ending, Outcome, Usage
+from vestry.types import EJECTIONS, Ending, Outcome, Term, Usage
 
 NAMES = {
     "vestry_build_info": {"version"},
@@ -55,7 +55,9 @@ NAMES = {
     "vestry_directory_outdated": set(),
     "vestry_directory_lookups_total": {"result"},
     "vestry_tls_certificate_expiry_timestamp_seconds": set(),
+    "vestry_tls_certificate_lifetime_seconds": set(),
     "vestry_tls_crl_expiry_timestamp_seconds": set(),
+    "vestry_tls_crl_lifetime_seconds": set(),
 }
 HEAD = head(route="chat.completions")
 
@@ -97,7 +99,7 @@ def busy_meter() -> Meter:
     meter.ended(HEAD, GRANT, "default", outcome(), 2.1)
     meter.refused(HEAD, "default", "rate_limit_exceeded")
     meter.replicas = lambda: [("small", "a:1", True, 3)]
-    meter.certificate_expiry = meter.lists_expiry = lambda: 1.0
+    meter.certificate_term = meter.lists_term = lambda: Term(2.0, 1.0)
     meter.record.standing = lambda: [
         Standing("a:1", True, Work(9, 8, 7), Work(6, 5, 4), Work(7, 7, 7), Work(2, 1, 0), Work(0, 0, 1), 3)
     ]

@@ -7,11 +7,13 @@ import contextlib
 import logging
 import ssl
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
 
 from vestry.settings.tree import Tls
+from vestry.types import Term
 
 log = logging.getLogger("vestry")
 BEGIN_CRL = b"-----BEGIN X509 CRL-----"
@@ -32,11 +34,11 @@ class Certificates:
     def __init__(self, tls: Tls) -> None:
         self._tls = tls
         self._seen = self._stamps()
-        self._current, self.expires, self.lists_expire = self._load()
+        self._current, self.term, self.lists_term = self._load()
         self.context = self._current
         self.context.sni_callback = self._choose
 
-    def _load(self) -> tuple[ssl.SSLContext, float, float | None]:
+    def _load(self) -> tuple[ssl.SSLContext, Term, Term | None]:
         tls = self._tls
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         asks = tls.client_certificates != "none"
@@ -53,7 +55,7 @@ class Certificates:
                     context.load_verify_locations(file)
         if tls.client_crl is not None:
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
-        return context, _expiry(tls.certificate), None if tls.client_crl is None else _lists_expiry(tls.client_crl)
+        return context, _term(tls.certificate), None if tls.client_crl is None else _lists_term(tls.client_crl)
 
     def _choose(self, connection: ssl.SSLObject, _name: str | None, _first: ssl.SSLContext) -> None:
         """Called in every handshake, with a server name or without (SSL_CTX_set_tlsext_servername_callback(3))."""
@@ -73,7 +75,7 @@ class Certificates:
             try:
                 stamps = self._stamps()
                 if stamps != self._seen:
-                    self._current, self.expires, self.lists_expire = self._load()
+                    self._current, self.term, self.lists_term = self._load()
                     before, self._seen = self._seen, stamps
                     log.info("loaded the changed certificate")
                     if before[2:] != stamps[2:]:
@@ -91,18 +93,24 @@ def _named(*files: Path) -> Iterator[None]:
         raise OSError(f"{' and '.join(map(str, files))} cannot be used: {fault}") from fault
 
 
-def _expiry(certificate: Path) -> float:
-    """When the first certificate of a PEM file expires, in seconds since the epoch."""
-    return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc.timestamp()
+def _term(certificate: Path) -> Term:
+    """That of a PEM file's first certificate."""
+    found = x509.load_pem_x509_certificate(certificate.read_bytes())
+    return _between(found.not_valid_before_utc, found.not_valid_after_utc)
 
 
-def _lists_expiry(lists: Path) -> float | None:
-    """When the first of a PEM file's lists of revoked certificates ends, in seconds since the epoch; None for never,
-    and where only OpenSSL can read them.
+def _lists_term(lists: Path) -> Term | None:
+    """That of a PEM file's list of revoked certificates that ends first; None where none ends, and where only OpenSSL
+    can read them.
     """
     found = [BEGIN_CRL + each for each in lists.read_bytes().split(BEGIN_CRL)[1:]]
     try:
-        ends = [x509.load_pem_x509_crl(each).next_update_utc for each in found]
+        read = [x509.load_pem_x509_crl(each) for each in found]
     except ValueError:
         return None
-    return min((each.timestamp() for each in ends if each is not None), default=None)
+    terms = [_between(each.last_update_utc, each.next_update_utc) for each in read if each.next_update_utc is not None]
+    return min(terms, default=None)
+
+
+def _between(begins: datetime, ends: datetime) -> Term:
+    return Term(ends.timestamp(), (ends - begins).total_seconds())

@@ -23,7 +23,7 @@ from vestry import __version__
 from vestry.meter.histogram import Histogram
 from vestry.meter.identity import IdentityMeter
 from vestry.meter.record import Families, RecordMeter
-from vestry.types import EJECTIONS, Grant, Head, Outcome
+from vestry.types import EJECTIONS, Grant, Head, Outcome, Term
 
 NONE = "none"
 NOBODY, FURTHER = "", "*"
@@ -129,8 +129,8 @@ class Meter(Collector):
         self.replicas: Callable[[], list[tuple[str, str, bool, int]]] = list
         self._lookups: dict[str, int] = {}
         self.broken_glass: Callable[[], int] = int
-        self.certificate_expiry: Callable[[], float | None] = _never
-        self.lists_expiry: Callable[[], float | None] = _never
+        self.certificate_term: Callable[[], Term | None] = _never
+        self.lists_term: Callable[[], Term | None] = _never
         self.directory: Callable[[], tuple[bool, float]] = _well
         self.outdated: Callable[[], bool] = bool
 
@@ -333,15 +333,20 @@ class Meter(Collector):
         yield GaugeMetricFamily(
             "vestry_break_glass_active", "Break-glass grants that lend a role now.", value=self.broken_glass()
         )
-        for name, said, expiry in (
-            ("certificate", "When the certificate expires.", self.certificate_expiry()),
-            ("crl", "When the first list of revoked client certificates ends.", self.lists_expiry()),
+        for name, said, term in (
+            ("certificate", "certificate", self.certificate_term()),
+            ("crl", "list of revoked client certificates that ends first", self.lists_term()),
         ):
-            if expiry is not None:
-                yield GaugeMetricFamily(f"vestry_tls_{name}_expiry_timestamp_seconds", said, value=expiry)
+            if term is not None:
+                yield GaugeMetricFamily(
+                    f"vestry_tls_{name}_expiry_timestamp_seconds", f"When the {said} expires.", value=term.ends
+                )
+                yield GaugeMetricFamily(
+                    f"vestry_tls_{name}_lifetime_seconds", f"How long the {said} is good in all.", value=term.lifetime
+                )
 
 
-def _never() -> float | None:
+def _never() -> Term | None:
     return None
 
 
