@@ -129,15 +129,12 @@ class Abreast:
         self._directory, self._refresh = directory, refresh
 
     async def read(self, kind: Kind, tenant: str, name: str) -> Document | None:
-        """As seams.Registry."""
         await self._refresh()
         return await self._directory.read(kind, tenant, name)
 
     async def identify_all(self, presented: Collection[str]) -> Mapping[str, Key | KeysUnavailable]:
-        """As seams.Registry."""
         await self._refresh()
         return await self._directory.identify_all(presented)
 
     async def note_used(self, key_ids: Collection[str], moment: int) -> None:
-        """As seams.Registry."""
         await self._directory.note_used(key_ids, moment)

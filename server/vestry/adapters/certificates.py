@@ -62,7 +62,6 @@ class CertificateCredentials:
         self._users = Users(directory)
 
     def known(self, head: Head) -> Principal | None:
-        """As seams.Credentials."""
         certificate = head.certificate
         if certificate is None:
             return None
@@ -74,7 +73,6 @@ class CertificateCredentials:
             raise
 
     async def find(self, head: Head) -> Principal | None:
-        """As seams.Credentials."""
         certificate = head.certificate
         if certificate is None:
             return None

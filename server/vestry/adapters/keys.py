@@ -45,7 +45,6 @@ class KeyCredentials:
         self._seldom = Seldom()
 
     def known(self, head: Head) -> Principal | None:
-        """As seams.Credentials."""
         shown = head.credential
         if shown is None or len(shown) != LENGTH or not shown.isascii():
             return None
@@ -61,7 +60,6 @@ class KeyCredentials:
         return found
 
     async def find(self, head: Head) -> Principal | None:
-        """As seams.Credentials."""
         shown = head.credential
         if shown is None or not well_formed(shown):
             return None

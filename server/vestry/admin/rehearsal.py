@@ -26,13 +26,11 @@ class Rehearsal:
         self._keys: dict[str, Key] = {}
 
     async def read(self, kind: Kind, tenant: str, name: str) -> Document | None:
-        """As seams.Change."""
         if (kind, tenant, name) in self._documents:
             return self._documents[kind, tenant, name]
         return await self._directory.read(kind, tenant, name)
 
     async def names(self, kind: Kind, tenant: str, limit: int) -> list[str]:
-        """As seams.Change."""
         here = {name: kept for (of, owner, name), kept in self._documents.items() if (of, owner) == (kind, tenant)}
         found = [name for name, kept in here.items() if kept is not None]
         after = ""
@@ -42,22 +40,18 @@ class Rehearsal:
         return sorted(found)[:limit]
 
     async def put(self, kind: Kind, tenant: str, name: str, body: dict[str, Any]) -> Document:
-        """As seams.Change."""
         before = await self.read(kind, tenant, name)
         version = 1 if before is None else before.version + 1
         self._documents[kind, tenant, name] = made = Document(kind, tenant, name, body, version)
         return made
 
     async def remove(self, kind: Kind, tenant: str, name: str) -> None:
-        """As seams.Change."""
         self._documents[kind, tenant, name] = None
 
     async def key(self, key_id: str) -> Key | None:
-        """As seams.Change."""
         return self._keys.get(key_id) or await self._directory.key(key_id)
 
     async def keys(self, tenant: str, limit: int) -> list[Key]:
-        """As seams.Change."""
         found: list[Key] = []
         after = ""
         while len(found) < limit and (page := await self._directory.keys(tenant, after, PAGE)):
@@ -67,7 +61,6 @@ class Rehearsal:
         return found[:limit]
 
     async def members(self, tenant: str, project: str, limit: int) -> tuple[list[str], list[str]]:
-        """As seams.Change."""
         keys = [each.id for each in await self.keys(tenant, sys.maxsize) if each.project == project]
         users = [
             name
@@ -77,12 +70,10 @@ class Rehearsal:
         return keys[:limit], users[:limit]
 
     async def add_key(self, key: Key, secret: str) -> Key:  # noqa: ARG002 - of a rehearsal no secret is kept
-        """As seams.Change."""
         self._keys[key.id] = made = replace(key, version=1)
         return made
 
     async def put_key(self, key: Key) -> Key:
-        """As seams.Change."""
         self._keys[key.id] = made = replace(key, version=key.version + 1)
         return made
 
@@ -91,27 +82,21 @@ class Nothing:
     """seams.Directory where none has been made yet: there is nothing in it, and nothing can be put there."""
 
     async def standing(self) -> list[Document]:
-        """As seams.Directory."""
         return []
 
     async def read(self, kind: Kind, tenant: str, name: str) -> Document | None:  # noqa: ARG002
-        """As seams.Directory."""
         return None
 
     async def page(self, kind: Kind, tenant: str | None, after: str, limit: int) -> list[Document]:  # noqa: ARG002
-        """As seams.Directory."""
         return []
 
     async def key(self, key_id: str) -> Key | None:  # noqa: ARG002
-        """As seams.Directory."""
         return None
 
     async def keys(self, tenant: str | None, after: str, limit: int) -> list[Key]:  # noqa: ARG002
-        """As seams.Directory."""
         return []
 
     async def identify_all(self, presented: Collection[str]) -> Mapping[str, Key | KeysUnavailable]:  # noqa: ARG002
-        """As seams.Directory."""
         return {}
 
     async def note_used(self, key_ids: Collection[str], moment: int) -> None:

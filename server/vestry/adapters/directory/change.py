@@ -37,11 +37,9 @@ class SqlChange:
         self._connection, self._pepper, self._step = connection, pepper, step
 
     async def read(self, kind: Kind, tenant: str, name: str) -> Document | None:
-        """As seams.Change."""
         return one(await self._found(document_of, document(kind, tenant, name), tenant, name))
 
     async def names(self, kind: Kind, tenant: str, limit: int) -> list[str]:
-        """As seams.Change."""
         asked = select(DOCUMENTS.c.name).where(DOCUMENTS.c.kind == kind.value, DOCUMENTS.c.tenant == tenant)
         return await self._found(_name, asked.order_by(DOCUMENTS.c.name).limit(limit))
 
@@ -67,21 +65,17 @@ class SqlChange:
         return changes + 1
 
     async def remove(self, kind: Kind, tenant: str, name: str) -> None:
-        """As seams.Change."""
         if storable(tenant, name):
             await self._run(delete(DOCUMENTS).where(*place(kind, tenant, name)))
 
     async def key(self, key_id: str) -> Key | None:
-        """As seams.Change."""
         return one(await self._found(key_of, select(*KEY).where(KEYS.c.id == key_id), key_id))
 
     async def keys(self, tenant: str, limit: int) -> list[Key]:
-        """As seams.Change."""
         asked = select(*KEY).where(KEYS.c.tenant == tenant, KEYS.c.revoked.is_(None))
         return await self._found(key_of, asked.order_by(KEYS.c.id).limit(limit))
 
     async def members(self, tenant: str, project: str, limit: int) -> tuple[list[str], list[str]]:
-        """As seams.Change."""
         keys = select(KEYS.c.id.label("name")).where(
             KEYS.c.tenant == tenant, KEYS.c.project == project, KEYS.c.revoked.is_(None)
         )

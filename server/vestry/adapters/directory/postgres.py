@@ -165,15 +165,12 @@ class Postgres:
         await self.prepare(upgrade=False)
 
     async def schema(self) -> str | None:
-        """As Backend."""
         return await self._alone(migrate.schema)
 
     async def migrate(self) -> tuple[str | None, str]:
-        """As Backend."""
         return await self._alone(self._upgrade)
 
     async def downgrade(self, revision: str) -> tuple[str | None, str]:
-        """As Backend."""
         return await self._alone(lambda connection: migrate.downgrade(connection, revision))
 
     def _upgrade(self, connection: Connection) -> tuple[str | None, str]:
@@ -215,27 +212,22 @@ class Postgres:
 
     @contextlib.asynccontextmanager
     async def attending(self) -> AsyncIterator[None]:
-        """As Backend."""
         async with self.freshness.attending():
             yield
 
     @property
     def missing(self) -> str:
-        """As Backend."""
         lost = self.freshness.lost
         return "" if lost is None else lost.why
 
     @property
     def unheard_seconds(self) -> float:
-        """As Backend."""
         return self.freshness.unheard_seconds
 
     async def close(self) -> None:
-        """As Backend."""
         await self._engine.dispose()
 
     def fault(self, error: Exception) -> DirectoryFault:
-        """As Backend."""
         if isinstance(error, DirectoryFault):
             return error
         cause = _cause(error)

@@ -86,22 +86,18 @@ class Sqlite:
         sqlite_file.verify(connection, self._check)
 
     async def prepare(self, *, upgrade: bool) -> None:
-        """As Backend."""
         await asyncio.to_thread(sqlite_file.prepare, self.path, self._check, upgrade=upgrade)
 
     async def schema(self) -> str | None:
-        """As Backend."""
         return await asyncio.to_thread(sqlite_file.changed, self.path, self._check, migrate.schema)
 
     async def migrate(self) -> tuple[str | None, str]:
-        """As Backend."""
         if not await asyncio.to_thread(os.path.lexists, self.path):
             await self.prepare(upgrade=True)
             return None, HEAD
         return await asyncio.to_thread(sqlite_file.changed, self.path, self._check, migrate.upgrade)
 
     async def downgrade(self, revision: str) -> tuple[str | None, str]:
-        """As Backend."""
         work = functools.partial(migrate.downgrade, revision=revision)
         return await asyncio.to_thread(sqlite_file.changed, self.path, self._check, work)
 
@@ -111,15 +107,12 @@ class Sqlite:
         yield
 
     async def integrity(self) -> None:
-        """As Backend."""
         await asyncio.to_thread(sqlite_file.integrity, self.path, self._check)
 
     async def begin(self, connection: AsyncConnection) -> None:
-        """As Backend."""
         await connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     async def commit(self, connection: AsyncConnection) -> None:
-        """As Backend."""
         changes = (await connection.exec_driver_sql("SELECT changes FROM store")).scalar_one()
         await connection.commit()
         self.freshness.changed(changes)
@@ -128,16 +121,13 @@ class Sqlite:
 
     @property
     def missing(self) -> str:
-        """As Backend."""
         return self.freshness.missing()
 
     @property
     def unheard_seconds(self) -> float:
-        """As Backend."""
         return 0.0
 
     async def close(self) -> None:
-        """As Backend."""
         self.freshness.close()
         engine, self._engine = self._engine, None
         self._identity = (-1, -1)
@@ -145,7 +135,6 @@ class Sqlite:
             await engine.dispose()
 
     def fault(self, error: Exception) -> DirectoryFault:
-        """As Backend."""
         return fault_of(error, f"the key store {self.path} {_said(error)}")
 
 

@@ -80,33 +80,27 @@ class SqlDirectory:
     # Reading.
 
     async def standing(self) -> list[Document]:
-        """As seams.Directory."""
         return await self._found(document_of, select(DOCUMENTS).where(DOCUMENTS.c.kind != Kind.USER.value))
 
     async def read(self, kind: Kind, tenant: str, name: str) -> Document | None:
-        """As seams.Directory."""
         return one(await self._found(document_of, document(kind, tenant, name), tenant, name))
 
     async def page(self, kind: Kind, tenant: str | None, after: str, limit: int) -> list[Document]:
-        """As seams.Directory."""
         asked = select(DOCUMENTS).where(DOCUMENTS.c.kind == kind.value, after < _PATH).order_by(_PATH).limit(limit)
         if tenant is not None:
             asked = asked.where(DOCUMENTS.c.tenant == tenant)
         return await self._found(document_of, asked, tenant or "", after)
 
     async def key(self, key_id: str) -> Key | None:
-        """As seams.Directory."""
         return one(await self._found(key_of, select(*KEY).where(KEYS.c.id == key_id), key_id))
 
     async def keys(self, tenant: str | None, after: str, limit: int) -> list[Key]:
-        """As seams.Directory."""
         asked = select(*KEY).where(KEYS.c.id > after).order_by(KEYS.c.id).limit(limit)
         if tenant is not None:
             asked = asked.where(KEYS.c.tenant == tenant)
         return await self._found(key_of, asked, tenant or "", after)
 
     async def identify_all(self, presented: Collection[str]) -> dict[str, Key | KeysUnavailable]:
-        """As seams.Directory."""
         texts = {self._pepper.hashed(each): each for each in presented if well_formed(each)}
         if not texts:
             return {}

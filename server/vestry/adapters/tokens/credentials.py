@@ -39,12 +39,10 @@ class TokenCredentials:
         self._memory = Memory(self._freshness, clock=lambda: round(clock() * 1_000_000))
 
     def known(self, head: Head) -> Principal | None:
-        """As seams.Credentials."""
         shown = _shown(head)
         return None if shown is None else self._memory.get(shown, head.began)
 
     async def find(self, head: Head) -> Principal | None:
-        """As seams.Credentials."""
         shown = _shown(head)
         if shown is None or head.credential is None:
             return None

@@ -65,7 +65,6 @@ class Asking:
         self._issuer, self._jwks_uri, self._ca, self._seconds, self._token = issuer, jwks_uri, ca, seconds, token
 
     def __call__(self) -> KeySet:
-        """As Fetch."""
         return KeySet.read(self._get(self._jwks_uri or self._discovered()))
 
     def _trusted(self, parts: SplitResult) -> bool:
