@@ -82,14 +82,15 @@ async def _missing(office: Office, where: Where) -> str:
 def put(
     config: Path | None,
     place: Place,
-    options: Mapping[str, Any],
+    /,
     *,
     unset: tuple[str, ...] = (),
     file: Path | None,
     if_version: int | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
-    """Write one: the whole of it from a file, or what is there with what the options change."""
+    """Write one: the whole of it from a file, or what is there with what the options of its form change."""
     settings = settings_of(config)
     if file is not None and (given(options) or unset):
         raise click.UsageError("Give the whole with --file, or its parts with options; not both.")

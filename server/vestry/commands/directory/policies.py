@@ -47,7 +47,7 @@ def put(config: Path | None, /, *, file: Path, if_version: int | None, as_json: 
       vestry policy set --file policy.yaml
       vestry policy set --file policy.yaml --if-version 3
     """
-    documents.put(config, POLICY, {}, file=file, if_version=if_version, as_json=as_json)
+    documents.put(config, POLICY, file=file, if_version=if_version, as_json=as_json)
 
 
 @click.command("remove", short_help="Remove the directory's policy.")

@@ -69,18 +69,7 @@ def show(config: Path | None, name: str, tenant: str | None, as_json: bool) -> N
 @if_version
 @as_json
 @click.pass_obj
-def put(
-    config: Path | None,
-    /,
-    *,
-    name: str,
-    tenant: str | None,
-    unset: tuple[str, ...],
-    file: Path | None,
-    if_version: int | None,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def put(config: Path | None, /, *, name: str, tenant: str | None, **asked: Any) -> None:
     """Make a project, or change one. What no option names stays as it is; with --file, the file is the whole of it.
 
     \b
@@ -88,8 +77,7 @@ def put(
       vestry projects set triage --tenant radiology --model smollm2-135m-instruct
       vestry projects set triage --tenant radiology --disabled
     """
-    place = Place(Kind.PROJECT, name, tenant)
-    documents.put(config, place, options, unset=unset, file=file, if_version=if_version, as_json=as_json)
+    documents.put(config, Place(Kind.PROJECT, name, tenant), **asked)
 
 
 @click.command("remove", short_help="Remove a project that nobody belongs to.")

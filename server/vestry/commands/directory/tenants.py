@@ -62,17 +62,7 @@ def show(config: Path | None, name: str, as_json: bool) -> None:
 @if_version
 @as_json
 @click.pass_obj
-def put(
-    config: Path | None,
-    /,
-    *,
-    name: str,
-    unset: tuple[str, ...],
-    file: Path | None,
-    if_version: int | None,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def put(config: Path | None, /, *, name: str, **asked: Any) -> None:
     """Make a tenant, or change one. What no option names stays as it is; with --file, the file is the whole of it.
 
     \b
@@ -81,8 +71,7 @@ def put(
       vestry tenants set research --unset requests_per_minute --if-version 3
       vestry tenants show research > research.yaml; vestry tenants set research --file research.yaml
     """
-    place = Place(Kind.TENANT, name)
-    documents.put(config, place, options, unset=unset, file=file, if_version=if_version, as_json=as_json)
+    documents.put(config, Place(Kind.TENANT, name), **asked)
 
 
 @click.command("remove", short_help="Remove a tenant that nobody belongs to.")

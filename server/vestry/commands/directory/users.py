@@ -66,18 +66,7 @@ def show(config: Path | None, name: str, tenant: str | None, as_json: bool) -> N
 @if_version
 @as_json
 @click.pass_obj
-def put(
-    config: Path | None,
-    /,
-    *,
-    name: str,
-    tenant: str | None,
-    unset: tuple[str, ...],
-    file: Path | None,
-    if_version: int | None,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def put(config: Path | None, /, *, name: str, tenant: str | None, **asked: Any) -> None:
     """Make a user, or change one. What no option names stays as it is; with --file, the file is the whole of it.
 
     \b
@@ -85,10 +74,9 @@ def put(
       vestry users set alice@hospital.example --tenant radiology --role tenant-admin
       vestry users set bob@hospital.example --tenant radiology --disabled
     """
-    place = Place(Kind.USER, name, tenant)
-    if options["disabled"] and options["except_house"] is None and "except_house" not in unset:
-        options["except_house"] = False  # refused altogether, also where a tenant's administrator has disabled them
-    documents.put(config, place, options, unset=unset, file=file, if_version=if_version, as_json=as_json)
+    if asked["disabled"] and asked["except_house"] is None and "except_house" not in asked["unset"]:
+        asked["except_house"] = False  # refused altogether, also where a tenant's administrator has disabled them
+    documents.put(config, Place(Kind.USER, name, tenant), **asked)
 
 
 @click.command("remove", short_help="Remove a user.")
