@@ -21,8 +21,7 @@ from support.house import PLAIN, chat, until
 from support.server import ServerProcess
 from vestry import open_files
 from vestry.cli import main
-from vestry.commands.common import BadSettings
-from vestry.commands.running import CannotStart
+from vestry.commands.common import Unusable
 from vestry.configuration.reading import load
 from vestry.settings.tree import Settings
 
@@ -98,7 +97,7 @@ def test_it_starts_and_stops_as_the_program_does(unit: Path, tmp_path: Path) -> 
     [model] = settings.models.values()
     wanted = model.engine.shutdown_seconds if unit == ENGINE else settings.server.drain_seconds
     assert int(read["TimeoutStopSec"][0]) >= wanted + 15
-    assert read["RestartPreventExitStatus"] == [str(BadSettings.exit_code)] == [str(CannotStart.exit_code)]
+    assert read["RestartPreventExitStatus"] == [str(Unusable.exit_code)]
     assert "LimitNOFILE" not in read
     assert open_files.wanted(settings) < 524_288, "systemd's own hard limit, up to which the server takes what it wants"
 

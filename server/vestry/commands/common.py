@@ -12,10 +12,14 @@ from vestry.configuration.reading import ConfigurationError, Fault, Reading, rea
 from vestry.settings.tree import Settings
 
 
-class BadSettings(click.ClickException):
-    """The settings cannot be used: every fault, one a line, and exit status 2."""
+class Unusable(click.ClickException):
+    """What was given, or is asked for, cannot be used: a sentence, and exit status 2."""
 
     exit_code = 2
+
+
+class BadSettings(Unusable):
+    """The settings cannot be used: every fault, one a line."""
 
     def __init__(self, faults: list[Fault]):
         super().__init__("\n".join(f"- {fault}" for fault in faults))

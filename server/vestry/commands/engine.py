@@ -11,8 +11,8 @@ from pathlib import Path
 
 import click
 
-from vestry.commands.common import settings_of
-from vestry.commands.running import CannotStart, announcer, engine_program, keep
+from vestry.commands.common import Unusable, settings_of
+from vestry.commands.running import announcer, engine_program, keep
 from vestry.faults import ConfigurationError
 from vestry.models import catalog
 from vestry.models.catalog import ModelError
@@ -61,14 +61,14 @@ def command(config: Path | None, model: str | None, list_models: bool, print_onl
         launch = plan(settings, chosen, engine_key(settings), os.environ)
         require_free("the engine", chosen.model.engine.host, chosen.model.engine.port, f"models.{model}.engine.port")
     except (ModelError, ConfigurationError) as fault:
-        raise CannotStart(str(fault)) from None
+        raise Unusable(str(fault)) from None
     try:
         with alone_at(launch.url, settings.state):
             asyncio.run(_run(launch, verbose=verbose))
     except (NeverReadyError, OSError) as fault:
         raise click.ClickException(str(fault)) from None
     except ModelError as fault:
-        raise CannotStart(str(fault)) from None
+        raise Unusable(str(fault)) from None
 
 
 async def _run(launch: Launch, *, verbose: bool) -> None:

@@ -8,17 +8,9 @@ import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from types import FrameType
 
-import click
-
 from vestry.models.launch import Launch
 from vestry.models.progress import Progress
 from vestry.models.supervise import Program, State, Supervisor
-
-
-class CannotStart(click.ClickException):
-    """What was asked for cannot be started: a sentence, and exit status 2."""
-
-    exit_code = 2
 
 
 def engine_program(launch: Launch) -> Program:

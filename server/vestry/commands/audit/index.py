@@ -8,7 +8,8 @@ import click
 
 from vestry.audit.finding.index import IndexUnusable, opened
 from vestry.audit.finding.walk import Walker
-from vestry.commands.audit.looking import Unreadable, place_of, told, where
+from vestry.commands.audit.looking import place_of, told, where
+from vestry.commands.common import Unusable
 from vestry.models.progress import Progress
 
 
@@ -44,4 +45,4 @@ def command(
                             index.grow(bar.advance)
                     click.echo(f"{name}: {index.end} of {walker.end()} records are in {path}; the rest is read.")
         except IndexUnusable as error:
-            raise Unreadable(f"{str(error)[0].upper()}{str(error)[1:]}.") from None
+            raise Unusable(f"{str(error)[0].upper()}{str(error)[1:]}.") from None

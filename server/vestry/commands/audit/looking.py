@@ -26,7 +26,7 @@ from vestry.audit.finding.index import INDEX
 from vestry.audit.finding.search import Found, Search, merged
 from vestry.audit.reading import NoLog, is_log, origins
 from vestry.audit.scan import LogUnusable
-from vestry.commands.common import BadSettings, settings_of
+from vestry.commands.common import BadSettings, Unusable, settings_of
 from vestry.composition.reader import ReadingRefused, record_reading
 from vestry.models.progress import Progress
 from vestry.settings.tree import Settings
@@ -35,12 +35,6 @@ from vestry.types import Ending
 HELD_BYTES = 16 << 20
 MOST = 10_000
 Wrapper = Callable[[Callable[..., None]], Callable[..., None]]
-
-
-class Unreadable(click.ClickException):
-    """A log that cannot be read: one sentence, exit status 2."""
-
-    exit_code = 2
 
 
 class Place(Struct, frozen=True):
@@ -146,24 +140,24 @@ def place_of(config: Path | None, directory: Path | None, copy: Path | None, wan
             raise NoLog(f"{folder} holds no audit log.")
     if unknown := wanted - logs.keys():
         known = ", ".join(f"`{name}`" for name in logs)
-        raise Unreadable(f"There is no log `{min(unknown)}` in {folder}. There are: {known}.")
+        raise Unusable(f"There is no log `{min(unknown)}` in {folder}. There are: {known}.")
     if copy is not None:
         _really_a_copy(config, copy, logs)
     return Place(folder, settings, {name: home for name, home in logs.items() if not wanted or name in wanted})
 
 
 def _really_a_copy(config: Path | None, copy: Path, logs: dict[str, Path]) -> None:
-    """Raises Unreadable for this server's own directory, and for a log that somebody writes to."""
+    """Raises Unusable for this server's own directory, and for a log that somebody writes to."""
     try:
         own = settings_of(config).audit_directory.resolve()
     except BadSettings:  # an auditor's machine need not have any
         own = None
     resolved = copy.resolve()
     if own is not None and (resolved == own or own in resolved.parents or resolved in own.parents):
-        raise Unreadable(f"{copy} is no copy, but this server's own audit log. Leave --copy out; reading is recorded.")
+        raise Unusable(f"{copy} is no copy, but this server's own audit log. Leave --copy out; reading is recorded.")
     for home in logs.values():
         if _written_to(home):
-            raise Unreadable(f"{home} is no copy: a server writes to it. Leave --copy out, or read a copy.")
+            raise Unusable(f"{home} is no copy: a server writes to it. Leave --copy out, or read a copy.")
 
 
 def _written_to(home: Path) -> bool:
@@ -273,8 +267,8 @@ def told() -> Iterator[None]:
     try:
         yield
     except (NoLog, LogUnusable) as error:
-        raise Unreadable(printable(str(error))) from None
+        raise Unusable(printable(str(error))) from None
     except OSError as error:
         if error.filename is None:
             raise  # the output's
-        raise Unreadable(printable(f"{error.filename} cannot be read: {error.strerror}.")) from None
+        raise Unusable(printable(f"{error.filename} cannot be read: {error.strerror}.")) from None

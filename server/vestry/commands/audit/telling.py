@@ -15,12 +15,7 @@ from vestry.audit.tlog.tiles import TileMissing
 from vestry.audit.verify import disk
 from vestry.audit.verify.disk import Unreadable
 from vestry.audit.verify.findings import BadInput
-
-
-class BadInputError(click.ClickException):
-    """What was given cannot be worked on: a sentence, and exit status 2."""
-
-    exit_code = 2
+from vestry.commands.common import Unusable
 
 
 @contextlib.contextmanager
@@ -29,12 +24,12 @@ def told() -> Iterator[None]:
     try:
         yield
     except (BadInput, NoLog) as error:
-        raise BadInputError(printable(str(error))) from None
+        raise Unusable(printable(str(error))) from None
     except (Unreadable, TileMissing, NoteRefused, ValueError) as error:
-        raise BadInputError(printable(f"{error}.")) from None
+        raise Unusable(printable(f"{error}.")) from None
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        raise BadInputError(printable(f"{where}{error.strerror or error}.")) from None
+        raise Unusable(printable(f"{where}{error.strerror or error}.")) from None
 
 
 def public_key(_context: click.Context, option: click.Parameter, value: str) -> PublicKey:

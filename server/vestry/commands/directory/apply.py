@@ -12,7 +12,7 @@ import msgspec
 
 from vestry.admin.batch import Refused, SetKey
 from vestry.administration import ChangeRefused, Office, change, look
-from vestry.commands.common import settings_of
+from vestry.commands.common import Unusable, settings_of
 from vestry.commands.directory.bodies import text_of
 from vestry.commands.directory.common import safe, told
 from vestry.declaring import differences as telling
@@ -26,10 +26,8 @@ LARGEST_FILE = 8_388_608
 DIFFERENT = 3
 
 
-class BadFiles(click.ClickException):
-    """The files cannot be applied: every fault, one a line, and exit status 2."""
-
-    exit_code = 2
+class BadFiles(Unusable):
+    """The files cannot be applied: every fault, one a line."""
 
     def __init__(self, faults: Sequence[Fault], *, as_json: bool) -> None:
         super().__init__("\n".join(f"- {fault}" for fault in faults))

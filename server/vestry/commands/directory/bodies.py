@@ -12,7 +12,7 @@ import click
 from pydantic.fields import FieldInfo
 
 from vestry.admin.bodies import DOCUMENT_BYTES
-from vestry.commands.directory.common import Faulty
+from vestry.commands.common import Unusable
 from vestry.configuration.strict_yaml import Document, parse
 from vestry.settings.section import Section, about
 
@@ -95,32 +95,32 @@ def composed(before: Mapping[str, Any], options: Mapping[str, Any], unset: tuple
 
 
 def body_of(file: Path) -> dict[str, Any]:
-    """The body in a file. Raises Faulty, which names the line."""
+    """The body in a file. Raises Unusable, which names the line."""
     document = document_of(file)
     if document.flaws:
-        raise Faulty("\n".join(f"{file}:{flaw.line}: {flaw.what}. {flaw.mend}" for flaw in document.flaws))
+        raise Unusable("\n".join(f"{file}:{flaw.line}: {flaw.what}. {flaw.mend}" for flaw in document.flaws))
     if document.value is not None and not isinstance(document.value, dict):
-        raise Faulty(f"{file}:1: this is not a mapping. Write `name: value` lines")
+        raise Unusable(f"{file}:1: this is not a mapping. Write `name: value` lines")
     return document.value or {}
 
 
 def document_of(file: Path) -> Document:
-    """What a file of one document says. Raises Faulty where it cannot be read."""
+    """What a file of one document says. Raises Unusable where it cannot be read."""
     return parse(text_of(file, LARGEST_FILE))
 
 
 def text_of(file: Path, largest: int) -> str:
-    """The text of a file, or of standard input. Raises Faulty."""
+    """The text of a file, or of standard input. Raises Unusable."""
     try:
         with click.open_file(str(file), "rb") as stream:
             content: bytes = stream.read(largest + 1)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "not a path"
-        raise Faulty(f"{file} cannot be read ({why}).") from None
+        raise Unusable(f"{file} cannot be read ({why}).") from None
     if len(content) > largest:
-        raise Faulty(f"{file} is larger than {largest} bytes.")
+        raise Unusable(f"{file} is larger than {largest} bytes.")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise Faulty(f"{file}:{line}: this is not UTF-8 text. Save it as UTF-8") from None
+        raise Unusable(f"{file}:{line}: this is not UTF-8 text. Save it as UTF-8") from None

@@ -12,7 +12,7 @@ import click
 from vestry.adapters.directory.faults import DirectoryFault
 from vestry.admin.actor import Match
 from vestry.administration import ChangeRefused
-from vestry.commands.common import BadSettings
+from vestry.commands.common import BadSettings, Unusable
 from vestry.composition.store import PAGE
 from vestry.errors import InvalidRequest, Refusal
 from vestry.faults import ConfigurationError
@@ -26,12 +26,6 @@ if_version = click.option(
     metavar="N",
     help="Only if this is its version still; 0: only if there is none yet.",
 )
-
-
-class Faulty(click.ClickException):
-    """What was asked for has not the right form: exit status 2."""
-
-    exit_code = 2
 
 
 @contextlib.contextmanager
@@ -48,7 +42,7 @@ def told() -> Iterator[None]:
     except DirectoryFault as error:
         raise click.ClickException(f"{error.why}.") from None
     except InvalidRequest as refusal:
-        raise Faulty(refusal.reason) from None
+        raise Unusable(refusal.reason) from None
     except Refusal as refusal:
         raise click.ClickException(refusal.reason) from None
 
