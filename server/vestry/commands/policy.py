@@ -14,12 +14,11 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from vestry.admin.names import is_name
-from vestry.administration import ChangeRefused, Office, known, look
-from vestry.commands.common import BadSettings, settings_of
+from vestry.administration import Office, known, look
+from vestry.commands.common import settings_of
+from vestry.commands.directory.common import told
 from vestry.composition.identity import supposed_holder, supposed_id
-from vestry.errors import KeysUnavailable
 from vestry.explaining import Caller, Explanation, bounds_of, explain, moment_of, supposed
-from vestry.faults import ConfigurationError
 from vestry.house import ROUTES, House
 from vestry.models.catalog import ModelError
 from vestry.models.chosen import served
@@ -124,13 +123,8 @@ class _House(Struct, frozen=True):
 
 def _looked(settings: Settings, found: Callable[[Office], Awaitable[_House]]) -> _House:
     try:
-        return look(settings, found)
-    except ConfigurationError as error:
-        raise BadSettings(error.faults) from None
-    except ChangeRefused as error:
-        raise click.ClickException(str(error)) from None
-    except KeysUnavailable as error:
-        raise click.ClickException(f"{getattr(error, 'why', error)}.") from None
+        with told():
+            return look(settings, found)
     except ValueError as error:
         raise click.ClickException(f"The directory holds a document that cannot be used: {error}") from None
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import click
 
 from vestry.audit.opening import open_store
-from vestry.audit.reading import LogReader, NoLog, journal
-from vestry.audit.scan import LogLocked, LogUnusable
+from vestry.audit.reading import LogReader, journal
+from vestry.audit.scan import LogLocked
 from vestry.audit.store import LOCK
-from vestry.commands.common import BadSettings, settings_of
+from vestry.commands.audit.common import told
+from vestry.commands.common import settings_of
 from vestry.composition.outside import OutsideCopies
 from vestry.composition.signing import signing
-from vestry.faults import ConfigurationError
 from vestry.settings.tree import Settings
 
 PATIENCE_SECONDS = 15.0
@@ -40,7 +40,7 @@ def command(config: Path | None, origin: str | None) -> None:
     settings = settings_of(config)
     origin = origin or settings.audit.origin
     home = settings.audit_directory / origin
-    try:
+    with told():
         reader = LogReader(home)
         wanted = max((index + 1 for index, _ in journal(home)), default=0)
         try:
@@ -50,14 +50,6 @@ def command(config: Path | None, origin: str | None) -> None:
         if not _covers(reader, wanted):
             raise click.ClickException(f"No checkpoint could be written to {home}.")
         click.echo(reader.note() or "", nl=False)
-    except ConfigurationError as fault:
-        raise BadSettings(fault.faults) from None
-    except NoLog as fault:
-        raise click.UsageError(str(fault)) from None
-    except OSError as fault:
-        raise click.UsageError(f"It cannot be read: {fault}.") from None
-    except LogUnusable as fault:
-        raise click.ClickException(str(fault)) from None
 
 
 def _sign(settings: Settings, origin: str) -> None:

@@ -12,7 +12,8 @@ from vestry.audit.canonical import printable
 from vestry.audit.reading import NoLog, is_log, origins
 from vestry.audit.scan import LogUnusable
 from vestry.audit.tlog.tiles import TileMissing
-from vestry.commands.common import settings_of
+from vestry.commands.common import BadSettings, settings_of
+from vestry.faults import ConfigurationError
 
 DIRECTORY = click.option(
     "--directory",
@@ -41,6 +42,8 @@ def told() -> Iterator[None]:
     """What cannot be used ends the command with its sentence and exit status 2; what is damaged with 1."""
     try:
         yield
+    except ConfigurationError as fault:
+        raise BadSettings(fault.faults) from None
     except NoLog as fault:
         raise click.UsageError(printable(str(fault))) from None
     except OSError as fault:

@@ -14,11 +14,10 @@ from vestry.audit.records import Event
 from vestry.audit.scan import LogLocked
 from vestry.audit.store import SIGNING_SECONDS, Store, WriteFailed
 from vestry.commands.audit.common import DIRECTORY, directory_of, logs_of, told
-from vestry.commands.common import BadSettings, settings_of
+from vestry.commands.common import settings_of
 from vestry.composition.outside import OutsideCopies
 from vestry.composition.retention import policy_of
 from vestry.composition.signing import signing
-from vestry.faults import ConfigurationError
 from vestry.settings.tree import Settings
 
 
@@ -104,8 +103,6 @@ def _prune(settings: Settings, directory: Path, origin: str, policy: Policy) -> 
             segment_bytes=settings.audit.segment_bytes,
             confirm=copies.confirm,
         )
-    except ConfigurationError as fault:
-        raise BadSettings(fault.faults) from None
     except LogLocked as fault:
         click.echo(f"{origin}: not pruned. {fault} A server prunes its own log, once a day.", err=True)
         return False
