@@ -13,16 +13,10 @@ from vestry.commands.common import Unusable
 from vestry.models.progress import Progress
 
 
-def _where(command: click.decorators.FC) -> click.decorators.FC:
-    for option in reversed(where):
-        command = option(command)  # type: ignore[assignment]
-    return command
-
-
 @click.command("index", short_help="Bring the index beside the log up to date, or make it anew.")
 @click.option("--rebuild", is_flag=True, help="Make it anew from the log.")
 @click.option("--origin", multiple=True, help="Which log; may be repeated. Left out: all.")
-@_where
+@where
 @click.pass_obj
 def command(
     config: Path | None, *, rebuild: bool, origin: tuple[str, ...], directory: Path | None, copy: Path | None

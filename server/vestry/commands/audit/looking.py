@@ -97,25 +97,26 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--since", callback=_moment, metavar="WHEN", help="From then on: 24h, 7d, a day, a time."),
         click.option("--until", callback=_moment, metavar="WHEN", help="Before then."),
         click.option("--no-index", is_flag=True, help="Read the log itself from end to end; slow, and sure."),
-        *where,
+        where,
     ]
     for option in reversed(made):
         command = option(command)
     return command
 
 
-where: list[Wrapper] = [
-    click.option(
-        "--directory",
-        type=click.Path(path_type=Path, file_okay=False),
-        help="Directory of this server's logs. Left out: the settings' one.",
-    ),
-    click.option(
+def where(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of where to look."""
+    copy = click.option(
         "--copy",
         type=click.Path(path_type=Path, file_okay=False, exists=True),
         help="A copy of the logs, or of one log, instead: needs no settings, and records nothing.",
-    ),
-]
+    )
+    directory = click.option(
+        "--directory",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Directory of this server's logs. Left out: the settings' one.",
+    )
+    return directory(copy(command))
 
 
 def filter_of(asked: dict[str, Any]) -> Filter:

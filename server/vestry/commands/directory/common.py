@@ -20,6 +20,13 @@ from vestry.faults import ConfigurationError
 T = TypeVar("T")
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+as_json_of_new = click.option("--json", "as_json", is_flag=True, help="Print the key and what is known of it as JSON.")
+made_once = click.option(
+    "--idempotency-key",
+    metavar="TOKEN",
+    default="",
+    help="Asked again with the same token, the key that was made then is told, without its text.",
+)
 if_version = click.option(
     "--if-version",
     type=click.IntRange(min=0),

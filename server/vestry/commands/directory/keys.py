@@ -13,7 +13,7 @@ from vestry.adapters.key_format import well_formed
 from vestry.administration import ChangeRefused, Office, look, make_key
 from vestry.audit.records import rfc3339
 from vestry.commands.common import settings_of
-from vestry.commands.directory.common import Listing, as_json, paged, safe, told
+from vestry.commands.directory.common import Listing, as_json, as_json_of_new, made_once, paged, safe, told
 from vestry.commands.directory.completing import a_key, a_model, a_project, a_tenant
 from vestry.commands.directory.showing import COLUMNS, STATES, described, lines, models_of
 from vestry.commands.directory.times import SPAN, day, expiry
@@ -81,13 +81,8 @@ def _expiry(context: click.Context, option: click.Parameter, value: str | None) 
     show_default=True,
     help="What its holder is here; may be repeated. docs/roles.md says what each may do.",
 )
-@click.option(
-    "--idempotency-key",
-    metavar="TOKEN",
-    default="",
-    help="Asked again with the same token, the key that was made then is told, without its text.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the key and what is known of it as JSON.")
+@made_once
+@as_json_of_new
 @click.pass_context
 def create(
     context: click.Context,

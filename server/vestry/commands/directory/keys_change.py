@@ -15,7 +15,7 @@ from vestry.administration import ChangeRefused, Office, change, exists
 from vestry.audit.records import rfc3339
 from vestry.commands.common import settings_of
 from vestry.commands.directory.bodies import body_of, composed, from_file, given, options_of
-from vestry.commands.directory.common import as_json, if_version, match_of, safe, told
+from vestry.commands.directory.common import as_json, as_json_of_new, if_version, made_once, match_of, safe, told
 from vestry.commands.directory.completing import a_key
 from vestry.commands.directory.showing import described
 from vestry.commands.directory.times import day, expiry, span
@@ -160,13 +160,8 @@ def _shown(given: str) -> str:
     help="How long the old key works on: 0s, 30m, 24h, 7d; 30 days at most.",
 )
 @why
-@click.option(
-    "--idempotency-key",
-    metavar="TOKEN",
-    default="",
-    help="Asked again with the same token, the key that was made then is told, without its text.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the key and what is known of it as JSON.")
+@made_once
+@as_json_of_new
 @click.pass_obj
 def rotate(
     config: Path | None, /, *, key_id: str, overlap: int, reason: str, idempotency_key: str, as_json: bool
