@@ -18,15 +18,16 @@ from vestry.adapters.directory.faults import DirectoryFault
 from vestry.admin.actor import Actor
 from vestry.admin.batch import Batch, WriteAll
 from vestry.admin.break_glass import BreakGlass
-from vestry.admin.documents import Documents, Where
+from vestry.admin.documents import Documents, Kept, Where
 from vestry.admin.events import Events
 from vestry.admin.keys import Keys
 from vestry.admin.names import is_seen
+from vestry.admin.pages import PAGE, paged
 from vestry.admin.rehearsal import Nothing
 from vestry.audit.records import Records
 from vestry.composition.outside import record_all, recorded_or
 from vestry.composition.reader import user_of_this_process
-from vestry.composition.store import PAGE, every_key, key_with, opened
+from vestry.composition.store import every_key, key_with, opened
 from vestry.errors import Refusal
 from vestry.seams import Directory, Record
 from vestry.secret_files import state_directory
@@ -53,10 +54,11 @@ class Office(Struct, frozen=True):
 
     async def tenants(self) -> list[str]:
         """The names of all tenants, those of the settings among them, in order."""
-        found: list[str] = []
-        while page := await self.documents.page(self.actor, Kind.TENANT, None, f"/{found[-1]}" if found else "", PAGE):
-            found += [each.document.name for each in page]
-        return found
+
+        def page(after: str) -> Awaitable[list[Kept]]:
+            return self.documents.page(self.actor, Kind.TENANT, None, after, PAGE)
+
+        return [each.document.name async for each in paged(page, lambda each: f"/{each.document.name}")]
 
     async def tenant(self, named: str | None) -> str:
         """A tenant that there is; the only one, where none is named. Raises ChangeRefused."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from msgspec import Struct
@@ -23,6 +23,7 @@ from vestry.adapters.memory import wall
 from vestry.admin.actor import Actor
 from vestry.admin.bodies import judge, plain, told
 from vestry.admin.events import Events
+from vestry.admin.pages import keys_of
 from vestry.audit.fields import RecordType
 from vestry.audit.records import microseconds_of, rfc3339
 from vestry.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
@@ -30,13 +31,12 @@ from vestry.glass import LONGEST_MINUTES, SECOND, Grant, Person
 from vestry.roles import Permission, Role
 from vestry.seams import Change, Directory
 from vestry.settings.section import Remark, Section
-from vestry.types import Document, Key, Kind, Via
+from vestry.types import Document, Kind, Via
 
 log = logging.getLogger("vestry")
 OPEN_AT_ONCE = 64
 KEPT = 1000
 KEPT_SECONDS = 30 * 86_400
-PAGE = 500
 
 
 class Wish(Section):
@@ -186,19 +186,12 @@ class BreakGlass:
         if own.principal is None or own.principal.via != Via.KEY:
             return
         makers = {grant.asker.subject}
-        made = [(key.made_by, key.owner) async for key in self._keys()]
+        made = [(key.made_by, key.owner) async for key in keys_of(self._directory)]
         while more := {owner for maker, owner in made if maker in makers} - makers:
             makers |= more
         shown = await self._directory.key(own.principal.key_id)
         if shown is None or shown.made_by in makers:
             raise PermissionDenied("The asker has had a hand in your key: another person has to approve it.")
-
-    async def _keys(self) -> AsyncIterator[Key]:
-        after = ""
-        while page := await self._directory.keys(None, after, PAGE):
-            for key in page:
-                yield key
-            after = page[-1].id
 
     async def _record(self, kind: RecordType, actor: Actor, grant_id: str, grant: Grant | None, **details: Any) -> None:
         """`grant` is None for a damaged one: it says neither whose it is nor for which role."""

@@ -9,11 +9,11 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from vestry.admin.pages import PAGE
 from vestry.errors import KeysUnavailable
 from vestry.seams import Change, Directory
 from vestry.types import Document, Key, Kind
 
-PAGE = 500
 Place = tuple[Kind, str, str]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vestry.adapters.directory.faults import Unfit
 from vestry.adapters.directory.pepper import Pepper
+from vestry.admin.pages import keys_of
 from vestry.configuration.store_files import context_of, password_of
 from vestry.errors import KeysUnavailable
 from vestry.late import Late
@@ -23,8 +24,6 @@ else:  # SQLAlchemy, and of the databases' drivers the one that is needed
     store = Late("vestry.adapters.directory.store")
     sqlite = Late("vestry.adapters.directory.sqlite")
     postgres = Late("vestry.adapters.directory.postgres")
-
-PAGE = 500
 
 
 def directory_of(settings: Settings, secret: bytes) -> store.SqlDirectory:
@@ -79,10 +78,7 @@ async def opened(settings: Settings, *, upgrade: bool = False, make: bool = True
 
 async def every_key(directory: Directory) -> list[Key]:
     """All keys, revoked and expired ones included, oldest first. Raises DirectoryFault."""
-    found: list[Key] = []
-    while page := await directory.keys(None, found[-1].id if found else "", PAGE):
-        found += page
-    return sorted(found, key=lambda key: (key.created, key.id))
+    return sorted([key async for key in keys_of(directory)], key=lambda key: (key.created, key.id))
 
 
 async def key_with(directory: Directory, presented: str) -> Key | None:

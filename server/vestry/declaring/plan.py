@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct
 
 from vestry.admin.batch import Put, Remove, SetKey, Step
 from vestry.admin.documents import FORMS, Where
+from vestry.admin.pages import documents_of
 from vestry.declaring.files import Declared, Entry, KeyEntry
 from vestry.declaring.text import normal
 from vestry.faults import Fault
 from vestry.seams import Directory
 from vestry.settings.tree import Settings
-from vestry.types import Document, Kind
+from vestry.types import Kind
 
-PAGE = 500
 MADE = (Kind.TENANT, Kind.PROJECT, Kind.USER, Kind.POLICY)
 """In this order, and removed in the other: users may belong to a project, and both to a tenant."""
 ENDED = (Kind.POLICY, Kind.USER, Kind.PROJECT, Kind.TENANT)
@@ -49,7 +49,7 @@ async def plan(directory: Directory, settings: Settings, declared: Declared, *, 
         await _key(directory, each, made)
     if prune:
         for kind in ENDED:
-            async for document in everything(directory, kind):
+            async for document in documents_of(directory, kind):
                 where = Where(kind, document.tenant, document.name)
                 if where not in declared.entries and not (kind == Kind.TENANT and where.name in settings.tenants):
                     old = _normal(kind, document.body)
@@ -66,15 +66,6 @@ def _homeless(declared: Declared, differences: list[Difference]) -> Iterator[Fau
         if project and Where(Kind.PROJECT, where.tenant, project) in gone:
             mend = "Declare the project too, or give the user another"
             yield Fault(entry.place, f"no file declares the project `{project}`, and --prune would remove it", mend)
-
-
-async def everything(directory: Directory, kind: Kind, tenant: str | None = None) -> AsyncIterator[Document]:
-    """All documents of a kind, by tenant and name."""
-    after = ""
-    while page := await directory.page(kind, tenant, after, PAGE):
-        for each in page:
-            yield each
-        after = f"{page[-1].tenant}/{page[-1].name}"
 
 
 async def _put(directory: Directory, entry: Entry, made: Plan) -> None:

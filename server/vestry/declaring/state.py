@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Collection
 from typing import Any
 
 from vestry.admin.documents import FORMS
-from vestry.declaring.plan import everything
+from vestry.admin.pages import documents_of
 from vestry.declaring.text import as_yaml, slim
 from vestry.seams import Directory
 from vestry.settings.tree import Settings
@@ -20,7 +20,7 @@ async def written(directory: Directory, settings: Settings, tenants: Collection[
 
     Of tenants that the settings declare there are only the projects and users.
     """
-    names = [each.name async for each in everything(directory, Kind.TENANT) if each.name not in settings.tenants]
+    names = [each.name async for each in documents_of(directory, Kind.TENANT) if each.name not in settings.tenants]
     wanted = [name for name in sorted({*names, *settings.tenants}) if tenants is None or name in tenants]
     begun = False
     for name in wanted:
@@ -47,7 +47,7 @@ async def _tenant(directory: Directory, name: str, *, declared: bool) -> AsyncIt
         head = ""
     for kind, part in PARTS.items():
         title = f"    {part}:\n"
-        async for each in everything(directory, kind, name):
+        async for each in documents_of(directory, kind, name):
             yield head + title + as_yaml({each.name: _slim(each)}, 6)
             head = title = ""
 

@@ -11,10 +11,10 @@ from typing import Any
 import click
 
 from vestry.admin.break_glass import Shown
+from vestry.admin.pages import PAGE, paged
 from vestry.administration import ChangeRefused, Office, change, look
 from vestry.commands.common import settings_of
-from vestry.commands.directory.common import Listing, as_json, paged, tell, told
-from vestry.composition.store import PAGE
+from vestry.commands.directory.common import Listing, as_json, tell, told
 from vestry.errors import NotFound
 
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import click
 
 from vestry.adapters.directory.faults import DirectoryFault
 from vestry.admin.actor import Match
+from vestry.admin.pages import PAGE
 from vestry.administration import ChangeRefused
 from vestry.commands.common import BadSettings, Unusable
-from vestry.composition.store import PAGE
 from vestry.errors import InvalidRequest, Refusal
 from vestry.faults import ConfigurationError
-
-T = TypeVar("T")
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 as_json_of_new = click.option("--json", "as_json", is_flag=True, help="Print the key and what is known of it as JSON.")
@@ -59,15 +57,6 @@ def match_of(version: int | None) -> Match:
     if version is None:
         return Match(any_version=True)
     return Match((version,)) if version else Match(new=True)
-
-
-async def paged(page: Callable[[str], Awaitable[Sequence[T]]], cursor: Callable[[T], str]) -> AsyncIterator[T]:
-    """Everything, a page at a time."""
-    after = ""
-    while found := await page(after):
-        for each in found:
-            yield each
-        after = cursor(found[-1])
 
 
 class Listing:

@@ -12,12 +12,12 @@ from msgspec import Struct
 
 from vestry.admin.actor import Match
 from vestry.admin.documents import Kept, Where
+from vestry.admin.pages import PAGE, paged
 from vestry.administration import ChangeRefused, Office, change, known, look
 from vestry.audit.records import rfc3339
 from vestry.commands.common import settings_of
 from vestry.commands.directory.bodies import body_of, composed, given
-from vestry.commands.directory.common import Listing, match_of, paged, safe, tell, told
-from vestry.composition.store import PAGE
+from vestry.commands.directory.common import Listing, match_of, safe, tell, told
 from vestry.declaring.text import as_yaml
 from vestry.errors import Conflict, NotFound, PreconditionFailed
 from vestry.types import Kind

@@ -10,14 +10,15 @@ from typing import Any, BinaryIO
 import click
 
 from vestry.adapters.key_format import well_formed
+from vestry.admin.pages import PAGE, paged
 from vestry.administration import ChangeRefused, Office, look, make_key
 from vestry.audit.records import rfc3339
 from vestry.commands.common import settings_of
-from vestry.commands.directory.common import Listing, as_json, as_json_of_new, made_once, paged, safe, told
+from vestry.commands.directory.common import Listing, as_json, as_json_of_new, made_once, safe, told
 from vestry.commands.directory.completing import a_key, a_model, a_project, a_tenant
 from vestry.commands.directory.showing import COLUMNS, STATES, described, lines, models_of
 from vestry.commands.directory.times import SPAN, day, expiry
-from vestry.composition.store import PAGE, key_with
+from vestry.composition.store import key_with
 from vestry.errors import NotFound
 from vestry.roles import Role
 from vestry.types import Key
