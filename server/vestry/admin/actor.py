@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from vestry.errors import InvalidRequest, NotFound, PermissionDenied
+from vestry.errors import InvalidRequest, NotFound, PermissionDenied, PreconditionFailed, PreconditionRequired
 from vestry.roles import HOUSE, Permission, Role, permissions
 from vestry.seams import Change
 from vestry.types import Key, Limits, Network, Principal, Via
@@ -189,3 +189,21 @@ class Match(Struct, frozen=True):
         ):
             raise InvalidRequest("`If-Match` is an ETag that this server has given.", param="If-Match")
         return cls(tuple(map(int, numbers)), new=if_none_match is not None)
+
+    def judge(self, version: int | None) -> None:
+        """Judge the precondition by the version that there is.
+
+        Raises PreconditionFailed, PreconditionRequired, Conflict.
+        """
+        if version is None:
+            if self.versions:
+                raise PreconditionFailed("There is nothing of this name any more.")
+            return
+        if self.new:
+            raise PreconditionFailed("It exists already.")
+        if self.any_version:
+            return
+        if not self.versions:
+            raise PreconditionRequired
+        if version not in self.versions:
+            raise PreconditionFailed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +9,9 @@ from msgspec import Struct
 from pydantic import ValidationError
 
 from vestry.admin import models
-from vestry.admin.actor import Actor, Match, covered, own_end, within, within_scope
+from vestry.admin.actor import Actor, Match
 from vestry.admin.bodies import Project, User, faulty, judge, lean, plain, told
+from vestry.admin.bounds import document_within_bounds, holds_no_house_key, not_the_houses, within_reach
 from vestry.admin.events import Events
 from vestry.admin.names import is_name
 from vestry.admin.recordable import both, recordable
@@ -20,16 +20,13 @@ from vestry.errors import (
     Conflict,
     InvalidRequest,
     NotFound,
-    PermissionDenied,
-    PreconditionFailed,
-    PreconditionRequired,
 )
-from vestry.roles import HOUSE, Permission, Role
+from vestry.roles import Permission
 from vestry.seams import Change, Directory
 from vestry.settings.policy import Misfit, Rules, misfits
 from vestry.settings.section import Section
 from vestry.settings.tree import Settings, Tenant
-from vestry.types import Document, Kind, Limits
+from vestry.types import Document, Kind
 
 FORMS: Mapping[Kind, type[Section]] = {
     Kind.TENANT: Tenant,
@@ -177,10 +174,10 @@ class Documents:
         found = await change.read(where.kind, where.tenant, where.name)
         if found is not None and lean(found.body) == judged and not match.new:
             return Kept(found)
-        matches(match, None if found is None else found.version)
+        match.judge(None if found is None else found.version)
         if found is not None:
             _kept_within_bounds(actor, where.kind, found.body)
-            _not_the_houses(actor, where.kind, found.body)
+            not_the_houses(actor, where.kind, found.body)
         elif where.kind == Kind.PROJECT:
             await _room(change, where.tenant)
         if where.kind == Kind.TENANT and not rules_follow:
@@ -204,11 +201,11 @@ class Documents:
         found = await change.read(where.kind, where.tenant, where.name)
         if found is None:
             raise NotFound
-        matches(match, found.version)
+        match.judge(found.version)
         _kept_within_bounds(actor, where.kind, found.body)
-        _not_the_houses(actor, where.kind, found.body)
+        not_the_houses(actor, where.kind, found.body)
         if where.kind == Kind.USER:  # what is left of them is what their tokens say
-            _within_bounds(actor, User())
+            document_within_bounds(actor, User())
         await self._unused(change, where)
         await change.remove(where.kind, where.tenant, where.name)
         bodies = both(FORMS[where.kind], found.body, None)
@@ -228,7 +225,7 @@ class Documents:
             raise InvalidRequest(f"The name of a {where.kind} does not have the right form.", param="name")
         judged = judge(FORMS[where.kind], body)
         models.served(actor, getattr(judged, "models", None) or (), self._settings)
-        _within_bounds(actor, judged)
+        document_within_bounds(actor, judged)
         _fitting(misfits_of(where.name, judged, self._settings))
         if isinstance(judged, User) and not actor.is_house:  # whose tokens these are, only the tokens will say
             judged = judged.model_copy(update={"except_house": judged.disabled})
@@ -244,9 +241,9 @@ class Documents:
             named = set(after["models"] or ()) - set(before.get("models") or ())  # what is there already may stay
             await models.theirs(change, actor, where.tenant, named, self._settings)
         if where.kind == Kind.PROJECT and after["disabled"] != bool(before.get("disabled")):
-            await _holds_no_house_key(change, actor, where)
+            await holds_no_house_key(change, actor, where.tenant, where.name)
         if where.kind == Kind.USER:
-            await _within_reach(change, actor, before, after)
+            await within_reach(change, actor, before, after)
         if where.kind == Kind.POLICY:
             _fitting(await unsealable_rules(change, after, self._settings))
 
@@ -309,19 +306,8 @@ async def _room(change: Change, tenant: str) -> None:
         raise Conflict(f"The tenant has {MOST_PROJECTS} projects, and more it cannot have: remove one first.")
 
 
-def _within_bounds(actor: Actor, body: Section) -> None:
-    """A project or user is never wider than the credential of whoever writes it. Raises PermissionDenied."""
-    if isinstance(body, User):
-        within(actor, body.roles)
-        within_scope(actor, _set(body.models), body.project or "", _limits(body))
-    if isinstance(body, Project):
-        if actor.principal is not None and actor.principal.project:
-            raise PermissionDenied("Your own credential belongs to one project, and does not make its bounds.")
-        within_scope(actor, _set(body.models), "", _limits(body))
-
-
 def _kept_within_bounds(actor: Actor, kind: Kind, body: Mapping[str, Any]) -> None:
-    """The same of what is kept. Tenants and policies are not judged, and a damaged project or user cannot be: those who
+    """What is kept is no wider, either. Tenants and policies are not judged, and a damaged project or user cannot be: those who
     reach the whole house replace and remove them all the same. Raises PermissionDenied, Conflict.
     """
     if kind not in {Kind.PROJECT, Kind.USER}:
@@ -332,7 +318,7 @@ def _kept_within_bounds(actor: Actor, kind: Kind, body: Mapping[str, Any]) -> No
         if actor.reach(WRITE[kind]) is None:
             return
         raise Conflict("What is kept of it is damaged: have an administrator of the whole house replace it.") from None
-    _within_bounds(actor, kept)
+    document_within_bounds(actor, kept)
 
 
 def _sound(document: Document | None) -> dict[str, Any]:
@@ -341,62 +327,3 @@ def _sound(document: Document | None) -> dict[str, Any]:
         return {}
     said = recordable(FORMS[document.kind], document.body)
     return said if said is document.body else {}
-
-
-def _not_the_houses(actor: Actor, kind: Kind, body: Mapping[str, Any]) -> None:
-    """Whom the house has disabled, who reaches one tenant does not let in again. Raises PermissionDenied."""
-    if kind == Kind.USER and body.get("disabled") and not body.get("except_house") and not actor.is_house:
-        raise PermissionDenied("The house has disabled this user, and your role reaches one tenant.", param="disabled")
-
-
-async def _holds_no_house_key(change: Change, actor: Actor, where: Where) -> None:
-    """Who reaches one tenant neither stops nor lets in a key that reaches the house by its project, as they do not by
-    itself. Raises PermissionDenied.
-    """
-    if actor.is_house:
-        return
-    for key in await change.keys(where.tenant, sys.maxsize):
-        if key.project == where.name and (key.roles & HOUSE or key.damaged):
-            said = "A key of the project reaches the whole house, and your role one tenant."
-            raise PermissionDenied(said, param="disabled")
-
-
-async def _within_reach(change: Change, actor: Actor, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    """A user has roles everywhere and without an end: who has their own from some networks, or for a while, gives none,
-    or would go on by them. What the user has already may stay, or be less. Raises PermissionDenied, with `param`.
-    """
-    if actor.principal is None:
-        return
-    let_in = before.get("disabled") and not after["disabled"]
-    had = frozenset() if let_in else frozenset(map(Role, before.get("roles", ())))
-    if covered(frozenset(map(Role, after["roles"])), had):
-        return
-    if actor.principal.sources:
-        said = "Your own credential may be used from fewer addresses than the roles that you give."
-        raise PermissionDenied(said, param="roles")
-    if await own_end(change, actor) is not None:
-        raise PermissionDenied("Your own key expires, and the roles that you give do not.", param="roles")
-
-
-def _set(models: tuple[str, ...] | None) -> frozenset[str] | None:
-    return None if models is None else frozenset(models)
-
-
-def _limits(body: Project | User) -> Limits:
-    return Limits(body.concurrency, body.requests_per_minute)
-
-
-def matches(match: Match, version: int | None) -> None:
-    """Judge a precondition by the version that there is. Raises PreconditionFailed, PreconditionRequired, Conflict."""
-    if version is None:
-        if match.versions:
-            raise PreconditionFailed("There is nothing of this name any more.")
-        return
-    if match.new:
-        raise PreconditionFailed("It exists already.")
-    if match.any_version:
-        return
-    if not match.versions:
-        raise PreconditionRequired
-    if version not in match.versions:
-        raise PreconditionFailed

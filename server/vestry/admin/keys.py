@@ -12,7 +12,6 @@ from vestry.adapters.memory import wall
 from vestry.admin import models
 from vestry.admin.actor import Actor, Match, own_end, within_bounds, within_house
 from vestry.admin.bodies import KeyBody, judge
-from vestry.admin.documents import matches
 from vestry.admin.events import Events, described
 from vestry.admin.names import is_seen
 from vestry.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
@@ -96,7 +95,7 @@ class Keys:
             )
             if key == found:
                 return found, False
-            matches(match, found.version)
+            match.judge(found.version)
             _alive(found)
             _keeps_its_owner(actor, found, key)
             within_bounds(actor, found)
