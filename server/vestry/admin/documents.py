@@ -307,8 +307,8 @@ async def _room(change: Change, tenant: str) -> None:
 
 
 def _kept_within_bounds(actor: Actor, kind: Kind, body: Mapping[str, Any]) -> None:
-    """What is kept is no wider, either. Tenants and policies are not judged, and a damaged project or user cannot be: those who
-    reach the whole house replace and remove them all the same. Raises PermissionDenied, Conflict.
+    """What is kept is no wider, either. Tenants and policies are not judged, and a damaged project or user cannot be:
+    those who reach the whole house replace and remove them all the same. Raises PermissionDenied, Conflict.
     """
     if kind not in {Kind.PROJECT, Kind.USER}:
         return
