@@ -1,4 +1,6 @@
-"""Opening and reading files that somebody else named: regular ones alone, and no more of them than is asked for."""
+"""Opening and reading files that somebody else named: regular ones alone, and no more of them than is asked for; and
+making durable what was written.
+"""
 
 from __future__ import annotations
 
@@ -47,3 +49,21 @@ def whole(path: Path, limit: int, *, links: bool = True) -> bytes:
     if len(data) > limit:
         raise ValueError(f"{path} has more than {limit} bytes")
     return data
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Make a file that there is not yet, for this user alone, durably but for its name. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def persist(path: Path) -> None:
+    """Make a file durable, or the entries of a folder (fsync(2): a file's own does not). Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

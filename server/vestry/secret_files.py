@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from vestry.faults import ConfigurationError, Fault
-from vestry.regular import NotRegular, opened
+from vestry.regular import NotRegular, opened, persist, write_new
 from vestry.settings.tree import Settings
 
 KEY_HASH = "key-hash"
@@ -170,32 +170,15 @@ def read_or_make(path: Path, make: Callable[[], bytes]) -> bytes:
         try:
             for folder in (*reversed(path.parent.parents), path.parent):  # `parents` would leave those above open
                 folder.mkdir(mode=0o700, exist_ok=True)
-            _write_new(draft, make())
+            write_new(draft, make())
             try:
                 os.link(draft, path)
             except FileExistsError:
                 pass  # another process was first: its secret is the one
             finally:
                 draft.unlink()
-            _persist(path.parent)
+            persist(path.parent)
         except OSError as error:
             mend = "Make its folder writable, or put a secret there"
             raise SecretFault(path, f"it is missing and cannot be made ({error.strerror})", mend) from error
     return read(path, 16)
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-
-
-def _persist(folder: Path) -> None:
-    """Make the folder's entries durable (fsync(2): a file's own fsync does not)."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -30,6 +30,7 @@ from vestry.models.environment import Stamp
 from vestry.models.manifest import Manifest
 from vestry.models.places import Places
 from vestry.models.progress import Progress
+from vestry.regular import persist
 
 INSIDE = Path(str(files("vestry.models") / "inside"))
 RECIPE = ("inside/convert.py", "inside/quantize.py", "tools.jinja")
@@ -119,8 +120,8 @@ def _clear(folder: Path) -> None:
 def _replace(made: Path, place: Path) -> None:
     """Put the folder in its place; what stood there goes to a name of its own first, then away."""
     for each in made.iterdir():
-        _persist(each)
-    _persist(made)
+        persist(each)
+    persist(made)
     if place.exists():
         old = Path(tempfile.mkdtemp(prefix=".replaced-", dir=place.parent))
         place.rename(old / place.name)
@@ -128,15 +129,7 @@ def _replace(made: Path, place: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     else:
         made.rename(place)
-    _persist(place.parent)
-
-
-def _persist(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    persist(place.parent)
 
 
 class _Work:

@@ -6,7 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
-from vestry.regular import whole
+from vestry.regular import persist, whole, write_new
 
 
 def write_whole(path: Path, text: str, *, over: bool = True, drafts: Path | None = None) -> None:
@@ -16,15 +16,11 @@ def write_whole(path: Path, text: str, *, over: bool = True, drafts: Path | None
     `drafts` of the same volume, or else beside its place: from an append-only folder nothing can be taken away.
     """
     draft = (drafts or path.parent) / f".{path.name}.{secrets.token_hex(8)}"  # a volume may have several writers
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(descriptor)
+        write_new(draft, text.encode())
         if over or not os.path.lexists(path):
             draft.replace(path)
-        sync(path.parent)  # also of one that is there: the try that put it there may have failed in this
+        persist(path.parent)  # also of one that is there: the try that put it there may have failed in this
     finally:
         draft.unlink(missing_ok=True)
 
@@ -34,16 +30,7 @@ def make_folder(path: Path) -> None:
     if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(mode=0o700, exist_ok=True)
-        sync(path.parent)
-
-
-def sync(folder: Path) -> None:
-    """Make a folder's entries durable. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        persist(path.parent)
 
 
 def read_bounded(path: Path, limit: int) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
 from vestry.audit.content.sealing import new_private
 from vestry.auditor import secret_text
+from vestry.regular import write_new
 
 
 @click.command("keygen", short_help="Make an auditor's key pair, away from the server.")
@@ -27,11 +27,7 @@ def command(file: Path) -> None:
     private, public = new_private()
     text = f"# An auditor's private key. Its public half: {public}\n{secret_text(private)}\n"
     try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(descriptor)
+        write_new(file, text.encode("ascii"))
     except FileExistsError:
         raise click.UsageError(f"{file} exists already, and is left as it is: name another file") from None
     except OSError as error:
