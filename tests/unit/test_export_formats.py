@@ -24,6 +24,7 @@ from vestry.audit.records import Records
 from vestry.audit.scan import LogDamaged
 from vestry.errors import InvalidRequest
 from vestry.seams import Record
+from vestry.syslog import framed
 from vestry.types import Ending, Operation, Outcome, Usage
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "ocsf" / "schema.json").read_text("utf-8"))
@@ -280,7 +281,7 @@ def test_messages_of_rfc_5424(text: str, host: str, kind: str) -> None:
     """Any text and any host name make one message that a strict reader takes, and reads back."""
     raw = bytes_of({"schema": 1, "type": kind, "time": "2026-01-31T23:59:59.000001Z", "reason": text})
     message = syslog.message(raw, raw, host)
-    found, rest = frames(syslog.framed([message, message]))
+    found, rest = frames(framed([message, message]))
     assert (found, rest) == ([message, message], b"")
     assert Message(message).text.encode() == raw
     assert Message(message).kind == kind

@@ -2,7 +2,7 @@
 
 The protocol has no answers: what was written to a connection that breaks may or may not have been read. So the sender
 ends the connection now and then, which the receiver answers with its own end once it has read everything before
-(`syslog_end`). Until then nothing counts as delivered.
+(`vestry.syslog`). Until then nothing counts as delivered.
 
 Blocking; for one thread, but for `abort`.
 """
@@ -15,7 +15,7 @@ import socket
 import ssl
 from collections.abc import Callable
 
-from vestry.syslog_end import end
+from vestry.syslog import end
 
 
 class SyslogTls:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import socket
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,13 +19,14 @@ from urllib.parse import urlsplit
 
 from vestry.adapters.http_batches import HttpBatches
 from vestry.adapters.syslog_tls import SyslogTls
-from vestry.audit.export import syslog
 from vestry.audit.export.formats import FORMATS, Render
+from vestry.audit.export.syslog import message
 from vestry.audit.export.worker import Observer, Pack, Sender, Worker
 from vestry.configuration.export_files import context_of, token_of
 from vestry.meter.record import RecordMeter
 from vestry.settings.record import Export
 from vestry.settings.tree import Settings
+from vestry.syslog import framed
 
 FLUSH_SECONDS = 5.0
 
@@ -102,10 +104,10 @@ def worker_of(export: Export, home: Path, observer: Observer) -> Worker:
 
 def _syslog(export: Export, render: Render) -> tuple[Sender, Pack]:
     parts = urlsplit(export.url)
-    host = syslog.own_host()
+    host = socket.getfqdn()
 
     def pack(leaves: list[bytes]) -> bytes:
-        return syslog.framed([syslog.message(leaf, render(leaf), host) for leaf in leaves])
+        return framed([message(leaf, render(leaf), host) for leaf in leaves])
 
     sender = SyslogTls(parts.hostname or "", parts.port or 6514, context_of(export), seconds=export.timeout_seconds)
     return sender, pack

@@ -5,7 +5,7 @@
 
 On one line. `note` is the base64 of the signed note, byte for byte, so that a line alone can be verified. Syslog has
 no acknowledgement: what was written to a connection that broke may be lost. So the connection is ended after every
-message (`syslog_end`), and a receiver that breaks it off then counts as one that has not taken it. A receiver cannot
+message (`vestry.syslog`), and a receiver that breaks it off then counts as one that has not taken it. A receiver cannot
 be asked what it holds.
 """
 
@@ -18,13 +18,11 @@ import ssl
 from datetime import UTC, datetime
 
 from vestry.audit.copies.sink import Held, Item
-from vestry.syslog_end import end
+from vestry.syslog import FACILITY, end, framed, printable
 from vestry.wires import Peer, Undelivered, connected
 
 SD_ID = "vestry@32473"
 """32473 is the enterprise number that IANA reserves for examples (RFC 5612): we have none of our own."""
-FACILITY = 13
-"""Log audit (RFC 5424, section 6.2.1)."""
 _NOTICE, _BOM = 5, "\ufeff"
 
 
@@ -38,12 +36,12 @@ class SyslogSink:
         self.name = name
         self.where = f"the syslog receiver {peer}"
         self._peer = peer
-        self._hostname = _ascii(hostname or socket.gethostname(), 255) or "-"
+        self._hostname = printable(hostname or socket.gethostname(), 255)
 
     def deliver(self, item: Item) -> None:
-        data = self.message(item, datetime.now(UTC)).encode()
+        data = framed([self.message(item, datetime.now(UTC)).encode()])
         with connected(self._peer) as wire:
-            wire.sendall(b"%d %s" % (len(data), data))
+            wire.sendall(data)
             _end(wire)
 
     def newest(self) -> Held | None:
@@ -79,8 +77,3 @@ def _end(wire: socket.socket) -> None:
 def _escaped(value: str) -> str:
     """PARAM-VALUE (section 6.3.3)."""
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("]", "\\]")
-
-
-def _ascii(value: str, most: int) -> str:
-    """PRINTUSASCII."""
-    return "".join(each for each in value if "!" <= each <= "~")[:most]

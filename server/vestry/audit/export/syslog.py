@@ -1,4 +1,4 @@
-"""Messages of RFC 5424 and their frames of RFC 5425 (octet counting).
+"""Messages of RFC 5424.
 
 Facility 13 (log audit), severity 6, or 4 for what somebody should look at. MSGID is the record's type. The message is
 the record in the chosen format; where it is not ASCII it begins with a byte order mark, as RFC 5424 section 6.4 asks.
@@ -6,13 +6,10 @@ the record in the chosen format; where it is not ASCII it begins with a byte ord
 
 from __future__ import annotations
 
-import re
-import socket
-
 from vestry import __version__
 from vestry.audit.export.ocsf import decoded
+from vestry.syslog import FACILITY, printable
 
-FACILITY = 13
 INFORMATIONAL, WARNING = 6, 4
 BOM = b"\xef\xbb\xbf"
 WARNED = frozenset({"refusal", "refusals.summary", "intent.closed", "log.trim", "log.recovered", "clock.jump"})
@@ -29,18 +26,3 @@ def message(leaf: bytes, text: bytes, host: str) -> bytes:
         f'[origin software="vestry" swVersion="{__version__}"] '
     )
     return head.encode("ascii") + (b"" if text.isascii() else BOM) + text
-
-
-def framed(messages: list[bytes]) -> bytes:
-    """Messages as they go over TLS: each behind its length in octets and a space (RFC 5425 section 4.3)."""
-    return b"".join(b"%d %b" % (len(each), each) for each in messages)
-
-
-def printable(text: str, most: int) -> str:
-    """A text as a field of the header: visible ASCII, or the nil value (RFC 5424 section 6)."""
-    return re.sub(r"[^\x21-\x7e]", "", text)[:most] or "-"
-
-
-def own_host() -> str:
-    """This machine's name, as HOSTNAME says it."""
-    return socket.getfqdn()

@@ -1,4 +1,5 @@
-"""The end of a connection to a syslog receiver over TLS: the only answer that there is (RFC 5425, section 4.4).
+"""What senders of syslog share: fields of a header (RFC 5424), frames (RFC 5425), and the end of a connection over TLS:
+the only answer that there is (RFC 5425, section 4.4).
 
 A receiver answers the sender's `close_notify` with its own, after it has read everything before. Many end without it;
 that counts where TCP says that all bytes were acknowledged and that the end was a plain one: a receiver that closes
@@ -8,13 +9,26 @@ without having read all resets the connection instead (RFC 1122, 4.2.2.13).
 from __future__ import annotations
 
 import fcntl
+import re
 import socket
 import ssl
 import struct
 import termios
 
+FACILITY = 13
+"""Log audit (RFC 5424, section 6.2.1)."""
 CLOSE_WAIT = 8
 """tcp(7), TCP_INFO: the other side has ended, and this one has not."""
+
+
+def printable(text: str, most: int) -> str:
+    """A text as a field of the header: visible ASCII, or the nil value (RFC 5424 section 6)."""
+    return re.sub(r"[^\x21-\x7e]", "", text)[:most] or "-"
+
+
+def framed(messages: list[bytes]) -> bytes:
+    """Messages as they go over the wire: each behind its length in octets and a space (RFC 5425 section 4.3)."""
+    return b"".join(b"%d %b" % (len(each), each) for each in messages)
 
 
 def end(connection: ssl.SSLSocket) -> None:
