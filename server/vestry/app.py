@@ -51,7 +51,8 @@ from vestry.record import Recorder
 from vestry.relay import Relay
 from vestry.route import Router
 from vestry.seams import Credentials
-from vestry.settings.tree import Door, Settings, is_private
+from vestry.settings.section import is_private
+from vestry.settings.tree import Door, Settings
 from vestry.standing import Abreast, Standing
 from vestry.trust import Authorities
 from vestry.types import ServedModel

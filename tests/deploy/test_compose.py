@@ -24,7 +24,8 @@ from vestry.configuration.reading import load
 from vestry.models import catalog
 from vestry.models.chosen import served
 from vestry.models.environment import locked_version
-from vestry.settings.tree import Settings, address_of, is_private
+from vestry.settings.section import address_of, is_private
+from vestry.settings.tree import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy"

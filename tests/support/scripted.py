@@ -11,7 +11,7 @@ from typing import Any
 import uvloop
 
 from vestry.adapters.upstream import Connection, Upstream
-from vestry.settings.tree import is_private
+from vestry.settings.section import is_private
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nok"
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -13,7 +13,8 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from vestry.configuration.reading import LARGEST_FILE, ConfigurationError, Fault, digest, load, read, schema
+from vestry.configuration.reading import LARGEST_FILE, digest, load, read, schema
+from vestry.faults import ConfigurationError, Fault
 from vestry.settings.tree import Model, Settings, Tenant
 
 KNOWN = "sha256:a8f6d98265c578409a4860ea0e5c1714ca9188d1ffb2be02178993ec7fa09f13"

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from vestry.audit.content.sealing import new_private
 from vestry.auditor import AuditorKey, secret_text
 from vestry.composition.recording import rule_modes, sealers
-from vestry.configuration.reading import ConfigurationError, load, read
+from vestry.configuration.reading import load, read
+from vestry.faults import ConfigurationError
 from vestry.house import contents_of
 from vestry.settings.record import Hold
 from vestry.settings.tree import Settings

@@ -11,7 +11,9 @@ from pydantic import ValidationError
 
 from support.certificates import made
 from vestry.configuration.export_files import context_of, token_of
-from vestry.configuration.reading import ConfigurationError, inspect, load
+from vestry.configuration.inspection import inspect
+from vestry.configuration.reading import load
+from vestry.faults import ConfigurationError
 from vestry.settings.record import Export
 from vestry.settings.tree import Settings
 

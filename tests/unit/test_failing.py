@@ -16,8 +16,8 @@ from support.scripted import answering, pool, serving
 from vestry.adapters.upstream import Upstream
 from vestry.errors import EngineFailed
 from vestry.relay import Relay
+from vestry.settings.section import is_private
 from vestry.settings.tree import Relay as Deadlines
-from vestry.settings.tree import is_private
 from vestry.trust import Authorities
 
 

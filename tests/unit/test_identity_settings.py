@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from support.tokens import ISSUER, issuer, rsa
-from vestry.configuration.reading import inspect, read
+from vestry.configuration.inspection import inspect
+from vestry.configuration.reading import read
 from vestry.faults import ConfigurationError
 from vestry.settings.tree import Settings
 

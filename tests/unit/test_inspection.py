@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 from support import certificates
 from vestry.configuration import inspection
-from vestry.configuration.reading import inspect, read
+from vestry.configuration.inspection import inspect
+from vestry.configuration.reading import read
 from vestry.secret_files import key_hash
 from vestry.settings.tree import Settings, Tls
 

@@ -22,7 +22,9 @@ from vestry.audit.copies.witness import WitnessSink
 from vestry.cli import main
 from vestry.composition.outside import credentials_in, sinks_of
 from vestry.composition.signing import make_signer
-from vestry.configuration.reading import ConfigurationError, inspect, load
+from vestry.configuration.inspection import inspect
+from vestry.configuration.reading import load
+from vestry.faults import ConfigurationError
 from vestry.meter.calls import Meter
 from vestry.settings.tree import Settings
 from vestry.wires import Undelivered, Web

@@ -16,7 +16,7 @@ from fakes.wires import until
 from support.scripted import OK, Heard, answering, ask, pool, request_of, run, serving
 from vestry.adapters.upstream import Upstream
 from vestry.errors import EngineFailed
-from vestry.settings.tree import is_private
+from vestry.settings.section import is_private
 
 
 def test_nobody_listening_is_a_failure_to_connect() -> None:

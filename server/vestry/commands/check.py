@@ -14,8 +14,10 @@ import msgspec
 from vestry.audit.registry import REGISTRY
 from vestry.commands.common import BadSettings
 from vestry.composition.signing import other_key, signer
-from vestry.configuration.reading import ConfigurationError, Fault, Places, digest, inspect, read, schema
+from vestry.configuration.inspection import inspect
+from vestry.configuration.reading import Places, digest, read, schema
 from vestry.configuration.strict_yaml import Trail
+from vestry.faults import ConfigurationError, Fault
 from vestry.models import manifest
 from vestry.models import places as models
 from vestry.models.arguments import address, context_length

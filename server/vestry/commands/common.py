@@ -8,7 +8,8 @@ from typing import IO, Any
 
 import click
 
-from vestry.configuration.reading import ConfigurationError, Fault, Reading, read
+from vestry.configuration.reading import Reading, read
+from vestry.faults import ConfigurationError, Fault
 from vestry.settings.tree import Settings
 
 

@@ -18,7 +18,7 @@ from vestry.app import Secrets, Server
 from vestry.audit.scan import LogUnusable
 from vestry.commands.common import BadSettings, reading_of
 from vestry.composition.signing import signing
-from vestry.configuration.reading import inspect
+from vestry.configuration.inspection import inspect
 from vestry.models.catalog import ModelError
 from vestry.models.chosen import served
 from vestry.secret_files import SecretFault, engine_key, key_hash, state_directory

@@ -22,7 +22,8 @@ from vestry.commands.check import faults_of_models
 from vestry.commands.common import BadSettings, reading_of
 from vestry.commands.running import announcer, engine_program, keep, terminated_as_interrupted
 from vestry.composition.signing import make_signer
-from vestry.configuration.reading import Reading, inspect
+from vestry.configuration.inspection import inspect
+from vestry.configuration.reading import Reading
 from vestry.errors import KeysUnavailable
 from vestry.faults import ConfigurationError
 from vestry.models import environment

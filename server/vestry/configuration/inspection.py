@@ -25,7 +25,8 @@ from vestry.configuration.strict_yaml import Trail
 from vestry.faults import Fault
 from vestry.late import Late
 from vestry.secret_files import CONTENT_HASH, exposure, is_folder, looked_at, lost_pepper, useless
-from vestry.settings.tree import Settings, Tls, address_of, is_private
+from vestry.settings.section import address_of, is_private
+from vestry.settings.tree import Settings, Tls
 from vestry.trust import LARGEST_PEM, trusting
 
 if TYPE_CHECKING:

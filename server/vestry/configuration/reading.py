@@ -21,15 +21,12 @@ from msgspec import Struct
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from vestry.configuration.inspection import inspect
 from vestry.configuration.strict_yaml import Document, Trail, parse
 from vestry.faults import ConfigurationError, Fault, meant
 from vestry.settings.copies import BUCKET, KEYS, PROFILE, REGION, VKEY
-from vestry.settings.section import COMMANDS
+from vestry.settings.section import COMMANDS, LABEL, NAME, ORIGIN, Section
 from vestry.settings.shape import kinds_of, optional, place_of, section_of, table_of
-from vestry.settings.tree import LABEL, NAME, ORIGIN, Section, Settings
-
-__all__ = ["ConfigurationError", "Fault", "Places", "Reading", "digest", "inspect", "load", "read", "schema"]
+from vestry.settings.tree import Settings
 
 PREFIX = "VESTRY_"
 OTHER_VARIABLES = frozenset({"VESTRY_CONFIG", "VESTRY_API_KEY"})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from vestry.models.catalog import Entry, ModelError
-from vestry.settings.tree import address_of, is_private
+from vestry.settings.section import address_of, is_private
 
 TUNABLE = frozenset(
     {

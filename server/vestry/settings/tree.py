@@ -18,9 +18,6 @@ from vestry.settings.identity import Identity
 from vestry.settings.policy import Policy, misfits
 from vestry.settings.record import Audit, Contents
 from vestry.settings.section import (
-    LABEL,
-    NAME,
-    ORIGIN,
     Host,
     Label,
     Name,
@@ -34,8 +31,6 @@ from vestry.settings.section import (
     split_url,
 )
 from vestry.settings.store import Store
-
-__all__ = ["LABEL", "NAME", "ORIGIN", "Section", "address_of", "is_host_name", "is_private"]
 
 
 class Tls(Section):

@@ -14,7 +14,7 @@ from vestry.audit.tlog.notes import Checkpoint, NoteRefused, PublicKey, split
 from vestry.audit.tlog.tiles import CHECKPOINT
 from vestry.audit.verify import disk
 from vestry.audit.verify.disk import Unreadable
-from vestry.audit.verify.findings import BadInput, Finding, Findings, LogReport, Progress, Report
+from vestry.audit.verify.findings import BadInput, Findings, Progress, Report
 from vestry.audit.verify.log import LogVerifier
 from vestry.regular import is_folder
 
@@ -300,6 +300,3 @@ def _named(origin: str, named: dict[str, int], listed: dict[str, str], house: Fi
                 "none",
                 origin=clean(name, 64),
             )
-
-
-__all__ = ["REGISTRY", "Finding", "LogReport", "Outside", "Report", "notes_of", "sizes", "verify"]

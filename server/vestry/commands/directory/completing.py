@@ -11,7 +11,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from vestry.adapters.directory.glance import documents_of, key_ids
-from vestry.configuration.reading import ConfigurationError, load
+from vestry.configuration.reading import load
+from vestry.faults import ConfigurationError
 from vestry.settings.tree import Settings
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
