@@ -60,7 +60,6 @@ class Trip(Struct, eq=False):
 
     seat: Seat
     began: float
-    streamed: bool
     weight: float = 1.0
     """How many times later than else its first byte may come: by the long prompts that the replica has before it."""
     heavy: int = 0
@@ -143,7 +142,7 @@ class Router:
         self._budget[model] = min(BUDGET_CAP, budget)
         heavy = max(0, size - LIGHT)
         seat.heavy += heavy
-        trip = Trip(seat, now, streamed, min(HEAVIEST, 1.0 + seat.heavy / LIGHT), heavy)
+        trip = Trip(seat, now, min(HEAVIEST, 1.0 + seat.heavy / LIGHT), heavy)
         if seat.on_trial and seat.trial is None and now >= seat.ejected_until:
             seat.trial = trip
         if streamed:

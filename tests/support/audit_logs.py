@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import struct
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -160,12 +159,3 @@ def flip(path: Path, at: int) -> None:
     data = bytearray(path.read_bytes())
     data[at] ^= 1
     path.write_bytes(data)
-
-
-def lengths(data: bytes) -> list[int]:
-    """Where each record of a bundle begins."""
-    found, at = [], 0
-    while at < len(data):
-        found.append(at + 2)
-        at += 2 + struct.unpack_from(">H", data, at)[0]
-    return found

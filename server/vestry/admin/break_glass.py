@@ -200,7 +200,7 @@ class BreakGlass:
             asker = grant.asker
             details |= {"tenant": asker.tenant, "subject": asker.subject, "role": grant.role.value}
             said = f"role {grant.role.value} for {asker.subject!r} of tenant {asker.tenant}"
-        await self._events.glass(kind, actor, name=grant_id, **details)
+        await self._events.say(kind, actor, name=grant_id, **details)
         log.warning("%s %s: %s, by %r", kind.value, grant_id, said, actor.name)
 
     def _shown(self, document: Document) -> Shown:

@@ -40,10 +40,10 @@ class Events:
         """`bodies` are those before and after; None where there was or will be none."""
         before, after = bodies
         change = "create" if before is None else "remove" if after is None else "update"
-        await self._say(CHANGES[kind], actor, change=change, tenant=tenant or None, name=name, old=before, new=after)
+        await self.say(CHANGES[kind], actor, change=change, tenant=tenant or None, name=name, old=before, new=after)
 
     async def key_made(self, actor: Actor, key: Key, *, reason: str = "") -> None:
-        await self._say(
+        await self.say(
             RecordType.KEY_CREATE,
             actor,
             **_key(key),
@@ -54,7 +54,7 @@ class Events:
         )
 
     async def key_changed(self, actor: Actor, change: str, before: Key, after: Key, *, reason: str = "") -> None:
-        await self._say(
+        await self.say(
             RecordType.KEY_CHANGE,
             actor,
             **_key(before),
@@ -65,13 +65,10 @@ class Events:
         )
 
     async def key_revoked(self, actor: Actor, key: Key, *, reason: str = "") -> None:
-        await self._say(RecordType.KEY_REVOKE, actor, **_key(key), reason=reason)
+        await self.say(RecordType.KEY_REVOKE, actor, **_key(key), reason=reason)
 
-    async def glass(self, kind: RecordType, actor: Actor, **details: Any) -> None:
-        """One of the three steps of a break-glass: who is given which role, why, and by whom."""
-        await self._say(kind, actor, **details)
-
-    async def _say(self, kind: RecordType, actor: Actor, **details: Any) -> None:
+    async def say(self, kind: RecordType, actor: Actor, **details: Any) -> None:
+        """Any other: such as the three steps of a break-glass, with who is given which role, and why."""
         await self._write(self._records.event(kind, **actor.described(), **details))
 
 

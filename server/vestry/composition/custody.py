@@ -15,7 +15,7 @@ from vestry.audit.fields import RecordType
 from vestry.audit.pruning import Hold
 from vestry.audit.reading import NoLog
 from vestry.audit.records import Records, as_recorded
-from vestry.composition.outside import record_once, recorded_or
+from vestry.composition.outside import record_all, recorded_or
 from vestry.composition.reader import user_of_this_process
 from vestry.composition.retention import holds_of
 from vestry.configuration.reading import digest
@@ -77,7 +77,7 @@ def erase(
             configuration_digest=digest(settings),
         )
         with recorded_or(Refused, "Nothing was done, because it could not be recorded."):
-            record_once(settings, event)
+            record_all(settings, [event])
     try:
         erasing.destroy(found, wanted)
         erasing.sweep(logs)

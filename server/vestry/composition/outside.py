@@ -85,11 +85,6 @@ class OutsideCopies:
         self.couriers.close()
 
 
-def record_once(settings: Settings, event: Record) -> None:
-    """Write one record from a command; as `record_all`."""
-    record_all(settings, [event])
-
-
 def record_all(settings: Settings, events: Sequence[Record]) -> None:
     """Write records from a command, in the log of commands; their checkpoint goes to the copies, a few seconds tried.
 

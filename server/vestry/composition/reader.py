@@ -7,7 +7,7 @@ import pwd
 
 from vestry.audit.fields import RecordType
 from vestry.audit.records import Records
-from vestry.composition.outside import record_once, recorded_or
+from vestry.composition.outside import record_all, recorded_or
 from vestry.settings.tree import Settings
 
 
@@ -21,7 +21,7 @@ def record_reading(settings: Settings, *, command: str, asked: str, records: int
         RecordType.LOG_READ, actor=user_of_this_process(), command=command, filter=asked, records=records
     )
     with recorded_or(ReadingRefused, "Nothing is shown, because the reading could not be recorded."):
-        record_once(settings, event)
+        record_all(settings, [event])
 
 
 def user_of_this_process() -> str:

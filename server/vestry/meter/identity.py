@@ -8,8 +8,6 @@ from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-UNKNOWN = "unknown"
-
 
 class Keys(Protocol):
     """An issuer's keys, as far as they are counted."""

@@ -18,7 +18,7 @@ class Journal:
     """The records of the segments, each with the index that its place gives it. Read once, in order."""
 
     def __init__(self, home: Path, findings: Findings) -> None:
-        self._home, self._findings = home, findings
+        self._findings = findings
         try:
             found = scan.segments(home)
         except OSError:
