@@ -62,22 +62,13 @@ def _ended(number: int, _: object) -> NoReturn:
     cls=Program,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     late={
-        "up": ("vestry.commands.up:command", "Set everything up on this machine, and serve."),
-        "serve": ("vestry.commands.serve:command", "Serve the API in front of engines that run already."),
-        "engine": ("vestry.commands.engine:command", "Run one model's engine, and keep it running."),
-        "check": ("vestry.commands.check:command", "Name every fault of the settings, with its place and the mend."),
-        "doctor": (
-            "vestry.commands.doctor:command",
-            "Look at the machine, the settings and what runs, and say what to mend.",
-        ),
-        "completion": (
-            "vestry.commands.completion:command",
-            "Print a script with which the shell completes `vestry`.",
-        ),
-        "apply": (
-            "vestry.commands.directory.apply:command",
-            "Make tenants, projects, users and policy as files declare them.",
-        ),
+        "up": ("up:command", "Set everything up on this machine, and serve."),
+        "serve": ("serve:command", "Serve the API in front of engines that run already."),
+        "engine": ("engine:command", "Run one model's engine, and keep it running."),
+        "check": ("check:command", "Name every fault of the settings, with its place and the mend."),
+        "doctor": ("doctor:command", "Look at the machine, the settings and what runs, and say what to mend."),
+        "completion": ("completion:command", "Print a script with which the shell completes `vestry`."),
+        "apply": ("directory.apply:command", "Make tenants, projects, users and policy as files declare them."),
     },
 )
 @click.version_option(__version__, prog_name="vestry")

@@ -12,28 +12,22 @@ from vestry.commands.late import LateGroup
     cls=LateGroup,
     short_help="The audit log: its keys, proofs, and what stands in it.",
     late={
-        "init": ("vestry.commands.audit.init:command", "Make the key that signs the audit log."),
-        "public-key": ("vestry.commands.audit.public_key:command", "Print the public key of the audit log."),
-        "checkpoint": ("vestry.commands.audit.checkpoint:command", "Sign a checkpoint now."),
-        "status": ("vestry.commands.audit.status:command", "Show how the audit logs are, and what is wrong."),
-        "show": ("vestry.commands.audit.show:command", "Find records, and show them."),
-        "export": ("vestry.commands.audit.export:command", "Export records as JSON Lines, OCSF or CEF."),
-        "index": ("vestry.commands.audit.index:command", "Bring the index beside the log up to date, or make it anew."),
-        "verify": ("vestry.commands.audit.verify:command", "Verify a copy of the record, offline."),
-        "prove": ("vestry.commands.audit.prove:command", "Write proofs that records stand in the log."),
-        "verify-proof": (
-            "vestry.commands.audit.verify_proof:command",
-            "Verify a proof that a record stands in the log.",
-        ),
-        "reconcile": (
-            "vestry.commands.audit.reconcile:command",
-            "Add up the logs, and compare them with the engines' counters.",
-        ),
-        "keygen": ("vestry.commands.audit.keygen:command", "Make an auditor's key pair, away from the server."),
-        "open": ("vestry.commands.audit.opening:command", "Show what was asked in a call, and what was answered."),
-        "erase": ("vestry.commands.audit.erase:command", "Destroy what is kept of a person's prompts and answers."),
-        "tenant-key": ("vestry.commands.audit.tenant_key:command", "Print the key of one tenant's content hashes."),
-        "prune": ("vestry.commands.audit.prune:command", "Remove records that the retention policy lets go."),
+        "init": ("audit.init:command", "Make the key that signs the audit log."),
+        "public-key": ("audit.public_key:command", "Print the public key of the audit log."),
+        "checkpoint": ("audit.checkpoint:command", "Sign a checkpoint now."),
+        "status": ("audit.status:command", "Show how the audit logs are, and what is wrong."),
+        "show": ("audit.show:command", "Find records, and show them."),
+        "export": ("audit.export:command", "Export records as JSON Lines, OCSF or CEF."),
+        "index": ("audit.index:command", "Bring the index beside the log up to date, or make it anew."),
+        "verify": ("audit.verify:command", "Verify a copy of the record, offline."),
+        "prove": ("audit.prove:command", "Write proofs that records stand in the log."),
+        "verify-proof": ("audit.verify_proof:command", "Verify a proof that a record stands in the log."),
+        "reconcile": ("audit.reconcile:command", "Add up the logs, and compare them with the engines' counters."),
+        "keygen": ("audit.keygen:command", "Make an auditor's key pair, away from the server."),
+        "open": ("audit.opening:command", "Show what was asked in a call, and what was answered."),
+        "erase": ("audit.erase:command", "Destroy what is kept of a person's prompts and answers."),
+        "tenant-key": ("audit.tenant_key:command", "Print the key of one tenant's content hashes."),
+        "prune": ("audit.prune:command", "Remove records that the retention policy lets go."),
     },
 )
 def audit() -> None:
@@ -52,8 +46,8 @@ def audit() -> None:
     cls=LateGroup,
     short_help="Look at roles that are lent, and end them.",
     late={
-        "list": ("vestry.commands.directory.break_glass:listed", "List asks and grants."),
-        "end": ("vestry.commands.directory.break_glass:end", "End a grant, or an ask."),
+        "list": ("directory.break_glass:listed", "List asks and grants."),
+        "end": ("directory.break_glass:end", "End a grant, or an ask."),
     },
 )
 def break_glass() -> None:
@@ -71,18 +65,15 @@ def break_glass() -> None:
     cls=LateGroup,
     short_help="Make, list, change and revoke API keys.",
     late={
-        "create": ("vestry.commands.directory.keys:create", "Make a key, and show it once."),
-        "list": ("vestry.commands.directory.keys:listed", "List keys, without their secrets."),
-        "show": ("vestry.commands.directory.keys:show", "Show a key, without its secret."),
-        "identify": ("vestry.commands.directory.keys:identify", "Say whose a key is."),
-        "update": ("vestry.commands.directory.keys_change:update", "Change what a key may do."),
-        "freeze": ("vestry.commands.directory.keys_change:freeze", "Refuse keys until they are thawed."),
-        "thaw": ("vestry.commands.directory.keys_change:thaw", "Let frozen keys work again."),
-        "rotate": (
-            "vestry.commands.directory.keys_change:rotate",
-            "Make a key that takes over from another, and show it once.",
-        ),
-        "revoke": ("vestry.commands.directory.keys_change:revoke", "Revoke keys, at once."),
+        "create": ("directory.keys:create", "Make a key, and show it once."),
+        "list": ("directory.keys:listed", "List keys, without their secrets."),
+        "show": ("directory.keys:show", "Show a key, without its secret."),
+        "identify": ("directory.keys:identify", "Say whose a key is."),
+        "update": ("directory.keys_change:update", "Change what a key may do."),
+        "freeze": ("directory.keys_change:freeze", "Refuse keys until they are thawed."),
+        "thaw": ("directory.keys_change:thaw", "Let frozen keys work again."),
+        "rotate": ("directory.keys_change:rotate", "Make a key that takes over from another, and show it once."),
+        "revoke": ("directory.keys_change:revoke", "Revoke keys, at once."),
     },
 )
 def keys() -> None:
@@ -102,11 +93,11 @@ def keys() -> None:
     cls=LateGroup,
     short_help="The rules in force, what they say of a call, and those of the directory.",
     late={
-        "rules": ("vestry.commands.policy:rules", "List the rules in force, in their order."),
-        "explain": ("vestry.commands.policy:explain_", "Say what would become of a call, and why."),
-        "show": ("vestry.commands.directory.policies:show", "Show the directory's policy."),
-        "set": ("vestry.commands.directory.policies:put", "Write the directory's policy."),
-        "remove": ("vestry.commands.directory.policies:remove", "Remove the directory's policy."),
+        "rules": ("policy:rules", "List the rules in force, in their order."),
+        "explain": ("policy:explain_", "Say what would become of a call, and why."),
+        "show": ("directory.policies:show", "Show the directory's policy."),
+        "set": ("directory.policies:put", "Write the directory's policy."),
+        "remove": ("directory.policies:remove", "Remove the directory's policy."),
     },
 )
 def policy() -> None:
@@ -123,10 +114,10 @@ def policy() -> None:
     cls=LateGroup,
     short_help="List, show, make, change and remove projects.",
     late={
-        "list": ("vestry.commands.directory.projects:listed", "List projects."),
-        "show": ("vestry.commands.directory.projects:show", "Show a project."),
-        "set": ("vestry.commands.directory.projects:put", "Make or change a project."),
-        "remove": ("vestry.commands.directory.projects:remove", "Remove a project that nobody belongs to."),
+        "list": ("directory.projects:listed", "List projects."),
+        "show": ("directory.projects:show", "Show a project."),
+        "set": ("directory.projects:put", "Make or change a project."),
+        "remove": ("directory.projects:remove", "Remove a project that nobody belongs to."),
     },
 )
 def projects() -> None:
@@ -146,9 +137,9 @@ def projects() -> None:
     cls=LateGroup,
     short_help="Prepare and look at the database of keys and tenants.",
     late={
-        "migrate": ("vestry.commands.store:migrate", "Bring the tables to this version's schema."),
-        "status": ("vestry.commands.store:status", "Say which schema there is, and which one is needed."),
-        "downgrade": ("vestry.commands.store:downgrade", "Bring the tables back to an older version's schema."),
+        "migrate": ("store:migrate", "Bring the tables to this version's schema."),
+        "status": ("store:status", "Say which schema there is, and which one is needed."),
+        "downgrade": ("store:downgrade", "Bring the tables back to an older version's schema."),
     },
 )
 def store() -> None:
@@ -168,13 +159,13 @@ def store() -> None:
     short_help="List, show, make, change and remove tenants.",
     late={
         "export": (
-            "vestry.commands.directory.export:command",
+            "directory.export:command",
             "Print tenants, projects, users and policy as `vestry apply` takes them.",
         ),
-        "list": ("vestry.commands.directory.tenants:listed", "List tenants."),
-        "show": ("vestry.commands.directory.tenants:show", "Show a tenant."),
-        "set": ("vestry.commands.directory.tenants:put", "Make or change a tenant."),
-        "remove": ("vestry.commands.directory.tenants:remove", "Remove a tenant that nobody belongs to."),
+        "list": ("directory.tenants:listed", "List tenants."),
+        "show": ("directory.tenants:show", "Show a tenant."),
+        "set": ("directory.tenants:put", "Make or change a tenant."),
+        "remove": ("directory.tenants:remove", "Remove a tenant that nobody belongs to."),
     },
 )
 def tenants() -> None:
@@ -195,10 +186,10 @@ def tenants() -> None:
     cls=LateGroup,
     short_help="List, show, make, change and remove users.",
     late={
-        "list": ("vestry.commands.directory.users:listed", "List users."),
-        "show": ("vestry.commands.directory.users:show", "Show a user."),
-        "set": ("vestry.commands.directory.users:put", "Make or change a user."),
-        "remove": ("vestry.commands.directory.users:remove", "Remove a user."),
+        "list": ("directory.users:listed", "List users."),
+        "show": ("directory.users:show", "Show a user."),
+        "set": ("directory.users:put", "Make or change a user."),
+        "remove": ("directory.users:remove", "Remove a user."),
     },
 )
 def users() -> None:

@@ -13,9 +13,9 @@ from click.shell_completion import CompletionItem
 class LateGroup(click.Group):
     """A group with a table of what it may come to: click's LazyGroup, whose help and completion need only the table.
 
-    `late` has `(module:attribute, short help)` for each name. `commands` holds outlines, a name and its short help
-    each: what the help lists, what the shell completes, and what a misspelt name is compared with. Whoever wants the
-    commands themselves asks `list_commands` and `get_command`, as click does.
+    `late` has `(module:attribute, short help)` for each name, of a module in this package. `commands` holds outlines, a
+    name and its short help each: what the help lists, what the shell completes, and what a misspelt name is compared
+    with. Whoever wants the commands themselves asks `list_commands` and `get_command`, as click does.
     """
 
     def __init__(self, *args: Any, late: Mapping[str, tuple[str, str]], **options: Any) -> None:
@@ -29,7 +29,7 @@ class LateGroup(click.Group):
         if cmd_name not in self._late:
             return super().get_command(ctx, cmd_name)
         module, _, attribute = self._late[cmd_name][0].partition(":")
-        found = getattr(import_module(module), attribute)
+        found = getattr(import_module(f"{__package__}.{module}"), attribute)
         if not isinstance(found, click.Command):
             raise TypeError(f"{module}:{attribute} is no command")
         return found
