@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -55,15 +56,15 @@ class FakeStand:
         self._fake.broken = False
 
 
-class SqliteStand:
-    """A file, opened twice."""
+class SqlStand(abc.ABC):
+    """One store, opened twice."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "keys.sqlite"
+    @abc.abstractmethod
+    def directory(self) -> SqlDirectory: ...
 
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[Pair]:
-        mine, theirs = (sqlite_directory(self.path, PEPPER) for _ in range(2))
+        mine, theirs = (self.directory() for _ in range(2))
         try:
             await mine.prepare()
             async with mine.backend.attending():
@@ -71,6 +72,16 @@ class SqliteStand:
         finally:
             await mine.close()
             await theirs.close()
+
+
+class SqliteStand(SqlStand):
+    """A file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "keys.sqlite"
+
+    def directory(self) -> SqlDirectory:
+        return sqlite_directory(self.path, PEPPER)
 
     def break_(self) -> None:
         self.path.rename(self.path.with_suffix(".away"))
@@ -79,8 +90,8 @@ class SqliteStand:
         self.path.with_suffix(".away").rename(self.path)
 
 
-class PostgresStand:
-    """A database of its own, connected to twice."""
+class PostgresStand(SqlStand):
+    """A database of its own."""
 
     def __init__(self, _: Path) -> None:
         self.server = postgres()
@@ -88,20 +99,12 @@ class PostgresStand:
         asyncio.run(self._made())
 
     async def _made(self) -> None:
-        directory = postgres_directory(self.server, self.database)
+        directory = self.directory()
         await directory.asked(lambda backend: backend.migrate())
         await directory.close()
 
-    @contextlib.asynccontextmanager
-    async def opened(self) -> AsyncIterator[Pair]:
-        mine, theirs = (postgres_directory(self.server, self.database) for _ in range(2))
-        try:
-            await mine.prepare()
-            async with mine.backend.attending():
-                yield Pair(mine, mine.backend.freshness, theirs)
-        finally:
-            await mine.close()
-            await theirs.close()
+    def directory(self) -> SqlDirectory:
+        return postgres_directory(self.server, self.database)
 
     def break_(self) -> None:
         self.server.shut(self.database)

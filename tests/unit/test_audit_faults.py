@@ -27,8 +27,6 @@ from vestry.audit.records import Records
 from vestry.audit.store import SEGMENT_SECONDS, WriteFailed
 from vestry.errors import AuditUnavailable
 
-TESTS = Path(__file__).parents[1]
-
 
 def opened(directory: Path, files: FaultyFiles | None = None, **more: Any) -> AuditLog:
     options: dict[str, Any] = {"commit_seconds": 20, "segment_bytes": 2500, "probe_seconds": 0.02}

@@ -37,7 +37,6 @@ from vestry.errors import KeysUnavailable
 from vestry.types import Key, Kind, Limits
 
 PEPPER = bytes(range(32))
-HOUR = 3_600_000_000
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 
 from vestry.admin.actor import Actor
 from vestry.audit.fields import RecordType
-from vestry.audit.records import Records, rfc3339
+from vestry.audit.records import Records, rfc3339_or_none
 from vestry.roles import named
 from vestry.seams import Record
 from vestry.types import Key, Kind
@@ -48,7 +48,7 @@ class Events:
             actor,
             **_key(key),
             models=None if key.models is None else sorted(key.models),
-            expires=None if key.expires is None else rfc3339(key.expires),
+            expires=rfc3339_or_none(key.expires),
             new=described(key),
             reason=reason,
         )
@@ -87,9 +87,9 @@ def described(key: Key) -> dict[str, Any]:
         "sources": [str(each) for each in key.sources],
         "concurrency": key.limits.concurrency,
         "requests_per_minute": key.limits.requests_per_minute,
-        "expires": None if key.expires is None else rfc3339(key.expires),
-        "frozen": None if key.frozen is None else rfc3339(key.frozen),
-        "revoked": None if key.revoked is None else rfc3339(key.revoked),
+        "expires": rfc3339_or_none(key.expires),
+        "frozen": rfc3339_or_none(key.frozen),
+        "revoked": rfc3339_or_none(key.revoked),
         "replaces": key.replaces,
     }
     return {name: value for name, value in found.items() if value not in (None, "", [])}

@@ -54,6 +54,11 @@ def rfc3339(microseconds: int) -> str:
     return f"{_second(seconds)}.{str(1_000_000 + fraction)[1:]}Z"
 
 
+def rfc3339_or_none(microseconds: int | None) -> str | None:
+    """As `rfc3339`; None for no time."""
+    return None if microseconds is None else rfc3339(microseconds)
+
+
 def microseconds_of(time_of_record: str) -> int:
     """The inverse of `rfc3339`. Raises ValueError."""
     moment = datetime.fromisoformat(time_of_record)

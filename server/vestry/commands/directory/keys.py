@@ -12,7 +12,7 @@ import click
 from vestry.adapters.key_format import well_formed
 from vestry.admin.pages import PAGE, paged
 from vestry.administration import ChangeRefused, Office, look, make_key
-from vestry.audit.records import rfc3339
+from vestry.audit.records import rfc3339_or_none
 from vestry.commands.common import settings_of
 from vestry.commands.directory.common import Listing, as_json, as_json_of_new, made_once, safe, told
 from vestry.commands.directory.completing import a_key, a_model, a_project, a_tenant
@@ -114,7 +114,7 @@ def create(
     for name in ("models", "routes"):
         body[name] = body[name] or None
     with told():
-        body["expires"] = None if expires is None else rfc3339(expires)
+        body["expires"] = rfc3339_or_none(expires)
         secret, key = make_key(settings, tenant, body, token=idempotency_key)
     if as_json:
         click.echo(json.dumps({"key": secret, **described(key, [key.tenant])}, indent=2))

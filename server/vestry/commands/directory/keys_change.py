@@ -12,7 +12,7 @@ import click
 from vestry.admin.bodies import KeyBody
 from vestry.admin.events import described as body_of_key
 from vestry.administration import ChangeRefused, Office, change, exists
-from vestry.audit.records import rfc3339
+from vestry.audit.records import rfc3339_or_none
 from vestry.commands.common import settings_of
 from vestry.commands.directory.bodies import body_of, composed, from_file, given, options_of
 from vestry.commands.directory.common import as_json, as_json_of_new, if_version, made_once, match_of, safe, told
@@ -212,8 +212,7 @@ def _expires(context: click.Context, option: click.Parameter, value: str | None)
     """A time for the body; `never` is one too, and None is no change."""
     if value in {None, "never"}:
         return value
-    found = expiry(context, option, value)
-    return None if found is None else rfc3339(found)
+    return rfc3339_or_none(expiry(context, option, value))
 
 
 def _update_options(function: Callable[..., Any]) -> Callable[..., Any]:

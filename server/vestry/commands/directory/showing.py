@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from vestry.adapters.memory import wall
-from vestry.audit.records import rfc3339
+from vestry.audit.records import rfc3339, rfc3339_or_none
 from vestry.commands.directory.common import safe
 from vestry.roles import named
 from vestry.types import Key
@@ -30,19 +30,15 @@ def described(key: Key, tenants: Collection[str]) -> dict[str, Any]:
         "requests_per_minute": key.limits.requests_per_minute,
         "state": "no-tenant" if state == "active" and key.tenant not in tenants else state,
         "created": rfc3339(key.created),
-        "expires": _time(key.expires),
-        "frozen": _time(key.frozen),
-        "revoked": _time(key.revoked),
-        "last_used": _time(key.last_used),
+        "expires": rfc3339_or_none(key.expires),
+        "frozen": rfc3339_or_none(key.frozen),
+        "revoked": rfc3339_or_none(key.revoked),
+        "last_used": rfc3339_or_none(key.last_used),
         "replaces": key.replaces or None,
         "made_by": key.made_by or None,
         "version": key.version,
         "damaged": key.damaged or None,
     }
-
-
-def _time(moment: int | None) -> str | None:
-    return None if moment is None else rfc3339(moment)
 
 
 def models_of(key: Key) -> str:

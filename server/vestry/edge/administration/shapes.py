@@ -9,7 +9,7 @@ from pydantic import ConfigDict, ValidationError
 
 from vestry.admin.bodies import KeyBody, Project, User, told
 from vestry.admin.documents import Kept
-from vestry.audit.records import rfc3339
+from vestry.audit.records import rfc3339, rfc3339_or_none
 from vestry.glass import Grant
 from vestry.roles import Role
 from vestry.settings.policy import Policy, Rules
@@ -262,8 +262,8 @@ def thing(kept: Kept) -> dict[str, Any]:
     return {
         "name": document.name,
         "version": document.version,
-        "created": moment(document.created or None),
-        "updated": moment(document.updated or None),
+        "created": rfc3339_or_none(document.created or None),
+        "updated": rfc3339_or_none(document.updated or None),
         "damaged": damaged,
         "spec": None if damaged else document.body,
     }
@@ -299,7 +299,7 @@ def _form(key: Key) -> KeySpec:
         sources=tuple(map(str, key.sources)),
         concurrency=key.limits.concurrency,
         requests_per_minute=key.limits.requests_per_minute,
-        expires=moment(key.expires),
+        expires=rfc3339_or_none(key.expires),
     )
 
 
@@ -312,9 +312,9 @@ def _key(key: Key, now: int) -> dict[str, Any]:
         "version": key.version,
         "created": rfc3339(key.created),
         "made_by": key.made_by,
-        "last_used": moment(key.last_used),
-        "frozen": moment(key.frozen),
-        "revoked": moment(key.revoked),
+        "last_used": rfc3339_or_none(key.last_used),
+        "frozen": rfc3339_or_none(key.frozen),
+        "revoked": rfc3339_or_none(key.revoked),
         "replaces": key.replaces,
         "damaged": damaged,
         "spec": spec,
@@ -327,11 +327,6 @@ def key(found: Key, now: int) -> KeyShown:
 
 def made(secret: str | None, found: Key, now: int) -> KeyMade:
     return KeyMade(**_key(found, now), secret=secret)
-
-
-def moment(microseconds: int | None) -> str | None:
-    """A time as records have it."""
-    return None if microseconds is None else rfc3339(microseconds)
 
 
 def cut(found: Sequence[Any], limit: int) -> tuple[Sequence[Any], bool]:
