@@ -112,9 +112,7 @@ class _Reader:
                 self._entry(Where(kind, name, each), inner, (*trail, part, each))
 
     def _entry(self, where: Where, body: Any, trail: Trail) -> None:
-        if (form := FORMS.get(where.kind)) is None:
-            self._fault(trail, f"a {where.kind} cannot be declared here", "Remove it")
-            return
+        form = FORMS[where.kind]
         if not is_name(where.kind, where.name):
             self._fault(trail, f"this is no name of a {where.kind}", NAMES.get(where.kind, ""))
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from msgspec import Struct
@@ -52,7 +52,7 @@ async def plan(directory: Directory, settings: Settings, declared: Declared, *, 
             async for document in documents_of(directory, kind):
                 where = Where(kind, document.tenant, document.name)
                 if where not in declared.entries and not (kind == Kind.TENANT and where.name in settings.tenants):
-                    old = _normal(kind, document.body)
+                    old = normal(FORMS[kind], document.body)
                     made.differences.append(Difference(Remove(where, document.version), "--prune", old, None))
     made.faults.extend(_homeless(declared, made.differences))
     return made
@@ -70,9 +70,9 @@ def _homeless(declared: Declared, differences: list[Difference]) -> Iterator[Fau
 
 async def _put(directory: Directory, entry: Entry, made: Plan) -> None:
     where = entry.where
-    new = _normal(where.kind, entry.body)
+    new = normal(FORMS[where.kind], entry.body)
     found = await directory.read(where.kind, where.tenant, where.name)
-    old = None if found is None else _normal(where.kind, found.body)
+    old = None if found is None else normal(FORMS[where.kind], found.body)
     if old != new:
         step = Put(where, entry.body, 0 if found is None else found.version)
         made.differences.append(Difference(step, entry.place, old, new))
@@ -95,8 +95,3 @@ async def _key(directory: Directory, entry: KeyEntry, made: Plan) -> None:
         return
     step = SetKey(entry.key_id, entry.state)
     made.differences.append(Difference(step, entry.place, {"state": state}, {"state": entry.state}))
-
-
-def _normal(kind: Kind, body: Mapping[str, Any]) -> dict[str, Any]:
-    form = FORMS.get(kind)
-    return dict(body) if form is None else normal(form, body)

@@ -53,5 +53,4 @@ async def _tenant(directory: Directory, name: str, *, declared: bool) -> AsyncIt
 
 
 def _slim(document: Document) -> dict[str, Any]:
-    form = FORMS.get(document.kind)
-    return document.body if form is None else slim(form, document.body)
+    return slim(FORMS[document.kind], document.body)
