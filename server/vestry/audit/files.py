@@ -35,6 +35,11 @@ class Files:
         """One write; returns how many bytes were taken, which may be fewer."""
         return os.write(descriptor, data)
 
+    def write_all(self, descriptor: int, data: bytes) -> None:
+        """As many writes as it takes."""
+        while data:
+            data = data[self.write(descriptor, data) :]
+
     def sync(self, descriptor: int) -> None:
         """The file's data, and its size, are on the disk when this returns."""
         os.fdatasync(descriptor)
@@ -77,9 +82,7 @@ class Files:
                 draft = _draft(path)
                 draft.unlink(missing_ok=True)
                 opened.append(self.create(draft))
-                left = data
-                while left:
-                    left = left[self.write(opened[-1], left) :]
+                self.write_all(opened[-1], data)
             for descriptor in opened:
                 self.sync(descriptor)
         finally:

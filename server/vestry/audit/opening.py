@@ -251,9 +251,7 @@ class _Opening:
         draft.unlink(missing_ok=True)
         descriptor = self._files.create(draft)
         try:
-            view = tail
-            while view:
-                view = view[self._files.write(descriptor, view) :]
+            self._files.write_all(descriptor, tail)
             self._files.sync(descriptor)
         finally:
             self._files.close(descriptor)

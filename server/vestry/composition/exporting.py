@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -22,6 +21,7 @@ from vestry.adapters.syslog_tls import SyslogTls
 from vestry.audit.export.formats import FORMATS, Render
 from vestry.audit.export.syslog import message
 from vestry.audit.export.worker import Observer, Pack, Sender, Worker
+from vestry.audit.files import Files
 from vestry.configuration.export_files import context_of, token_of
 from vestry.meter.record import RecordMeter
 from vestry.settings.record import Export
@@ -76,13 +76,10 @@ class Exports:
         folder = self._settings.audit_directory / self._settings.audit.commands / "export"
         for each in (folder.parent, folder):
             each.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        held.callback(os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+        lock = Files().lock(folder / "lock")
+        if lock is not None:
+            held.callback(os.close, lock)
+        return lock is not None
 
 
 async def _stopped(workers: Sequence[Worker]) -> None:

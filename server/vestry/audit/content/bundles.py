@@ -172,9 +172,9 @@ class Bundle:
             blobs += item.blob
         try:
             if blobs:
-                self._write(self._blobs, blobs)
+                self._files.write_all(self._blobs, bytes(blobs))
                 self._files.sync(self._blobs)
-            self._write(self._keys, keys)
+            self._files.write_all(self._keys, bytes(keys))
             self._files.sync(self._keys)
         except OSError:
             self._cut_back()
@@ -186,7 +186,7 @@ class Bundle:
     def probe(self) -> None:
         """Write and sync a page, and take it back: raises OSError where content could not be kept."""
         try:
-            self._write(self._blobs, bytearray(_PAGE))
+            self._files.write_all(self._blobs, bytes(_PAGE))
             self._files.sync(self._blobs)
         finally:
             self._cut_back()
@@ -201,11 +201,6 @@ class Bundle:
         for descriptor in (self._keys, self._blobs):
             with suppress(OSError):
                 self._files.close(descriptor)
-
-    def _write(self, descriptor: int, data: bytearray) -> None:
-        view = bytes(data)
-        while view:
-            view = view[self._files.write(descriptor, view) :]
 
     def _cut_back(self) -> None:
         """Take back what no record will name. Where even that fails, the next start does it (`tidy`)."""
