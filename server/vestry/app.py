@@ -30,7 +30,7 @@ from vestry.adapters.keys import KeyCredentials
 from vestry.adapters.upstream import Upstream
 from vestry.admit import Admission
 from vestry.audit.notary import Signing
-from vestry.composition.administering import Parts, administration, door_of
+from vestry.composition.administering import administration, door_of
 from vestry.composition.alongside import running
 from vestry.composition.identity import certificates_of, providers_of, tokens
 from vestry.composition.recording import Recording
@@ -146,17 +146,17 @@ class Server:
             keep=recording.keep,
         )
         standing = await stack.enter_async_context(self._house_kept(corridor, credentials))
-        parts = Parts(
-            settings=settings,
-            corridor=corridor,
-            directory=self._directory,
-            recording=recording,
-            rules=self._arrivals(BODY_BYTES),
+        administered = administration(
+            settings,
+            corridor,
+            self._directory,
+            recording,
+            self._arrivals(BODY_BYTES),
             refresh=standing.refresh,
             missing=self._missing,
             replicas=self._replicas,
         )
-        await self._open_ports(stack, corridor, await stack.enter_async_context(administration(parts)))
+        await self._open_ports(stack, corridor, await stack.enter_async_context(administered))
 
     def _heed_signals(self) -> None:
         """From when the start is recorded on, so that the stop is, too. SIGUSR1 asks for a signed checkpoint."""

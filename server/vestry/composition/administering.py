@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from msgspec import Struct
 from starlette.types import ASGIApp
 
 from vestry.admin.break_glass import BreakGlass
@@ -32,40 +31,35 @@ CONNECTIONS = 512
 THREADS = 2
 
 
-class Parts(Struct, frozen=True):
-    """What the administration needs of the server. `rules` say how its requests are read; `refresh`
-    reads the house again."""
-
-    settings: Settings
-    corridor: Corridor
-    directory: Directory
-    recording: Recording
-    rules: Rules
-    refresh: Callable[[], Awaitable[None]]
-    missing: Callable[[], dict[str, str]]
-    replicas: Callable[[], list[tuple[str, str, bool, int]]]
-
-
 @contextlib.asynccontextmanager
-async def administration(parts: Parts) -> AsyncIterator[ASGIApp]:
-    """The application, while it is needed."""
-    settings, recording, corridor = parts.settings, parts.recording, parts.corridor
+async def administration(
+    settings: Settings,
+    corridor: Corridor,
+    directory: Directory,
+    recording: Recording,
+    rules: Rules,
+    *,
+    refresh: Callable[[], Awaitable[None]],
+    missing: Callable[[], dict[str, str]],
+    replicas: Callable[[], list[tuple[str, str, bool, int]]],
+) -> AsyncIterator[ASGIApp]:
+    """The application, while it is needed. `rules` say how its requests are read; `refresh` reads the house again."""
     events = Events(recording.records, recording.journal.append)
     threads = ThreadPoolExecutor(THREADS, "administration")
 
     async def changed() -> None:
         with contextlib.suppress(KeysUnavailable):  # it is changed all the same, and is read again soon
-            await parts.refresh()
+            await refresh()
 
     office = Office(
-        documents=Documents(parts.directory, events, settings),
-        keys=Keys(parts.directory, events, settings),
-        break_glass=BreakGlass(parts.directory, events),
+        documents=Documents(directory, events, settings),
+        keys=Keys(directory, events, settings),
+        break_glass=BreakGlass(directory, events),
         journal=recording.journal,
         records=recording.records,
         changed=changed,
-        missing=parts.missing,
-        replicas=parts.replicas,
+        missing=missing,
+        replicas=replicas,
         house=lambda: corridor.house,
         models=corridor.models,
         policy=settings.policy,
@@ -75,7 +69,7 @@ async def administration(parts: Parts) -> AsyncIterator[ASGIApp]:
         log=settings.audit_directory,
         openapi=document(ROUTES),
     )
-    desk = Desk(corridor, office, parts.rules, concurrency=settings.server.admin_concurrency)
+    desk = Desk(corridor, office, rules, concurrency=settings.server.admin_concurrency)
     try:
         yield build(desk, ROUTES)
     finally:
