@@ -13,7 +13,8 @@ import re
 from typing import Any
 
 from vestry import __version__
-from vestry.audit.export.ocsf import decoded, moment
+from vestry.audit.export.ocsf import decoded
+from vestry.audit.records import microseconds_of
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f\x80-\x9f\u2028\u2029]")
 _NAMES = {
@@ -74,7 +75,7 @@ def line(leaf: bytes) -> str:
 
 
 def _extension(record: dict[str, Any]) -> dict[str, str]:
-    at = moment(record["time"]) // 1000
+    at = microseconds_of(record["time"]) // 1000
     found = {
         "rt": str(at),
         "externalId": str(record["index"]),

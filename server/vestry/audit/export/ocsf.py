@@ -93,7 +93,7 @@ def event(leaf: bytes) -> Event:
         **made.pop("metadata", {}),
     }
     return {
-        "time": moment(record["time"]) // 1000,
+        "time": microseconds_of(record["time"]) // 1000,
         **made,
         "metadata": metadata,
         "raw_data_hash": {"algorithm_id": 3, "algorithm": "SHA-256", "value": hashlib.sha256(leaf).hexdigest()},
@@ -106,17 +106,12 @@ def decoded(leaf: bytes) -> Event:
     try:
         record = msgspec.json.decode(leaf)
         at, origin, time, kind = (record[name] for name in ("index", "origin", "time", "type"))
-        moment(time)
+        microseconds_of(time)
     except (ValueError, OverflowError, KeyError, TypeError, RecursionError) as error:
         raise LogDamaged(f"A record of the log is damaged: {error}.") from error
     if not (isinstance(at, int) and all(isinstance(each, str) for each in (origin, time, kind))):
         raise LogDamaged("A record of the log is damaged: a field that every record has is of another type.")
     return dict(record)
-
-
-def moment(time: str) -> int:
-    """Microseconds since the epoch. Raises ValueError."""
-    return microseconds_of(time)
 
 
 def _base(class_uid: int, activity: tuple[int, str], status: int | tuple[int, str], severity: tuple[int, str]) -> Event:
@@ -266,12 +261,12 @@ def _times(source: Source, made: Event) -> None:
     began, duration = source.text("began"), source.number("duration_us")
     source.keep("duration_us")
     try:
-        start = moment(began) // 1000
+        start = microseconds_of(began) // 1000
     except (ValueError, OverflowError):
         source.keep("began")
         return
     made["start_time"] = start
-    made["end_time"] = moment(str(source.record["time"])) // 1000
+    made["end_time"] = microseconds_of(str(source.record["time"])) // 1000
     if duration is not None:
         made["duration"] = duration // 1000
     if (total := source.number("total")) is not None:
@@ -297,11 +292,7 @@ def _key(source: Source, kind: str) -> Event:
     made["entity"] = {"name": key or "unknown", "type": "API key", **({"uid": key} if key else {})}
     if subject:
         made["entity"]["user"] = {"name": subject, **({"org": {"name": tenant, "uid": tenant}} if tenant else {})}
-    if reason := source.text("reason"):
-        made["comment"] = reason
-    _actor(source, made)
-    if tenant:
-        made["metadata"] = {"tenant_uid": tenant}
+    _why(source, made, tenant)
     return made
 
 
@@ -316,11 +307,7 @@ def _change(source: Source, kind: str) -> Event:
     made = _base(3004, _CHANGES.get(change, (99, change or what or kind)), 1, severity)
     name, tenant = source.text("name"), source.text("tenant")
     made["entity"] = {"name": name or "unknown", "type": family.replace("-", " ")}
-    if reason := source.text("reason"):
-        made["comment"] = reason
-    _actor(source, made)
-    if tenant:
-        made["metadata"] = {"tenant_uid": tenant}
+    _why(source, made, tenant)
     return made
 
 
@@ -347,6 +334,15 @@ def _log(source: Source, kind: str) -> Event:
 def _other(_source: Source, kind: str) -> Event:
     made = _base(0, (99, kind), (99, "Recorded"), MEDIUM if kind == "clock.jump" else INFORMATIONAL)
     return {**made, "message": f"{kind} in the audit log of Vestry"}
+
+
+def _why(source: Source, made: Event, tenant: str) -> None:
+    """For which reason, by whom, and in which tenant something was changed."""
+    if reason := source.text("reason"):
+        made["comment"] = reason
+    _actor(source, made)
+    if tenant:
+        made["metadata"] = {"tenant_uid": tenant}
 
 
 def _actor(source: Source, made: Event) -> None:
