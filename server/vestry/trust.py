@@ -1,4 +1,4 @@
-"""TLS towards other servers, from PEM files that settings name."""
+"""PEM files that settings name: TLS towards other servers; when certificates end, and which are revoked."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ import errno
 import logging
 import os
 import ssl
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from vestry.late import Late
 from vestry.regular import NotRegular, opened
 
+if TYPE_CHECKING:
+    from cryptography import x509
+else:  # where there are certificates
+    x509 = Late("cryptography.x509")
+
 log = logging.getLogger("vestry")
+BEGIN_CRL = b"-----BEGIN X509 CRL-----"
 LARGEST_PEM = 1_048_576
 """Bytes."""
 
@@ -33,6 +42,18 @@ def trusting(ca: Path | None, certificate: Path | None = None, key: Path | None 
     if certificate is not None:
         context.load_cert_chain(certificate, key, password="")  # never asks at a terminal
     return context
+
+
+def validity(certificate: Path) -> tuple[datetime, datetime]:
+    """From when until when a PEM file's first certificate is valid. Raises OSError, or ValueError if there is none."""
+    first = x509.load_pem_x509_certificate(certificate.read_bytes())
+    return first.not_valid_before_utc, first.not_valid_after_utc
+
+
+def revocation_lists(file: Path) -> list[x509.CertificateRevocationList]:
+    """A PEM file's lists of revoked certificates. Raises OSError, or ValueError where only OpenSSL can read one."""
+    found = [BEGIN_CRL + each for each in file.read_bytes().split(BEGIN_CRL)[1:]]
+    return [x509.load_pem_x509_crl(each) for each in found]
 
 
 class Authorities:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vestry.addresses import Address
 from vestry.configuration.export_files import faults_of_exports
@@ -23,19 +22,12 @@ from vestry.configuration.identity_files import faults_of_identity
 from vestry.configuration.store_files import faults_of_store
 from vestry.configuration.strict_yaml import Trail
 from vestry.faults import Fault
-from vestry.late import Late
 from vestry.secret_files import CONTENT_HASH, exposure, is_folder, looked_at, lost_pepper, useless
 from vestry.settings.section import address_of, is_private
 from vestry.settings.tree import Settings, Tls
-from vestry.trust import LARGEST_PEM, trusting
-
-if TYPE_CHECKING:
-    from cryptography import x509
-else:  # where there are certificates
-    x509 = Late("cryptography.x509")
+from vestry.trust import LARGEST_PEM, revocation_lists, trusting, validity
 
 RESOLVE_SECONDS = 2.0
-BEGIN_CRL = b"-----BEGIN X509 CRL-----"
 
 Place = Callable[[Trail], str]
 
@@ -129,17 +121,10 @@ def _chain(tls: Tls, place: Place) -> Iterator[Fault]:
             yield Fault(at, f"{tls.key} holds no private key that can be used", mend)
 
 
-def validity(certificate: Path) -> tuple[datetime, datetime]:
-    """From when until when a PEM file's first certificate is valid. Raises OSError, or ValueError if there is none."""
-    first = x509.load_pem_x509_certificate(certificate.read_bytes())
-    return first.not_valid_before_utc, first.not_valid_after_utc
-
-
 def _revoked(file: Path, at: str) -> Iterator[Fault]:
     """Lists of revoked certificates that are none, or are not current: they would keep every client out."""
-    found = [BEGIN_CRL + each for each in file.read_bytes().split(BEGIN_CRL)[1:]]
     try:
-        lists = [x509.load_pem_x509_crl(each) for each in found]
+        lists = revocation_lists(file)
     except ValueError:
         lists = []
     if not lists:

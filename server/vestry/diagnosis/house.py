@@ -15,7 +15,6 @@ from vestry.administration import whole_store
 from vestry.audit.records import rfc3339
 from vestry.audit.scan import parse, segments
 from vestry.composition.signing import lost_key
-from vestry.configuration.inspection import validity
 from vestry.diagnosis.findings import Finding, standing
 from vestry.faults import Fault
 from vestry.secret_files import (
@@ -30,6 +29,7 @@ from vestry.secret_files import (
     read,
 )
 from vestry.settings.tree import Settings
+from vestry.trust import validity
 
 TAIL_BYTES = 262_144
 SOON = timedelta(days=14)

@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
-from cryptography import x509
-
 from vestry.settings.tree import Tls
+from vestry.trust import revocation_lists, validity
 from vestry.types import Term
 
 log = logging.getLogger("vestry")
-BEGIN_CRL = b"-----BEGIN X509 CRL-----"
 VERIFY = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
 
@@ -55,7 +53,8 @@ class Certificates:
                     context.load_verify_locations(file)
         if tls.client_crl is not None:
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
-        return context, _term(tls.certificate), None if tls.client_crl is None else _lists_term(tls.client_crl)
+        term = _between(*validity(tls.certificate))
+        return context, term, None if tls.client_crl is None else _lists_term(tls.client_crl)
 
     def _choose(self, connection: ssl.SSLObject, _name: str | None, _first: ssl.SSLContext) -> None:
         """Called in every handshake, with a server name or without (SSL_CTX_set_tlsext_servername_callback(3))."""
@@ -93,19 +92,12 @@ def _named(*files: Path) -> Iterator[None]:
         raise OSError(f"{' and '.join(map(str, files))} cannot be used: {fault}") from fault
 
 
-def _term(certificate: Path) -> Term:
-    """That of a PEM file's first certificate."""
-    found = x509.load_pem_x509_certificate(certificate.read_bytes())
-    return _between(found.not_valid_before_utc, found.not_valid_after_utc)
-
-
 def _lists_term(lists: Path) -> Term | None:
     """That of a PEM file's list of revoked certificates that ends first; None where none ends, and where only OpenSSL
     can read them.
     """
-    found = [BEGIN_CRL + each for each in lists.read_bytes().split(BEGIN_CRL)[1:]]
     try:
-        read = [x509.load_pem_x509_crl(each) for each in found]
+        read = revocation_lists(lists)
     except ValueError:
         return None
     terms = [_between(each.last_update_utc, each.next_update_utc) for each in read if each.next_update_utc is not None]
