@@ -89,37 +89,30 @@ class RecordMeter:
         """The record can, or cannot, be written."""
         self._journal_healthy = healthy
 
-    # Outside copies; called from their threads. Each has a single one.
+    # copies.sink.Observer. Each copy has a thread of its own.
 
     def copy_declared(self, sink: str) -> None:
-        """There is such a copy."""
         self._copies.setdefault(sink, _Copy())
 
     def copy_known(self, sink: str, size: int, when: float) -> None:
-        """An earlier process delivered a checkpoint of this size."""
         copy = self._copies.setdefault(sink, _Copy())
         copy.size, copy.when = size, when
 
     def copy_delivered(self, sink: str, size: int, when: float) -> None:
-        """A checkpoint of this size in records is there."""
         self.copy_known(sink, size, when)
         self._copies[sink].delivered += 1
 
     def copy_failed(self, sink: str) -> None:
-        """One try to deliver failed."""
         self._copies[sink].failures += 1
 
     def copies_waiting(self, sink: str, waiting: int, since: float | None) -> None:
-        """So many items wait, the oldest since then."""
         copy = self._copies[sink]
         copy.waiting, copy.waiting_since = waiting, since
 
     def copies_dropped(self, sink: str, dropped: int) -> None:
-        """So many were given up."""
         self._copies[sink].dropped += dropped
 
     def copy_compared(self, sink: str, agrees: bool) -> None:
-        """The log was compared with the copy at the start, or could not be."""
         self._copies.setdefault(sink, _Copy()).agrees = agrees
 
     def collect(self) -> Families:
