@@ -21,7 +21,7 @@ from support.house import PLAIN, chat, until
 from support.server import ServerProcess
 from vestry import open_files
 from vestry.cli import main
-from vestry.commands.common import Unusable
+from vestry.commands.unusable import Unusable
 from vestry.configuration.reading import load
 from vestry.settings.tree import Settings
 

@@ -8,15 +8,10 @@ from typing import IO, Any
 
 import click
 
+from vestry.commands.unusable import Unusable
 from vestry.configuration.reading import Reading, read
 from vestry.faults import ConfigurationError, Fault
 from vestry.settings.tree import Settings
-
-
-class Unusable(click.ClickException):
-    """What was given, or is asked for, cannot be used: a sentence, and exit status 2."""
-
-    exit_code = 2
 
 
 class BadSettings(Unusable):

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import click
 
-from vestry.commands.common import Unusable, settings_of
+from vestry.commands.common import settings_of
 from vestry.commands.running import announcer, engine_program, keep
+from vestry.commands.unusable import Unusable
 from vestry.faults import ConfigurationError
 from vestry.models import catalog
 from vestry.models.catalog import ModelError

@@ -9,7 +9,7 @@ import click
 from vestry.audit.finding.index import IndexUnusable, opened
 from vestry.audit.finding.walk import Walker
 from vestry.commands.audit.looking import place_of, told, where
-from vestry.commands.common import Unusable
+from vestry.commands.unusable import Unusable
 from vestry.models.progress import Progress
 
 

@@ -26,7 +26,8 @@ from vestry.audit.finding.index import INDEX
 from vestry.audit.finding.search import Found, Search, merged
 from vestry.audit.reading import NoLog, is_log, origins
 from vestry.audit.scan import LogUnusable
-from vestry.commands.common import BadSettings, Unusable, settings_of
+from vestry.commands.common import BadSettings, settings_of
+from vestry.commands.unusable import Unusable
 from vestry.composition.reader import ReadingRefused, record_reading
 from vestry.models.progress import Progress
 from vestry.settings.tree import Settings

@@ -15,7 +15,7 @@ from vestry.audit.tlog.tiles import TileMissing
 from vestry.audit.verify import disk
 from vestry.audit.verify.disk import Unreadable
 from vestry.audit.verify.findings import BadInput
-from vestry.commands.common import Unusable
+from vestry.commands.unusable import Unusable
 
 
 @contextlib.contextmanager

@@ -12,9 +12,10 @@ import msgspec
 
 from vestry.admin.batch import Refused, SetKey
 from vestry.administration import ChangeRefused, Office, change, look
-from vestry.commands.common import Unusable, settings_of
+from vestry.commands.common import settings_of
 from vestry.commands.directory.bodies import text_of
 from vestry.commands.directory.common import safe, told
+from vestry.commands.unusable import Unusable
 from vestry.declaring import differences as telling
 from vestry.declaring.files import Declared, read
 from vestry.declaring.plan import Difference, plan

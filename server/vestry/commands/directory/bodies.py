@@ -12,7 +12,7 @@ import click
 from pydantic.fields import FieldInfo
 
 from vestry.admin.bodies import DOCUMENT_BYTES
-from vestry.commands.common import Unusable
+from vestry.commands.unusable import Unusable
 from vestry.configuration.strict_yaml import Document, parse
 from vestry.settings.section import Section, about
 

@@ -13,7 +13,8 @@ from vestry.adapters.directory.faults import DirectoryFault
 from vestry.admin.actor import Match
 from vestry.admin.pages import PAGE
 from vestry.administration import ChangeRefused
-from vestry.commands.common import BadSettings, Unusable
+from vestry.commands.common import BadSettings
+from vestry.commands.unusable import Unusable
 from vestry.errors import InvalidRequest, Refusal
 from vestry.faults import ConfigurationError
 
