@@ -135,3 +135,25 @@ def test_a_tenants_administrator_shuts_no_administrator_of_the_house_out_by_a_pr
     assert tess.put("/tenants/default/users/rita", {"project": "ops"}).status_code == 201
     assert signed_in(house, "rita", "/whoami", groups=["root"]).status_code == 200
     assert signed_in(house, "rita", "/whoami", groups=["heads"]).status_code == 401
+
+
+@pytest.mark.parametrize("beside", [Role.AUDITOR, Role.OPERATOR])
+def test_a_role_of_the_house_that_writes_nothing_there_lifts_no_tenants_administrator(
+    beside: Role, house: House
+) -> None:
+    """Neither role may do these things to the house's people, so whoever has both may not: roles add up, and make no
+    third one. What one of the two may, freezing as an operator, they may.
+    """
+    ada, both = Desk(house, Role.ADMIN, owner="ada"), Desk(house, Role.TENANT_ADMIN, beside, owner="both")
+    rita, ops = f"/tenants/default/users/rita-{beside}", f"/tenants/default/projects/ops-{beside}"
+    assert ada.put(rita, {"disabled": True}).status_code == ada.put(ops, {}).status_code == 201
+    Desk(house, Role.ADMIN, owner="olga", project=f"ops-{beside}")
+    refused(both.post(f"/keys/{ada.key_id}/revoke"), None, "whole house")
+    refused(both.put(rita, {}, **ANY), "disabled", "house")
+    refused(both.delete(rita, **ANY), "disabled", "house")
+    refused(both.put(ops, {"disabled": True}, **ANY), "disabled", "whole house")
+    zoe = both.put(f"/tenants/default/users/zoe-{beside}", {"disabled": True})
+    assert (zoe.status_code, zoe.json()["spec"]["except_house"]) == (201, True)
+    for step in ("freeze", "thaw"):
+        assert both.post(f"/keys/{ada.key_id}/{step}").status_code == (200 if beside == Role.OPERATOR else 403)
+    assert ada.get("/whoami").status_code == 200

@@ -138,13 +138,13 @@ async def own_end(change: Change, actor: Actor) -> int | None:
     return None if own is None else own.expires
 
 
-def within_house(actor: Actor, key: Key) -> None:
-    """A key that reaches the whole house is not stopped, or let in again, by who reaches one tenant; nor is one that is
-    damaged, of which nobody knows.
+def within_house(actor: Actor, key: Key, permission: Permission) -> None:
+    """A key that reaches the whole house is not stopped, or let in again, by who may do this in one tenant, whatever
+    else they may in the house; nor is one that is damaged, of which nobody knows.
 
     Raises PermissionDenied.
     """
-    if actor.is_house:
+    if actor.reach(permission) is None:
         return
     if key.damaged:
         raise PermissionDenied("The key is damaged: have an administrator of the whole house revoke it.")

@@ -9,7 +9,7 @@ from typing import Any
 from vestry.admin.actor import Actor, covered, own_end, within, within_scope
 from vestry.admin.bodies import Project, User
 from vestry.errors import PermissionDenied
-from vestry.roles import HOUSE, Role
+from vestry.roles import HOUSE, Permission, Role
 from vestry.seams import Change
 from vestry.settings.section import Section
 from vestry.types import Kind, Limits
@@ -28,7 +28,8 @@ def document_within_bounds(actor: Actor, body: Section) -> None:
 
 def not_the_houses(actor: Actor, kind: Kind, body: Mapping[str, Any]) -> None:
     """Whom the house has disabled, who reaches one tenant does not let in again. Raises PermissionDenied."""
-    if kind == Kind.USER and body.get("disabled") and not body.get("except_house") and not actor.is_house:
+    shut_out = kind == Kind.USER and body.get("disabled") and not body.get("except_house")
+    if shut_out and actor.reach(Permission.USERS_WRITE) is not None:
         raise PermissionDenied("The house has disabled this user, and your role reaches one tenant.", param="disabled")
 
 
@@ -36,7 +37,7 @@ async def holds_no_house_key(change: Change, actor: Actor, tenant: str, project:
     """Who reaches one tenant neither stops nor lets in a key that reaches the house by its project, as they do not by
     itself. Raises PermissionDenied.
     """
-    if actor.is_house:
+    if actor.reach(Permission.PROJECTS_WRITE) is None:
         return
     for key in await change.keys(tenant, sys.maxsize):
         if key.project == project and (key.roles & HOUSE or key.damaged):

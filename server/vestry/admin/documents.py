@@ -227,7 +227,7 @@ class Documents:
         models.served(actor, getattr(judged, "models", None) or (), self._settings)
         document_within_bounds(actor, judged)
         _fitting(misfits_of(where.name, judged, self._settings))
-        if isinstance(judged, User) and not actor.is_house:  # whose tokens these are, only the tokens will say
+        if isinstance(judged, User) and actor.reach(WRITE[where.kind]) is not None:  # only tokens say whose they are
             judged = judged.model_copy(update={"except_house": judged.disabled})
         return plain(judged)
 

@@ -117,7 +117,7 @@ class Keys:
     ) -> tuple[Key, bool]:
         """`freeze`, within a transaction."""
         found = await self._found(change, actor, key_id, Permission.KEYS_FREEZE)
-        within_house(actor, found)
+        within_house(actor, found, Permission.KEYS_FREEZE)
         if (found.frozen is not None) == frozen:
             return found, False
         _alive(found)
@@ -133,7 +133,7 @@ class Keys:
     async def revoke_in(self, change: Change, actor: Actor, key_id: str, *, reason: str = "") -> tuple[Key, bool]:
         """`revoke`, within a transaction."""
         found = await self._found(change, actor, key_id, Permission.KEYS_WRITE)
-        within_house(actor, found)
+        within_house(actor, found, Permission.KEYS_WRITE)
         if found.revoked is not None:
             return found, False
         kept = await change.put_key(replace(found, revoked=self._clock()))
