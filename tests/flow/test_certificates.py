@@ -295,6 +295,24 @@ def test_a_revoked_certificate_is_refused(tmp_path: Path, engine: FakeEngine, si
         assert refused(house, site.context(bad))
 
 
+def test_the_clients_of_a_revoked_authority_are_refused(tmp_path: Path, engine: FakeEngine, site: Site) -> None:
+    """One between them and the root, too: its own list says nothing of itself. Nor is anybody let in where the root's
+    list is missing; whom the root has signed itself is not touched.
+    """
+    root, between = site.clients, Clients("Ward", site.clients)
+    below, beside = site.context(between.issue(TRIAGE)), site.context(root.issue(TRIAGE))
+    crl = site.put("clients.crl", root.revoked() + between.revoked())
+    with made(tmp_path, engine, site.settings(client_crl=crl)) as house:
+        assert asked(house, below).status_code == asked(house, beside).status_code == 200
+        site.put("clients.crl", root.revoked(between.certificate.serial_number) + between.revoked())
+        until(lambda: refused(house, below), seconds=5, what="the list")
+        assert asked(house, beside).status_code == 200
+        site.put("clients.crl", root.revoked() + between.revoked())
+        until(lambda: not refused(house, below), seconds=5, what="the shorter list")
+        site.put("clients.crl", between.revoked())
+        until(lambda: refused(house, below), seconds=5, what="the missing list")
+
+
 def test_a_handshake_that_a_revocation_overtakes_serves_one_call(
     tmp_path: Path, engine: FakeEngine, site: Site
 ) -> None:

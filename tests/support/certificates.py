@@ -46,7 +46,8 @@ NAMES: dict[str, Callable[[str], x509.GeneralName]] = {
 class Shown:
     """A client's certificate and its key."""
 
-    def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+    def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, chain: bytes = b"") -> None:
+        self._chain = chain
         self.serial = certificate.serial_number
         self.der = certificate.public_bytes(serialization.Encoding.DER)
         self.pem = certificate.public_bytes(serialization.Encoding.PEM)
@@ -58,7 +59,7 @@ class Shown:
     def load(self, context: ssl.SSLContext, folder: Path) -> ssl.SSLContext:
         """Show it in handshakes of this context."""
         file = folder / f"{self.serial}.pem"
-        file.write_bytes(self.pem + self.key)
+        file.write_bytes(self.pem + self._chain + self.key)
         context.load_cert_chain(file)
         return context
 
@@ -66,10 +67,13 @@ class Shown:
 class Clients:
     """An authority that signs clients' certificates, and revokes them."""
 
-    def __init__(self, name: str = "Clients") -> None:
+    def __init__(self, name: str = "Clients", above: Clients | None = None) -> None:
+        """Its certificate is signed by the authority `above`, and clients show it; without one by itself."""
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self.certificate = self._signed(self._name, self._key, (x509.BasicConstraints(ca=True, path_length=None),))
+        basic = x509.BasicConstraints(ca=True, path_length=None)
+        self.certificate = (above or self)._signed(self._name, self._key, (basic,))
+        self._chain = above is not None
         self.pem = self.certificate.public_bytes(serialization.Encoding.PEM)
 
     def issue(self, *names: str, begins: float = -3600, ends: float = 86_400) -> Shown:
@@ -78,7 +82,7 @@ class Clients:
         general = [NAMES[kind](value) for kind, _, value in (name.partition(":") for name in names)]
         more = (x509.SubjectAlternativeName(general),) if general else ()
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "client")])
-        return Shown(self._signed(subject, key, more, begins, ends), key)
+        return Shown(self._signed(subject, key, more, begins, ends), key, self.pem if self._chain else b"")
 
     def revoked(self, *serials: int, ends: float = 86_400) -> bytes:
         """The list of revoked certificates, in PEM."""

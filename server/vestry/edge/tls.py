@@ -52,7 +52,7 @@ class Certificates:
                 with _named(file):
                     context.load_verify_locations(file)
         if tls.client_crl is not None:
-            context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
         term = _between(*validity(tls.certificate))
         return context, term, None if tls.client_crl is None else _lists_term(tls.client_crl)
 

@@ -43,8 +43,8 @@ class Tls(Section):
     client_ca: Path | None = None
     """PEM file with the authorities that sign client certificates."""
     client_crl: Path | None = None
-    """PEM file with the lists of revoked client certificates (CRL), one of each authority that signs any; without one
-    that is current, its certificates are refused."""
+    """PEM file with the lists of revoked client certificates (CRL), one of each authority in their chains; without one
+    that is current, what an authority has signed is refused."""
     client_certificates: Literal["none", "optional", "required"] = "none"
     """Whether clients show a certificate; if so, they must speak TLS 1.3. `required` refuses those without one."""
     reload_seconds: Seconds = 30
