@@ -123,6 +123,10 @@ def named(roles: frozenset[Role]) -> str:
     return ",".join(sorted(roles))
 
 
+OF_TENANTS = tuple(named(frozenset(each)) for each in ({Role.USER}, {Role.TENANT_ADMIN}, {Role.USER, Role.TENANT_ADMIN}))
+"""All roles together that reach one tenant, as `named` writes them."""
+
+
 def read_roles(text: str) -> frozenset[Role]:
     """The inverse of `named`. Raises ValueError for a role that there is not."""
     return frozenset(Role(each) for each in text.split(",") if each)

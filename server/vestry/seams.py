@@ -106,6 +106,9 @@ class Change(Protocol):
     async def members(self, tenant: str, project: str, limit: int) -> tuple[list[str], list[str]]:
         """Ids of keys that are not revoked, and names of users, that belong to a project; at most `limit` of each."""
 
+    async def reaches_house(self, tenant: str, project: str) -> bool:
+        """Whether a key of a project that is not revoked has a role of the house, or roles that nobody can read."""
+
     async def add_key(self, key: Key, secret: str) -> Key:
         """Keep a new key; of `secret` only a keyed hash is kept."""
 

@@ -208,6 +208,27 @@ def test_a_change_sees_who_belongs_to_a_project(stand: Stand) -> None:
     on(stand, work)
 
 
+def test_a_change_sees_whether_a_project_has_a_key_of_the_house(stand: Stand) -> None:
+    """By any role of it, one among others or one that nobody can read; of the project alone, and not of revoked ones."""
+
+    async def work(pair: Pair) -> None:
+        of_tenants = ({Role.USER}, {Role.TENANT_ADMIN}, {Role.USER, Role.TENANT_ADMIN})
+        for roles in of_tenants:
+            await add(pair.mine, key("a", project="p", roles=frozenset(roles)))
+        for other in (key("a", project="q"), key("a"), key("b", project="p"), key("a", project="p", revoked=wall())):
+            await add(pair.mine, replace(other, roles=frozenset({Role.ADMIN})))
+        async with pair.theirs.changing() as change:
+            assert not await change.reaches_house("a", "p")
+            assert not await change.reaches_house("a", "p\x00")
+            for roles in ({Role.OPERATOR}, {Role.USER, Role.AUDITOR}, {Role.ADMIN, Role.TENANT_ADMIN}):
+                made = await change.add_key(key("a", project="p", roles=frozenset(roles)), mint())
+                assert await change.reaches_house("a", "p")
+                await change.put_key(replace(made, revoked=wall()))
+                assert not await change.reaches_house("a", "p")
+
+    on(stand, work)
+
+
 def test_noting_use_changes_nothing_else(stand: Stand) -> None:
     """The time is the latest that was noted, ids that there are not are nobody's, and a change of the key leaves it."""
     made, other = key(), key()

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from vestry.adapters.key_format import mint, mint_id
 from vestry.errors import KeysUnavailable
+from vestry.roles import HOUSE
 from vestry.types import Document, Key, Kind
 
 Place = tuple[Kind, str, str]
@@ -165,6 +166,10 @@ class FakeChange:
             if (of, owner) == (Kind.USER, tenant)
         }
         return keys[:limit], sorted(name for name, body in held.items() if body.get("project") == project)[:limit]
+
+    async def reaches_house(self, tenant: str, project: str) -> bool:
+        held = [each for each in self._state.keys.values() if (each.tenant, each.project) == (tenant, project)]
+        return any(each.revoked is None and each.roles & HOUSE for each in held)
 
     async def add_key(self, key: Key, secret: str) -> Key:
         if key.id in self._state.keys or secret in self._state.secrets:

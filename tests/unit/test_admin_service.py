@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fakes.directory import FakeDirectory
+from fakes.directory import FakeChange, FakeDirectory
 from vestry.admin.actor import Actor, Match
 from vestry.admin.documents import MOST_PROJECTS, Documents, Where
 from vestry.admin.events import Events
@@ -315,6 +315,29 @@ def test_who_reaches_one_tenant_neither_stops_nor_lets_in_the_houses_keys() -> N
         assert revoked
 
     run(work)
+
+
+def test_a_tenants_keys_are_not_read_for_a_change_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be any number of them, and while they are read nobody is served: one is enough to know of."""
+    asked: list[int] = []
+
+    async def keys(change: FakeChange, tenant: str, limit: int) -> list[Key]:
+        asked.append(limit)
+        return await read(change, tenant, limit)
+
+    read = FakeChange.keys
+    monkeypatch.setattr(FakeChange, "keys", keys)
+
+    async def work(bench: Bench) -> None:
+        await bench.furnished()
+        tess, letters = of(Role.TENANT_ADMIN), Where(Kind.PROJECT, "ward", "letters")
+        for disabled in (True, False):
+            await bench.documents.put(tess, letters, {"disabled": disabled}, ANY)
+        with pytest.raises(Conflict):
+            await bench.documents.remove(ROOT, WARD, ANY)
+
+    run(work)
+    assert asked == [1]
 
 
 def test_another_tenants_things_are_not_there() -> None:

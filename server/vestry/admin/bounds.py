@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from vestry.admin.actor import Actor, covered, own_end, within, within_scope
 from vestry.admin.bodies import Project, User
 from vestry.errors import PermissionDenied
-from vestry.roles import HOUSE, Permission, Role
+from vestry.roles import Permission, Role
 from vestry.seams import Change
 from vestry.settings.section import Section
 from vestry.types import Kind, Limits
@@ -39,10 +38,9 @@ async def holds_no_house_key(change: Change, actor: Actor, tenant: str, project:
     """
     if actor.reach(Permission.PROJECTS_WRITE) is None:
         return
-    for key in await change.keys(tenant, sys.maxsize):
-        if key.project == project and (key.roles & HOUSE or key.damaged):
-            said = "A key of the project reaches the whole house, and your role one tenant."
-            raise PermissionDenied(said, param="disabled")
+    if await change.reaches_house(tenant, project):
+        said = "A key of the project reaches the whole house, and your role one tenant."
+        raise PermissionDenied(said, param="disabled")
 
 
 async def within_reach(change: Change, actor: Actor, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:

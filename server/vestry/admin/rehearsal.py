@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from vestry.admin.pages import PAGE
 from vestry.errors import KeysUnavailable
+from vestry.roles import HOUSE
 from vestry.seams import Change, Directory
 from vestry.types import Document, Key, Kind
 
@@ -68,6 +69,11 @@ class Rehearsal:
             if (found := await self.read(Kind.USER, tenant, name)) is not None and found.body.get("project") == project
         ]
         return keys[:limit], users[:limit]
+
+    async def reaches_house(self, tenant: str, project: str) -> bool:
+        """As seams.Change."""
+        keys = [each for each in await self.keys(tenant, sys.maxsize) if each.project == project]
+        return any(each.damaged or each.roles & HOUSE for each in keys)
 
     async def add_key(self, key: Key, secret: str) -> Key:  # noqa: ARG002 - of a rehearsal no secret is kept
         self._keys[key.id] = made = replace(key, version=1)

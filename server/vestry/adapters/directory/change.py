@@ -17,6 +17,7 @@ from vestry.adapters.directory.pepper import Pepper
 from vestry.adapters.directory.rows import document_of, key_of, row_of, storable, validate
 from vestry.adapters.directory.tables import DOCUMENTS, KEYS, STORE
 from vestry.adapters.memory import wall
+from vestry.roles import OF_TENANTS
 from vestry.types import Document, Key, Kind
 
 T = TypeVar("T")
@@ -86,6 +87,16 @@ class SqlChange:
         )
         keys, users = (each.order_by("name").limit(limit) for each in (keys, users))
         return await self._found(_name, keys, tenant, project), await self._found(_name, users, tenant, project)
+
+    async def reaches_house(self, tenant: str, project: str) -> bool:
+        """As seams.Change."""
+        asked = select(KEYS.c.id.label("name")).where(
+            KEYS.c.tenant == tenant,
+            KEYS.c.project == project,
+            KEYS.c.revoked.is_(None),
+            KEYS.c.roles.not_in(OF_TENANTS),
+        )
+        return bool(await self._found(_name, asked.limit(1), tenant, project))
 
     async def add_key(self, key: Key, secret: str) -> Key:
         """As seams.Change. Raises ValueError for what no key can have, or one that is there already."""
