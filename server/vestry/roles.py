@@ -123,7 +123,7 @@ def named(roles: frozenset[Role]) -> str:
     return ",".join(sorted(roles))
 
 
-OF_TENANTS = tuple(named(frozenset(each)) for each in ({Role.USER}, {Role.TENANT_ADMIN}, {Role.USER, Role.TENANT_ADMIN}))
+OF_TENANTS = tuple(map(named, map(frozenset, ({Role.USER}, {Role.TENANT_ADMIN}, {Role.USER, Role.TENANT_ADMIN}))))
 """All roles together that reach one tenant, as `named` writes them."""
 
 

@@ -209,7 +209,7 @@ def test_a_change_sees_who_belongs_to_a_project(stand: Stand) -> None:
 
 
 def test_a_change_sees_whether_a_project_has_a_key_of_the_house(stand: Stand) -> None:
-    """By any role of it, one among others or one that nobody can read; of the project alone, and not of revoked ones."""
+    """By any role of it, be it one among others; of the project alone, and not of revoked ones."""
 
     async def work(pair: Pair) -> None:
         of_tenants = ({Role.USER}, {Role.TENANT_ADMIN}, {Role.USER, Role.TENANT_ADMIN})
