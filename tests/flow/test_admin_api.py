@@ -451,6 +451,19 @@ def test_the_log_is_searched_and_the_search_is_a_record(house: House, auditor: D
         refused(auditor.get(f"/records?{bad}"), 400, "invalid_request", param)
 
 
+def test_a_key_that_is_searched_for_or_told_of_is_not_recorded(house: House, auditor: Desk, admin: Desk) -> None:
+    """Whoever has found one asks what was done with it, and says where it was: neither puts it into the record."""
+    secret, key_id = house.keys.create(owner="lost")
+    for name in ("key_id", "request_id", "subject"):
+        looked = auditor.get(f"/records?{name}={secret}&{name}=other")
+        assert looked.status_code == 200
+        assert about(house, looked)[0]["filter"] == f"{name}=other,vst_..."
+    assert admin.post(f"/keys/{key_id}/revoke", {"reason": f"found {secret} in a repository"}).status_code == 200
+    assert house.records("key.revoke")[-1]["reason"] == "found vst_... in a repository"
+    files = [each for each in house.settings.audit_directory.rglob("*") if each.is_file()]
+    assert not [each for each in files if secret.encode() in each.read_bytes()]
+
+
 def test_a_name_with_a_backslash_is_searched_as_it_is(auditor: Desk, admin: Desk) -> None:
     """As `vestry audit show` does: by the name, and as records write it."""
     made = admin.post("/tenants/default/keys", {"owner": r"CORP\erin"}).json()

@@ -9,6 +9,7 @@ to give. Builders do no I/O.
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -34,6 +35,8 @@ _PEOPLE = frozenset({"subject", "actor", "name"})
 _ESCAPED = 10 * LIMITS["subject"]
 """Characters of a subject whose every one is an escape."""
 _STENCILS = 16_384
+_KEY = re.compile(r"vst_[0-9A-Za-z]{49}")
+"""An API key, which people write where they look for what was done with it, or say why they end it."""
 _WEIGHTS = ("chat_template_digest", "engine_version", "quantization", "revision", "weights_digest")
 
 
@@ -352,7 +355,7 @@ def _present(**texts: str) -> Event:
 def _bounded(name: str, value: Any) -> Any:
     if name in _PEOPLE:
         return as_recorded(value)
-    return clean(value, LIMITS[name]) if isinstance(value, str) and name in LIMITS else value
+    return clean(_KEY.sub("vst_...", value), LIMITS[name]) if isinstance(value, str) and name in LIMITS else value
 
 
 def _microseconds(seconds: float) -> int:
