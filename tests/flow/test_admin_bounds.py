@@ -157,3 +157,20 @@ def test_a_role_of_the_house_that_writes_nothing_there_lifts_no_tenants_administ
     for step in ("freeze", "thaw"):
         assert both.post(f"/keys/{ada.key_id}/{step}").status_code == (200 if beside == Role.OPERATOR else 403)
     assert ada.get("/whoami").status_code == 200
+
+
+def test_who_gives_a_key_that_there_is_a_role_that_approves_would_be_two_people(house: House) -> None:
+    """Programs' keys are known to those who run them: an administrator's own break-glass is not approved with one. A
+    role that approves nothing is given as before; who has one that does may get another.
+    """
+    ada, batch = Desk(house, Role.ADMIN, owner="asker"), Desk(house, Role.USER, owner="batch")
+    path = f"/keys/{batch.key_id}"
+    for roles in (["operator"], ["user", "admin"]):
+        said = "make a new one"
+        refused(ada.put(path, {"owner": "batch", "roles": roles}, **ANY), "roles", said)
+    assert ada.put(path, {"owner": "batch", "roles": ["tenant-admin"]}, **ANY).status_code == 200
+    asked = ada.post("/break-glass", {"role": "auditor", "reason": "curious"}).json()["id"]
+    assert batch.post(f"/break-glass/{asked}/approve").status_code == 403
+    assert ada.post(f"/break-glass/{asked}/end").status_code == 200
+    olga = Desk(house, Role.OPERATOR, owner="olga")
+    assert ada.put(f"/keys/{olga.key_id}", {"owner": "olga", "roles": ["admin"]}, **ANY).status_code == 200

@@ -15,7 +15,7 @@ from vestry.admin.bodies import KeyBody, judge
 from vestry.admin.events import Events, described
 from vestry.admin.names import is_seen
 from vestry.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
-from vestry.roles import Permission
+from vestry.roles import Permission, permissions
 from vestry.seams import Change, Directory
 from vestry.settings.tree import Settings
 from vestry.types import Key, Kind
@@ -98,6 +98,7 @@ class Keys:
             match.judge(found.version)
             _alive(found)
             _keeps_its_owner(actor, found, key)
+            _comes_to_approve_nothing(actor, found, key)
             within_bounds(actor, found)
             within_bounds(actor, key)
             await self._within_life(change, actor, key)
@@ -222,6 +223,16 @@ def _keeps_its_owner(actor: Actor, found: Key, key: Key) -> None:
     """
     if actor.principal is not None and key.owner != found.owner:
         raise PermissionDenied("A key keeps its owner: make one of their own for somebody else.", param="owner")
+
+
+def _comes_to_approve_nothing(actor: Actor, found: Key, key: Key) -> None:
+    """Nobody knows who has a key that there is: who gave it a role that approves break-glass could be two people, too.
+
+    Raises PermissionDenied.
+    """
+    approves = Permission.BREAK_GLASS_APPROVE
+    if actor.principal is not None and approves in permissions(key.roles) - permissions(found.roles):
+        raise PermissionDenied("A key is not given a role that approves break-glass: make a new one.", param="roles")
 
 
 def _same(made: Key, asked: Key) -> Key:
