@@ -53,16 +53,8 @@ def described(kept: Kept) -> dict[str, Any]:
 def show(config: Path | None, place: Place, *, as_json: bool) -> None:
     """Print one."""
     settings = settings_of(config)
-
-    async def read(office: Office) -> Kept:
-        where = await place.where(office)
-        try:
-            return await office.documents.read(office.actor, where)
-        except NotFound:
-            raise ChangeRefused(await _missing(office, where)) from None
-
     with told():
-        kept = look(settings, read)
+        kept = look(settings, lambda office: _read(office, place))
     said = "declared in the settings" if kept.declared else f"version {kept.document.version}"
     where = Where(kept.document.kind, kept.document.tenant, kept.document.name)
     text = f"# {safe(where.title)}, {said}\n{as_yaml(kept.document.body)}"
@@ -164,16 +156,16 @@ def remove(config: Path | None, place: Place, *, if_version: int | None, as_json
         return where
 
     with told():
-        look(settings, lambda office: _there(office, place))
+        look(settings, lambda office: _read(office, place))
         where = change(settings, take)
     made = {"kind": where.kind.value, "name": where.name, **({"tenant": where.tenant} if where.tenant else {})}
     tell({**made, "removed": True}, f"{where.title}: removed", as_json=as_json)
 
 
-async def _there(office: Office, place: Place) -> None:
+async def _read(office: Office, place: Place) -> Kept:
     where = await place.where(office)
     try:
-        await office.documents.read(office.actor, where)
+        return await office.documents.read(office.actor, where)
     except NotFound:
         raise ChangeRefused(await _missing(office, where)) from None
 
