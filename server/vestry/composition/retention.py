@@ -49,10 +49,18 @@ def holds_of(settings: Settings) -> tuple[Hold, ...]:
 class Retainer:
     """One task. `run` until cancelled; `halt` before that, so that the thread ends soon."""
 
-    def __init__(self, home: Path, policy: Policy, journal: Journal, sign: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        policy: Policy,
+        journal: Journal,
+        sign: Callable[[], None],
+        *,
+        clock: Clock | None = None,
+    ) -> None:
         self._home, self._policy, self._journal = home, policy, journal
         self.sign = sign
-        self._clock = Clock()
+        self._clock = clock or Clock()
         self._looked: tuple[int, float] | None = None
         self._halted = threading.Event()
         self._loop: asyncio.AbstractEventLoop
