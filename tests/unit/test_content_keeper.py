@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import functools
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -136,6 +137,29 @@ async def test_a_write_that_hangs_is_no_write(tmp_path: Path) -> None:
         files.mend()
         await until(lambda: kept.healthy)
         await kept.keep(context(), FULL, text())
+
+
+@looped
+async def test_a_process_that_stood_still_is_healthy_when_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its caller is told too late that the content is kept, and refused; but nothing is overdue that was written."""
+    loop, told = asyncio.get_running_loop(), threading.Event()
+    tell = loop.call_soon_threadsafe
+
+    def telling(*arguments: Any, **more: Any) -> asyncio.Handle:
+        handle = tell(*arguments, **more)
+        told.set()
+        return handle
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", telling)
+    async with keeper(tmp_path, seconds=0.0) as kept:
+        waiting = asyncio.create_task(kept.keep(context(), FULL, text()))
+        loop.call_soon(told.wait, 10)
+        with pytest.raises(AuditUnavailable):
+            await waiting
+        assert told.is_set()
+        assert kept.healthy
 
 
 @looped

@@ -98,7 +98,7 @@ class Keeper:
             async with asyncio.timeout(self._seconds):
                 return await future
         except TimeoutError:
-            self._overdue = True
+            self._overdue = self._waiting > 0  # else it is written, told too late, and nothing would end the outage
             raise self._unavailable() from None
         except OSError as error:
             raise self._unavailable() from error
