@@ -18,6 +18,7 @@ from fakes.engine import FakeEngine
 from support.house import ENGINE_KEY, PLAIN, House, chat, read_records, until
 from support.server import ServerProcess
 from vestry.audit.canonical import SAFE_INTEGER, leaf
+from vestry.audit.condition import condition
 
 FAST = {"reconcile_seconds": 0.1}
 Sample = dict[str, float]
@@ -241,7 +242,8 @@ def _unexplained(home: Path) -> list[dict[str, Any]]:
     ids=["empty", "one-missing", "nan", "absurd", "negative", "binary", "long"],
 )
 def test_an_engine_that_hides_its_counters_shows(tmp_path: Path, engine: FakeEngine, page: bytes) -> None:
-    """It is said that there is no reading; the server goes on, and nothing is invented."""
+    """It is said that there is no reading; the server goes on, and nothing is invented. That there is one again stands
+    in the log at once: what `vestry audit status` says of an engine that came after the server is not an hour old."""
     engine.behave(metrics=page)
     with House(tmp_path, [engine], audit=FAST) as house:
         look_again(engine, 2)
@@ -250,7 +252,11 @@ def test_an_engine_that_hides_its_counters_shows(tmp_path: Path, engine: FakeEng
         silent(house)
         engine.behave(metrics=None)
         until(lambda: samples(house, "vestry_engine_counters_readable") == {"all": 1}, seconds=10)
-    assert [row["readable"] for row in rows(house)] == [False, True]
+        until(lambda: len(rows(house)) == 2, what="the record of it")
+        (found,) = condition(house.settings.audit_directory / "server", "server").engines
+        assert found.readable
+    told = [(row["cause"], row["readable"]) for row in rows(house)]
+    assert told == [("start", False), ("counters", True), ("stop", True)]
 
 
 def test_an_engine_whose_counters_hang_does_not_hang_the_server(tmp_path: Path, engine: FakeEngine) -> None:

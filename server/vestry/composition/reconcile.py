@@ -1,8 +1,9 @@
 """The reconciler: reads the engines' counters again and again, and holds them against what is recorded.
 
 What it finds is counted (`meter`), logged once it grows, and recorded: at both ends of a server's life, every hour, and
-whenever an engine has done what no record explains. Where other servers use the same engines, their work is not to be
-told from work behind everybody's back: then nothing is judged here, but both sides are counted and recorded.
+whenever an engine has done what no record explains, or its counters can be read no more, or again. Where other servers
+use the same engines, their work is not to be told from work behind everybody's back: then nothing is judged here, but
+both sides are counted and recorded.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class _Book:
     def __init__(self, look: Look) -> None:
         self.look = look
         self.account = Account()
-        self.readable = False
+        self.readable = self.said = False  # as it is, and as it was last recorded
         self.read = ""
         self.why = ""
         self.recorded = (NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
@@ -93,9 +94,8 @@ class Reconciler:
         while True:
             await asyncio.sleep(self._seconds)
             await self.look()
-            due = time.monotonic() - self._recorded_at >= RECORD_SECONDS
-            if due or self._differs():
-                await self._record("interval" if due else "difference")
+            if cause := self._cause():
+                await self._record(cause)
 
     async def stop(self) -> None:
         """The last look, and the record of it."""
@@ -144,13 +144,19 @@ class Reconciler:
                 *new,
             )
 
-    def _differs(self) -> bool:
-        return any(book.account.unexplained != book.recorded[3] for book in self._books.values())
+    def _cause(self) -> str:
+        """Why both sides are to be recorded now; empty where they are not."""
+        books = self._books.values()
+        if any(book.account.unexplained != book.recorded[3] for book in books):
+            return "difference"
+        if any(book.readable != book.said for book in books):
+            return "counters"
+        return "interval" if time.monotonic() - self._recorded_at >= RECORD_SECONDS else ""
 
     async def _record(self, cause: str) -> None:
         """Both totals of each replica since the last such record, and the difference."""
         stands = {replica: book.stand(self._ledger.of(replica)) for replica, book in self._books.items()}
-        restarts = {replica: book.account.restarts for replica, book in self._books.items()}
+        others = {replica: (book.account.restarts, book.readable) for replica, book in self._books.items()}
         now = rfc3339(time.time_ns() // 1000)
         rows = [_row(replica, book, stands[replica]) for replica, book in self._books.items()]
         in_progress = self._ledger.in_progress
@@ -168,7 +174,7 @@ class Reconciler:
         except AuditUnavailable:
             return  # nothing is forgotten: the next record covers this time too
         for replica, book in self._books.items():
-            book.recorded, book.restarts = stands[replica], restarts[replica]
+            book.recorded, (book.restarts, book.said) = stands[replica], others[replica]
         self._since, self._recorded_at = now, time.monotonic()
 
 
