@@ -392,9 +392,10 @@ def test_a_server_that_starts_without_postgresql_waits_for_it(
 
 
 def test_a_server_stops_while_postgresql_hangs(
-    tmp_path: Path, engine: FakeEngine, server: Postgres, database: str
+    tmp_path: Path, engine: FakeEngine, server: Postgres, database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With connections that lie idle, and a use of a key to write down: it gives up on them, and ends in order."""
+    """With connections that lie idle, and a use of a key to write down: it gives up on them, and ends in order, with no
+    traceback in its log."""
     with house(tmp_path / "one", engine, server.url(database)) as one:
         assert status(one, one.key) == 200
         on(one, asked_at_once)
@@ -404,6 +405,7 @@ def test_a_server_stops_while_postgresql_hangs(
         assert time.monotonic() - began < 7
         server.thaw()
     assert one.fault is None
+    assert [each.getMessage() for each in caplog.records if each.exc_info] == []
 
 
 async def asked_at_once(directory: SqlDirectory) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
@@ -47,6 +48,8 @@ class SqlDirectory:
         self._faults: tuple[type[Exception], ...] = (*FAULTS, *backend.faults)
         self._turn = asyncio.Lock()
         self._left: set[asyncio.Task[Any]] = set()
+        # It would log a traceback for each connection that ends badly; what is wrong with the database is said by us.
+        logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
 
     async def prepare(self, *, upgrade: bool = True) -> None:
         """Make the directory where that is for the program to do, and bring an older one up to date if told so.
