@@ -161,7 +161,8 @@ class Server:
     def _heed_signals(self) -> None:
         """From when the start is recorded on, so that the stop is, too. SIGUSR1 asks for a signed checkpoint."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)  # as `nohup` has it
+        for number in (signal.SIGTERM, signal.SIGINT, *hangup):
             with contextlib.suppress(RuntimeError, ValueError):  # not in the main thread
                 loop.add_signal_handler(number, self.stop)
         with contextlib.suppress(RuntimeError, ValueError):

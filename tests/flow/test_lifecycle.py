@@ -119,6 +119,24 @@ def test_it_starts_says_where_it_is_and_stops_at_once(started: ServerProcess, nu
     assert "Traceback" not in server.errors.read_text()
 
 
+@pytest.mark.parametrize("ignored", [False, True])
+def test_the_end_of_its_terminal_ends_it_in_order(tmp_path: Path, engine: FakeEngine, ignored: bool) -> None:
+    """Where SIGHUP is not ignored, as `nohup` has it."""
+    with ServerProcess(tmp_path, [engine]) as server:
+        server.forked = False  # a process that is forked has the signals of the one that forks
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+        try:
+            server.start()
+        finally:
+            signal.signal(signal.SIGHUP, before)
+        server.signal(signal.SIGHUP)
+        if ignored:
+            assert server.ready()
+            server.stop()
+        assert server.wait() == 0
+        assert log_of(server)[-1]["type"] == "server.stop"
+
+
 def test_told_to_stop_while_it_comes_up_it_ends_in_a_container_too(tmp_path: Path, engine: FakeEngine) -> None:
     """As the first process there is: the kernel keeps the signal from it where nothing waits for it, and it would come
     up all the same. (Here it waits for an outside copy that does not answer.)

@@ -34,7 +34,7 @@ def command(config: Path | None) -> None:
     """Serve the OpenAI-compatible API, and the operations port, in the foreground.
 
     The engines are those that the settings name under `models`; start them with `vestry engine MODEL`, or let
-    `vestry up` start everything. SIGTERM or Ctrl-C lets calls in progress end, then stops.
+    `vestry up` start everything. SIGTERM, Ctrl-C or the end of the terminal lets calls in progress end, then stops.
 
     \b
     Example:
