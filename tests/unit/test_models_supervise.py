@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -242,6 +245,31 @@ def test_a_program_that_never_works_is_given_up(tmp_path: Path) -> None:
     assert "the last words" in said
     assert str(tmp_path / "child.log") in said
     assert stage.states[-1] is State.STOPPED
+
+
+def test_another_program_at_the_port_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    """Two houses of one machine that start at once find the same port free: the one that comes second says so."""
+
+    class Stranger(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    stage = Stage(tmp_path)
+
+    async def life() -> None:
+        async with asyncio.timeout(60):
+            await stage.supervisor.run()
+
+    with ThreadingHTTPServer(("127.0.0.1", urlsplit(stage.supervisor.program.health).port or 0), Stranger) as stranger:
+        threading.Thread(target=stranger.serve_forever, daemon=True).start()
+        with pytest.raises(NeverReadyError, match="Address already in use"):
+            asyncio.run(life())
+        stranger.shutdown()
+    assert State.READY not in stage.states
 
 
 def test_a_program_that_is_slow_beyond_reason_is_given_up(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Keep a program running: start it, wait until it answers, start it again after a crash, stop it without remains.
 
 The program runs under a keeper (`keeper.py`) in a session of its own: whatever ends - the program, the keeper or
-this process, by whatever signal - nothing that the program started is left. A program counts as ready when its
-health address answers 200, and as hung when it has not done so for `hang_seconds`; a hung one is started anew.
+this process, by whatever signal - nothing that the program started is left. A program counts as ready when it answers
+200 at its health address, and as hung when it has not done so for `hang_seconds`; a hung one is started anew.
 
     starting -> ready -> backing off -> starting ...        and from each of them -> stopped
 
@@ -21,7 +21,7 @@ import secrets
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -36,6 +36,8 @@ POLL_SECONDS = 0.25
 WATCH_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
 SPARE_SECONDS = 5.0
+LISTENING = "0A"
+"""As the kernel writes the state of a socket."""
 REMEMBERED = 300  # lines: a start of vLLM, with its tracebacks
 SHOWN = 20
 ERRORS = 5
@@ -234,7 +236,7 @@ class Supervisor:
         """Wait until the program is ready, then until it hangs. Returns why it is to be started anew."""
         program = self.program
         deadline = time.monotonic() + program.start_seconds
-        while not await answers(program.health):
+        while not (await answers(program.health) and self._own(program.health)):
             if program.live and await answers(program.live):
                 deadline = time.monotonic() + program.start_seconds
             if time.monotonic() > deadline:
@@ -248,6 +250,10 @@ class Supervisor:
             if await answers(program.live or program.health):
                 answered = time.monotonic()
         return f"it has not answered for {program.hang_seconds:.0f} s"
+
+    def _own(self, url: str) -> bool:
+        """Whether it is this program that listens there: another's, which took the port first, answers just so."""
+        return self.pid is not None and listens(self.pid, urlsplit(url).port or 80)
 
     async def _carry(self, reading: int, journal: Journal) -> None:
         """Carry the program's output to its log, and to `echo`.
@@ -276,14 +282,39 @@ class Supervisor:
         return f"{self.program.name} did not start ({attempts} attempts; {why}). Its log is {self.program.log}.{words}"
 
 
-def sweep(session: int) -> None:
-    """Kill what is left of a session whose keeper has gone. (Field 6 of /proc/PID/stat, proc(5).)"""
+def members(session: int) -> Iterator[Path]:
+    """The folders in /proc of a session's processes. (Field 6 of /proc/PID/stat, proc(5).)"""
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):
                 fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
                 if int(fields[3]) == session:
-                    os.kill(int(entry.name), signal.SIGKILL)
+                    yield entry
+
+
+def sweep(session: int) -> None:
+    """Kill what is left of a session whose keeper has gone."""
+    for entry in members(session):
+        with contextlib.suppress(OSError):
+            os.kill(int(entry.name), signal.SIGKILL)
+
+
+def listens(session: int, port: int) -> bool:
+    """Whether a process of this session listens on this TCP port (/proc/net/tcp and /proc/PID/fd, proc(5))."""
+    sockets = set()
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+                    sockets.add(f"socket:[{fields[9]}]")
+    for entry in members(session):
+        with contextlib.suppress(OSError):
+            for file in (entry / "fd").iterdir():
+                with contextlib.suppress(OSError):  # it was closed meanwhile
+                    if str(file.readlink()) in sockets:
+                        return True
+    return False
 
 
 async def answers(url: str) -> bool:
