@@ -93,8 +93,10 @@ def test_it_is_made_once_and_then_needs_nothing(depot: Depot) -> None:
 def test_what_a_user_has_set_for_pip_leads_nowhere_else(
     depot: Depot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, in_file: bool
 ) -> None:
-    """Packages are in the environment though pip is told, for all it does, to put them elsewhere or nowhere."""
-    said = dict.fromkeys(("target", "prefix", "root"), str(tmp_path / "elsewhere")) | {"user": "1", "dry-run": "1"}
+    """Packages are in the environment though pip is told, for all it does, to put them elsewhere or nowhere, and to say
+    more than what it is asked."""
+    said = dict.fromkeys(("target", "prefix", "root"), str(tmp_path / "elsewhere"))
+    said |= {"user": "1", "dry-run": "1", "verbose": "1"}
     if in_file:
         depot.settings = tmp_path / "pip.conf"
         depot.settings.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in said.items()))

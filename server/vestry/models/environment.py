@@ -165,7 +165,7 @@ class _Installer:
         self._folder = folder
         self._progress = progress
         self._environment = {name: value for name, value in environ.items() if PASSED_ON.fullmatch(name)}
-        self._environment |= {"PIP_USER": "0", "PIP_DRY_RUN": "0"}
+        self._environment |= {"PIP_USER": "0", "PIP_DRY_RUN": "0", "PIP_VERBOSE": "0"}
         self._log = folder.parent / "logs" / "engine-environment.log"
         # This Python's pip fills the environment, if there is one: to put another into it takes seconds.
         self._shared = importlib.util.find_spec("pip") is not None
