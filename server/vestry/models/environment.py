@@ -215,8 +215,8 @@ class _Installer:
         argv = [*PIP, *self._here(), *asked, f"torch=={TORCH}"]
         done = children.answer([*self._installer(), *argv], self._environment)
         if done.returncode:
-            said = done.stderr.strip().splitlines()[-1:]
-            raise ModelError(f"pip finds no PyTorch {TORCH} for this machine: {''.join(said)}")
+            words = "".join(f"\n    {line}" for line in done.stderr.strip().splitlines()[-children.REMEMBERED :])
+            raise ModelError(f"pip finds no PyTorch {TORCH} for this machine. What it said last:{words}")
         offered = json.loads(done.stdout)["install"][0]["metadata"]
         return offered["version"], offered.get("requires_dist", [])
 
