@@ -12,11 +12,15 @@ import platform
 import re
 import signal
 import socket
+import ssl
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from support import certificates
 from support.wheels import locked, make_wheel
 from vestry.models import compiler, environment
 from vestry.models.catalog import Device, ModelError
@@ -208,13 +212,13 @@ def test_where_there_is_no_pytorch_at_all_pip_is_quoted(depot: Depot) -> None:
         depot.ensure()
 
 
-def online(depot: Depot, index: str) -> str:
+def online(depot: Depot, index: str, **more: str) -> str:
     """What is said where pip asks this registry, which holds nothing."""
     ours = re.compile(r"PIP_.*|.*_CA_BUNDLE|.*_proxy", re.IGNORECASE)
     environ = {name: value for name, value in os.environ.items() if not ours.fullmatch(name)}
     environ |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1", "PIP_INDEX_URL": index, "PIP_RETRIES": "1"}
     with pytest.raises(ModelError) as refused:
-        ensure(depot.target, Progress(depot.said), environ)
+        ensure(depot.target, Progress(depot.said), environ | more)
     return str(refused.value)
 
 
@@ -224,6 +228,29 @@ def test_a_registry_out_of_reach_is_told_as_that(depot: Depot) -> None:
         nobody.bind(("127.0.0.1", 0))
         said = online(depot, f"http://127.0.0.1:{nobody.getsockname()[1]}/simple")
     assert "Connection refused" in said
+
+
+def test_the_authorities_that_a_user_names_for_pip_are_its_own_here_too(depot: Depot, tmp_path: Path) -> None:
+    """A house with an authority of its own names it in REQUESTS_CA_BUNDLE, by which `make up` has come this far."""
+    tls = certificates.made(tmp_path)
+    asked: list[str] = []
+
+    class Registry(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.certificate, tls.key)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Registry) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        online(depot, f"https://localhost:{server.server_port}/simple", REQUESTS_CA_BUNDLE=str(tmp_path / "ca.crt"))
+        server.shutdown()
+    assert asked == ["/simple/torch/"]
 
 
 def test_a_gpu_gets_the_gpu_engine(depot: Depot, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,9 @@ TORCH_LOCK = LOCKS / "engine-torch.lock"
 PIP = ("--disable-pip-version-check", "--no-input", "install", "--no-compile", "--progress-bar", "off")
 LOCKED = ("--require-hashes", "--only-binary", ":all:", "--no-deps", "--requirement")
 PASSED_ON = re.compile(
-    r"PATH|LANG|LC_.*|HOME|TMPDIR|PIP_.*|XDG_CONFIG_.*|(https?|no|all)_proxy|SSL_CERT_(FILE|DIR)", re.IGNORECASE
+    r"PATH|LANG|LC_.*|HOME|TMPDIR|PIP_.*|XDG_CONFIG_.*|(https?|no|all)_proxy|SSL_CERT_(FILE|DIR)"
+    r"|(REQUESTS|CURL)_CA_BUNDLE",
+    re.IGNORECASE,
 )
 
 
