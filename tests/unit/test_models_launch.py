@@ -189,6 +189,15 @@ def test_on_a_cpu_nothing_is_compiled(ready: Places, own: tuple[str, ...], compi
         assert ("TORCHDYNAMO_DISABLE" not in made.environment) is compiles
 
 
+@pytest.mark.parametrize(("length", "elsewhere"), [(70, False), (71, True)])
+def test_a_long_folder_for_temporary_files_is_none_for_sockets(ready: Places, length: int, elsewhere: bool) -> None:
+    """vLLM puts sockets into it, whose names have 107 bytes at most: it would die of a longer one at each start."""
+    folder = "/".ljust(length - 1, "x") + "/"
+    made = planned(ready.state, environ={"TMPDIR": folder}).environment
+    assert made["TMPDIR"] == folder
+    assert made.get("VLLM_RPC_BASE_PATH") == ("/tmp" if elsewhere else None)
+
+
 def test_a_gpu_gets_its_own_arguments(tmp_path: Path) -> None:
     """On a GPU nothing of the CPU's arguments is left: it compiles, without CUDA's compiler, and memory is a share."""
     places = install_engine(tmp_path, device="gpu")

@@ -37,6 +37,10 @@ PASSED_ON = re.compile(
     r"LANG|LC_.*|TZ|TMPDIR|LD_LIBRARY_PATH|CUDA_VISIBLE_DEVICES|CUDA_DEVICE_ORDER|NVIDIA_.*|NCCL_.*|OMP_NUM_THREADS"
     r"|VLLM_CPU_OMP_THREADS_BIND|VLLM_LOGGING_LEVEL"
 )
+SOCKETS = "VLLM_RPC_BASE_PATH"
+SHORT = Path("/tmp")  # noqa: S108 - what vLLM makes there has names that nobody guesses
+LONGEST = 107 - len("/01234567-89ab-cdef-0123-456789abcdef")
+"""Bytes of a folder for sockets: that is how vLLM names them, and how long a socket's name may be (unix(7))."""
 
 
 class Launch(Struct, frozen=True):
@@ -82,6 +86,8 @@ def plan(
     )
     log = places.logs / f"engine-{re.sub(r'[^A-Za-z0-9._-]', '_', chosen.name)}.log"
     made = _environment(places, key, environ) | (cores.environment(environ) if together else {})
+    if len(os.fsencode(environ.get("TMPDIR", ""))) > LONGEST:
+        made[SOCKETS] = os.fspath(SHORT)
     made |= UNCOMPILED if stamp.device == "cpu" and COMPILING not in own else {}
     return Launch(chosen.name, argv, made, url, log, engine.startup_seconds, engine.shutdown_seconds)
 
