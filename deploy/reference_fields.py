@@ -261,7 +261,9 @@ def _mapping(shape: shapes.DictType) -> str:
     if isinstance(shape.value_type, shapes.AnyType):
         return "object"
     most = "" if shape.max_length is None else f" of up to {shape.max_length:,} fields"
-    return f"object{most}: {_value(shape.value_type)}"
+    key = shape.key_type
+    names = f"; names up to {key.max_length} characters" if isinstance(key, shapes.StrType) and key.max_length else ""
+    return f"object{most}: {_value(shape.value_type)}{names}"
 
 
 def _range(shape: shapes.IntType | shapes.FloatType) -> str:

@@ -141,6 +141,12 @@ def test_a_field_whose_name_is_an_attack_is_not_repeated(name: str, visit: Visit
     assert answer.json()["error"]["param"] in (None, "b.a", "bad")
 
 
+def test_a_name_that_is_too_long_is_refused_by_the_field_that_has_it(visit: Visit) -> None:
+    """In `metadata` names have a bound too: `param` is the field, and the message is a sentence like the others."""
+    answer = visit.post(chat(metadata={MARK * 3: "a"}))
+    visit.refused(answer, 400, "invalid_request", param="metadata", unlike=(MARK, "$"))
+
+
 PARTS: dict[str, Any] = {
     "an image at a link-local address": {
         "type": "image_url", "image_url": {"url": "http://169.254.169.254/latest/meta-data/iam/security-credentials/"},

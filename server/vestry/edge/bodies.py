@@ -51,7 +51,7 @@ NUL = b"u0000"  # five bytes: CPython searches for six and more in a slower way
 SCHEMAS = 4  # all schemas of a body together may have this many times the bytes of one
 MISSING = re.compile(r"^Object missing required field `([a-z_]+)`(?: - at `\$\.?(.*)`)?$", re.DOTALL)
 UNKNOWN = re.compile(r"^Object contains unknown field `(.*?)`(?: - at `\$\.?(.*)`)?$", re.DOTALL)
-PLACED = re.compile(r"^(.*?)(?: - at `(?:key in )?\$\.?(.*)`)?$", re.DOTALL)
+PLACED = re.compile(r"^(.*?)(?: - at (?:`key` in )?`\$\.?(.*)`)?$", re.DOTALL)
 
 _chat: msgspec.json.Decoder[ChatBody] = msgspec.json.Decoder(ChatBody, dec_hook=unread)
 _completion: msgspec.json.Decoder[CompletionBody] = msgspec.json.Decoder(CompletionBody, dec_hook=unread)
