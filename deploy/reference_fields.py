@@ -11,7 +11,7 @@ from msgspec import inspect as shapes
 
 from vestry.audit.fields import LIMITS
 from vestry.edge import bodies, patterns
-from vestry.edge.fields import ChatBody, CompletionBody, Sampled
+from vestry.edge.fields import MAX_NESTED, ChatBody, CompletionBody, Sampled
 from vestry.errors import UnsupportedField
 from vestry.settings.tree import Bounds
 
@@ -82,6 +82,7 @@ and the `parameters` of tools.
   `([a-z]+-)*` passes there, `(a+)+` does not. Its counted repeats go to {MAX_REPEAT}; with all of them written out it
   has at most {MAX_STATES} positions.
 - With *`bounds.expressions`* set to `false`, `structured_outputs` takes no `regex` and no `grammar`.
+- The `arguments` of a tool call that is sent back are JSON of at most {nested} levels, or the beginning of some.
 
 What passes here may still be more than the engine can enforce (`uniqueItems`, for instance). That is 400
 `invalid_request` as well: *The engine cannot enforce this schema or grammar.*
@@ -223,6 +224,7 @@ def _schemas() -> str:
         times=bodies.SCHEMAS,
         references=_listed(patterns.REFERENCES),
         counts=_listed(patterns.COUNTS),
+        nested=MAX_NESTED,
         **{name: f"{getattr(patterns, name):,}" for name in vars(patterns) if name.startswith("MAX_")},
     )
 

@@ -1,4 +1,4 @@
-"""The older route's prompts, and prompts that are too long for the model."""
+"""The older route's prompts, prompts that are too long for the model, and what of them an engine takes apart."""
 
 from __future__ import annotations
 
@@ -118,3 +118,28 @@ def test_a_schema_that_no_engine_can_enforce_is_named_by_its_field(name: str, vi
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
     assert answer.json()["error"]["param"] == param
     visit.well()
+
+
+def with_arguments(arguments: str) -> dict[str, Any]:
+    """A conversation in which a tool was called with these."""
+    call = {"id": "call_1", "type": "function", "function": {"name": "a", "arguments": arguments}}
+    result = {"role": "tool", "tool_call_id": "call_1", "content": "b"}
+    return chat(messages=[{"role": "user", "content": "c"}, {"role": "assistant", "tool_calls": [call]}, result])
+
+
+@pytest.mark.parametrize("arguments", ["[" * 201 + "]" * 201, "[" * 4_000_000, '{"a":' * 201 + '"' + MARK, "[{" * 101])
+def test_a_call_nested_without_end_is_refused(arguments: str, visit: Visit) -> None:
+    """A small model can open brackets until it is cut off; vLLM answers 500 to a thousand that are sent back to it, and
+    would be taken out of service for it."""
+    answer = visit.post(with_arguments(arguments))
+    visit.refused(answer, 400, "invalid_request", param="messages[1].tool_calls[0].function", unlike=(MARK, "[["))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["[" * 200, "[{}]" * 2000, '{"code": "' + "[{" * 2000 + '\\" [' + '"}', '"' + "\\" * 3 + "[" * 300, '"["' * 201],
+)
+def test_a_call_with_many_brackets_passes(arguments: str, visit: Visit) -> None:
+    """What counts is how deep they are, and not those in a text."""
+    assert visit.post(with_arguments(arguments)).status_code == 200
+    assert visit.engine.calls[0].json["messages"][1]["tool_calls"][0]["function"]["arguments"] == arguments

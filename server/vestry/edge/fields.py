@@ -8,6 +8,8 @@ vLLM's sampling parameters.
 
 from __future__ import annotations
 
+import re
+from itertools import accumulate
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
@@ -22,9 +24,22 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Word = Annotated[str, Meta(min_length=1, max_length=512)]
 Stops = Annotated[list[Word], Meta(max_length=4)]
 
+MAX_NESTED = 200
+TEXTS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+STEPS = bytes.maketrans(b"[{]}", b"\1\1\xff\xff")
+OTHERS = bytes(set(range(256)) - set(b"[{]}"))
+
 
 class Closed(Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Unknown fields are refused; what is not set is not sent."""
+
+
+def nested(text: str, most: int) -> bool:
+    """Whether JSON, or the beginning of some, is nested deeper than this. The work is C's: a step for each bracket."""
+    if text.count("[") + text.count("{") <= most:
+        return False
+    steps = TEXTS.sub(b"", text.encode()).translate(STEPS, OTHERS)
+    return max(accumulate(memoryview(steps).cast("b")), default=0) > most
 
 
 class Unread:
@@ -61,9 +76,15 @@ class FunctionCall(Closed):
     parsed_arguments: Unread = UNREAD
 
     def __post_init__(self) -> None:
-        """What OpenAI's libraries gather of a stream that ended before the arguments has none; engines want text."""
+        """What OpenAI's libraries gather of a stream that ended before the arguments has none; engines want text.
+
+        Engines take it apart by recursion, whole or cut off, and fail at a thousand levels: small models can open
+        brackets without end. Raises ValueError.
+        """
         if self.arguments is None:
             self.arguments = ""
+        elif nested(self.arguments, MAX_NESTED):
+            raise ValueError(f"`arguments` may be nested at most {MAX_NESTED} levels deep")
 
 
 class ToolCall(Closed):
