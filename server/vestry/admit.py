@@ -13,6 +13,9 @@ from vestry.types import Limits, Principal
 
 WINDOW = 60.0
 SMOOTHING = 0.1
+LONGEST_WAIT = 60.0
+"""Seconds that a refused caller is told to wait at most. Of several long calls one ends sooner; and OpenAI's clients
+do not come back at all where they are told to wait for more than two minutes."""
 PRUNE_AT = 10_000
 TOLERANCE = 1e-6
 
@@ -57,14 +60,14 @@ class Admission:
     def place(self, principal: Principal, tenant_limits: Limits, now: float) -> Place:
         """Take a place, to be held by `with`. Raises RateLimited, ConcurrencyLimited or Overloaded."""
         if self._busy >= self._most:
-            raise Overloaded(retry_after=self._usual_seconds)
+            raise Overloaded(retry_after=min(self._usual_seconds, LONGEST_WAIT))
         if len(self._keys) >= self._prune_at:
             self._prune(now)
         tenant = self._tenants.get(principal.tenant) or self._tenants.setdefault(principal.tenant, _Holder())
         key = self._keys.get(principal.key_id) or self._keys.setdefault(principal.key_id, _Holder())
         limits = principal.limits
         if _full(tenant, tenant_limits) or _full(key, limits):
-            raise ConcurrencyLimited(retry_after=self._usual_seconds)
+            raise ConcurrencyLimited(retry_after=min(self._usual_seconds, LONGEST_WAIT))
         tenant_use, key_use = _used_until(tenant, tenant_limits, now), _used_until(key, limits, now)
         wait = max(tenant_use, key_use) - now - WINDOW
         if wait > TOLERANCE:

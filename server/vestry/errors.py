@@ -258,7 +258,8 @@ class RateLimited(Refusal):
 class ConcurrencyLimited(RateLimited):
     """The key, or its tenant, has as many calls in progress as it may. `Retry-After` is what calls take of late.
 
-    Mend: Wait for one of them to end, and send fewer at once.
+    Mend: Wait for one of them to end, and send fewer at once. However long calls take, `Retry-After` is a minute at
+    most.
     """
 
     message = "As many calls as this key or tenant may have at once are in progress."

@@ -80,6 +80,20 @@ def test_refused_callers_are_told_how_long_calls_usually_take() -> None:
     assert refused.value.retry_after == pytest.approx(20.0, rel=0.01)
 
 
+def test_nobody_is_told_to_wait_longer_than_clients_do() -> None:
+    """However long calls take: OpenAI's client gives up at once where `Retry-After` is more than two minutes."""
+    admission = Admission(server_concurrency=2)
+    for _ in range(100):
+        admission.lasted(1800.0)
+    who = key(concurrency=1)
+    with admission.place(who, FREE, 0.0):
+        with pytest.raises(ConcurrencyLimited) as limited:
+            admission.place(who, FREE, 0.0)
+        with admission.place(key("another"), FREE, 0.0), pytest.raises(Overloaded) as full:
+            admission.place(key("a third"), FREE, 0.0)
+    assert limited.value.retry_after == full.value.retry_after == 60
+
+
 def test_a_whole_minutes_worth_may_come_at_once_and_no_more() -> None:
     """N a minute: N at once pass, the next does not, and after a minute N pass again."""
     admission = Admission(server_concurrency=10)
