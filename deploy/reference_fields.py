@@ -86,6 +86,10 @@ and the `parameters` of tools.
 
 What passes here may still be more than the engine can enforce (`uniqueItems`, for instance). That is 400
 `invalid_request` as well: *The engine cannot enforce this schema or grammar.*
+
+Some of a schema vLLM 0.32 passes over without a word: `not`, `if`, `dependentRequired`, an `allOf` of several, what
+stands beside `$ref` or `anyOf`, that one alone of `oneOf` may hold, and bounds such as `maximum` where there is no
+`type`. A program that relies on one of these has to check the answer.
 """
 
 NOTES: Mapping[str, str] = {
