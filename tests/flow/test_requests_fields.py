@@ -295,6 +295,13 @@ def test_what_an_engine_acts_on_passes(name: str, visit: Visit) -> None:
     assert sampling == ({recorded_as: SAMPLED[name]} if name in SAMPLED else {})
 
 
+def test_a_structure_that_is_not_asked_for_is_not_sent(visit: Visit) -> None:
+    """`json_object: false` beside a schema: vLLM counts it as a second structure, and refuses both."""
+    schema = {"type": "object"}
+    assert visit.post(chat(structured_outputs={"json": schema, "json_object": False})).status_code == 200
+    assert visit.engine.calls[0].json["structured_outputs"] == {"json": schema}
+
+
 def test_everything_at_once_passes(visit: Visit) -> None:
     """A long conversation with tools, parts, names and a schema, as OpenAI's client writes it, reaches the engine."""
     call = {"id": "call_1", "type": "function", "function": {"name": "look_up", "arguments": '{"ward": "A\\"3"}'}}

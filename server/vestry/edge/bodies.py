@@ -167,7 +167,8 @@ def _check_format(form: Format | None, check: patterns.SchemaCheck) -> None:
 def _check_structured(wish: StructuredOutputs | None, check: patterns.SchemaCheck, bounds: Bounds) -> None:
     if wish is None:
         return
-    kinds = (wish.json, wish.regex, wish.choice, wish.grammar, wish.json_object or None)
+    wish.json_object = wish.json_object or None  # vLLM counts `false` as one of the kinds
+    kinds = (wish.json, wish.regex, wish.choice, wish.grammar, wish.json_object)
     if sum(each is not None for each in kinds) != 1:
         raise InvalidRequest(
             "Set exactly one of `json`, `regex`, `choice`, `grammar`, `json_object`.", param="structured_outputs"
