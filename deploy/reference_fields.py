@@ -105,7 +105,7 @@ NOTES: Mapping[str, str] = {
     "prompt": "text, token ids, or a list of either; *at most `bounds.prompts` of them, {bounds.prompts} unless set*",
     "continue_final_message": "with `add_generation_prompt: false`",
     "chat_template_kwargs": "an empty object: no argument of a template is open to clients",
-    "structured_outputs": "not together with `response_format`",
+    "structured_outputs": "not together with `response_format`, nor with a `tool_choice` that names a tool",
 }
 
 ONLY: Mapping[str, str] = {

@@ -242,6 +242,13 @@ WRONG: dict[str, tuple[bytes | dict[str, Any], str | None]] = {
     "two ways to a structure": (
         chat(response_format={"type": "json_object"}, structured_outputs={"regex": "a"}), "structured_outputs",
     ),
+    "a structure beside a named tool": (
+        chat(
+            tool_choice={"type": "function", "function": {"name": "look_up"}}, structured_outputs={"regex": "a"},
+            **tool({}),
+        ),
+        "structured_outputs",
+    ),
     "a structure of two kinds": (chat(structured_outputs={"regex": "a", "choice": ["a"]}), "structured_outputs"),
     "a structure of no kind": (chat(structured_outputs={}), "structured_outputs"),
     "continue_final_message alone": (chat(continue_final_message=True), "continue_final_message"),

@@ -219,8 +219,13 @@ def _check_tools(body: ChatBody, check: patterns.SchemaCheck) -> None:
             check(tool.function.parameters, f"tools[{place}].function.parameters")
     if not names and body.tool_choice not in (None, "none"):
         raise InvalidRequest("`tool_choice` needs `tools`.", param="tool_choice")
-    if isinstance(body.tool_choice, NamedTool) and body.tool_choice.function.name not in names:
-        raise InvalidRequest("`tool_choice` names a tool that is not among `tools`.", param="tool_choice")
+    if isinstance(body.tool_choice, NamedTool):
+        if body.tool_choice.function.name not in names:
+            raise InvalidRequest("`tool_choice` names a tool that is not among `tools`.", param="tool_choice")
+        if body.structured_outputs is not None:  # vLLM refuses it too, in words that are taken for a schema's fault
+            raise InvalidRequest(
+                "`structured_outputs` does not go with a `tool_choice` that names a tool.", param="structured_outputs"
+            )
 
 
 def _check_prompt(prompt: str | list[Any], bounds: Bounds) -> tuple[int, int]:
