@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import select
 import socket
 import ssl
 import threading
@@ -83,9 +84,7 @@ def test_plain_tcp_where_it_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_client_certificate(tmp_path: Path, ca: Path) -> None:
-    """A receiver that asks for one takes ours, and nothing from a sender without. Syslog has no acknowledgement: where
-    the receiver closes in order before it has read, the sender does not hear of it.
-    """
+    """A receiver that asks for one takes ours, and nothing from a sender without, who hears of it."""
     log = GrownLog(tmp_path / "server")
     issued = AUTHORITY.issue_cert("vestry.hospital.example")
     certificate, key = tmp_path / "client.pem", tmp_path / "client.key"
@@ -95,14 +94,15 @@ def test_a_client_certificate(tmp_path: Path, ca: Path) -> None:
         peer = Peer("localhost", running.port, 5, ca=ca, certificate=certificate, key=key)
         SyslogSink("siem", peer).deliver(item(log, 3))
         running.wait_for(1)
-        with suppress(Undelivered):
-            SyslogSink("siem", Peer("localhost", running.port, 5, ca=ca)).deliver(item(log, 4))
+        for size in range(4, 8):
+            with pytest.raises(Undelivered):
+                SyslogSink("siem", Peer("localhost", running.port, 5, ca=ca)).deliver(item(log, size))
         assert len(running.messages()) == 1
     key.unlink()
     with receiver(tmp_path / "rsyslog2", AUTHORITY) as running:
         peer = Peer("localhost", running.port, 5, ca=ca, certificate=certificate, key=key)
         with pytest.raises(Undelivered, match="needs a file that cannot be read"):
-            SyslogSink("siem", peer).deliver(item(log, 5))
+            SyslogSink("siem", peer).deliver(item(log, 8))
 
 
 @pytest.mark.parametrize(
@@ -246,3 +246,30 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert message.startswith("<109>1 2026-11-25T21:00:00.000000Z hostname vestry ")
     assert 'log="house.test/vestry/a\\"\\]\\\\b"' in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("tls", [True, False])
+@pytest.mark.parametrize("waits", [True, False])
+def test_one_that_closes_before_it_has_read(tmp_path: Path, waits: bool, tls: bool) -> None:
+    """A balancer with nobody behind it takes the connection, and ends it in order without having read: that the ends
+    cross each other makes no delivery of it.
+    """
+    authority, log = Authority(tmp_path), GrownLog(tmp_path / "server")
+
+    def leaves(wire: socket.socket) -> None:
+        with suppress(OSError):
+            if tls:
+                wire = authority.context.wrap_socket(wire, server_side=True)
+            select.select([wire] if waits else [], [], [], None if waits else 0)
+            if isinstance(wire, ssl.SSLSocket):
+                wire.setblocking(False)
+                with suppress(ssl.SSLWantReadError):
+                    wire.unwrap()
+        wire.close()
+
+    with serving(leaves) as port:
+        host = "localhost" if tls else "127.0.0.1"
+        sink = SyslogSink("siem", Peer(host, port, 5, tls=tls, ca=authority.ca, permitted=is_private))
+        for size in range(1, 11):
+            with pytest.raises(Undelivered):
+                sink.deliver(item(log, size))

@@ -14,11 +14,10 @@ from __future__ import annotations
 import base64
 import os
 import socket
-import ssl
 from datetime import UTC, datetime
 
 from vestry.audit.copies.sink import Held, Item
-from vestry.syslog import FACILITY, end, framed, printable
+from vestry.syslog import FACILITY, Spoke, end, framed, printable
 from vestry.wires import Peer, Undelivered, connected
 
 SD_ID = "vestry@32473"
@@ -42,7 +41,10 @@ class SyslogSink:
         data = framed([self.message(item, datetime.now(UTC)).encode()])
         with connected(self._peer) as wire:
             wire.sendall(data)
-            _end(wire)
+            try:
+                end(wire)
+            except Spoke as error:
+                raise Undelivered(str(error)) from error
 
     def newest(self) -> Held | None:
         return None
@@ -62,16 +64,6 @@ class SyslogSink:
             f"<{FACILITY * 8 + _NOTICE}>1 {now:%Y-%m-%dT%H:%M:%S.%fZ} {self._hostname} vestry {os.getpid()} checkpoint"
         )
         return f"{begin} [{SD_ID} {data}] {_BOM}checkpoint of {head.name}: {head.size} records, root {root}"
-
-
-def _end(wire: socket.socket) -> None:
-    """Close our side, and wait for the other's end: a receiver that has read everything closes without a reset."""
-    if isinstance(wire, ssl.SSLSocket):
-        end(wire)
-        return
-    wire.shutdown(socket.SHUT_WR)
-    if wire.recv(1):
-        raise Undelivered("the syslog receiver answers, which none does")
 
 
 def _escaped(value: str) -> str:
