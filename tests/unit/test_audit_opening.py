@@ -25,6 +25,7 @@ from vestry.audit.canonical import NotCanonical
 from vestry.audit.fields import RecordType
 from vestry.audit.files import Files
 from vestry.audit.opening import append_all, open_store
+from vestry.audit.reading import origins
 from vestry.audit.records import Records
 from vestry.audit.scan import LogDamaged, LogLocked, LogUnusable
 from vestry.audit.store import Store, WriteFailed
@@ -79,6 +80,24 @@ def test_a_name_that_is_no_origin(tmp_path: Path, origin: str) -> None:
     with pytest.raises(LogUnusable, match="cannot name a log"):
         open_store(tmp_path, origin, signing=SIGNING, segment_bytes=SEGMENT)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("link", "origin"), [("server", "server"), ("ward", "ward/server")])
+def test_a_log_behind_a_link(tmp_path: Path, link: str, origin: str) -> None:
+    """Commands follow no links below the audit directory: what is written there, none of them would find, or erase.
+    The audit directory itself may be one.
+    """
+    audit = tmp_path / "audit"
+    audit.symlink_to("volume")
+    (tmp_path / "volume").mkdir()
+    (audit / link).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(LogUnusable, match=r"is a link, or lies behind one.*Mount the volume there"):
+        open_store(audit, origin, signing=SIGNING, segment_bytes=SEGMENT)
+    assert not [each for each in (tmp_path / "elsewhere").rglob("*") if each.is_file()]
+    (audit / link).unlink()
+    open_store(audit, origin, signing=SIGNING, segment_bytes=SEGMENT).close()
+    assert origins(audit) == [origin]
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:

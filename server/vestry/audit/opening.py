@@ -70,6 +70,12 @@ def open_store(
     files = files or Files()
     try:
         _make(home, files)
+        if home.resolve() != directory.resolve() / origin:
+            raise LogUnusable(
+                f"{home} is a link, or lies behind one: whatever reads, verifies or erases passes over links below an "
+                "audit directory, as if there were no log. Mount the volume there (`mount --bind`), or name the "
+                "directory that has it as `audit.directory`."
+            )
         lock = files.lock(home / LOCK)
         if lock is None:
             raise LogLocked(_taken(home, origin))
