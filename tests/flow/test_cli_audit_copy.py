@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -50,6 +52,21 @@ def test_without_a_place_for_an_index_the_copy_is_read(copy: Path, auditor: Cli,
     assert result.exit_code == 0
     assert len(shown(result.stdout)) == 2
     assert "The whole log `server` is read: no index can be kept in" in result.stderr
+
+
+def test_without_locks_the_copy_is_read(copy: Path, auditor: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a home that is shared over a network without its lock daemon; `index`, which does nothing else, says so."""
+
+    def none(_descriptor: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    result = auditor("audit", "show", "--copy", str(copy), "--request-id", "req-17", "--json")
+    assert result.exit_code == 0, result.output
+    assert len(shown(result.stdout)) == 2
+    assert "The whole log `server` is read: no index can be kept in" in result.stderr
+    result = auditor("audit", "index", "--copy", str(copy))
+    assert (result.exit_code, "No locks available" in result.stderr) == (2, True), result.output
 
 
 @pytest.mark.parametrize(

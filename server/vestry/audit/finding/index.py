@@ -224,5 +224,8 @@ def _lock(path: Path, wait: float) -> int:
                 os.close(descriptor)
                 raise IndexUnusable("another command has been using the index for too long") from None
             time.sleep(0.05)
+        except OSError as error:  # ENOLCK: some network file systems have none
+            os.close(descriptor)
+            raise IndexUnusable(f"no index can be kept in {path.parent}: {error.strerror}") from error
         else:
             return descriptor
