@@ -50,7 +50,7 @@ def deadline() -> Iterator[None]:
 
 def said(house: House, words: tuple[str, ...], tmp_path: Path) -> str:
     """What a command prints; it must end by itself, without a traceback."""
-    given = [{"COPY": str(house.directory), "KEY": str(house.key)}.get(each, each) for each in words]
+    given = [{"KEY": str(house.key)}.get(each, each.replace("COPY", str(house.directory))) for each in words]
     done = Cli(tmp_path / "state")("audit", *given, XDG_CACHE_HOME=str(tmp_path / "cache"))
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return done.output
@@ -153,6 +153,26 @@ def test_no_escape_comes_from_the_one_file_verifier(tmp_path: Path) -> None:
         _, out, err = asked(str(house.directory), "--public-key", str(house.key))
         assert not ESCAPES & {*out, *err}
         assert "Verified." not in out.split("\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *COMMANDS.values(),
+        ("verify", "COPY", "--public-key", "KEY", "--json"),
+        ("index", "--copy", "COPY"),
+        ("prove", "3", "--directory", "COPY", "--output", "COPY/proof"),
+        ("show", "--copy", "COPY", "--tenant", "\udce9"),
+        ("export", "--copy", "COPY", "--subject", "\udce9"),
+    ],
+    ids=lambda words: ascii(" ".join(words)),
+)
+def test_names_that_are_no_utf_8(house: House, words: tuple[str, ...], tmp_path: Path) -> None:
+    """Of the copy's own folder, or in what is asked for: from a disk, or a terminal, with another encoding."""
+    house.directory = house.directory.rename(tmp_path / "\udce9vidence")
+    if words[0] == "verify":
+        bundle_of(house.directory / "server", 299).unlink()
+    said(house, words, tmp_path)
 
 
 @pytest.mark.parametrize("place", ["journal", "bundle"])

@@ -29,7 +29,7 @@ DEPTH = 16
 _ENCODER = msgspec.json.Encoder(order="sorted")
 _OF_STRUCTURES = msgspec.json.Encoder(order="deterministic")
 """Sorts dicts, and leaves the fields of a structure as they stand: in order."""
-_UNPRINTABLE = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_UNPRINTABLE = re.compile(r"[^\n\t\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]|[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _CUTS = (4096, 1024, 256, 64)
 
 

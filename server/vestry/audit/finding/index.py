@@ -166,7 +166,8 @@ class Index:
 
 def term(name: str, value: str) -> int:
     """The number that stands for a field's value: 64 bits, signed as SQLite has them. Alike ones cost time, no more."""
-    return int.from_bytes(hashlib.blake2b(f"{name}\0{value}".encode(), digest_size=8).digest(), "big", signed=True)
+    text = f"{name}\0{value}".encode(errors="surrogatepass")  # what a terminal gave may be no UTF-8
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big", signed=True)
 
 
 @contextlib.contextmanager

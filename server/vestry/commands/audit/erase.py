@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from vestry.audit.canonical import printable
 from vestry.audit.records import microseconds_of, rfc3339
 from vestry.commands.common import settings_of
 from vestry.composition.custody import Refused, erase
@@ -55,9 +56,9 @@ def command(config: Path | None, *, subject: str, tenant: str | None, before: st
     except Refused as fault:
         raise click.ClickException(str(fault)) from None
     if done.count:
-        click.echo(f"{done.count} content{'s' * (done.count != 1)} of `{subject}` erased.")
+        click.echo(printable(f"{done.count} content{'s' * (done.count != 1)} of `{subject}` erased."))
     else:
-        click.echo(f"Nothing is kept of `{subject}`, or it was erased before.")
+        click.echo(printable(f"Nothing is kept of `{subject}`, or it was erased before."))
     for sentence in done.damaged:
         click.echo(sentence, err=True)
     if done.damaged:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from vestry.audit.canonical import printable
 from vestry.audit.finding.index import IndexUnusable, opened
 from vestry.audit.finding.walk import Walker
 from vestry.commands.audit.looking import place_of, told, where
@@ -37,6 +38,7 @@ def command(
                     if due := index.due():
                         with progress.bar(f"indexing {name}", due) as bar:
                             index.grow(bar.advance)
-                    click.echo(f"{name}: {index.end} of {walker.end()} records are in {path}; the rest is read.")
+                    said = f"{name}: {index.end} of {walker.end()} records are in {path}; the rest is read."
+                    click.echo(printable(said))
         except IndexUnusable as error:
             raise Unusable(f"{str(error)[0].upper()}{str(error)[1:]}.") from None

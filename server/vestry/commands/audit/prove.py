@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from vestry.audit.canonical import printable
 from vestry.audit.proofs import Found, Prover
 from vestry.audit.reading import ORIGIN
 from vestry.audit.tlog.merkle import ProofRefused
@@ -60,7 +61,7 @@ def command(
                 click.echo(proof, nl=False)
             else:
                 _write(path, proof)
-                click.echo(f"{path}: record {each.index}, {each.type}, among {prover.head.size}")
+                click.echo(printable(f"{path}: record {each.index}, {each.type}, among {prover.head.size}"))
 
 
 def _write(path: Path, proof: str) -> None:

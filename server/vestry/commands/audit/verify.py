@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 import msgspec
 
+from vestry.audit.canonical import printable
 from vestry.audit.tlog.notes import PublicKey
 from vestry.audit.verify import disk, house
 from vestry.audit.verify.findings import BadInput, Finding, LogReport, Report
@@ -58,9 +60,9 @@ def command(
             report = house.verify(directory, key, checkpoints=outside, registries=listed, progress=bar.advance)
     if as_json:
         whole = {"passed": report.passed, **msgspec.to_builtins(report)}
-        click.echo(msgspec.json.format(msgspec.json.encode(whole), indent=2))
+        click.echo(json.dumps(whole, indent=2))  # escapes what is no UTF-8, as the copy's own path may be
     else:
-        click.echo("\n".join(_lines(report)))
+        click.echo(printable("\n".join(_lines(report))))
     if not report.passed:
         raise click.exceptions.Exit(1)
 
