@@ -87,6 +87,33 @@ def test_what_is_cut_off_in_the_middle_says_nothing_in_the_clear(
         assert b"a record" not in tap.ended()
 
 
+@pytest.mark.parametrize("more", [b"", b"Connection: close\r\n"], ids=["kept", "closed"])
+def test_an_answer_that_trickles_has_an_end(more: bytes) -> None:
+    """However it goes on, a byte at a time: the whole exchange is bounded, that on a last answer too."""
+    done = threading.Event()
+
+    def trickle(listener: socket.socket) -> None:
+        wire, _ = listener.accept()
+        wire.recv(65_536)
+        wire.sendall(b"HTTP/1.1 503 Busy\r\n" + more + b"Content-Length: 60000\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while not done.wait(0.05):
+                wire.sendall(b"x")
+        wire.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=trickle, args=(listener,), daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        sender = HttpBatches(url, ssl.create_default_context, authorization=str, seconds=0.3)
+        late = threading.Timer(10, done.set)
+        late.start()
+        with pytest.raises(OSError, match="the collector answered 503"):
+            sender.send(b"{}\n")
+        assert not done.is_set(), "it went on for as long as the collector liked"
+        late.cancel()
+        done.set()
+
+
 @pytest.mark.parametrize(
     ("asked", "least", "most"),
     [

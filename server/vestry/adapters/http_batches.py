@@ -36,6 +36,7 @@ class HttpBatches:
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._context, self._authorization, self._seconds = context, authorization, seconds
         self._connection: http.client.HTTPConnection | None = None
+        self._wire: socket.socket | None = None
         self._header = ""
         self.wait = 0.0
 
@@ -64,10 +65,9 @@ class HttpBatches:
 
     def abort(self) -> None:
         """Let whatever another thread waits for here fail."""
-        connection = self._connection
-        if connection is not None and connection.sock is not None:
+        if self._wire is not None:
             with contextlib.suppress(OSError):
-                socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)  # SSLSocket's own goes on in the clear first
+                socket.socket.shutdown(self._wire, socket.SHUT_RDWR)  # SSLSocket's own goes on in the clear first
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -100,6 +100,7 @@ class HttpBatches:
             else http.client.HTTPConnection(self._host, self._port, timeout=self._seconds)
         )
         connection.connect()
+        self._wire = connection.sock  # the connection lets go of it where an answer is its last: that is still read
         return connection
 
     @contextlib.contextmanager
