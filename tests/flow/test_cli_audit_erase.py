@@ -197,6 +197,21 @@ def test_two_people_whose_escaped_names_are_long_stay_two(office: Office) -> Non
     assert CANARY in office.open(calls[1]).output
 
 
+def test_a_name_that_is_hardly_another_is_told(office: Office) -> None:
+    """Two names may be two people, so nothing of the other is erased; that there is one is not left unsaid."""
+    name = "Jos\u00e9 Ruiz"
+    calls = [office.ask_as(name), office.ask_as("Joseph Ruiz")]
+    for other in ("Jose\u0301 Ruiz", "JOS\u00c9 RUIZ", "Jos\u00e9\u00a0Ruiz", "Jos\u00e9 Ruiz "):
+        done = office.erase("--subject", other)
+        assert (done.exit_code, "Nothing is kept of" in done.output) == (0, True), done.output
+        assert f"Something is kept of `{name}`, which differs in case" in done.stderr
+        assert "Joseph" not in done.output
+    assert CANARY in office.open(calls[0]).output
+    done = office.erase("--subject", name)
+    assert "2 contents of" in done.output
+    assert "Something is kept" not in done.output + office.erase("--subject", name.upper()).output
+
+
 def test_an_erasure_that_cannot_be_recorded_is_not_done(office: Office) -> None:
     """The log of the command line is in the way: refused, and everything is still there."""
     request_id = office.ask()

@@ -27,10 +27,13 @@ class Refused(Exception):  # noqa: N818 - an answer to the operator
 
 
 class Erasure(Struct, frozen=True):
-    """How many contents were destroyed, and in which files there may be more: a sentence each."""
+    """How many contents were destroyed, in which files there may be more (a sentence each), and of whom something is
+    kept whose name, as records have it, is hardly another.
+    """
 
     count: int
     damaged: list[str]
+    alike: list[str]
 
 
 def is_own(settings: Settings, home: Path) -> bool:
@@ -81,7 +84,7 @@ def erase(
     try:
         erasing.destroy(found, wanted)
         erasing.sweep(logs)
-        return Erasure(count, erasing.damaged(logs))
+        return Erasure(count, erasing.damaged(logs), erasing.alike(logs, subject, named))
     except (ContentDamaged, OSError) as fault:
         raise Refused(f"The erasure is recorded, but not done to its end: {fault}. Run it again.") from fault
 

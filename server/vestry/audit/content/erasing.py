@@ -8,6 +8,7 @@ may write meanwhile: it appends, and what is erased lies before. One bundle's en
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -100,6 +101,27 @@ def sweep(homes: Iterable[Path], files: Files | None = None) -> int:
             bundles.tidy(place, name, files)
             dropped += bundles.drop_blobs(place, name, files)
     return dropped
+
+
+def alike(homes: Iterable[Path], given: str, recorded: str) -> list[str]:
+    """Of whom else something lives, as records have it, whose name differs in case, spaces or the form of its accents
+    alone from one that is `given` and stands in records as `recorded`.
+
+    Raises ContentDamaged, and OSError.
+    """
+    places = [Place(home) for home in homes]
+    found = {
+        entry.about.subject
+        for place in places
+        for name in place.names()
+        for entry in bundles.entries(place.keys / name)
+        if entry.lives and entry.about.subject != recorded
+    }
+    return sorted(each for each in found if _folded(each) in {_folded(given), _folded(recorded)})
+
+
+def _folded(name: str) -> str:
+    return "".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).split())
 
 
 def damaged(homes: Iterable[Path]) -> list[str]:

@@ -59,6 +59,9 @@ def command(config: Path | None, *, subject: str, tenant: str | None, before: st
         click.echo(printable(f"{done.count} content{'s' * (done.count != 1)} of `{subject}` erased."))
     else:
         click.echo(printable(f"Nothing is kept of `{subject}`, or it was erased before."))
+    for name in done.alike:
+        said = f"Something is kept of `{name}`, which differs in case, spaces or accents alone: it was left."
+        click.echo(printable(said), err=True)
     for sentence in done.damaged:
         click.echo(sentence, err=True)
     if done.damaged:
