@@ -138,6 +138,14 @@ def allowed() -> set[str]:
     return found
 
 
+def test_an_engine_may_open_the_gpus_devices() -> None:
+    """No option bars devices, as ProtectClock does before systemd 252: what sets the clock is barred as a call."""
+    read = service(ENGINE.read_text())
+    assert not read.keys() & {"PrivateDevices", "DevicePolicy", "DeviceAllow", "ProtectClock"}
+    assert read["SystemCallFilter"] == ["~@clock"]
+    assert {"clock_settime", "settimeofday"} < calls_of("@clock")
+
+
 BARRED = """
 import ctypes, os, sys
 PR_SET_NO_NEW_PRIVS, PR_SET_MDWE = 38, 65
