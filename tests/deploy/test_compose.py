@@ -174,8 +174,10 @@ def test_containers_have_no_rights() -> None:
         assert service["restart"] == "unless-stopped"
         assert service["logging"]["options"].keys() == {"max-size", "max-file"}
         assert service["deploy"]["resources"]["limits"]["memory"]
+        assert not service.keys() & {"mem_limit", "cpus", "pids_limit"}, "Compose refuses these beside `deploy`"
         for mount in service["volumes"]:
             assert mount["type"] == "volume" or mount["read_only"] is True, (name, mount)
+    assert services["server"]["deploy"]["resources"]["limits"]["pids"] == 256
 
 
 def test_what_is_mounted_from_here_exists() -> None:
