@@ -241,6 +241,13 @@ def test_no_proxy_is_asked_for_a_containers_health(service: str, tmp_path: Path)
     assert absent.returncode != 0
 
 
+def test_an_upgrade_starts_the_engine_anew() -> None:
+    """Its guard is a file of the checkout, in which Compose sees no change: so the page has containers made anew."""
+    page = (ROOT / "docs" / "install-compose.md").read_text()
+    [upgrade] = re.findall(r"^Upgrade: .*?\n\n", page, re.MULTILINE | re.DOTALL)
+    assert "docker compose up --detach --force-recreate`" in upgrade
+
+
 def test_the_engine_gets_a_gpu() -> None:
     """One NVIDIA GPU is reserved, and shared memory is larger than Docker's default."""
     engine = compose()["services"]["engine"]
