@@ -120,6 +120,13 @@ def test_the_commands_shown_install_what_the_units_name() -> None:
     assert {"ReadWritePaths", "TimeoutStopSec"} < service(changes).keys()
 
 
+def test_an_upgrade_begins_with_what_runs_at_an_end() -> None:
+    """Step 4, with which it ends, leaves a service that runs as it is: so that is stopped before."""
+    [upgrade] = re.findall(r"^.*Upgrade: .*?\n\n", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert "enable --now vestry-engine@phi-3-mini vestry" in "\n".join(shown("sh"))
+    assert upgrade.index("`sudo systemctl stop vestry 'vestry-engine@*'`") < upgrade.index("then steps 1 and 4")
+
+
 @cache
 def calls_of(name: str) -> frozenset[str]:
     """The system calls in one of systemd's sets, and in the sets that it is made of."""
