@@ -168,6 +168,14 @@ def test_names_fit_whatever_the_release_is_called(release: str) -> None:
         assert len(names) >= 9
 
 
+@pytest.mark.parametrize("release", ["1-ward", "north.ward", f"{'x' * 38}--y"])
+def test_a_release_after_which_no_service_can_be_named_is_refused(release: str) -> None:
+    """Helm takes digits first and dots; Kubernetes would refuse the Services when other objects are there already."""
+    with pytest.raises(HelmError, match="Set fullnameOverride, or choose another release name"):
+        render(values("gpu"), release)
+    assert render(values("gpu") | {"fullnameOverride": "ward"}, release)
+
+
 def test_packaged_it_is_the_same(tmp_path: Path) -> None:
     """The packaged chart holds all that the folder's templates read, and none of the test values."""
     with type(chart()).load(package(CHART, destination=tmp_path)) as packaged:

@@ -33,8 +33,8 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- if not (regexMatch "^[a-z]" (include "vestry.fullname" .)) -}}
-{{- $faults = append $faults (printf "the name of a Service begins with a letter, %q does not. Set fullnameOverride, or choose another release name." (include "vestry.fullname" .)) -}}
+{{- if not (regexMatch "^[a-z]([a-z0-9-]*[a-z0-9])?$" (include "vestry.fullname" .)) -}}
+{{- $faults = append $faults (printf "the name of a Service is of letters, digits and dashes, a letter first and no dash last; %q is not. Set fullnameOverride, or choose another release name." (include "vestry.fullname" .)) -}}
 {{- end -}}
 {{- if not .Values.settings.tenants -}}
 {{- $faults = append $faults "settings.tenants: there is no tenant, so no key can work. Name one, such as `default: {}`." -}}
