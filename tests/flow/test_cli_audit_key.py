@@ -311,6 +311,21 @@ def test_a_checkpoint_of_a_running_server(cli: Cli, tmp_path: Path) -> None:
         assert server.wait() == 0
 
 
+def test_a_server_with_a_capability_is_asked_by_who_has_none(cli: Cli, tmp_path: Path) -> None:
+    """As a unit with AmbientCapabilities= for port 443 leaves it: the files that it has open are not for the command to
+    see, though both are of one user.
+    """
+    without = ["setpriv", "--bounding-set=-all"] if os.geteuid() == 0 else []
+    with FakeEngine() as engine, ServerProcess(tmp_path, [engine]) as server:
+        server.start()
+        command = [*without, sys.executable, "-m", "vestry", "audit", "checkpoint"]
+        environ = {**clean(os.environ), **cli.variables, "VESTRY_CONFIG": str(server.config)}
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        assert Checkpoint.open(done.stdout, server.public.of("server")).size > 0
+        server.stop()
+
+
 def test_a_server_signs_its_end(tmp_path: Path) -> None:
     """The last record is under the last checkpoint, which the house's public key verifies."""
     with FakeEngine() as engine, ServerProcess(tmp_path, [engine]) as server:

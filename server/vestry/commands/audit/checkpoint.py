@@ -105,13 +105,23 @@ def _has_open(process: int, path: Path) -> bool:
     there = path.stat()
     try:
         opened = list(Path(f"/proc/{process}/fd").iterdir())
+        for each in opened:
+            with suppress(FileNotFoundError):  # closed meanwhile
+                if os.path.samestat(each.stat(), there):
+                    return True
     except FileNotFoundError:
         return False
-    for each in opened:
-        with suppress(FileNotFoundError):  # closed meanwhile
-            if os.path.samestat(each.stat(), there):
-                return True
+    except PermissionError:  # it has a capability, such as that of port 443, and this process has not: ptrace(2)
+        return _has_locked(process, there.st_ino)
     return False
+
+
+def _has_locked(process: int, inode: int) -> bool:
+    """Whether a process has locked a file of this number, as everybody may see: /proc/locks, proc(5)."""
+    locks = (line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines())
+    return any(
+        each[1] == "FLOCK" and each[4] == str(process) and each[5].rpartition(":")[2] == str(inode) for each in locks
+    )
 
 
 def _covers(reader: LogReader, wanted: int) -> bool:
