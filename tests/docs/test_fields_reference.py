@@ -119,3 +119,20 @@ def test_the_bounds_of_schemas_are_those_of_the_parser() -> None:
     parse_chat(deep(int(levels)), Bounds())
     with pytest.raises(InvalidRequest):
         parse_chat(deep(int(levels) + 1), Bounds())
+
+
+def test_what_a_schemas_format_must_hold_is_marked() -> None:
+    """What has a mark is enough, and none of it may be missing: OpenAI takes a format without its schema."""
+    [row] = re.findall(r"^\| JsonSchema \| (.*) \|$", PAGE, re.MULTILINE)
+    values = {"name": "a", "schema": {}}
+    assert re.findall(r"`(\w+)` ✱", row) == list(values)
+
+    def parse(form: dict[str, Any]) -> None:
+        parse_chat(
+            json.dumps({**CHAT, "response_format": {"type": "json_schema", "json_schema": form}}).encode(), Bounds()
+        )
+
+    parse(values)
+    for name in values:
+        with pytest.raises(InvalidRequest, match=f"`{name}` is missing"):
+            parse({other: value for other, value in values.items() if other != name})

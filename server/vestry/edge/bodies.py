@@ -159,8 +159,6 @@ def _check_sampled(body: Sampled, bounds: Bounds) -> None:
 
 def _check_format(form: Format | None, check: patterns.SchemaCheck) -> None:
     if isinstance(form, JsonSchemaFormat):
-        if form.json_schema.schema_ is None:
-            raise InvalidRequest("A JSON schema is needed.", param="response_format.json_schema.schema")
         check(form.json_schema.schema_, "response_format.json_schema.schema")
 
 

@@ -157,7 +157,7 @@ class NamedTool(Closed):
 
 class JsonSchema(Closed, rename={"schema_": "schema"}):
     name: ToolName
-    schema_: dict[str, Any] | None = None
+    schema_: dict[str, Any]
     description: Annotated[str, Meta(max_length=16_384)] | None = None
     strict: bool | None = None
 
