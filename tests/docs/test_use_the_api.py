@@ -14,7 +14,7 @@ import pytest
 
 from fakes.engine import Behaviour, FakeEngine
 from support.house import House
-from vestry.settings.tree import Bounds, Door, Relay
+from vestry.settings.tree import Bounds, Door, Relay, Tenant
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "use-the-api.md").read_text(encoding="utf-8")
 MODEL = "smollm2-135m-instruct"
@@ -160,4 +160,7 @@ def test_the_figures_are_the_defaults() -> None:
     assert f"the body ({door.body_bytes // 2**20} MiB), `n` ({bounds.choices}), prompts in one request" in text
     assert f"prompts in one request ({bounds.prompts})" in text
     assert f"{bounds.schema_bytes // 1024} KiB, 32 levels" in text
+    tenant = Tenant()
+    assert f"in progress at once ({tenant.key_concurrency} and {tenant.concurrency})" in text
+    assert f"in a minute ({tenant.key_requests_per_minute:,} and {tenant.requests_per_minute:,})" in text
     assert f"timeout be longer than {relay.answer_seconds:g} s" in text
