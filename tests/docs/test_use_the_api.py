@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from fakes.engine import Behaviour, FakeEngine
@@ -67,6 +68,19 @@ def test_the_first_program(engine: FakeEngine, capsys: pytest.CaptureFixture[str
     """Models are listed, and a question is answered."""
     run("client.models.list")
     assert capsys.readouterr().out == f"['{MODEL}']\n{PARIS} 31\n"
+
+
+def test_a_proxy_that_is_set_is_passed_by(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the page says: a client asks the proxy, unless `NO_PROXY` names the server."""
+    assert "name the server's host in `NO_PROXY`" in PAGE
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "")
+    with pytest.raises(openai.APIConnectionError):
+        openai.OpenAI(max_retries=0).models.list()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    run("client.models.list")
+    assert len(engine.calls) == 1
 
 
 def test_the_stream(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
