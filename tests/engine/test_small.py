@@ -253,6 +253,8 @@ def test_completions_and_their_options(small: Place) -> None:
     assert len(complete(n=3, temperature=1, seed=7).choices) == 3
     one, other = (complete(temperature=1, seed=11).choices[0].text for _ in range(2))
     assert one == other
+    assert "`-1` is none" in FIELDS.read_text(encoding="utf-8")
+    assert len({complete(temperature=2, seed=-1, max_tokens=16).choices[0].text for _ in range(4)}) > 1
     assert "Paris" not in complete(temperature=0, stop=["Par"]).choices[0].text
     assert complete(temperature=0, logprobs=2).choices[0].logprobs.token_logprobs[0] <= 0
     assert complete(temperature=0, presence_penalty=1, frequency_penalty=1).choices[0].text

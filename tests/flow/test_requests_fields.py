@@ -336,6 +336,15 @@ def test_everything_at_once_passes(visit: Visit) -> None:
     assert [got["messages"][place] for place in (0, 1, 2, 4, 6)] == [sent[place] for place in (0, 1, 2, 4, 6)]
 
 
+def test_a_function_without_parameters_has_none(visit: Visit) -> None:
+    """As OpenAI has it: an engine that is told of no schema takes whatever arguments its model makes up."""
+    every: tuple[dict[str, Any], ...] = ({"name": "now"}, {"name": "now", "parameters": None})
+    for function in every:
+        assert visit.post(chat(tools=[{"type": "function", "function": function}])).status_code == 200
+        [tool] = visit.engine.calls[-1].json["tools"]
+        assert tool["function"] == {"name": "now", "parameters": {"type": "object", "properties": {}}}
+
+
 @pytest.mark.parametrize("prompt", ["hello", ["a", "b"], [1, 2, 49151], [[1], [2, 3]], ""])
 def test_prompts_of_every_kind_pass(prompt: Any, visit: Visit) -> None:
     """Text, texts, tokens and lists of tokens reach the engine as they are."""

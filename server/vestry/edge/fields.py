@@ -140,6 +140,11 @@ class Function(Closed):
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
+    def __post_init__(self) -> None:
+        """A function without parameters has none (OpenAI's API reference); to vLLM it has any, which models make up."""
+        if self.parameters is None:
+            self.parameters = {"type": "object", "properties": {}}
+
 
 class ToolSpec(Closed):
     type: Literal["function"]
