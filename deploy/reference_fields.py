@@ -99,6 +99,7 @@ NOTES: Mapping[str, str] = {
     "max_completion_tokens": "not more than the model's context",
     "logit_bias": "keys are token ids of the model's vocabulary",
     "stop_token_ids": "token ids of the model's vocabulary",
+    "seed": "`-1` is none",
     "top_logprobs": "with `logprobs: true`",
     "tools": "not empty, no name twice",
     "tool_choice": 'other than `"none"`, it needs `tools`, and a name among them',

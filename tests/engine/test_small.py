@@ -205,6 +205,19 @@ def test_a_tool_is_called_when_it_must_be(small: Place, choice: Any) -> None:
     assert arguments["unit"] in {"celsius", "fahrenheit"}
 
 
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "now"}}])
+def test_a_function_without_parameters_is_called_with_none(small: Place, choice: Any) -> None:
+    """Its model makes none up, so that a program can call it with what the model says."""
+    messages: Any = [{"role": "user", "content": "What time is it?"}]
+    tools: Any = [{"type": "function", "function": {"name": "now", "description": "The time of day"}}]
+    answer = small.client().chat.completions.create(
+        model=SMALL, messages=messages, temperature=0, max_completion_tokens=60, tools=tools, tool_choice=choice
+    )
+    (call,) = answer.choices[0].message.tool_calls or []
+    assert call.type == "function"
+    assert json.loads(call.function.arguments) == {}
+
+
 def test_a_streamed_tool_call_is_whole(small: Place) -> None:
     """The pieces of a streamed call add up to the same JSON."""
     messages: Any = [{"role": "user", "content": "How warm is it in Paris?"}]
