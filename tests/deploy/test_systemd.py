@@ -127,6 +127,15 @@ def test_an_upgrade_begins_with_what_runs_at_an_end() -> None:
     assert upgrade.index("`sudo systemctl stop vestry 'vestry-engine@*'`") < upgrade.index("then steps 1 and 4")
 
 
+def test_wheels_from_elsewhere_are_those_of_this_machines_python() -> None:
+    """The commands that the page leads to fetch those of the image's Python, which this machine's need not be."""
+    commands = (ROOT / "docs" / "install-helm.md").read_text()
+    [fetched] = re.findall(r"pip download .* --python-version ([\d.]+)", commands)
+    assert f"ARG BASE=python:{fetched}-" in (ROOT / "Dockerfile").read_text()
+    [told] = re.findall(r"^On a machine without a network, .*?\n\n", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert "`--python-version`" in told
+
+
 @cache
 def calls_of(name: str) -> frozenset[str]:
     """The system calls in one of systemd's sets, and in the sets that it is made of."""
