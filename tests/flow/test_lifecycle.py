@@ -137,6 +137,18 @@ def test_the_end_of_its_terminal_ends_it_in_order(tmp_path: Path, engine: FakeEn
         assert log_of(server)[-1]["type"] == "server.stop"
 
 
+def test_the_first_start_tells_nothing_of_how_tables_are_made(tmp_path: Path, engine: FakeEngine) -> None:
+    """Alembic, which is imported where there are none yet, has lines of its own for the log."""
+    with ServerProcess(tmp_path, [engine]) as server:
+        for each in server.state.glob("keys.sqlite*"):
+            each.unlink()
+        server.forked = False
+        server.start()
+        server.stop()
+        assert "alembic" not in server.errors.read_text()
+        assert server.settings.keys_database.exists()
+
+
 def test_told_to_stop_while_it_comes_up_it_ends_in_a_container_too(tmp_path: Path, engine: FakeEngine) -> None:
     """As the first process there is: the kernel keeps the signal from it where nothing waits for it, and it would come
     up all the same. (Here it waits for an outside copy that does not answer.)

@@ -6,7 +6,6 @@ well. Alembic is here alone: this is imported when tables are made or changed.
 
 from __future__ import annotations
 
-import logging
 import threading
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from sqlalchemy import Connection, inspect
 from vestry.adapters.directory.faults import WrongSchema
 from vestry.adapters.directory.schemas import FIRST, HEAD, REVISIONS, require_head
 
-logging.getLogger("alembic").setLevel(logging.WARNING)  # what it does is told by whoever asks for it
 FOLDER = Path(__file__).parent / "migrations"
 _ONE = threading.Lock()
 """Alembic keeps the migration in progress in a global of its own: of several threads one runs at a time."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 from vestry.adapters.directory.faults import WrongSchema
 
+logging.getLogger("alembic").setLevel(logging.WARNING)  # what it does, its import too, is told by whoever asks for it
 REVISIONS = ("v1", "v2")
 """Every schema that this program knows, oldest first: those of `migrations/versions`."""
 FIRST, HEAD = REVISIONS[0], REVISIONS[-1]
