@@ -476,7 +476,7 @@ class Log:
         level = 0
         while 256**level < size:
             level += 1
-        if 256**level == size:
+        if 256**level == size and end <= self.size:  # beyond the checkpoint nothing counts but the records themselves
             missing = any(a <= start and end <= b for a, b in self.gaps)
             if (level, start // size) in self.known:
                 return self.known[level, start // size][0]

@@ -383,6 +383,31 @@ def test_a_newer_checkpoint_covers_the_journal(copy: Copy) -> None:
     assert (kinds(report), first_bad(report)) == ({"checkpoint-differs"}, {"server": SIZE})
 
 
+@pytest.mark.parametrize("tiles", ["older", "newer"])
+@pytest.mark.parametrize(("covered", "signed"), [(255, 256), (1, 300), (600, 768), (600, 780), (100, 1100)])
+def test_a_newer_checkpoint_over_more_than_a_group(tmp_path: Path, covered: int, signed: int, tiles: str) -> None:
+    """Of what is beyond the copy's own checkpoint the records of the journal count: not tiles that were copied later,
+    nor that there are none yet.
+    """
+    house = House(tmp_path / "audit")
+    log = house.log("server", covered, segment=2000)
+    own = copied(log.home / "tile", tmp_path / "tile")
+    log.add({"type": "x"} for _ in range(signed - covered))
+    note = log.checkpoint()
+    (log.home / "checkpoint").write_text(log.checkpoints[0])
+    if tiles == "older":
+        shutil.rmtree(log.home / "tile")
+        own.rename(log.home / "tile")
+    report = both(house.directory, house.key, note)
+    assert report is not None
+    assert report.passed
+    [journal] = log.home.glob("*.jsonl")
+    journal.write_bytes(journal.read_bytes().replace(b'"type":"x"', b'"type":"y"'))
+    report = both(house.directory, house.key, note)
+    assert report is not None
+    assert kinds(report) == {"checkpoint-differs"}
+
+
 def test_checkpoints_that_cannot_be_compared_with(copy: Copy, tmp_path: Path) -> None:
     """Of another key, of another house, or no checkpoint at all: bad input, not a verdict."""
     other = House(tmp_path / "other", seed=2).log("server", 10)
