@@ -23,7 +23,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
 ORIGIN = re.compile(r"[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*")
@@ -614,6 +614,14 @@ def is_log(folder: str) -> bool:
     return any(each == "checkpoint" or re.fullmatch(r"[0-9]{18}\.jsonl", each) for each in names)
 
 
+def none_below(directory: str, homes: Iterable[str]) -> None:
+    """Raises BadInput where the logs lie in audit directories of their own, below the one that was given."""
+    above = {home[:at] for home in homes for at, each in enumerate(home) if each == "/"}
+    inner = [each for each in sorted(above) if os.path.isfile(os.path.join(directory, each, "origins"))]
+    if inner and not os.path.isfile(os.path.join(directory, "origins")):
+        raise BadInput(f"{directory} is no audit directory, but holds some: verify each: {', '.join(inner[:20])}.")
+
+
 class House:
     """Verifies a directory; `bad` has the first bad index of each log that fails, None where it has no index."""
 
@@ -642,6 +650,7 @@ class House:
         names = list(homes)
         if not names and not os.path.isfile(os.path.join(directory, "origins")):
             raise BadInput(f"{directory} holds no audit log.")
+        none_below(directory, homes.values())
         registry = None if alone else self.note(os.path.join(directory, "origins"), "")
         notes = {name: self.note(os.path.join(directory, home, "checkpoint"), name) for name, home in homes.items()}
         there = [each for each in [registry, *notes.values()] if each is not None]

@@ -716,6 +716,24 @@ def test_what_cannot_be_verified_at_all(copy: Copy, tmp_path: Path) -> None:
     assert both(copy.directory, signer(1, "x.example").public) is None
 
 
+def test_a_folder_above_the_copy(copy: Copy, tmp_path: Path) -> None:
+    """It is no log that fails: both say what to give instead, of the copies of several houses all."""
+    evidence, key = tmp_path / "evidence", str(copy.house.key)
+    for house in ("bank", "hospital"):
+        copied(copy.directory, evidence / house / "audit")
+    for place, named in ((evidence, ("bank/audit", "hospital/audit")), (evidence / "bank", ("audit",))):
+        with pytest.raises(BadInput) as refused:
+            verifier.verify(place, copy.house.key)
+        status, _, err = asked(str(place), "--public-key", key)
+        assert status == 2
+        for said in (str(refused.value), err):
+            assert all(each in said for each in ("is no audit directory", *named)), said
+    (evidence / "bank/audit/origins").unlink()
+    report = both(evidence / "bank", copy.house.key)
+    assert report is not None
+    assert "registry-missing" in kinds(report)
+
+
 def test_the_progress_adds_up(copy: Copy) -> None:
     """What is reported as looked at is what the checkpoints cover."""
     steps: list[tuple[int, str]] = []

@@ -19,6 +19,7 @@ from vestry.audit.verify.log import LogVerifier
 from vestry.regular import is_folder
 
 _DEPTH = 32
+NAMED = 20
 
 
 class Outside(Struct, frozen=True):
@@ -137,11 +138,23 @@ def _all(directory: Path) -> list[_Log]:
     if not is_folder(directory):
         raise BadInput(f"{directory} is no directory.")
     logs = [_Log(name, home, Findings(name)) for name, home in _homes(directory)]
-    if not logs and not disk.regular(directory / REGISTRY):
-        raise BadInput(f"{directory} is no audit directory: it holds no log, and no registry of logs (`{REGISTRY}`).")
+    if not disk.regular(directory / REGISTRY):
+        if not logs:
+            raise BadInput(
+                f"{directory} is no audit directory: it holds no log, and no registry of logs (`{REGISTRY}`)."
+            )
+        _none_below(directory, logs)
     for log in logs:
         log.note = _note(log.home / CHECKPOINT, log.findings, "checkpoint")
     return logs
+
+
+def _none_below(directory: Path, logs: Sequence[_Log]) -> None:
+    """Raises BadInput where the logs lie in audit directories of their own, below the one that was given."""
+    above = {each for log in logs for each in log.home.parents if directory in each.parents}
+    if found := sorted(str(each) for each in above if disk.regular(each / REGISTRY)):
+        named = ", ".join(f"`{clean(each, 200)}`" for each in found[:NAMED])
+        raise BadInput(f"{directory} is no audit directory itself, but holds some: verify each for itself: {named}.")
 
 
 def _alone(home: Path, key: PublicKey) -> _Log:
