@@ -18,7 +18,9 @@ from vestry.composition import custody
 NEVER = "9999-12-31T23:59:59.999999Z"
 
 
-def test_erasing_destroys_content_and_nothing_else(office: Office, tmp_path: Path) -> None:
+def test_erasing_destroys_content_and_nothing_else(
+    office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While the server runs: what was kept cannot be opened, says so, and the log is as it was; others' stays."""
     sealed, plain = office.ask(), office.complete()
     assert CANARY.encode() in office.raw()
@@ -52,6 +54,8 @@ def test_erasing_destroys_content_and_nothing_else(office: Office, tmp_path: Pat
     copy = shutil.copytree(office.audit, tmp_path / "copy")
     (copy / "cli").rename(copy / "ward-3-cli")  # as `audit.commands` may name it
     assert "of the log `ward-3-cli`" in office.open(sealed, "--directory", str(copy)).output
+    monkeypatch.chdir(copy / "server")
+    assert "of the log `ward-3-cli`" in office.open(sealed, "--directory", ".").output
     shutil.rmtree(copy / "ward-3-cli")
     assert "cannot be seen here, without the log `cli`" in office.open(sealed, "--directory", str(copy)).output
 

@@ -269,7 +269,7 @@ def _erased(home: Path, entry: Entry) -> str:
 
 def _of_commands(home: Path) -> list[Path]:
     """The logs of commands beside a log."""
-    for folder in home.parents:
+    for folder in home.absolute().parents:  # `.` has none
         found = [each for each in sorted(folder.glob("*cli")) if COMMANDS.fullmatch(each.name) and is_log(each)]
         if found:
             return found
