@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from fakes.audit import read
+from support import audit_logs
 from support.cli import Cli
 from support.house import chat
 from support.office import CANARY, WORDS, Office
@@ -282,6 +283,20 @@ def test_a_tenant_of_the_directory_has_a_key_too(office: Office) -> None:
         office.cli.ok("keys", "revoke", listed["id"])
     office.cli.ok("tenants", "remove", "lab")
     assert office.cli.ok("audit", "tenant-key", "lab") == key
+
+
+def test_a_call_whose_intent_was_pruned(tmp_path: Path) -> None:
+    """It is said why there is no prompt to be seen: the first record that is left may be an outcome."""
+    call = {"request_id": "req_b", "tenant": "radiology", "subject": "alice", "content_mode": "metadata"}
+    log = audit_logs.House(tmp_path / "audit").log("server", 255)
+    log.add([{**call, "type": "intent"}, {**call, "type": "outcome"}, *({"type": "x"} for _ in range(700))])
+    log.checkpoint()
+    words = ("audit", "open", "req_b", "--directory", str(tmp_path / "audit"))
+    assert "prompt (record 255, metadata): nothing is kept" in Cli(tmp_path / "state").ok(*words)
+    log.prune(256)
+    [prompt, answer] = Cli(tmp_path / "state").ok(*words).splitlines()
+    assert prompt == "prompt: the log has no intent of this call: its records below 256 were pruned, or are missing"
+    assert answer.startswith("answer (record 256, metadata): nothing is kept")
 
 
 def test_sealing_needs_a_key(tmp_path: Path) -> None:

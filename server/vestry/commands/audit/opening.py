@@ -13,7 +13,7 @@ from vestry.audit.canonical import printable
 from vestry.audit.content import opening
 from vestry.audit.content.bundles import ContentDamaged
 from vestry.audit.content.opening import Found, Leaf, Nothing, Opened, WrongKey
-from vestry.audit.reading import COMMANDS, NoLog
+from vestry.audit.reading import COMMANDS, LogReader, NoLog
 from vestry.audit.scan import LogUnusable
 from vestry.audit.tlog.tiles import TileMissing
 from vestry.auditor import NoAuditorKey, parse_secret
@@ -145,6 +145,10 @@ def _home(directory: Path, origin: str | None, settings: Settings | None) -> Pat
 
 def _parts(found: Found, private: bytes | None, candidate: bytes | None) -> Iterator[dict[str, Any]]:
     """What is to be said of each record of the call. `status` is the exit status that it asks for."""
+    first = LogReader(found.home).minimum
+    if first and found.leaves[0].kind == "answer":
+        said = f"the log has no intent of this call: its records below {first} were pruned, or are missing"
+        yield {"kind": "prompt", "said": said, "status": 0}
     for leaf in found.leaves:
         part: dict[str, Any] = {"kind": leaf.kind, "index": leaf.index, "mode": leaf.content_mode.value, "status": 0}
         try:
