@@ -1,10 +1,11 @@
 """Run every test, and hold the coverage to its mark: what `make test` does once the environment is there.
 
 Two workers; a file's tests stay together on one of them, so that an engine is started once, and the files come in the
-order of `conftest.py`. The engine's environment, its model and the server's image take minutes: they are begun with at
-once, and made in the time that tests with clocks leave idle. What tests write lies in memory where there is room for
-it, and goes when they end. Extra arguments go to pytest; with any, coverage is not judged, what tests write stays where
-pytest puts it, and each of the long things is made when a test asks for it.
+order of `conftest.py`. Nothing of them outlives this, by whatever signal it ends. The engine's environment, its model
+and the server's image take minutes: they are begun with at once, and made in the time that tests with clocks leave
+idle. What tests write lies in memory where there is room for it, and goes when they end. Extra arguments go to pytest;
+with any, coverage is not judged, what tests write stays where pytest puts it, and each of the long things is made when
+a test asks for it.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 ROOT = Path(__file__).resolve().parent.parent
 LOG = ROOT / ".vestry" / "logs" / "tests-preparation.log"
 WORKERS = "2"
+GRACE_SECONDS = 30
 MEMORY = Path("/dev/shm")
 ROOM_BYTES = 6 << 30
 """Three times what a run leaves there; beside it engines and browsers need as much again."""
@@ -54,11 +57,12 @@ def _in_memory() -> Iterator[Path]:
     leave behind (engines' sockets, pip's folders) goes with it. Those of runs that were killed go too. Its name is
     short, since sockets lie there.
     """
-    for left in MEMORY.glob("vestry-[0-9]*"):
-        if not Path("/proc", left.name.rpartition("-")[2]).exists():
+    name, elsewhere = f"vestry-{os.getpid()}", Path(tempfile.gettempdir())
+    for left in (*MEMORY.glob("vestry-[0-9]*"), *elsewhere.glob("vestry-[0-9]*")):
+        if left.name == name or not Path("/proc", left.name.rpartition("-")[2]).exists():
             shutil.rmtree(left, ignore_errors=True)
-    folder = MEMORY / f"vestry-{os.getpid()}" if _has_room() else Path(tempfile.mkdtemp(prefix="vestry-tests-"))
-    folder.mkdir(exist_ok=True)
+    folder = (MEMORY if _has_room() else elsewhere) / name
+    folder.mkdir()
     folder.chmod(0o711)  # PostgreSQL, which root may not run, passes through it
     os.environ["TMPDIR"] = str(folder)
     try:
@@ -98,8 +102,34 @@ def _preparing() -> Iterator[None]:
 
 
 def _run(*arguments: str) -> int:
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False).returncode
+    """Its exit status. It has a session of its own, where a terminal's Ctrl-C does not come: that is passed on, so that
+    tests put away what they have started. What has not ended then is killed; so is it all where this is killed.
+    """
+    argv = ("setpriv", "--pdeathsig", "TERM", sys.executable, *arguments)
+    process = subprocess.Popen(argv, cwd=ROOT, start_new_session=True)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)
+        raise
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _interrupted(_number: int, _frame: FrameType | None) -> None:
+    """SIGTERM and SIGHUP end this as Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(each) is not signal.SIG_IGN:  # as `nohup` has it
+            signal.signal(each, _interrupted)
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
