@@ -37,6 +37,9 @@ CHILD = textwrap.dedent("""
     mode = open(here("mode")).read().split()
     print("mode", *mode, flush=True)
     if "crash" in mode: print("the last words", flush=True); sys.exit(9)
+    if "starve" in mode:
+        with open(here("vmstat"), "w") as file: file.write(f"oom_kill {os.getpid()}")
+        os.kill(os.getpid(), signal.SIGKILL)
     if "raise" in mode:
         head = "(Core pid=7) ERROR 11-26 [core.py:9] "
         print(head + "    raise MemoryError(\\n" + head + "cuda.MemoryError: no room\\n" + "noise\\n" * 50)
@@ -245,6 +248,15 @@ def test_a_program_that_never_works_is_given_up(tmp_path: Path) -> None:
     assert "the last words" in said
     assert str(tmp_path / "child.log") in said
     assert stage.states[-1] is State.STOPPED
+
+
+def test_want_of_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernel kills says nothing: that it was for memory is told beside how the program ended."""
+    (tmp_path / "vmstat").write_text("nr_free_pages 1\noom_kill 1\n")
+    monkeypatch.setattr(supervise, "VMSTAT", tmp_path / "vmstat")
+    stage = Stage(tmp_path, "starve", Patience(shortest=0.05, attempts=1))
+    with pytest.raises(NeverReadyError, match=r"a signal \(killed\); this machine has run out of memory meanwhile"):
+        asyncio.run(stage.supervisor.run())
 
 
 def test_another_program_at_the_port_is_not_taken_for_this_one(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ POLL_SECONDS = 0.25
 WATCH_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
 SPARE_SECONDS = 5.0
+VMSTAT = Path("/proc/vmstat")
+STARVED = re.compile(r"^oom_kill ([0-9]+)$", re.MULTILINE)
 LISTENING = "0A"
 """As the kernel writes the state of a socket."""
 REMEMBERED = 300  # lines: a start of vLLM, with its tracebacks
@@ -173,6 +175,7 @@ class Supervisor:
     async def _once(self) -> tuple[str, bool]:
         """One life of the program: why it ended, and whether it had been ready for long."""
         program = self.program
+        before = starved()
         with Journal(program.log) as journal:
             reading, writing = os.pipe()
             try:
@@ -206,6 +209,8 @@ class Supervisor:
                 self.pid = None
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(output, SPARE_SECONDS)
+        if starved() > before:
+            why += "; this machine has run out of memory meanwhile, and the kernel has killed what took most"
         return why, stable
 
     @staticmethod
@@ -315,6 +320,14 @@ def listens(session: int, port: int) -> bool:
                     if str(file.readlink()) in sockets:
                         return True
     return False
+
+
+def starved() -> int:
+    """How many processes the kernel has killed for want of memory, a container's or the machine's, since it came up."""
+    with contextlib.suppress(OSError):
+        if found := STARVED.search(VMSTAT.read_text()):
+            return int(found[1])
+    return 0
 
 
 async def answers(url: str) -> bool:
