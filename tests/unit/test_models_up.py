@@ -156,6 +156,17 @@ def test_up_says_why_a_model_cannot_be_prepared(desk: Desk) -> None:
     assert desk.processes() == []
 
 
+def test_a_full_disk_is_told_with_its_place(desk: Desk) -> None:
+    """What a program says of it is shown though the log of it has no room either, and where there is how much left."""
+    (desk.state / "engine" / "bin" / "python").write_text("#!/bin/sh\necho No space left on device\nexit 3\n")
+    (desk.places.model(catalog.entry(SMALL)) / "model.safetensors").unlink()
+    desk.places.logs.mkdir()
+    (desk.places.logs / f"prepare-{SMALL}.log").symlink_to("/dev/full")
+    said = desk.run("up", status=1).stderr
+    assert "failed (exit status 3" in said
+    assert re.search(rf"There are [0-9.]+ GiB at {desk.places.logs} and [0-9.]+ GiB at \S+ left", said)
+
+
 def test_up_needs_known_ports(desk: Desk) -> None:
     """A port that is only known later could not be printed."""
     desk.environ["VESTRY_SERVER__OPS_PORT"] = "0"

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 from vestry.models.catalog import ModelError
+from vestry.models.journal import Journal
 
 KEEPER = Path(__file__).with_name("keeper.py")
 GRACE_SECONDS = 5.0
@@ -38,16 +42,15 @@ def run(
     With `own_terminal` its standard error stays this process's own, so that it can draw. Raises ModelError with
     the program's last words if it fails, and stops it if this is interrupted.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
     last: deque[str] = deque(maxlen=REMEMBERED)
     errors = None if own_terminal else subprocess.STDOUT
-    with log.open("a", encoding="utf-8") as journal, _started(argv, environment, errors) as process:
+    with Journal(log) as journal, _started(argv, environment, errors) as process:
         _follow(process.stdout, journal, last, on_line)
         status = process.wait()
     if status:
         words = "".join(f"\n    {line}" for line in last)
         where = "what went wrong stands above" if own_terminal else f"all of its output is in {log}"
-        raise ModelError(f"{what} failed (exit status {status}; {where}).{words}")
+        raise ModelError(f"{what} failed (exit status {status}; {where}).{words}{_room(log.parent, words)}")
 
 
 def answer(argv: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
@@ -81,9 +84,18 @@ def _started(
             raise
 
 
-def _follow(output: IO[str] | None, journal: IO[str], last: deque[str], on_line: Callable[[str], None] | None) -> None:
+def _room(folder: Path, words: str) -> str:
+    """Where a program said that a disk is full: what is left on those that it writes to, and what it takes."""
+    if os.strerror(errno.ENOSPC) not in words:
+        return ""
+    folders = (folder, Path(tempfile.gettempdir()))
+    left = " and ".join(f"{shutil.disk_usage(each).free / (1 << 30):.1f} GiB at {each}" for each in folders)
+    return f"\nThere are {left} left. An engine's environment and a small model take about 5 GiB."
+
+
+def _follow(output: IO[str] | None, journal: Journal, last: deque[str], on_line: Callable[[str], None] | None) -> None:
     for line in output or ():
-        journal.write(line)
+        journal.write(line.encode())
         last.append(line.rstrip())
         if on_line is not None:
             on_line(line.rstrip())
