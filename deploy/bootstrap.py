@@ -46,6 +46,7 @@ LOCKED = ("install", "--require-hashes", "--only-binary", ":all:", "--no-deps", 
 PROJECT = ("pyproject.toml", "README.md", "LICENSE")
 PATIENT = ("-o", "DPkg::Lock::Timeout=300")  # a machine that was just made installs its own updates
 GRACE_SECONDS = 5
+LITTLE_MIB = 300  # the server's environment takes 100
 
 
 class BootstrapError(Exception):
@@ -144,6 +145,16 @@ def shares(lock: Path, folder: Path) -> list[Path]:
         parts.append(folder / f"{number}.lock")
         parts[-1].write_text("".join(part))
     return parts
+
+
+def room() -> str:
+    """What of the places that are written to is nearly full: hardly a program that fails of it says where."""
+    said = ""
+    with contextlib.suppress(OSError):
+        for place in (str(ROOT), tempfile.gettempdir()):
+            left = shutil.disk_usage(place).free >> 20
+            said += f"\nOnly {left} MiB are left at {place}." if left < LITTLE_MIB else ""
+    return said
 
 
 def last_words(output: str, lines: int = 12) -> str:
@@ -381,6 +392,6 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except (BootstrapError, OSError) as failure:
-        sys.exit(f"bootstrap: {failure}")
+        sys.exit(f"bootstrap: {failure}{room()}")
     except KeyboardInterrupt:
         sys.exit("bootstrap: interrupted; run it again to go on")

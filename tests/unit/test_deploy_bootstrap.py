@@ -396,6 +396,15 @@ def test_a_checkout_of_somebody_else_is_told(module: ModuleType, tmp_path: Path)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def test_what_fails_where_little_room_is_left_says_so(project: Project, tmp_path: Path) -> None:
+    """Of a full disk pip and venv say no more than that a command failed: each place that they write to is named."""
+    script = project.root / "deploy" / "bootstrap.py"
+    script.write_text(script.read_text().replace("LITTLE_MIB = 300", "LITTLE_MIB = 1 << 60"))
+    said = project.run("server", wheels=False, status=1, more={"TMPDIR": str(tmp_path)})
+    for place in (project.root, tmp_path):
+        assert re.search(rf"^Only [0-9]+ MiB are left at {re.escape(str(place))}\.$", said, re.MULTILINE)
+
+
 def test_a_missing_venv_module_is_told(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Debian without python3-venv: who is not root gets the command to type."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
