@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import hmac
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -210,10 +211,8 @@ class Postgres:
         await connection.commit()
         self.freshness.changed()
 
-    @contextlib.asynccontextmanager
-    async def attending(self) -> AsyncIterator[None]:
-        async with self.freshness.attending():
-            yield
+    def attending(self) -> AbstractAsyncContextManager[None]:
+        return self.freshness.attending()
 
     @property
     def missing(self) -> str:

@@ -73,11 +73,7 @@ class Tiles:
 
     def __init__(self, home: Path, size: int) -> None:
         self.home, self.size = home, size
-        self._tile = lru_cache(maxsize=64)(self._read_tile)
-
-    def tile(self, level: int, index: int) -> bytes:
-        """All hashes of a tile. Raises TileMissing."""
-        return self._tile(level, index)
+        self.tile = lru_cache(maxsize=64)(self._read_tile)
 
     def raw(self, index: int) -> bytes:
         """A bundle as it lies on the disk: for whoever looks whether it has some bytes at all. Raises TileMissing."""
@@ -117,6 +113,7 @@ class Tiles:
         return whole(hashes_of(tile[at : at + (HASH_BYTES << above)]))
 
     def _read_tile(self, level: int, index: int) -> bytes:
+        """All hashes of a tile. Raises TileMissing."""
         width = min(WIDTH, (self.size >> HEIGHT * level) - index * WIDTH)
         data, path = self._read(level, index, width)
         if len(data) < width * HASH_BYTES:
