@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from fakes.audit import SIGNING, FaultyFiles
 from support.logs import TENANTS, LogMaker
+from vestry.audit import reading
 from vestry.audit.fields import RecordType
 from vestry.audit.files import Files
 from vestry.audit.finding import index as indexes
-from vestry.audit.finding import walk
 from vestry.audit.finding.filters import FIELDS, Filter, Row, moment_of, row_of
 from vestry.audit.finding.index import IndexUnusable, opened
 from vestry.audit.finding.search import Found, Search, merged
@@ -147,12 +147,12 @@ def test_records_come_in_order_from_any_place(finished: Path) -> None:
 
 def test_a_long_segment_is_not_read_from_its_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A record far inside of the journal is found by halving, wherever it is."""
-    monkeypatch.setattr(walk, "_LINEAR_BYTES", 4096)
+    monkeypatch.setattr(reading, "LINEAR_BYTES", 4096)
     with LogMaker(tmp_path, segment_bytes=1 << 26) as log:
         log.add_calls(2000)
         everything = list(Walker(log.home).records(0))
         for start in (0, 1, 1999, 2000, 3998, log.store.next_index - 1):
-            index, offset = walk._place(next(log.home.glob("*.jsonl")), start)
+            index, offset = reading._place(next(log.home.glob("*.jsonl")), start)
             assert index <= start
             assert offset == sum(len(leaf) + 1 for _, leaf in everything[:index])
             assert start - index < 20

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vestry.audit import scan
+from vestry.audit.canonical import LEAF_BYTES
 from vestry.audit.tlog.notes import NOTE_BYTES, Checkpoint, NoteRefused, split
 from vestry.audit.tlog.tiles import CHECKPOINT, WIDTH, TileMissing, Tiles
 from vestry.regular import is_folder, whole
@@ -25,6 +26,9 @@ _LAST, _FOLDER = re.compile("[0-9]{3}"), re.compile("x[0-9]{3}")
 _DEEPEST = 5
 _NOTE_BYTES = 4 * NOTE_BYTES
 """Of the characters of a note none has more bytes."""
+LINEAR_BYTES = 1 << 18
+"""So much of a segment is read line by line; in a longer one the place of a record is found by halving."""
+_LOOK_BYTES = 2 * (LEAF_BYTES + 1)
 ORIGIN = re.compile(r"[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*")
 COMMANDS = re.compile(r"([a-z0-9][a-z0-9.-]*-)?cli")
 """The name of a log in which commands record what they do."""
@@ -86,7 +90,7 @@ class LogReader:
 
         def once(at: int, covered: int) -> Leaves:
             yield from Tiles(self.home, covered).leaves(at, stop)
-            yield from self._journal(max(at, covered), stop)
+            yield from self.journal(max(at, covered), stop)
 
         def gone(_at: int, _first: int) -> None:
             """Whoever needs to know of records that were pruned compares indexes."""
@@ -94,7 +98,8 @@ class LogReader:
         begin = max(start, self.minimum)
         yield from persistent(once, begin, signed=self.signed, first=lambda: self.minimum, gone=gone)
 
-    def _journal(self, start: int, stop: int | None) -> Leaves:
+    def journal(self, start: int, stop: int | None) -> Leaves:
+        """The records that the journal holds, from `start` to before `stop`. Raises LogDamaged where one is missing."""
         expected = start
         for index, leaf in journal(self.home, start, strict=True):
             if index != expected:
@@ -146,9 +151,9 @@ def journal(home: Path, start: int = 0, *, strict: bool = False) -> Leaves:
     for path, end in zip(paths, ends, strict=False):
         if end is not None and end <= start:
             continue
-        index = scan.first_index(path)
         try:
-            for line in scan.lines(path):
+            index, offset = _place(path, start)
+            for line in scan.lines(path, start=offset):
                 if (end is not None and index >= end) or not line.endswith(b"\n"):
                     break
                 if index >= start:
@@ -157,6 +162,27 @@ def journal(home: Path, start: int = 0, *, strict: bool = False) -> Leaves:
         except FileNotFoundError:
             if strict:
                 raise
+
+
+def _place(path: Path, start: int) -> tuple[int, int]:
+    """A record at or a little before index `start`, and where its line begins; found by halving."""
+    index, low, high = scan.first_index(path), 0, path.stat().st_size
+    while index < start and high - low > LINEAR_BYTES:
+        middle = (low + high) // 2
+        found = _next_line(path, middle)
+        if found is None or found[0] > start:
+            high = middle
+        else:
+            index, low = found
+    return index, low
+
+
+def _next_line(path: Path, offset: int) -> tuple[int, int] | None:
+    """Index of the first whole record behind an offset, and where its line begins."""
+    lines = scan.lines(path, start=offset, until=offset + _LOOK_BYTES)
+    at = offset + len(next(lines, b""))
+    record = scan.parse(next(lines, b""))
+    return None if record is None else (record.index, at)
 
 
 def first_bundle(home: Path) -> int | None:

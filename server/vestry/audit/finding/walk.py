@@ -10,16 +10,13 @@ from functools import partial
 from pathlib import Path
 
 from vestry.audit import scan
-from vestry.audit.canonical import LEAF_BYTES
-from vestry.audit.reading import Leaves, LogReader, persistent
+from vestry.audit.reading import LINEAR_BYTES, Leaves, LogReader, persistent
 from vestry.audit.scan import LogDamaged
 from vestry.audit.tlog.tiles import WIDTH, TileMissing, Tiles, tile_path
 from vestry.regular import status
 
 UNSETTLED = 4096
 """Records at the end of a journal that its writer might yet take back, because their `fdatasync` fails: two batches."""
-_LINEAR_BYTES = 1 << 18
-_LOOK_BYTES = 2 * (LEAF_BYTES + 1)
 
 
 class Walker:
@@ -60,7 +57,7 @@ class Walker:
         if not paths:
             return signed
         size = paths[-1].stat().st_size
-        for window in (_LINEAR_BYTES, size):
+        for window in (LINEAR_BYTES, size):
             found = [record.index for line in _tail(paths[-1], window) if (record := scan.parse(line)) is not None]
             if found:
                 return max(signed, found[-1] + 1)
@@ -84,58 +81,13 @@ class Walker:
     def _once(self, stop: int | None, start: int, covered: int) -> Leaves:
         if start < covered:
             yield from Tiles(self.home, covered).leaves(start, stop)
-        at = max(start, covered)
-        if stop is not None and at >= stop:
-            return
-        for index, leaf in _journal(self.home, at):
-            if index != at:
-                raise LogDamaged(f"{self.home} is damaged: record {at} is missing, {index} follows.")
-            if stop is not None and index >= stop:
-                return
-            yield index, leaf
-            at += 1
+        if stop is None or max(start, covered) < stop:
+            yield from self._reader.journal(max(start, covered), stop)
 
 
 def damage(error: Exception) -> LogDamaged:
     """What is wrong with a log, as a sentence."""
     return error if isinstance(error, LogDamaged) else LogDamaged(f"{str(error).rstrip('.')}.")
-
-
-def _journal(home: Path, start: int) -> Leaves:
-    """As `reading.journal`, but a long segment is not read from its beginning."""
-    paths = scan.segments(home)
-    ends: list[int | None] = [*map(scan.first_index, paths[1:]), None]
-    for path, end in zip(paths, ends, strict=True):
-        if end is not None and end <= start:
-            continue
-        index, offset = _place(path, start)
-        for line in scan.lines(path, start=offset):
-            if (end is not None and index >= end) or not line.endswith(b"\n"):
-                break
-            if index >= start:
-                yield index, line[:-1]
-            index += 1
-
-
-def _place(path: Path, start: int) -> tuple[int, int]:
-    """A record at or a little before index `start`, and where its line begins; found by halving."""
-    index, low, high = scan.first_index(path), 0, path.stat().st_size
-    while high - low > _LINEAR_BYTES:
-        middle = (low + high) // 2
-        found = _next_line(path, middle)
-        if found is None or found[0] > start:
-            high = middle
-        else:
-            index, low = found
-    return index, low
-
-
-def _next_line(path: Path, offset: int) -> tuple[int, int] | None:
-    """Index of the first whole record behind an offset, and where its line begins."""
-    lines = scan.lines(path, start=offset, until=offset + _LOOK_BYTES)
-    at = offset + len(next(lines, b""))
-    record = scan.parse(next(lines, b""))
-    return None if record is None else (record.index, at)
 
 
 def _tail(path: Path, window: int) -> Iterator[bytes]:
