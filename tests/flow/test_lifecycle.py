@@ -411,6 +411,17 @@ def test_a_port_that_is_taken_is_a_sentence(tmp_path: Path, engine: FakeEngine) 
             raise AssertionError("it started")
 
 
+def test_addresses_of_both_kinds_are_recorded_as_themselves(tmp_path: Path, engine: FakeEngine) -> None:
+    """On `::` a caller by IPv4 is not recorded as one by IPv6: whoever searches for an address finds it."""
+    with House(tmp_path / "state", [engine], server={"host": "::"}) as house:
+        for host in ("127.0.0.1", "[::1]"):
+            for key, status in ((house.key, 200), ("vst_wrong", 401)):
+                url = f"http://{host}:{house.port}/v1/models"
+                assert httpx.get(url, headers={"authorization": f"Bearer {key}"}).status_code == status
+            found = [house.records(kind)[-1]["source"] for kind in ("outcome", "refusal")]
+            assert found == [host.strip("[]")] * 2
+
+
 def test_it_listens_on_ipv6_too(tmp_path: Path, engine: FakeEngine) -> None:
     """`host: "::1"`, with the address in brackets where it is written."""
     with House(tmp_path / "state", [engine], server={"host": "::1"}) as house:

@@ -106,6 +106,8 @@ class Door(Answered):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._rules.keeper.connections(+1)
+        if self.client is not None and "." in self.client[0]:  # a socket of IPv6 shows one of IPv4 so
+            self.client = self.client[0].removeprefix("::ffff:"), self.client[1]
         self._common = {
             "type": "http",
             "asgi": ASGI,
