@@ -26,7 +26,8 @@ from vestry.models.places import Places
 
 pytestmark = MARKS
 
-FIELDS = Path(__file__).resolve().parents[2] / "docs" / "reference" / "fields.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+GUIDE, FIELDS = DOCS / "use-the-api.md", DOCS / "reference" / "fields.md"
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
 WEATHER: Any = {
     "type": "function",
@@ -203,6 +204,20 @@ def test_a_tool_is_called_when_it_must_be(small: Place, choice: Any) -> None:
     arguments = json.loads(call.function.arguments)
     assert set(arguments) == {"city", "unit"}
     assert arguments["unit"] in {"celsius", "fahrenheit"}
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
+@pytest.mark.parametrize("tokens", [4, 20])
+def test_a_call_that_is_cut_off_is_where_the_page_says(small: Place, choice: Any, tokens: int) -> None:
+    """In the words of an answer in one piece; a stream has brought what there was of it."""
+    assert "what there is of it then stands in `content`" in GUIDE.read_text(encoding="utf-8")
+    options: Any = {"max_completion_tokens": tokens, "tools": [WEATHER], "tool_choice": choice, "temperature": 0}
+    answer = small.client().chat.completions.create(model=SMALL, messages=QUESTION, **options)
+    assert (answer.choices[0].finish_reason, answer.choices[0].message.tool_calls) == ("length", None)
+    assert (answer.choices[0].message.content or "").startswith("<tool")
+    chunks = list(small.client().chat.completions.create(model=SMALL, messages=QUESTION, stream=True, **options))
+    assert chunks[-1].choices[0].finish_reason == "length"
+    assert any(chunk.choices[0].delta.tool_calls for chunk in chunks) is (tokens == 20)
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "now"}}])
