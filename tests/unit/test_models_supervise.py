@@ -284,11 +284,20 @@ def test_another_program_at_the_port_is_not_taken_for_this_one(tmp_path: Path) -
     assert State.READY not in stage.states
 
 
-def test_a_program_that_is_slow_beyond_reason_is_given_up(tmp_path: Path) -> None:
+def test_a_program_that_is_slow_beyond_reason_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that runs but does not get ready in its time counts as failed, and is not left running."""
-    stage = Stage(tmp_path, "unready", Patience(shortest=0.05, attempts=1), start_seconds=0.5)
+    stage = Stage(tmp_path, "unready", Patience(shortest=0.05, attempts=1))
+    later = [0.0]
+    monkeypatch.setattr(supervise, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + later[0]))
+
+    async def life() -> None:
+        running = asyncio.create_task(stage.supervisor.run())
+        await until((tmp_path / "pid").exists)
+        later[0] = 1000
+        await running
+
     with pytest.raises(NeverReadyError, match="it was not ready within"):
-        asyncio.run(stage.supervisor.run())
+        asyncio.run(life())
     assert not alive(stage.pid())
 
 
