@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -99,6 +100,17 @@ def test_a_second_up_is_refused(desk: Desk) -> None:
     assert f"Another `vestry up` is running for the state directory {desk.state}." in said
     assert running.process.poll() is None
     assert running.stop() == 130
+
+
+@pytest.mark.parametrize("lock", [".engine.lock", "models/.lock"])
+def test_whom_up_waits_for_is_said(desk: Desk, lock: str) -> None:
+    """While `make test`, say, makes engine or model, `vestry up` says that it waits, and goes on afterwards."""
+    with (desk.state / lock).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        running = desk.start("up")
+        running.until("waiting for another run to finish")
+    running.until("export VESTRY_API_KEY=")
+    assert running.stop() == 0
 
 
 def test_a_port_that_was_taken_meanwhile_is_named(desk: Desk) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vestry.models.catalog import ModelError
+from vestry.models.progress import Progress
 
 
 @contextlib.contextmanager
@@ -18,4 +19,16 @@ def alone(file: Path, taken: str) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ModelError(taken) from None
+        yield
+
+
+@contextlib.contextmanager
+def in_turn(file: Path, progress: Progress) -> Iterator[None]:
+    """Hold this lock, after whoever does."""
+    with file.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress.say("  waiting for another run to finish ...")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield

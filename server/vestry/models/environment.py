@@ -13,7 +13,6 @@ not given up before the new one is finished.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -31,6 +30,7 @@ import msgspec
 from msgspec import Struct
 
 from vestry.models import aside, children, compiler, numa
+from vestry.models.alone import in_turn
 from vestry.models.catalog import Device, ModelError
 from vestry.models.progress import Progress
 
@@ -110,8 +110,7 @@ def require(folder: Path) -> Stamp:
 def ensure(folder: Path, progress: Progress, environ: Mapping[str, str]) -> Stamp:
     """Make the environment unless it is there. Raises ModelError."""
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (folder.parent / ".engine.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with in_turn(folder.parent / ".engine.lock", progress):
         return _ensure(folder, progress, environ)
 
 

@@ -10,7 +10,6 @@ tokenizer and configuration files are read.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -24,6 +23,7 @@ from typing import Any
 import msgspec
 
 from vestry.models import catalog, chat_template, checkpoint, children, compiler, environment, manifest, sources
+from vestry.models.alone import in_turn
 from vestry.models.catalog import Entry, ModelError, Package
 from vestry.models.checkpoint import Checkpoint
 from vestry.models.environment import Stamp
@@ -71,7 +71,7 @@ def prepare(entry: Entry, places: Places, stamp: Stamp, progress: Progress) -> M
     A model made by an older recipe, or of another source, is kept where no source is at hand to make it anew.
     """
     wanted = recipe(entry)
-    with _alone(places.models):
+    with _alone(places.models, progress):
         found = ready(entry, places)
         if found is not None:
             current = found.recipe == wanted and sources.same(entry, places)
@@ -99,10 +99,9 @@ def missing_source(entry: Entry, places: Places) -> str:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path, progress: Progress) -> Iterator[None]:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with in_turn(folder / ".lock", progress):
         _clear(folder)
         yield
 
