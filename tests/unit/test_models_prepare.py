@@ -365,7 +365,7 @@ def test_two_at_once_prepare_it_once(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert sorted(bool(said.getvalue()) for said in spoken) == [False, False, True]
+    assert sorted("quantize" in said.getvalue() for said in spoken) == [False, False, True]
     made = manifest.read(places.model(ENTRY))
     assert made is not None
     assert manifest.check(places.model(ENTRY), made, thorough=True) == []
