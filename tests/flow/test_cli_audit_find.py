@@ -231,7 +231,7 @@ def test_following(cli: Cli, served: tuple[ServerProcess, list[str]]) -> None:
         asked = client.post("/v1/chat/completions", json=chat()).headers["x-request-id"]
     assert json.loads(process.stdout.readline())["request_id"] == asked
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     assert readings(server)[-1]["command"] == "audit show --follow"
 
 
