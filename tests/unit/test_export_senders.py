@@ -87,6 +87,32 @@ def test_what_is_cut_off_in_the_middle_says_nothing_in_the_clear(
         assert b"a record" not in tap.ended()
 
 
+@pytest.mark.parametrize("polite", [True, False])
+def test_a_syslog_receiver_that_ends_an_idle_connection_is_told_of(tmp_path: Path, polite: bool) -> None:
+    """Its limit is shorter than the export waits; what it did with what it read nobody knows. The page tells of it."""
+    authority, closed = Authority(tmp_path), threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        plain, _ = listener.accept()
+        wire = authority.context.wrap_socket(plain, server_side=True)
+        assert wire.recv(100) == b"5 hello"
+        if polite:
+            wire.setblocking(False)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                wire.unwrap()
+        wire.close()
+        closed.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        port = listener.getsockname()[1]
+        sender = SyslogTls("localhost", port, lambda: trusting(authority.ca), seconds=5)
+        sender.send(b"5 hello")
+        assert closed.wait(10)
+        with pytest.raises(OSError, match="the receiver has closed the connection"):
+            sender.confirm()
+
+
 @pytest.mark.parametrize("more", [b"", b"Connection: close\r\n"], ids=["kept", "closed"])
 def test_an_answer_that_trickles_has_an_end(more: bytes) -> None:
     """However it goes on, a byte at a time: the whole exchange is bounded, that on a last answer too."""

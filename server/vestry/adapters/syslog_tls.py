@@ -30,10 +30,9 @@ class SyslogTls:
     def send(self, payload: bytes) -> bool:
         """Write frames. False: whether they arrived is not known yet."""
         connection = self._connection
-        if connection is not None and _ended(connection):
-            self.close()
-            raise ConnectionResetError("the receiver has closed the connection")
-        if connection is None:
+        if connection is not None:
+            self._look(connection)
+        else:
             connection = self._connect()
         connection.settimeout(self._seconds)
         connection.sendall(payload)
@@ -44,6 +43,7 @@ class SyslogTls:
         connection = self._connection
         if connection is None:
             raise ConnectionResetError("the connection is gone")
+        self._look(connection)
         try:
             connection.settimeout(self._seconds)
             end(connection)
@@ -61,6 +61,12 @@ class SyslogTls:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    def _look(self, connection: ssl.SSLSocket) -> None:
+        """Raises OSError where the receiver ended first: whether it has taken what it read, nobody knows."""
+        if _ended(connection):
+            self.close()
+            raise ConnectionResetError("the receiver has closed the connection")
 
     def _connect(self) -> ssl.SSLSocket:
         plain = socket.create_connection((self._host, self._port), timeout=self._seconds)
