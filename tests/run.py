@@ -59,7 +59,8 @@ def _in_memory() -> Iterator[Path]:
     """
     name, elsewhere = f"vestry-{os.getpid()}", Path(tempfile.gettempdir())
     for left in (*MEMORY.glob("vestry-[0-9]*"), *elsewhere.glob("vestry-[0-9]*")):
-        if left.name == name or not Path("/proc", left.name.rpartition("-")[2]).exists():
+        number = left.name.removeprefix("vestry-")
+        if left.name == name or (number.isdecimal() and not Path("/proc", number).exists()):  # a release has dots
             shutil.rmtree(left, ignore_errors=True)
     folder = (MEMORY if _has_room() else elsewhere) / name
     folder.mkdir()

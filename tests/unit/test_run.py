@@ -35,7 +35,7 @@ def test_that_goes_on(server, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_of_it_outlives_it(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C, a job that is told to end, and kill -9: tests, workers and what they have started end. Where it can,
-    it removes what they have written. `make` passes SIGTERM on to it alone."""
+    it removes what they have written, and no more. `make` passes SIGTERM on to it alone."""
     tests = tmp_path / "tests"
     (tests / "support").mkdir(parents=True)
     shutil.copy(RUN, tests)
@@ -43,7 +43,10 @@ def test_nothing_of_it_outlives_it(tmp_path: Path, number: signal.Signals) -> No
     (tests / "support" / "__init__.py").touch()
     (tests / "support" / "preparation.py").touch()
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    release = tmp_path / "vestry-0.9.0"
+    release.mkdir()
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("COVERAGE_", "PYTEST_"))}
+    environ["TMPDIR"] = str(tmp_path)
     with (tmp_path / "said").open("w") as said:
         argv = [sys.executable, str(tests / "run.py")]
         run = subprocess.Popen(argv, env=environ, stdout=said, stderr=said, start_new_session=True)
@@ -58,3 +61,4 @@ def test_nothing_of_it_outlives_it(tmp_path: Path, number: signal.Signals) -> No
     if number == signal.SIGKILL:
         shutil.rmtree(written)  # the next run would
     assert not written.exists()
+    assert release.exists()
