@@ -251,11 +251,12 @@ def test_a_program_that_never_works_is_given_up(tmp_path: Path) -> None:
 
 
 def test_want_of_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the kernel kills says nothing: that it was for memory is told beside how the program ended."""
+    """What the kernel kills says nothing: that something was, for memory, is told beside how the program ended. The
+    kernel counts the whole machine's: it may have been another's process, in a container that was full."""
     (tmp_path / "vmstat").write_text("nr_free_pages 1\noom_kill 1\n")
     monkeypatch.setattr(supervise, "VMSTAT", tmp_path / "vmstat")
     stage = Stage(tmp_path, "starve", Patience(shortest=0.05, attempts=1))
-    with pytest.raises(NeverReadyError, match=r"a signal \(killed\); this machine has run out of memory meanwhile"):
+    with pytest.raises(NeverReadyError, match=r"a signal \(killed\); since .* killed a process here for want"):
         asyncio.run(stage.supervisor.run())
 
 

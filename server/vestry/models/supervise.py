@@ -210,7 +210,7 @@ class Supervisor:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(output, SPARE_SECONDS)
         if starved() > before:
-            why += "; this machine has run out of memory meanwhile, and the kernel has killed what took most"
+            why += "; since it began the kernel has killed a process here for want of memory (`dmesg` tells which)"
         return why, stable
 
     @staticmethod
