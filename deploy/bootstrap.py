@@ -149,9 +149,9 @@ def shares(lock: Path, folder: Path) -> list[Path]:
 
 def room() -> str:
     """What of the places that are written to is nearly full: hardly a program that fails of it says where."""
-    said = ""
-    with contextlib.suppress(OSError):
-        for place in (str(ROOT), tempfile.gettempdir()):
+    said, temporary = "", os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - `tempfile` finds none where all are full
+    for place in (str(ROOT), temporary):
+        with contextlib.suppress(OSError):
             left = shutil.disk_usage(place).free >> 20
             said += f"\nOnly {left} MiB are left at {place}." if left < LITTLE_MIB else ""
     return said

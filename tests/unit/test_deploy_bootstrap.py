@@ -6,6 +6,7 @@ It runs as its own process in a project of a few bytes, with wheels made on the 
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
 import os
 import re
@@ -14,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -403,6 +405,19 @@ def test_what_fails_where_little_room_is_left_says_so(project: Project, tmp_path
     said = project.run("server", wheels=False, status=1, more={"TMPDIR": str(tmp_path)})
     for place in (project.root, tmp_path):
         assert re.search(rf"^Only [0-9]+ MiB are left at {re.escape(str(place))}\.$", said, re.MULTILINE)
+
+
+def test_no_room_is_told_where_no_place_for_temporary_files_is_left(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine whose only disk is full: Python finds no such place then."""
+
+    def none() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    monkeypatch.setattr(module, "LITTLE_MIB", 1 << 60)
+    assert f"MiB are left at {module.ROOT}." in module.room()
 
 
 def test_a_missing_venv_module_is_told(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,8 @@ import pytest
 from support.engines import SMALL
 from support.processes import eventually, number_in
 from support.workbench import Desk, runs, sat_at
-from vestry.models import catalog, environment
+from vestry.models import catalog, children, environment
+from vestry.models.catalog import ModelError
 
 
 @pytest.fixture
@@ -177,6 +180,20 @@ def test_a_full_disk_is_told_with_its_place(desk: Desk) -> None:
     said = desk.run("up", status=1).stderr
     assert "failed (exit status 3" in said
     assert re.search(rf"There are [0-9.]+ GiB at {desk.places.logs} and [0-9.]+ GiB at \S+ left", said)
+
+
+def test_full_disks_are_told_where_no_place_for_temporary_files_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine with one disk: Python finds none then; and what the program said is shown all the same."""
+
+    def none() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with pytest.raises(ModelError, match=rf"(?s)failed \(exit status 3.*No space left.* GiB at {tmp_path} left"):
+        children.run("it", ["sh", "-c", "echo No space left on device; exit 3"], {}, tmp_path / "logs" / "log")
 
 
 def test_up_needs_known_ports(desk: Desk) -> None:

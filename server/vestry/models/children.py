@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -88,7 +87,8 @@ def _room(folder: Path, words: str) -> str:
     """Where a program said that a disk is full: what is left on those that it writes to, and what it takes."""
     if os.strerror(errno.ENOSPC) not in words:
         return ""
-    folders = (folder, Path(tempfile.gettempdir()))
+    temporary = Path(os.environ.get("TMPDIR") or "/tmp")  # noqa: S108 - `tempfile` finds none where all disks are full
+    folders = [each for each in (folder, temporary) if each.is_dir()]
     left = " and ".join(f"{shutil.disk_usage(each).free / (1 << 30):.1f} GiB at {each}" for each in folders)
     return f"\nThere are {left} left. An engine's environment and a small model take about 5 GiB."
 
