@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -311,6 +312,22 @@ def test_the_clients_of_a_revoked_authority_are_refused(tmp_path: Path, engine: 
         until(lambda: not refused(house, below), seconds=5, what="the shorter list")
         site.put("clients.crl", between.revoked())
         until(lambda: refused(house, below), seconds=5, what="the missing list")
+
+
+def test_an_authority_without_a_list_is_named(
+    tmp_path: Path, engine: FakeEngine, site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the server's log, at the start and whenever the lists change: of a refused client nothing stands there."""
+    caplog.set_level(logging.INFO, "vestry")
+    root, between = site.clients, Clients("Ward", site.clients)
+    crl = site.put("clients.crl", between.revoked())
+    with made(tmp_path, engine, site.settings(client_crl=crl)) as house:
+        assert refused(house, site.context(between.issue(TRIAGE)))
+        assert "`client_crl` has no list of these, so clients below them are refused: CN=Clients" in caplog.text
+        caplog.clear()
+        site.put("clients.crl", root.revoked() + between.revoked())
+        until(lambda: "loaded the changed certificate" in caplog.text, what="the list")
+        assert "has no list" not in caplog.text
 
 
 def test_a_handshake_that_a_revocation_overtakes_serves_one_call(

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
+from cryptography import x509
+
 from vestry.settings.tree import Tls
 from vestry.trust import revocation_lists, validity
 from vestry.types import Term
 
 log = logging.getLogger("vestry")
+NAMED = 5
 VERIFY = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
 
@@ -53,6 +56,8 @@ class Certificates:
                     context.load_verify_locations(file)
         if tls.client_crl is not None:
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
+            if unlisted := _unlisted(context, tls.client_crl):  # of a handshake that fails only the client hears
+                log.warning("`client_crl` has no list of these, so clients below them are refused: %s", unlisted)
         term = _between(*validity(tls.certificate))
         return context, term, None if tls.client_crl is None else _lists_term(tls.client_crl)
 
@@ -90,6 +95,16 @@ def _named(*files: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError) as fault:  # ssl.SSLError is an OSError
         raise OSError(f"{' and '.join(map(str, files))} cannot be used: {fault}") from fault
+
+
+def _unlisted(context: ssl.SSLContext, lists: Path) -> str:
+    """The authorities of `client_ca` without a list of revoked certificates; none where only OpenSSL can read them."""
+    try:
+        listed = {each.issuer for each in revocation_lists(lists)}
+        known = {x509.load_der_x509_certificate(each).subject for each in context.get_ca_certs(binary_form=True)}
+    except ValueError:
+        return ""
+    return "; ".join(sorted(each.rfc4514_string() for each in known - listed)[:NAMED])
 
 
 def _lists_term(lists: Path) -> Term | None:
