@@ -133,7 +133,7 @@ def test_an_answer_that_trickles_has_an_end(more: bytes) -> None:
         sender = HttpBatches(url, ssl.create_default_context, authorization=str, seconds=0.3)
         late = threading.Timer(10, done.set)
         late.start()
-        with pytest.raises(OSError, match="the collector answered 503"):
+        with pytest.raises(OSError, match=r"answered|closed|reset|timed out"):  # how far it came is the machine's
             sender.send(b"{}\n")
         assert not done.is_set(), "it went on for as long as the collector liked"
         late.cancel()
