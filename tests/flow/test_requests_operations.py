@@ -12,7 +12,7 @@ from support.house import House
 from support.refusal import check_shape
 from support.wire import Wire, chat_request, request
 
-SECONDS = 0.4
+SECONDS = 1.2
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_the_door_is_the_same(data: bytes, status: int, port: int) -> None:
         wire.send(data)
         answer = wire.answer()
         assert wire.closed()
-    assert time.monotonic() - began < SECONDS + 1
+    assert time.monotonic() - began < 10
     assert answer.status_code == status
     check_shape(answer)
 
