@@ -354,7 +354,7 @@ def test_a_flood_is_read_together() -> None:
     async def run() -> None:
         directory = SlowDirectory()
         secret, key = await directory.give()
-        keys = KeyCredentials(directory, directory, at_once=1)
+        keys = KeyCredentials(directory, directory, at_once=1, wait_seconds=60)
         first = asyncio.create_task(ask(keys, mint()))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
