@@ -71,7 +71,6 @@ class Rehearsal:
         return keys[:limit], users[:limit]
 
     async def reaches_house(self, tenant: str, project: str) -> bool:
-        """As seams.Change."""
         keys = [each for each in await self.keys(tenant, sys.maxsize) if each.project == project]
         return any(each.damaged or each.roles & HOUSE for each in keys)
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -54,12 +54,14 @@ class Certificates:
             if file is not None:
                 with _named(file):
                     context.load_verify_locations(file)
+        lists = None
         if tls.client_crl is not None:
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
-            if unlisted := _unlisted(context, tls.client_crl):  # of a handshake that fails only the client hears
-                log.warning("`client_crl` has no list of these, so clients below them are refused: %s", unlisted)
-        term = _between(*validity(tls.certificate))
-        return context, term, None if tls.client_crl is None else _lists_term(tls.client_crl)
+            with contextlib.suppress(ValueError):  # only OpenSSL can read them
+                lists = revocation_lists(tls.client_crl)
+        if lists is not None and (unlisted := _unlisted(context, lists)):  # a handshake that fails only the client sees
+            log.warning("`client_crl` has no list of these, so clients below them are refused: %s", unlisted)
+        return context, _between(*validity(tls.certificate)), _first_to_end(lists or ())
 
     def _choose(self, connection: ssl.SSLObject, _name: str | None, _first: ssl.SSLContext) -> None:
         """Called in every handshake, with a server name or without (SSL_CTX_set_tlsext_servername_callback(3))."""
@@ -97,25 +99,19 @@ def _named(*files: Path) -> Iterator[None]:
         raise OSError(f"{' and '.join(map(str, files))} cannot be used: {fault}") from fault
 
 
-def _unlisted(context: ssl.SSLContext, lists: Path) -> str:
+def _unlisted(context: ssl.SSLContext, lists: Sequence[x509.CertificateRevocationList]) -> str:
     """The authorities of `client_ca` without a list of revoked certificates; none where only OpenSSL can read them."""
     try:
-        listed = {each.issuer for each in revocation_lists(lists)}
+        listed = {each.issuer for each in lists}
         known = {x509.load_der_x509_certificate(each).subject for each in context.get_ca_certs(binary_form=True)}
     except ValueError:
         return ""
     return "; ".join(sorted(each.rfc4514_string() for each in known - listed)[:NAMED])
 
 
-def _lists_term(lists: Path) -> Term | None:
-    """That of a PEM file's list of revoked certificates that ends first; None where none ends, and where only OpenSSL
-    can read them.
-    """
-    try:
-        read = revocation_lists(lists)
-    except ValueError:
-        return None
-    terms = [_between(each.last_update_utc, each.next_update_utc) for each in read if each.next_update_utc is not None]
+def _first_to_end(lists: Sequence[x509.CertificateRevocationList]) -> Term | None:
+    """The term of the list that ends first; None where none ends."""
+    terms = [_between(each.last_update_utc, each.next_update_utc) for each in lists if each.next_update_utc is not None]
     return min(terms, default=None)
 
 

@@ -89,7 +89,6 @@ class SqlChange:
         return await self._found(_name, keys, tenant, project), await self._found(_name, users, tenant, project)
 
     async def reaches_house(self, tenant: str, project: str) -> bool:
-        """As seams.Change."""
         asked = select(KEYS.c.id.label("name")).where(
             KEYS.c.tenant == tenant,
             KEYS.c.project == project,
