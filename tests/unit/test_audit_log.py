@@ -90,6 +90,53 @@ def test_one_sync_serves_everyone_waiting(tmp_path: Path) -> None:
     assert counts.states == [False]
 
 
+class Frozen(asyncio.SelectorEventLoop):
+    """A loop whose clock stands still: nothing in it is ever late."""
+
+    def time(self) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize(("turns", "batches"), [((2, 2, 2, 0), [6]), ((2, 1, 0, 3), [3, 3])])
+def test_records_of_a_busy_loop_wait_for_each_other(tmp_path: Path, turns: tuple[int, ...], batches: list[int]) -> None:
+    """As long as every turn of the loop brings more."""
+    counts = Counts()
+
+    async def run() -> None:
+        log = opened(tmp_path, observer=counts)
+        waiting = []
+        for number, records in enumerate(turns):
+            waiting += [log.append(intent(f"r{number}-{place}")) for place in range(records)]
+            await asyncio.sleep(0)
+            time.sleep(0.002)  # noqa: ASYNC251 - in which the thread takes what it has been given
+            if not records:
+                await asyncio.gather(*waiting)
+        await asyncio.gather(*waiting)
+        await log.close()
+
+    with asyncio.Runner(loop_factory=Frozen) as runner:
+        runner.run(run())
+    assert [records for _, records, _ in counts.batches] == batches
+
+
+def test_no_record_waits_for_a_hundred_others(tmp_path: Path) -> None:
+    """However busy the loop is: here every turn brings more, and the clock never says that it is enough."""
+
+    async def run() -> None:
+        log = opened(tmp_path)
+        waiting: list[asyncio.Future[None]] = []
+        while not waiting or not waiting[0].done():
+            assert len(waiting) < 16_000
+            waiting += [log.append(intent(f"r{len(waiting)}-{place}")) for place in range(2)]
+            await asyncio.sleep(0)
+            time.sleep(0.001)  # noqa: ASYNC251 - the turn of a busy loop
+        await asyncio.gather(*waiting)
+        await log.close()
+
+    with asyncio.Runner(loop_factory=Frozen) as runner:
+        runner.run(run())
+
+
 def test_a_batch_is_bounded(tmp_path: Path) -> None:
     """What waits is written in batches of about a mebibyte, because that is the most that a crash may tear."""
     files, counts = FaultyFiles(), Counts()

@@ -35,6 +35,8 @@ from vestry.types import Ending
 
 _LOG = logging.getLogger("vestry.audit")
 _LOOK_SECONDS = 0.01
+_HELD_SECONDS = 0.005
+_HELD_RECORDS = 64
 
 
 class Observer(Protocol):
@@ -80,6 +82,8 @@ class AuditLog:
         self._thread = threading.Thread(target=self._writer.run, name="vestry-audit", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gathered: list[Waiter] = []
+        self._seen = 0
+        self._took = 0.0
         self._waiting: deque[Waiter] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._commit_seconds = commit_seconds
@@ -157,14 +161,29 @@ class AuditLog:
         waiter = Waiter(record, future, loop.time())
         self._waiting.append(waiter)
         if not self._gathered:
-            loop.call_soon(self._hand_over)
+            self._seen = 1
+            loop.call_soon(self._gather)
         self._gathered.append(waiter)
         if self._timer is None:
             self._timer = loop.call_later(self._commit_seconds, self._look)
         return future
 
+    def _gather(self) -> None:
+        """Wait another turn of the loop, or hand over. A commit costs as much as the work on dozens of records, so they
+        wait for each other as long as every turn brings more of them: a call by itself never does. A slow disk
+        gathers enough by itself.
+        """
+        gathered, seen = self._gathered, self._seen
+        self._seen = len(gathered)
+        if seen < self._seen < _HELD_RECORDS:
+            loop = self._loop or self._begin()
+            if loop.time() - gathered[0].since < _HELD_SECONDS - self._took:
+                loop.call_soon(self._gather)
+                return
+        self._hand_over()
+
     def _hand_over(self) -> None:
-        """Give the thread what this turn of the loop has gathered, as one batch."""
+        """Give the thread what has gathered, as one batch."""
         gathered, self._gathered = self._gathered, []
         self._mailbox.put(gathered)
 
@@ -223,6 +242,7 @@ class AuditLog:
 
     def committed(self, waiters: list[Waiter], done: Committed, seconds: float) -> None:
         self._overdue = False
+        self._took = seconds
         unfit = done.unfit
         for place, waiter in enumerate(waiters):
             self._waiting.popleft()
