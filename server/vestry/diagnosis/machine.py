@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 
 from vestry.diagnosis.findings import Finding, standing
-from vestry.models import compiler
+from vestry.models import children, compiler
 from vestry.open_files import allowed
 
 OLDEST_SQLITE = (3, 37, 0)
@@ -89,7 +89,7 @@ def disk(path: Path) -> Iterator[Finding]:
     if usage.free < LEAST_FREE:
         yield Finding("disk", "fail", said, "Free some: when the record cannot be written, nothing is served")
     elif usage.free < LITTLE_FREE:
-        yield Finding("disk", "warn", said, "Free some: an engine's environment and a small model take about 5 GiB")
+        yield Finding("disk", "warn", said, f"Free some. {children.ROOM}")
     else:
         yield Finding("disk", "ok", said)
 

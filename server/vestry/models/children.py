@@ -20,6 +20,7 @@ from vestry.models.journal import Journal
 KEEPER = Path(__file__).with_name("keeper.py")
 GRACE_SECONDS = 5.0
 REMEMBERED = 15
+ROOM = "An engine's environment and a small model take about 5 GiB, and with an NVIDIA GPU 13"
 
 
 def kept(argv: Sequence[str], grace: float) -> list[str]:
@@ -90,7 +91,7 @@ def _room(folder: Path, words: str) -> str:
     temporary = Path(os.environ.get("TMPDIR") or "/tmp")  # noqa: S108 - `tempfile` finds none where all disks are full
     folders = [each for each in (folder, temporary) if each.is_dir()]
     left = " and ".join(f"{shutil.disk_usage(each).free / (1 << 30):.1f} GiB at {each}" for each in folders)
-    return f"\nThere are {left} left. An engine's environment and a small model take about 5 GiB."
+    return f"\nThere are {left} left. {ROOM}."
 
 
 def _follow(output: IO[str] | None, journal: Journal, last: deque[str], on_line: Callable[[str], None] | None) -> None:
