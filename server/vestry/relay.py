@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from vestry.clock import STOOD_STILL_SECONDS
 from vestry.complaints import complaint
 from vestry.errors import EngineFailed, EngineTimeout, InvalidRequest, Refusal, Stopping
 from vestry.failing import CODES, Failing
@@ -46,6 +47,8 @@ class Relay:
         self._deadlines = deadlines
         self._active: set[_Attempt] = set()
         self._ticking = False
+        self._due = 0.0
+        self._stood_still = False
         self._failing = Failing()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -70,7 +73,7 @@ class Relay:
         self._active.add(attempt)
         if not self._ticking:
             self._ticking = True
-            loop.call_later(TICK_SECONDS, self._tick)
+            self._next_tick(loop)
         try:
             await attempt.run(engine, fresh=False)
             if attempt.error is not None and attempt.stale:
@@ -94,13 +97,21 @@ class Relay:
             self._active.discard(attempt)
 
     def _tick(self) -> None:
-        """One timer for the deadlines of all calls: cheaper than two timers a call."""
+        """One timer for the deadlines of all calls: cheaper than two timers a call. After a standstill of this process
+        (its machine was paused) it looks one tick later: what engines said meanwhile has to be read first.
+        """
         now = time.monotonic()
-        for attempt in list(self._active):
-            attempt.look(now)
+        self._stood_still = not self._stood_still and now - self._due > STOOD_STILL_SECONDS
+        if not self._stood_still:
+            for attempt in list(self._active):
+                attempt.look(now)
         self._ticking = bool(self._active)
         if self._ticking:
-            asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+            self._next_tick(asyncio.get_running_loop())
+
+    def _next_tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._due = time.monotonic() + TICK_SECONDS
+        loop.call_later(TICK_SECONDS, self._tick)
 
 
 class _Attempt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import tracemalloc
 from typing import Any
 
@@ -42,6 +43,26 @@ def test_silence_in_the_middle_is_a_timeout() -> None:
     assert bench.engine.wires[0].closed
     with pytest.raises(EngineTimeout):
         relayed(play, stream=False, idle_seconds=0.2)
+
+
+def test_a_relay_that_stood_still_reads_first_what_came_meanwhile() -> None:
+    """Its machine was paused for longer than an engine may be silent: the engine was not, and no answer is cut off."""
+
+    async def run() -> None:
+        bench = Bench(idle_seconds=0.3)
+        task = asyncio.ensure_future(bench.send())
+        wire = await bench.engine.wire()
+        await asyncio.sleep(0)
+        wire.head()
+        wire.data(SAID)
+        time.sleep(0.6)  # noqa: ASYNC251 - the process stands still
+        await asyncio.sleep(0.01)
+        for event in (LAST, COUNTED, DONE):
+            wire.data(event)
+        wire.end()
+        assert (await task).ending is Ending.COMPLETE
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])

@@ -13,7 +13,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from vestry.edge.clock import Clock
+from vestry.clock import Clock
 
 LINGER_SECONDS = 1.0
 LEAST_READ = 262_144

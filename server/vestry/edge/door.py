@@ -23,9 +23,9 @@ import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from vestry.clock import STOOD_STILL_SECONDS, Clock
 from vestry.edge.answered import Answered
 from vestry.edge.certificates import of_connection
-from vestry.edge.clock import STOOD_STILL_SECONDS, Clock
 from vestry.edge.cycle import Cycle
 from vestry.edge.doorkeeper import Rules
 from vestry.edge.heads import (

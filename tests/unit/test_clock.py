@@ -1,4 +1,4 @@
-"""The clock for what a client has to do."""
+"""The clock that does not count a standstill."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from vestry.edge import clock
-from vestry.edge.clock import Clock
+from vestry import clock
+from vestry.clock import Clock
 
 
 @pytest.mark.parametrize(("late", "times"), [(0.0, 1), (0.04, 1), (0.06, 2), (30.0, 2), (-0.3, 2)])

@@ -1,4 +1,4 @@
-"""A clock for what a client has to do."""
+"""A clock that does not count what this process stood still."""
 
 from __future__ import annotations
 
