@@ -207,7 +207,7 @@ def test_a_certificate_that_expires_on_an_open_connection_is_refused(house: Hous
     """The handshake was good; from the second on in which the certificate ends, calls on it are refused."""
     with client(house, site.context(site.clients.issue(TRIAGE, ends=2))) as http:
         assert http.get("/v1/models").status_code == 200
-        until(lambda: http.get("/v1/models").status_code == 401, seconds=4, what="the end of the certificate")
+        until(lambda: http.get("/v1/models").status_code == 401, seconds=15, what="the end of the certificate")
 
 
 def test_a_disabled_user_is_refused(house: House, site: Site) -> None:
@@ -217,9 +217,9 @@ def test_a_disabled_user_is_refused(house: House, site: Site) -> None:
     with client(house, site.context(site.clients.issue(name))) as http:
         assert http.get("/v1/models").status_code == 200
         keep(house, Kind.USER, name, {"disabled": True})
-        until(lambda: http.get("/v1/models").status_code == 401, seconds=2, what="the user to be refused")
+        until(lambda: http.get("/v1/models").status_code == 401, seconds=15, what="the user to be refused")
         keep(house, Kind.USER, name, {"models": ["other"]})
-        until(lambda: http.get("/v1/models").status_code == 200, seconds=2, what="the user to be let in")
+        until(lambda: http.get("/v1/models").status_code == 200, seconds=15, what="the user to be let in")
         assert [each["id"] for each in http.get("/v1/models").json()["data"]] == ["other"]
 
 
@@ -292,7 +292,7 @@ def test_a_revoked_certificate_is_refused(tmp_path: Path, engine: FakeEngine, si
             assert wire.closed()
         assert refused(house, site.context(good))
         site.put("clients.crl", site.clients.revoked(bad.serial))
-        until(lambda: not refused(house, site.context(good)), seconds=5, what="the shorter list")
+        until(lambda: not refused(house, site.context(good)), seconds=15, what="the shorter list")
         assert refused(house, site.context(bad))
 
 
@@ -306,12 +306,12 @@ def test_the_clients_of_a_revoked_authority_are_refused(tmp_path: Path, engine: 
     with made(tmp_path, engine, site.settings(client_crl=crl)) as house:
         assert asked(house, below).status_code == asked(house, beside).status_code == 200
         site.put("clients.crl", root.revoked(between.certificate.serial_number) + between.revoked())
-        until(lambda: refused(house, below), seconds=5, what="the list")
+        until(lambda: refused(house, below), seconds=15, what="the list")
         assert asked(house, beside).status_code == 200
         site.put("clients.crl", root.revoked() + between.revoked())
-        until(lambda: not refused(house, below), seconds=5, what="the shorter list")
+        until(lambda: not refused(house, below), seconds=15, what="the shorter list")
         site.put("clients.crl", between.revoked())
-        until(lambda: refused(house, below), seconds=5, what="the missing list")
+        until(lambda: refused(house, below), seconds=15, what="the missing list")
 
 
 def test_an_authority_without_a_list_is_named(
@@ -341,7 +341,7 @@ def test_a_handshake_that_a_revocation_overtakes_serves_one_call(
         Handshake(house.port, site.context(good)) as slow,
     ):
         site.put("clients.crl", site.clients.revoked(good.serial))
-        until(lambda: refused(house, site.context(good)), seconds=5, what="the list")
+        until(lambda: refused(house, site.context(good)), seconds=15, what="the list")
         slow.finish()
         assert b" 200 OK" in slow.ask(request("GET", "/v1/models"))
         assert slow.ask(request("GET", "/v1/models")) == b""
@@ -371,7 +371,7 @@ def test_a_list_that_is_half_written_leaves_the_old_one(
         assert asked(house, site.context(good)).status_code == 200
         assert refused(house, site.context(bad))
         crl.write_bytes(whole)
-        until(lambda: refused(house, site.context(good)), seconds=5, what="the whole list")
+        until(lambda: refused(house, site.context(good)), seconds=15, what="the whole list")
 
 
 LISTS: dict[str, Callable[[Clients], bytes]] = {

@@ -80,7 +80,7 @@ def test_a_client_leaves_a_stream(house: House, engine: FakeEngine, leave: Calla
         pass
     leave(wire)
     call = at_work(engine)
-    until(lambda: call.left_at, seconds=1, what="the engine to be left")
+    until(lambda: call.left_at, seconds=8, what="the engine to be left")
     outcome = only_outcome(house)
     assert (outcome["ending"], outcome["status"], outcome["code"]) == ("cancelled", 499, "client_closed_request")
     assert outcome["estimated"] is True
@@ -99,7 +99,7 @@ def test_a_client_leaves_before_the_first_byte(house: House, engine: FakeEngine,
     wire = asked(house, stream=stream)
     call = at_work(engine)
     wire.close()
-    until(lambda: call.left_at, seconds=1, what="the engine to be left")
+    until(lambda: call.left_at, seconds=8, what="the engine to be left")
     outcome = only_outcome(house)
     assert (outcome["ending"], outcome["completion_tokens"]) == ("cancelled", 0)
     assert 0 < outcome["prompt_tokens"] <= len(PROMPT)
@@ -114,7 +114,7 @@ def test_a_client_with_a_long_prompt_leaves(house: House, engine: FakeEngine) ->
     wire.send(chat_request(house.key, chat("long " * 100_000)))
     call = at_work(engine)
     wire.close()
-    until(lambda: call.left_at, seconds=1, what="the engine to be left")
+    until(lambda: call.left_at, seconds=8, what="the engine to be left")
     assert only_outcome(house)["ending"] == "cancelled"
 
 
@@ -125,7 +125,7 @@ def test_a_client_leaves_and_another_stays(house: House, engine: FakeEngine) -> 
         wire = asked(house, stream=True)
         until(lambda: len(engine.calls) == 2, what="both calls")
         wire.close()
-        until(lambda: any(call.left_at for call in engine.calls), seconds=1, what="the engine to be left")
+        until(lambda: any(call.left_at for call in engine.calls), seconds=8, what="the engine to be left")
         assert said(events(stays.answer().text)) == "".join(LONG)
     assert sorted(each["ending"] for each in house.records("outcome")) == ["cancelled", "complete"]
 
@@ -275,7 +275,7 @@ def test_a_reader_that_stops_is_dropped(tmp_path: Path) -> None:
     ):
         wire.send(chat_request(house.key, chat(stream=True)))
         call = at_work(engine)
-        until(lambda: call.left_at, seconds=3, what="the engine to be left")
+        until(lambda: call.left_at, seconds=8, what="the engine to be left")
         outcome = only_outcome(house)
         assert outcome["ending"] == "cancelled"
         assert 0 < outcome["completion_tokens"] < len(WIDE)
@@ -309,7 +309,7 @@ def test_many_leave_at_once(house: House, engine: FakeEngine) -> None:
     until(lambda: len(engine.calls) == 30, what="all calls")
     for wire in wires:
         wire.close()
-    until(lambda: all(call.left_at for call in engine.calls), seconds=2, what="the engine to be left by all")
+    until(lambda: all(call.left_at for call in engine.calls), seconds=8, what="the engine to be left by all")
     until(lambda: len(house.records("outcome")) == 30, what="all outcomes")
     for intent in house.records("intent"):
         assert outcome_of(house, intent["request_id"])["ending"] == "cancelled"

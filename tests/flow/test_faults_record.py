@@ -123,7 +123,7 @@ def test_a_record_that_hangs_is_no_record(house: House, engine: FakeEngine, disk
     disk.block()
     began = time.monotonic()
     assert refused(house.post(json=chat()))
-    assert 0.4 < time.monotonic() - began < 2
+    assert 0.4 < time.monotonic() - began < 10
     began = time.monotonic()
     assert refused(house.post(json=chat()))
     assert time.monotonic() - began < 0.4

@@ -44,7 +44,7 @@ def engine() -> Iterator[FakeEngine]:
 @pytest.fixture
 def server(tmp_path: Path, engine: FakeEngine) -> Iterator[ServerProcess]:
     """A running server."""
-    with ServerProcess(tmp_path, [engine], server={"drain_seconds": 4}) as server:
+    with ServerProcess(tmp_path, [engine], server={"drain_seconds": 40}) as server:
         server.start()
         yield server
 
@@ -52,7 +52,7 @@ def server(tmp_path: Path, engine: FakeEngine) -> Iterator[ServerProcess]:
 @pytest.fixture
 def started(tmp_path: Path, engine: FakeEngine) -> Iterator[ServerProcess]:
     """A running server, from the start of Python on."""
-    with ServerProcess(tmp_path, [engine], server={"drain_seconds": 4}) as server:
+    with ServerProcess(tmp_path, [engine], server={"drain_seconds": 40}) as server:
         server.forked = False
         server.start()
         yield server
@@ -111,7 +111,7 @@ def test_it_starts_says_where_it_is_and_stops_at_once(started: ServerProcess, nu
         server.signal(number)
         half.send(b"alhost\r\n\r\n")
         assert server.wait() == 0
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 15
     assert not note.exists()
     kinds = [each["type"] for each in log_of(server)]
     assert kinds[-1] == "server.stop"
@@ -263,6 +263,15 @@ def test_a_stop_under_load_fails_no_call(server: ServerProcess, engine: FakeEngi
     assert "Traceback" not in server.errors.read_text()
 
 
+def refused(port: int) -> bool:
+    """Whether nobody listens there any more."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 20).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 def test_streams_finish_while_readiness_is_false(server: ServerProcess, engine: FakeEngine) -> None:
     """A stream that runs when the signal comes runs to its end; meanwhile: not ready, alive, no new connections."""
     engine.behave(between_seconds=0.15)
@@ -274,8 +283,7 @@ def test_streams_finish_while_readiness_is_false(server: ServerProcess, engine: 
         ready = httpx.get(server.ops + "/readyz", verify=PLAIN)
         assert (ready.status_code, ready.json()["missing"]) == (503, {"server": "stopping"})
         assert httpx.get(server.ops + "/livez", verify=PLAIN).status_code == 200
-        with pytest.raises(httpx.ConnectError), server.client() as other:
-            other.get("/v1/models")
+        until(lambda: refused(server.port), what="the port to be closed")
         text = "\n".join([first, *lines, ""])
     assert said(events(text)) == CONTENT
     assert text.endswith("data: [DONE]\n\n")
@@ -294,8 +302,7 @@ def test_the_administration_stops_with_the_api(server: ServerProcess, engine: Fa
             next(lines)
             server.signal(signal.SIGTERM)
             until(lambda: not server.ready(), what="not ready")
-            with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", port))
+            until(lambda: refused(port), what="the port to be closed")
             half.send(b"alhost\r\n\r\n")
             assert half.rest().startswith(b"HTTP/1.1 401 ")
             assert httpx.get(server.ops + "/livez", verify=PLAIN).status_code == 200
@@ -349,7 +356,7 @@ def test_what_does_not_end_in_the_drain_time_is_cut_off(tmp_path: Path, engine: 
             with Endless(client, engine) as endless:
                 began = time.monotonic()
                 house.stop()
-                assert 0.4 < time.monotonic() - began < 4
+                assert 0.4 < time.monotonic() - began < 15
             endless.check(house.records())
 
 
@@ -395,7 +402,7 @@ def test_a_second_signal_does_not_wait(server: ServerProcess, engine: FakeEngine
         assert not endless.streaming.done()
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
-        assert time.monotonic() - began < 3.5
+        assert time.monotonic() - began < 15
     endless.check(log_of(server))
     assert "Traceback" not in server.errors.read_text()
 

@@ -150,7 +150,7 @@ def test_many_that_hang_end_together(tmp_path: Path, monkeypatch: pytest.MonkeyP
             stack.enter_context(each.accept()[0])  # of the server's own log; there is none of commands yet
         began = time.monotonic()
         house.stop()
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 15
 
 
 def test_all_are_ended_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

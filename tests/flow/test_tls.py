@@ -131,7 +131,7 @@ def test_a_client_that_leaves_over_tls_stops_the_engine(house: House, files: Fil
     with Wire(house.port, context=files.context()) as wire:
         wire.send(chat_request(house.key, chat(stream=True)))
         assert wire.line().startswith(b"HTTP/1.1 200")
-    until(lambda: engine.calls[0].left_at, seconds=1, what="the engine to be left")
+    until(lambda: engine.calls[0].left_at, seconds=8, what="the engine to be left")
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -167,7 +167,7 @@ def test_a_changed_certificate_serves_the_next_connection(house: House, files: F
         wire.send(chat_request(house.key, chat(stream=True)))
         until(lambda: engine.calls, what="the engine to be asked")
         after = files.issue()
-        until(lambda: serial(house, context) == after != before, seconds=5, what="the new certificate")
+        until(lambda: serial(house, context) == after != before, seconds=15, what="the new certificate")
         assert "data: [DONE]" in wire.answer().text
         wire.send(chat_request(house.key, chat()))
         assert wire.answer().status_code == 200
@@ -211,7 +211,7 @@ def test_files_that_do_not_fit_leave_the_old_ones(
     assert serial(house, context) == before
     assert served(house, context)
     after = files.issue()
-    until(lambda: serial(house, context) == after, seconds=5, what="the new certificate")
+    until(lambda: serial(house, context) == after, seconds=15, what="the new certificate")
     assert served(house, context)
 
 
@@ -261,7 +261,7 @@ def test_an_authority_that_was_taken_out_is_no_longer_trusted(tmp_path: Path, en
             assert isinstance(wire.socket, ssl.SSLSocket)
             session = wire.socket.session
         files.trust(newer)
-        until(lambda: served(house, new), seconds=5, what="the new authority")
+        until(lambda: served(house, new), seconds=15, what="the new authority")
         assert not served(house, old)
         assert not resumed(house, old, session)
 
@@ -293,12 +293,12 @@ def test_a_handshake_that_does_not_go_on_is_ended(
             assert served(house, files.context())
             began = time.monotonic()
             assert wire.closed()
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 10
         with Wire(house.port) as wire:
             wire.send(sent)
             began = time.monotonic()
             house.stop()
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_plain_bytes_at_the_tls_port_do_not_hang(house: House, files: Files, sen
     """Plain HTTP, or anything else that is no greeting: closed at once, without an answer in the clear."""
     with Wire(house.port) as wire:
         wire.send(sent)
-        assert wire.readable(2)
+        assert wire.readable(7)
         assert not wire.rest().startswith(b"HTTP")
     assert served(house, files.context())
 
