@@ -18,13 +18,13 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from vestry.clock import STOOD_STILL_SECONDS
 from vestry.complaints import complaint
 from vestry.errors import EngineFailed, EngineTimeout, InvalidRequest, Refusal, Stopping
 from vestry.failing import CODES, Failing
 from vestry.seams import Client, Engine, Pieces, Wire
 from vestry.settings.tree import Relay as Deadlines
 from vestry.sse import BrokenStream, EventStream, ReportedError, decode_answer, is_anothers
+from vestry.timer import STOOD_STILL_SECONDS
 from vestry.types import Call, Ending, Head, Outcome, Replica, Usage
 
 PATHS = {"chat.completions": "/v1/chat/completions", "completions": "/v1/completions"}

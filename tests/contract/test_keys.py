@@ -389,6 +389,24 @@ def test_who_asks_again_after_waiting_too_long_is_answered() -> None:
     asyncio.run(run(), debug=True)
 
 
+def test_a_server_that_stood_still_refuses_nobody_who_waits() -> None:
+    """A process that was paused for longer than anybody waits for a look-up has looked up nothing meanwhile."""
+
+    async def run() -> None:
+        directory = SlowDirectory()
+        secret, key = await directory.give()
+        keys = KeyCredentials(directory, directory, at_once=1, wait_seconds=0.5)
+        first = asyncio.create_task(ask(keys, mint()))
+        await asyncio.sleep(0)
+        waits = asyncio.create_task(ask(keys, secret))
+        await asyncio.sleep(0)
+        time.sleep(0.8)  # noqa: ASYNC251 - the process stands still
+        asyncio.get_running_loop().call_later(0.02, directory.let.set)
+        assert await asyncio.gather(first, waits) == [None, key.holder()]
+
+    asyncio.run(run())
+
+
 def test_one_damaged_key_spoils_no_other() -> None:
     """A key that is kept as no program has written it is refused; those that are looked up with it are let in."""
 

@@ -187,6 +187,22 @@ def test_deadlines_are_each_callers_own(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_log_that_stood_still_is_not_overdue(tmp_path: Path) -> None:
+    """A process that was paused for longer than a write may take wrote nothing meanwhile either: it refuses nobody."""
+    files = FaultyFiles()
+
+    async def run() -> None:
+        log = opened(tmp_path, files, commit_seconds=0.5)
+        held = await hung(log, files)
+        time.sleep(0.8)  # noqa: ASYNC251 - the process stands still
+        asyncio.get_running_loop().call_later(0.02, files.mend)
+        await held
+        assert log.healthy
+        await log.close()
+
+    asyncio.run(run())
+
+
 def test_the_queue_is_bounded(tmp_path: Path) -> None:
     """More callers than the queue holds are refused at once; those in it are served."""
     files, counts = FaultyFiles(), Counts()

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
 from typing import Generic, TypeVar
 
 from vestry.errors import KeysUnavailable
+from vestry.timer import Timer
 
 AT_ONCE = 8
 TOGETHER = 256
@@ -34,7 +35,7 @@ class Lookups(Generic[Asked, Found]):
     ) -> None:
         self._read, self._at_once, self._together, self._wait_seconds = read, at_once, together, wait_seconds
         self._asking: dict[Asked, asyncio.Future[Found | None]] = {}
-        self._waiting: deque[tuple[Asked, asyncio.Future[Found | None], asyncio.TimerHandle]] = deque()
+        self._waiting: deque[tuple[Asked, asyncio.Future[Found | None], Timer]] = deque()
         self._turns: set[asyncio.Task[None]] = set()
 
     async def answer(self, asked: Asked) -> Found | None:
@@ -46,7 +47,7 @@ class Lookups(Generic[Asked, Found]):
         if answer is None:
             loop = asyncio.get_running_loop()
             answer = self._asking[asked] = loop.create_future()
-            timer = loop.call_later(self._wait_seconds, self._tell, asked, KeysUnavailable())
+            timer = Timer(loop, self._wait_seconds, lambda: self._tell(asked, KeysUnavailable()))
             self._waiting.append((asked, answer, timer))
             if len(self._turns) < self._at_once:
                 turn = loop.create_task(self._take_turns())

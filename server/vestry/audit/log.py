@@ -31,6 +31,7 @@ from vestry.audit.store import SIGNING_SECONDS, Committed, Store
 from vestry.audit.writer import Abandoned, Mailbox, Waiter, Writer
 from vestry.errors import AuditUnavailable
 from vestry.seams import Record
+from vestry.timer import Timer
 from vestry.types import Ending
 
 _LOG = logging.getLogger("vestry.audit")
@@ -85,7 +86,7 @@ class AuditLog:
         self._seen = 0
         self._took = 0.0
         self._waiting: deque[Waiter] = deque()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._commit_seconds = commit_seconds
         self._capacity = capacity
         self._observer: Observer = observer or _Unobserved()
@@ -165,7 +166,7 @@ class AuditLog:
             loop.call_soon(self._gather)
         self._gathered.append(waiter)
         if self._timer is None:
-            self._timer = loop.call_later(self._commit_seconds, self._look)
+            self._timer = Timer(loop, self._commit_seconds, self._look)
         return future
 
     def _gather(self) -> None:
@@ -228,7 +229,7 @@ class AuditLog:
         for waiter in self._waiting:
             deadline = waiter.since + self._commit_seconds
             if deadline > now:
-                self._timer = loop.call_at(max(deadline, now + _LOOK_SECONDS), self._look)
+                self._timer = Timer(loop, max(deadline - now, _LOOK_SECONDS), self._look)
                 break
             if not waiter.future.done():
                 waiter.future.set_exception(AuditUnavailable())

@@ -13,7 +13,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from vestry.clock import Clock
+from vestry.timer import Timer
 
 LINGER_SECONDS = 1.0
 LEAST_READ = 262_144
@@ -34,7 +34,7 @@ class Answered(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, loop)
         self._reader_seconds = reader_seconds
-        self._slow: Clock | None = None
+        self._slow: Timer | None = None
         self._unread = 0
         self._on_leave: Callable[[], None] | None = None
         self._on_pause: Callable[[bool], None] | None = None
@@ -52,14 +52,14 @@ class Answered(HttpToolsProtocol):
         self._slow = None
         before, self._unread = self._unread, self.transport.get_write_buffer_size()
         if before - self._unread >= LEAST_READ:
-            self._slow = Clock(self.loop, self._reader_seconds, self._reader_late)
+            self._slow = Timer(self.loop, self._reader_seconds, self._reader_late)
         else:
             self.transport.abort()
 
     def pause_writing(self) -> None:
         super().pause_writing()
         self._unread = self.transport.get_write_buffer_size()
-        self._slow = Clock(self.loop, self._reader_seconds, self._reader_late)
+        self._slow = Timer(self.loop, self._reader_seconds, self._reader_late)
         if self._on_pause is not None:
             self._on_pause(True)
 

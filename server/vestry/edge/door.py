@@ -23,7 +23,6 @@ import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from vestry.clock import STOOD_STILL_SECONDS, Clock
 from vestry.edge.answered import Answered
 from vestry.edge.certificates import of_connection
 from vestry.edge.cycle import Cycle
@@ -40,6 +39,7 @@ from vestry.edge.heads import (
 )
 from vestry.edge.recurring import Recurring, recurring
 from vestry.errors import BodyTooLarge, HeadersTooLarge, MalformedRequest, Refusal, RequestTimeout
+from vestry.timer import STOOD_STILL_SECONDS, Timer
 from vestry.types import Certificate
 
 LAST_SECONDS = 0.2
@@ -81,7 +81,7 @@ class Door(Answered):
         super().__init__(config, server_state, app_state, loop, reader_seconds=rules.limits.reader_seconds)
         self._rules = rules
         self._limits = rules.limits
-        self._timer: Clock | None = None
+        self._timer: Timer | None = None
         self._fault: Refusal | None = None
         self._deaf = False
         self._in_head = False
@@ -121,7 +121,7 @@ class Door(Answered):
         if len(self.connections) > self._limits.connections:
             transport.abort()
             return
-        self._timer = Clock(self.loop, self._limits.header_seconds, self._head_late)
+        self._timer = Timer(self.loop, self._limits.header_seconds, self._head_late)
         if self._ending:
             self.shutdown()
 
@@ -320,7 +320,7 @@ class Door(Answered):
         left = self._idle_seconds - (0.0 if busy else time.monotonic() - self._idle_since)
         if left > 0.001:
             self.timeout_keep_alive_task = self.loop.call_later(left, self._look_if_idle)
-        elif left < -STOOD_STILL_SECONDS and not again:  # as `Clock` does
+        elif left < -STOOD_STILL_SECONDS and not again:  # as `Timer` does
             self.timeout_keep_alive_task = self.loop.call_later(LAST_SECONDS, self._look_if_idle, True)
         else:
             self.timeout_keep_alive_task = None
@@ -346,9 +346,9 @@ class Door(Answered):
     def _start_timer(self) -> None:
         """Give the head or the body that has begun to arrive its time, once."""
         if self._in_head:
-            self._timer = Clock(self.loop, self._limits.header_seconds, self._head_late)
+            self._timer = Timer(self.loop, self._limits.header_seconds, self._head_late)
         else:
-            self._timer = Clock(self.loop, self._limits.body_seconds, lambda: self._turn_away(RequestTimeout()))
+            self._timer = Timer(self.loop, self._limits.body_seconds, lambda: self._turn_away(RequestTimeout()))
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -1,4 +1,4 @@
-"""A clock that does not count what this process stood still."""
+"""A timer that does not count what this process stood still."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 STOOD_STILL_SECONDS = 0.05
 
 
-class Clock:
+class Timer:
     """Calls `over` after `seconds`, unless it is cancelled. Where this process stood still when they were over (its
     machine was paused) they are given once more: what a client sent meanwhile is still on its way, and it is not to
     blame.
