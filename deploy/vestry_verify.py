@@ -271,8 +271,9 @@ class Log:
 
     def __init__(self, home: str, origin: str, say: Callable[[str], None]) -> None:
         self.home, self.origin, self.say = home, origin, say
-        self.failures, self.trusted = 0, 0
+        self.failures = 0
         self.bad: int | None = None
+        self.trusted: set[int] = set()  # sizes at which a signed root is the one here
         self.size, self.pruned, self.beyond = 0, 0, 0
         self.known: dict[tuple[int, int], tuple[bytes, bytes]] = {}  # by records, and as the tile below has it
         self.gaps: list[tuple[int, int]] = []  # records whose bundles are missing
@@ -335,12 +336,13 @@ class Log:
         if inside:
             self.fail(f"The root at {size} ({what}) cannot be computed: records are missing.")
         elif found != root:
+            agreed = max((each for each in self.trusted if each < size), default=0)
             self.fail(
                 f"The {what} was signed with the root {root.hex()}; the first {size} records have {found.hex()}.",
-                self.trusted if self.bad is None else self.bad,
+                agreed if self.bad is None else self.bad,
             )
         else:
-            self.trusted = max(self.trusted, size)
+            self.trusted.add(size)
         return not inside and found == root
 
     # Records and the lowest tiles

@@ -374,6 +374,28 @@ def test_rewritten_and_signed_again(copy: Copy) -> None:
     assert first_bad(copy.report(*copy.log.checkpoints)) == {"server": 0}
 
 
+@pytest.mark.parametrize("size", [512, SIZE, SIZE + 6])
+def test_two_histories_of_one_size(copy: Copy, size: int) -> None:
+    """Kept checkpoints may be of a log that was rewritten, and of this one, with as many records: they part after the
+    last smaller one, whichever is given first.
+    """
+    key, smaller = copy.log.key, {512: 300, SIZE: 512, SIZE + 6: SIZE}
+    good = [*copy.log.checkpoints, key.sign(Checkpoint(key.public.name, SIZE + 6, copy.log.tree.root()).text())]
+    for filling in range(8):
+        other = key.sign(Checkpoint(key.public.name, size, bytes([filling]) * 32).text())
+        for kept in ([other, *good], [*good, other]):
+            report = copy.report(*kept)
+            assert (kinds(report), first_bad(report)) == ({"checkpoint-differs"}, {"server": smaller[size]})
+
+
+def test_the_root_of_a_rewritten_log_beside_a_kept_checkpoint_of_its_size(copy: Copy) -> None:
+    """The checkpoint in the copy was signed for another history than the records are of: they part before its end."""
+    key = copy.log.key
+    (copy.home / "checkpoint").write_text(key.sign(Checkpoint(key.public.name, SIZE, bytes(32)).text()))
+    report = copy.report(*copy.log.checkpoints)
+    assert (kinds(report), first_bad(report)) == ({"root"}, {"server": 512})
+
+
 def test_a_newer_checkpoint_covers_the_journal(copy: Copy) -> None:
     """A checkpoint kept outside may be newer than the copy's own: the journal has the records it covers."""
     kept = copy.log.key.sign(Checkpoint(copy.log.key.public.name, SIZE + 6, copy.log.tree.root()).text())

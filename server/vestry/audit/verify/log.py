@@ -46,7 +46,7 @@ class LogVerifier:
         self._tree, self._tiles = Frontier(), Frontier()
         self._whole = True
         self._matched = False
-        self._trusted = 0
+        self._trusted: set[int] = set()
         self._at: list[tuple[Checkpoint, bytes | None]] = []
         self._first_kept = 0
 
@@ -210,14 +210,14 @@ class LogVerifier:
         if head is None:
             return
         if self._matched:
-            self._trusted = max(self._trusted, head.size)
+            self._trusted.add(head.size)
             return
         if not self._whole:
             failing.fail(
                 "root", f"The root of {head.size} records cannot be computed: files are missing.", failing.first_bad
             )
             return
-        first = self._trusted if failing.first_bad is None else failing.first_bad
+        first = self._agreed(head.size) if failing.first_bad is None else failing.first_bad
         if self._tiles.root() == head.root:
             blame = "The tiles are those that were signed; the records are not."
         elif failing.first_bad is not None:
@@ -245,18 +245,22 @@ class LogVerifier:
                     "no tree of this size",
                 )
             elif root == other.root:
-                self._trusted = max(self._trusted, other.size)
+                self._trusted.add(other.size)
             else:
-                bad = self._findings.first_bad
+                bad, agreed = self._findings.first_bad, self._agreed(other.size)
                 self._findings.fail(
                     "checkpoint-differs",
                     f"A checkpoint of {other.size} records that was signed has another root than the first "
-                    f"{other.size} records here: what was signed then was changed, from {self._trusted} on.",
-                    self._trusted if bad is None else bad,
+                    f"{other.size} records here: what was signed then was changed, from {agreed} on.",
+                    agreed if bad is None else bad,
                     other.root.hex(),
                     root.hex(),
                 )
         self._at.clear()
+
+    def _agreed(self, size: int) -> int:
+        """Up to where a smaller checkpoint agrees: one of the same size, of another history, says nothing of this one."""
+        return max((each for each in self._trusted if each < size), default=0)
 
     def _agree(self, other: Checkpoint, tree: Frontier) -> None:
         self._at.append((other, tree.root() if self._whole else None))
