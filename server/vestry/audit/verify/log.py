@@ -259,7 +259,7 @@ class LogVerifier:
         self._at.clear()
 
     def _agreed(self, size: int) -> int:
-        """Up to where a smaller checkpoint agrees: one of the same size, of another history, says nothing of this one."""
+        """Up to where a smaller checkpoint agrees: one of this size, of another history, says nothing of this one."""
         return max((each for each in self._trusted if each < size), default=0)
 
     def _agree(self, other: Checkpoint, tree: Frontier) -> None:
