@@ -204,14 +204,28 @@ def test_an_export_that_is_told_to_end_leaves_nothing(
     assert (ignored.exit_code == 0) == (number == signal.SIGHUP)
 
 
-@pytest.mark.parametrize("command", ["audit show", "audit export", "audit status", "keys list", "check"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *["audit show", "audit export", "audit status", "audit index", "audit prune --dry-run", "audit prune"],
+        *["audit checkpoint --origin cli", "audit prove 0 --origin cli --output -", "keys list", "check"],
+    ],
+)
 def test_a_full_disk_under_the_output_is_told(cli: Cli, tmp_path: Path, command: str) -> None:
-    """A sentence, exit status 1."""
-    environment = {**clean(os.environ), **cli.variables}
+    """A sentence, exit status 1; and a pipe that nobody reads any more is no fault of the record."""
+    cli.ok("audit", "show", "--limit", "1")
+    cli.ok("audit", "checkpoint", "--origin", "cli")
+    environment = {**clean(os.environ), **cli.variables, "VESTRY_AUDIT__RETENTION__DAYS": "30"}
     with Path("/dev/full").open("w") as full, (tmp_path / "said").open("w") as said:
         process = forks.Child(["-m", "vestry", *command.split()], env=environment, stdout=full, stderr=said)
         assert process.wait(60) == 1
     assert (tmp_path / "said").read_text() == "Error: The output cannot be written: No space left on device.\n"
+    unread, pipe = os.pipe()
+    os.close(unread)
+    with os.fdopen(pipe, "w") as closed, (tmp_path / "said").open("w") as said:
+        process = forks.Child(["-m", "vestry", *command.split()], env=environment, stdout=closed, stderr=said)
+        assert process.wait(60) == 1
+    assert (tmp_path / "said").read_text() == ""
 
 
 def test_following(cli: Cli, served: tuple[ServerProcess, list[str]]) -> None:

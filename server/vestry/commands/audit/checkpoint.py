@@ -49,7 +49,8 @@ def command(config: Path | None, origin: str | None) -> None:
             _ask(home, reader, wanted)
         if not _covers(reader, wanted):
             raise click.ClickException(f"No checkpoint could be written to {home}.")
-        click.echo(reader.note() or "", nl=False)
+        note = reader.note() or ""
+    click.echo(note, nl=False)
 
 
 def _sign(settings: Settings, origin: str) -> None:

@@ -39,6 +39,6 @@ def command(
                         with progress.bar(f"indexing {name}", due) as bar:
                             index.grow(bar.advance)
                     said = f"{name}: {index.end} of {walker.end()} records are in {path}; the rest is read."
-                    click.echo(printable(said))
         except IndexUnusable as error:
             raise Unusable(f"{str(error)[0].upper()}{str(error)[1:]}.") from None
+        click.echo(printable(said))

@@ -52,16 +52,18 @@ def command(
         prover = Prover(directory / origin)
         found = _found(prover, which, kind)
         paths = _paths(found, origin, output)
-        for each, path in zip(found, paths, strict=True):
+    for each, path in zip(found, paths, strict=True):
+        with told():
             try:
                 proof = prover.prove(each).written()
             except ProofRefused as error:
                 raise click.ClickException(f"Record {each.index} cannot be proven: {error}. Verify the log.") from None
-            if path is None:
-                click.echo(proof, nl=False)
-            else:
+            if path is not None:
                 _write(path, proof)
-                click.echo(printable(f"{path}: record {each.index}, {each.type}, among {prover.head.size}"))
+        if path is None:
+            click.echo(proof, nl=False)
+        else:
+            click.echo(printable(f"{path}: record {each.index}, {each.type}, among {prover.head.size}"))
 
 
 def _write(path: Path, proof: str) -> None:

@@ -78,19 +78,23 @@ def command(config: Path | None, *, dry_run: bool, wanted: tuple[str, ...], dire
             )
         if unknown := [name for name in wanted if name not in logs]:
             raise click.UsageError(f"{where} has no log `{unknown[0]}`. It has: {', '.join(logs)}.")
-        refused = False
-        for origin in wanted or tuple(logs):
-            with told():
-                if dry_run:
-                    click.echo(_said(origin, plan(logs[origin], policy), "would be pruned"))
-                else:
-                    refused |= not _prune(settings, where, origin, policy)
+    refused = False
+    for origin in wanted or tuple(logs):
+        with told():
+            found = plan(logs[origin], policy) if dry_run else _prune(settings, where, origin, policy)
+        if found is None:
+            refused = True
+            continue
+        done = "would be pruned" if dry_run else "pruned"
+        click.echo(
+            f"{origin}: {found.records} records {done}; the log begins with record {found.minimum} then: {found.why}."
+        )
     if refused:
         raise click.exceptions.Exit(1)
 
 
-def _prune(settings: Settings, directory: Path, origin: str, policy: Policy) -> bool:
-    """Prune one log that the outside copies do not speak against, and let them have its checkpoint. False where
+def _prune(settings: Settings, directory: Path, origin: str, policy: Policy) -> Plan | None:
+    """Prune one log that the outside copies do not speak against, and let them have its checkpoint. None where
     somebody else holds it.
     """
     try:
@@ -105,7 +109,7 @@ def _prune(settings: Settings, directory: Path, origin: str, policy: Policy) -> 
         )
     except LogLocked as fault:
         click.echo(f"{origin}: not pruned. {fault} A server prunes its own log, once a day.", err=True)
-        return False
+        return None
     own = _Own(store)
     try:
         own.move_on(policy)
@@ -117,9 +121,4 @@ def _prune(settings: Settings, directory: Path, origin: str, policy: Policy) -> 
             store.close()
     copies.start()
     copies.close()
-    click.echo(_said(origin, found, "pruned"))
-    return True
-
-
-def _said(origin: str, found: Plan, done: str) -> str:
-    return f"{origin}: {found.records} records {done}; the log begins with record {found.minimum} then: {found.why}."
+    return found
