@@ -12,6 +12,7 @@ from fakes.engine import FakeEngine
 from support.certificates import Clients
 from support.house import House, chat, until
 from support.outcomes import content
+from support.wire import Wire, chat_request
 
 ANSWER = "The capital of France is Paris."
 
@@ -55,6 +56,22 @@ def test_a_long_answer_is_whole_though_its_connection_closes(tmp_path: Path) -> 
         engine.behave(words=("word " * 400_000,), close_when_done=True)
         for _ in range(10):
             assert len(content(house.post(json=chat()))) == 2_000_000
+
+
+def test_a_slow_reader_has_the_whole_stream_though_the_engine_has_closed(tmp_path: Path) -> None:
+    """What the engine has written by then waits for the client, as it does without TLS."""
+    authority, file = trustme.CA(), tmp_path / "engines.crt"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trust(file, authority)
+    with FakeEngine(tls=context) as engine, House(tmp_path / "state", [engine], relay={"ca": file}) as house:
+        engine.behave(words=("word " * 100,) * 2000, close_when_done=True)
+        with Wire(house.port, receive_buffer=4096) as slow:
+            slow.send(chat_request(house.key, chat(stream=True)))
+            until(lambda: engine.calls and engine.calls[0].finished, what="the end of the engine's answer")
+            assert slow.answer().text.endswith("data: [DONE]\n\n")
+        until(lambda: house.records("outcome"), what="the record")
+        assert house.records("outcome")[0]["ending"] == "complete"
 
 
 def test_the_same_authorities_are_trusted_with_every_python(tmp_path: Path) -> None:

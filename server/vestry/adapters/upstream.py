@@ -116,13 +116,15 @@ class Upstream:
         return await self._to(addresses[-1])
 
     async def _to(self, address: str) -> Connection:
-        _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: Connection(self),
-            address,
-            self._port,
-            ssl=self._tls() if self._tls else None,
-            server_hostname=self._host if self._tls else None,
-        )
+        loop, context = asyncio.get_running_loop(), self._tls() if self._tls else None
+        below, connection = await loop.create_connection(lambda: Connection(self), address, self._port)
+        if context is not None:
+            try:
+                above = await loop.start_tls(below, connection, context, server_hostname=self._host)
+            except BaseException:  # cancelled before it begins, it would leave the connection open
+                below.abort()
+                raise
+            connection.secured(above)
         return connection
 
     def give_back(self, connection: Connection, *, reusable: bool) -> None:
@@ -152,6 +154,7 @@ class Connection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport  # from connection_made on, which comes before everything else
+        self._below: asyncio.Transport  # the same, or what TLS reads from
         self._content_type = b""
         self._framing = 0
         self._heard = self._long = False
@@ -195,15 +198,19 @@ class Connection(asyncio.Protocol):
         if not self.usable:
             return
         self._paused = paused
-        if paused:
-            self._transport.pause_reading()
+        if paused:  # below TLS: there uvloop goes on reading, and drops what it has if the end comes meanwhile
+            self._below.pause_reading()
         else:
-            self._transport.resume_reading()
+            self._below.resume_reading()
 
     # asyncio.Protocol ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
+        self._transport = self._below = transport  # type: ignore[assignment]
+
+    def secured(self, transport: asyncio.Transport | None) -> None:
+        """What is sent goes through this one from now on, which speaks TLS."""
+        self._transport = transport  # type: ignore[assignment]  # None is for a connection that is lost before
 
     def data_received(self, data: bytes) -> None:
         if self._exchange is None:
@@ -217,13 +224,13 @@ class Connection(asyncio.Protocol):
             self._fail("the engine's answer is not HTTP")
         if self._framing > MAX_FRAMING:
             self._fail("the engine's headers are too long")
-        if len(data) >= MUCH and not self._paused and self.usable and not self._transport.get_extra_info("sslcontext"):
-            self._transport.pause_reading()  # with TLS uvloop drops what is left to read if the end comes in between
+        if len(data) >= MUCH and not self._paused and self.usable:
+            self._below.pause_reading()
             asyncio.get_running_loop().call_soon(self._go_on)
 
     def _go_on(self) -> None:
         if not self._paused and self.usable:
-            self._transport.resume_reading()
+            self._below.resume_reading()
 
     def eof_received(self) -> None:
         return None
