@@ -6,6 +6,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,10 @@ class Files:
         self.issue()
         self.trust(self.client_authority)
 
-    def issue(self) -> int:
-        """A new certificate; its serial number."""
-        made = self.authority.issue_cert("localhost")
+    def issue(self, *, begins_days: float = -1) -> int:
+        """A new certificate, valid for a month from so many days from now; its serial number."""
+        begins = datetime.now(UTC) + timedelta(days=begins_days)
+        made = self.authority.issue_cert("localhost", not_before=begins, not_after=begins + timedelta(days=30))
         replace(self.key, made.private_key_pem.bytes())
         replace(self.certificate, b"".join(each.bytes() for each in made.cert_chain_pems))
         return x509.load_pem_x509_certificate(made.cert_chain_pems[0].bytes()).serial_number
@@ -198,7 +200,17 @@ def locked(files: Files) -> None:
     replace(files.key, key.private_bytes(*form, how))
 
 
-@pytest.mark.parametrize("spoil", [mismatched, garbled, missing, locked])
+def early(files: Files) -> None:
+    """A certificate that is good from tomorrow on."""
+    files.issue(begins_days=1)
+
+
+def late(files: Files) -> None:
+    """One that was good until yesterday."""
+    files.issue(begins_days=-31)
+
+
+@pytest.mark.parametrize("spoil", [mismatched, garbled, missing, locked, early, late])
 def test_files_that_do_not_fit_leave_the_old_ones(
     house: House, files: Files, spoil: Callable[[Files], None], caplog: pytest.LogCaptureFixture
 ) -> None:

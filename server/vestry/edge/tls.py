@@ -7,7 +7,7 @@ import contextlib
 import logging
 import ssl
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
@@ -50,6 +50,9 @@ class Certificates:
         context.verify_mode = VERIFY[tls.client_certificates]
         with _named(tls.certificate, tls.key):
             context.load_cert_chain(tls.certificate, tls.key, password="")  # never asks at a terminal
+            begins, ends = validity(tls.certificate)
+            if not begins <= datetime.now(UTC) < ends:  # no client would connect, and no alert tells of a new one
+                raise ValueError(f"the certificate is valid from {begins:%Y-%m-%d %H:%M} to {ends:%Y-%m-%d %H:%M} UTC")
         for file in (tls.client_ca, tls.client_crl):
             if file is not None:
                 with _named(file):
@@ -61,7 +64,7 @@ class Certificates:
                 lists = revocation_lists(tls.client_crl)
         if lists is not None and (unlisted := _unlisted(context, lists)):  # a handshake that fails only the client sees
             log.warning("`client_crl` has no list of these, so clients below them are refused: %s", unlisted)
-        return context, _between(*validity(tls.certificate)), _first_to_end(lists or ())
+        return context, _between(begins, ends), _first_to_end(lists or ())
 
     def _choose(self, connection: ssl.SSLObject, _name: str | None, _first: ssl.SSLContext) -> None:
         """Called in every handshake, with a server name or without (SSL_CTX_set_tlsext_servername_callback(3))."""
