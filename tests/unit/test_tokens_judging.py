@@ -60,7 +60,10 @@ HELD = Certificate("t" * 43, (), 0, 1)
     ("changed", "said", "typ", "why"),
     [
         ({"access_tokens_only": True}, FULL, "jwt", "typ"),
-        ({"access_tokens_only": True}, {"client_id": "app"}, "at+jwt", "claim"),
+        ({"access_tokens_only": True}, {"client_id": "app"}, "at+jwt", "Missing claim: 'jti'"),
+        ({}, {"aud": "other"}, "jwt", "'aud'"),
+        ({}, {"iat": int(time.time()) + 3600, "exp": int(time.time()) + 3600}, "jwt", "issued in the future"),
+        ({}, {"exp": int(time.time()) - 3600}, "jwt", "expired"),
         ({}, {"at_hash": "x"}, "jwt", "ID token"),
         ({}, {"typ": "Refresh"}, "jwt", "ID token"),
         ({"clients": frozenset({"app"})}, {"azp": "other"}, "jwt", "client"),

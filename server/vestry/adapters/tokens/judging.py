@@ -65,7 +65,8 @@ def _registered(rules: IssuerRules, claims: dict[str, Any], now: float) -> None:
     try:
         registry.validate(claims)
     except (JoseError, ValueError, TypeError) as error:
-        raise BadToken(f"a claim is not acceptable ({type(error).__name__})") from None
+        why = getattr(error, "description", type(error).__name__)  # joserfc's words, and nothing of what was claimed
+        raise BadToken(f"a claim is not acceptable ({why})") from None
     if claims["exp"] <= now - rules.leeway_seconds:
         raise BadToken("it has expired")
     if claims["exp"] > now + rules.greatest_age_seconds + rules.leeway_seconds:
