@@ -24,6 +24,12 @@ def read(text: str) -> Address | None:
         return None
 
 
+def plain(text: str) -> str | None:
+    """The text of the address that a text is, as `read` has it: each address has one. None for what is none."""
+    found = read(text)
+    return None if found is None else str(found)
+
+
 def network(text: str) -> Network:
     """The network that a text is, be it an address; one of IPv4 written as IPv6 is itself, since that is what addresses
     are compared as. Raises ValueError.

@@ -171,10 +171,8 @@ class Arrival:
             address = hop.strip()
             if ported := PORTED.fullmatch(address):
                 address = ported[1] or ported[2]
-            if len(address) > MAX_ADDRESS or addresses.read(address) is None:
-                return ""
-            peer = address
-            if not self._trusts(address):
+            peer = addresses.plain(address) or "" if len(address) <= MAX_ADDRESS else ""
+            if not self._trusts(peer):
                 break
         return peer
 

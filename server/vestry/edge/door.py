@@ -23,6 +23,7 @@ import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from vestry import addresses
 from vestry.edge.answered import Answered
 from vestry.edge.certificates import of_connection
 from vestry.edge.cycle import Cycle
@@ -107,8 +108,8 @@ class Door(Answered):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._rules.keeper.connections(+1)
-        if self.client is not None and "." in self.client[0]:  # a socket of IPv6 shows one of IPv4 so
-            self.client = self.client[0].removeprefix("::ffff:"), self.client[1]
+        if self.client is not None and (host := addresses.plain(self.client[0])):
+            self.client = host, self.client[1]
         self._common = {
             "type": "http",
             "asgi": ASGI,
