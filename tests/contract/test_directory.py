@@ -573,7 +573,7 @@ def test_what_cannot_be_read_refuses_and_recovers(stand: Stand) -> None:
         ]
         for way in ways:
             for side in (pair.mine, pair.theirs):
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(10):
                     with pytest.raises(KeysUnavailable):
                         await way(side)
         stand.mend()

@@ -15,7 +15,7 @@ from vestry.seams import Exchange, Pieces
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
 
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     """Wait until the condition holds. Raises TimeoutError after so many seconds."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - tests look at what has no event to wait for

@@ -56,7 +56,7 @@ class Bench:
         """Send, and let the engine play its part."""
         task = asyncio.ensure_future(self.send())
         play(await self.engine.wire())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             return await task
 
 

@@ -98,7 +98,7 @@ async def ask(engine: Upstream, **options: Any) -> tuple[Heard, Connection]:
     """One request, to its end."""
     heard = Heard()
     wire = await engine.send("POST", "/v1/x", (b"{}",), heard, **options)
-    await asyncio.wait_for(heard.over.wait(), 5)
+    await asyncio.wait_for(heard.over.wait(), 20)
     return heard, wire
 
 

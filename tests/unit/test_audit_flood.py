@@ -110,7 +110,7 @@ def test_a_flood_becomes_a_summary() -> None:
         log = RefusalLog(journal, records, Flood(each=3))
         await asyncio.gather(*(log.append(refusal(records, number)) for number in range(500)))
         assert len(journal.of("refusal")) == 3
-        await until(lambda: journal.of("refusals.summary"), seconds=5)
+        await until(lambda: journal.of("refusals.summary"), seconds=20)
         (summary,) = journal.of("refusals.summary")
         assert summary["counts"] == [{"who": "10.1.2.3", "code": "invalid_api_key", "count": 497}]
         await log.append(refusal(records))
@@ -161,9 +161,9 @@ def test_a_summary_that_failed_comes_again() -> None:
         log = RefusalLog(journal, records, Flood(each=0))
         await log.append(refusal(records))
         journal.fail()
-        await until(lambda: not journal.healthy, seconds=5)
+        await until(lambda: not journal.healthy, seconds=20)
         journal.mend()
-        await until(lambda: journal.of("refusals.summary"), seconds=5)
+        await until(lambda: journal.of("refusals.summary"), seconds=20)
         await log.close()
         assert [record["total"] for record in journal.records] == [1]
 

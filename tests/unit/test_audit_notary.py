@@ -391,7 +391,7 @@ def test_the_event_loop_is_not_kept_waiting(tmp_path: Path) -> None:
         await log.append(intent("first"))
         log.checkpoint()
         for number in range(20):
-            await asyncio.wait_for(log.append(intent(f"call-{number}")), 5)
+            await asyncio.wait_for(log.append(intent(f"call-{number}")), 20)
         assert log.healthy
         released.set()
         await log.close()

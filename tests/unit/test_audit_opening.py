@@ -529,7 +529,7 @@ def test_a_command_gives_up(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(LogLocked, match="Another process"):
         append(tmp_path, key_event(), wait_seconds=0.1)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     store.close()
 
 

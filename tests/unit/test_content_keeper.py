@@ -132,7 +132,7 @@ async def test_a_write_that_hangs_is_no_write(tmp_path: Path) -> None:
         began = time.monotonic()
         with pytest.raises(AuditUnavailable):
             await kept.keep(context(), FULL, text())
-        assert 0.15 < time.monotonic() - began < 1
+        assert 0.15 < time.monotonic() - began < 10
         assert not kept.healthy
         files.mend()
         await until(lambda: kept.healthy)

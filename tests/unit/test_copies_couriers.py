@@ -78,13 +78,13 @@ def test_one_that_hangs_holds_up_nobody(tmp_path: Path) -> None:
         note = log.grow(size)
         before = time.monotonic()
         couriers.checkpointed(note, log.head)
-        assert time.monotonic() - before < 0.1
+        assert time.monotonic() - before < 5
     well.wait_for(*range(1, 21))
     until(lambda: len(list((log.home / "spool" / "hanging").glob("*.checkpoint"))) == 20, what="the spool")
     assert hanging.items == []
     closing = time.monotonic()
     couriers.close(0.3)
-    assert time.monotonic() - closing < 2, "a stop does not wait for it"
+    assert time.monotonic() - closing < 10, "a stop does not wait for it"
     released.set()
     assert time.monotonic() - began < 15
 

@@ -178,7 +178,7 @@ def test_one_that_hangs_has_a_deadline(tmp_path: Path, ca: Path, talk: Callable[
         began = time.monotonic()
         with pytest.raises(Undelivered, match=r"did not answer within 0\.5 s"):
             SyslogSink("siem", Peer("localhost", port, 0.5, ca=ca)).deliver(item(log, 1))
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
 
 
 def test_one_that_does_not_close(tmp_path: Path, ca: Path) -> None:

@@ -205,7 +205,7 @@ def test_answers_that_are_none(tmp_path: Path, fault: Callable[[BaseHTTPRequestH
         began = time.monotonic()
         with pytest.raises(Undelivered, match=sentence) as raised:
             sink_of(log, witness, seconds=0.5).deliver(Item("checkpoint", log.grow(3)))
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
         assert "\x1b" not in str(raised.value)
         assert not (log.home / "cosigned").exists()
 

@@ -465,7 +465,7 @@ def test_a_locked_store_refuses_soon_and_recovers(keys: OpenKeys, office: Keys, 
         began = time.monotonic()
         assert "locked" in refused(keys, key)
         assert "locked" in refused(keys, key)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 8
         other.execute("COMMIT")
     until(lambda: found(keys, key), what="recovery")
 
@@ -476,7 +476,7 @@ class Belated(SqlDirectory):
     async def _begin(self) -> AsyncConnection:
         connection = await super()._begin()
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.sleep(5)
+            await asyncio.sleep(60)
         return connection
 
 
@@ -491,7 +491,7 @@ def test_a_transaction_that_nobody_waits_for_any_more_is_given_back(office: Keys
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             await revoked(sqlite_directory(path, PEPPER))
         await belated.close()
 

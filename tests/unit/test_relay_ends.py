@@ -86,7 +86,7 @@ def test_an_answer_that_never_ends_is_a_timeout(stream: bool) -> None:
             with pytest.raises(EngineTimeout):
                 await task
 
-    asyncio.run(asyncio.wait_for(run(), 5))
+    asyncio.run(asyncio.wait_for(run(), 20))
 
 
 def test_a_client_that_reads_slowly_stops_the_clock() -> None:
@@ -104,7 +104,7 @@ def test_a_client_that_reads_slowly_stops_the_clock() -> None:
         assert not task.done()
         bench.client.read_slowly(False)
         assert wire.pauses == [True, False]
-        outcome = await asyncio.wait_for(task, 5)
+        outcome = await asyncio.wait_for(task, 20)
         assert outcome.code == "engine_timeout"
 
     asyncio.run(run())
@@ -196,7 +196,7 @@ def test_deadlines_are_looked_at_as_long_as_there_are_calls() -> None:
             first = asyncio.ensure_future(bench.send())
             await bench.engine.wire(number)
             with pytest.raises(EngineTimeout):
-                await asyncio.wait_for(first, 5)
+                await asyncio.wait_for(first, 20)
             await asyncio.sleep(0.15)
 
     asyncio.run(run())
@@ -244,7 +244,7 @@ def test_a_client_that_leaves_while_a_stale_connection_is_replaced_stops_the_eng
         await asyncio.sleep(0.01)
         bench.client.go()
         connected.set()
-        outcome = await asyncio.wait_for(task, 5)
+        outcome = await asyncio.wait_for(task, 20)
         assert outcome.ending is Ending.CANCELLED
         assert outcome.usage == Usage(10, 0, estimated=True)
         assert bench.engine.wires[1].closed
@@ -280,7 +280,7 @@ def test_a_call_that_is_cut_off_as_its_connection_turns_out_stale_is_not_sent_ag
         wire.drop_stale()
         task.cancel()
         with pytest.raises(Stopping):
-            await asyncio.wait_for(task, 5)
+            await asyncio.wait_for(task, 20)
         assert len(bench.engine.wires) == 1
 
     asyncio.run(run())

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from fakes.calls import head
 from fakes.directory import FakeDirectory
+from support.loops import until
 from vestry import standing
 from vestry.adapters.directory.faults import DamageFault, DirectoryFault
 from vestry.adapters.directory.rows import NO_OBJECT
@@ -214,12 +215,13 @@ def test_no_fault_ends_the_reading(
         await directory.write(Kind.TENANT, "", "radiology", {})
         with caplog.at_level(logging.WARNING):
             task = asyncio.create_task(house.run())
+            await until(lambda: house.outdated)
             await asyncio.sleep(0.1)
         assert (len(placed), house.outdated, task.done()) == (1, True, False)
         assert len([each for each in caplog.records if (getattr(fault, "why", "") or str(fault)) in each.message]) == 1
         directory.fault = None
         await directory.write(Kind.TENANT, "", "oncology", {})
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while len(placed) < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert (set(placed[1].tenants), house.outdated) == ({"default", "radiology", "oncology"}, False)
@@ -242,7 +244,7 @@ def test_a_directory_that_cannot_be_read_is_asked_again(monkeypatch: pytest.Monk
         await asyncio.sleep(0.05)
         assert placed == []
         directory.broken = False
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not placed:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         task.cancel()

@@ -95,7 +95,7 @@ def test_bytes_on_an_idle_connection_close_it() -> None:
         async with serving(script) as server:
             engine = pool(server.port)
             await ask(engine)
-            await asyncio.wait_for(gone.wait(), 5)
+            await asyncio.wait_for(gone.wait(), 20)
             await ask(engine)
             assert engine.opened == 2
 
@@ -235,9 +235,9 @@ def test_a_used_connection_that_hangs_is_not_stale() -> None:
             await ask(engine)
             heard = Heard()
             wire = await engine.send("POST", "/v1/x", (b"{}",), heard)
-            await asyncio.wait_for(asked.wait(), 5)
+            await asyncio.wait_for(asked.wait(), 20)
             wire.close()
-            await asyncio.wait_for(left.wait(), 5)
+            await asyncio.wait_for(left.wait(), 20)
             await asyncio.sleep(0.01)
             assert not wire.stale
             assert not heard.over.is_set(), "whoever closes hears nothing more"
@@ -348,7 +348,7 @@ def test_reading_pauses_and_goes_on() -> None:
             assert not sent.is_set()
             wire.pause(False)
             wire.pause(False)
-            await asyncio.wait_for(heard.over.wait(), 5)
+            await asyncio.wait_for(heard.over.wait(), 20)
             assert len(heard.body) == size
             wire.close()
             wire.pause(True)
@@ -392,7 +392,7 @@ def test_much_at_once_leaves_others_their_turn() -> None:
                 await asyncio.sleep(0)
             assert len(heard.body) == read
             wire.pause(False)
-            await asyncio.wait_for(heard.over.wait(), 5)
+            await asyncio.wait_for(heard.over.wait(), 20)
             await sending
         assert (len(heard.body), heard.error) == (size, None)
         assert max(turns) <= 262_144
@@ -414,7 +414,7 @@ def test_a_connection_that_was_paused_at_its_end_is_not_used_again() -> None:
 
             heard = Pausing()
             wire = await engine.send("POST", "/v1/x", (b"{}",), heard)
-            await asyncio.wait_for(heard.over.wait(), 5)
+            await asyncio.wait_for(heard.over.wait(), 20)
             assert (await ask(engine))[0].body == b"ok"
             assert engine.opened == 2
 

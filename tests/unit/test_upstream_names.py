@@ -74,7 +74,7 @@ def test_a_name_that_is_not_answered_for_is_asked_once_for_all_who_wait(monkeypa
         await ask(engine, fresh=True)
         assert resolver.asked == 2
 
-    run(monkeypatch, main, connect_seconds=0.1)
+    run(monkeypatch, main, connect_seconds=0.3)
 
 
 @pytest.mark.parametrize("outage", [None, socket.gaierror(socket.EAI_AGAIN, "again")], ids=["hangs", "fails"])
@@ -90,7 +90,7 @@ def test_an_outage_of_the_resolver_takes_no_engine_out(monkeypatch: pytest.Monke
         monkeypatch.setattr(names, "KNOWN_SECONDS", 0)
         assert await why(engine) in {"its name is not resolved in time", "its name has no address"}
 
-    run(monkeypatch, main, connect_seconds=0.3)
+    run(monkeypatch, main, connect_seconds=0.8)
 
 
 @pytest.mark.parametrize(
