@@ -136,7 +136,7 @@ def test_a_stream_cancelled_midway_is_no_alarm(tmp_path: Path, engine: FakeEngin
         house.post(json=chat(stream=True))
         engine.behave(die_after=None, first_seconds=5.0)
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(url, json=chat(), headers=headers, verify=PLAIN, timeout=0.3)
+            httpx.post(url, json=chat(), headers=headers, verify=PLAIN, timeout=httpx.Timeout(20, read=0.3))
         engine.behave(first_seconds=0.0)
         until(lambda: len(house.records("outcome")) == 3, what="the outcomes")
         assert all("engine_work" in record for record in house.records("outcome"))
