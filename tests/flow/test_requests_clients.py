@@ -107,7 +107,7 @@ class Hesitant(httpx.HTTPTransport):
 
         def slowly() -> Iterator[bytes]:
             yield body[: len(body) // 2]
-            self.over.wait(5)
+            self.over.wait(20)
             yield body[len(body) // 2 :]
 
         return super().handle_request(
@@ -119,9 +119,14 @@ def test_a_request_that_did_not_arrive_is_not_tried_again(engine: FakeEngine, tm
     """408 says not to retry: a client that sends too slowly does not come back three times by itself."""
     with House(tmp_path, [engine], door={"body_seconds": 0.3}) as house:
         transport = Hesitant()
+
+        def go_on() -> None:
+            until(lambda: house.records("refusal"), what="the refusal")
+            transport.over.set()
+
         http = httpx.Client(transport=transport)
         with house.client(max_retries=2, http_client=http) as client:
-            threading.Timer(0.7, transport.over.set).start()
+            threading.Thread(target=go_on).start()
             with pytest.raises(openai.APIStatusError) as caught:
                 client.chat.completions.create(model="small", messages=MESSAGES)
         assert (caught.value.status_code, caught.value.code) == (408, "request_timeout")
