@@ -319,6 +319,7 @@ class Log:
         for found in [*self.bundles(), self.size // 256]:
             if found > group:
                 self.gaps.append((group * 256, found * 256))
+                self.open = {}  # their outcomes may be in what is missing
             if found * 256 < self.size:
                 self.group(found)
             group = found + 1
@@ -699,9 +700,10 @@ class House:
         if log.failures:
             before = self.bad.get(origin)
             self.bad[origin] = log.bad if before is None else before
+        kept = max((end for start, end in log.gaps if start == 0 or end <= log.pruned), default=0)
         self.say(
             f"{origin}: {'FAILED' if origin in self.bad else 'ok'}; {log.size} records, {log.beyond} beyond the "
-            f"checkpoint, those below {log.gaps[0][1] if log.gaps else 0} not here; {len(log.open)} intents open"
+            f"checkpoint, those below {kept} not here; {len(log.open)} intents open"
             + ("" if log.bad is None else f"; first bad index {log.bad}")
         )
         for name in list(log.open)[:20]:

@@ -448,6 +448,30 @@ def pruned(folder: Path, minimum: int) -> tuple[House, Log]:
     return house, log
 
 
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_copy_that_was_taken_while_records_went(tmp_path: Path, allowed: bool) -> None:
+    """Of what was pruned meanwhile some may be there, with a hole behind it: a call whose outcome went is none that a
+    restart left open, and the log is kept from where all of it is there. A hole that no pruning allows is told alone.
+    """
+    house = House(tmp_path / "audit")
+    log = house.log("server", 1500)
+    log.add([{"type": "outcome", "request_id": f"req_{749:032x}"}, {"type": "server.start", "origins": ["server"]}])
+    copied(log.home / "tile", tmp_path / "tile")
+    log.prune(1024 if allowed else 768)
+    if not allowed:
+        bundle_of(log.home, 768).unlink()
+    for path in (tile_path("entries", 2), tile_path(0, 2)):
+        shutil.copy(tmp_path / path, log.home / path)
+    report = both(house.directory, house.key)
+    assert report is not None
+    assert kinds(report) == (set() if allowed else {"bundle-missing"})
+    assert first_bad(report) == ({} if allowed else {"server": 768})
+    assert report.logs[0].first_kept == (1024 if allowed else 512)
+    assert asked(str(house.directory), "--public-key", str(house.key))[1].count(
+        f"those below {report.logs[0].first_kept} not here"
+    )
+
+
 def test_what_was_pruned_by_a_record_may_be_missing(tmp_path: Path) -> None:
     """Proofs and roots of what is kept stay good; checkpoints from before the kept part cannot be compared any more."""
     house, log = pruned(tmp_path, 768)

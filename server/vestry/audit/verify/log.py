@@ -49,6 +49,7 @@ class LogVerifier:
         self._trusted: set[int] = set()
         self._at: list[tuple[Checkpoint, bytes | None]] = []
         self._first_kept = 0
+        self._gaps: list[int] = []
 
     def run(self) -> LogReport:
         """The verdict. Reads the log once."""
@@ -66,7 +67,9 @@ class LogVerifier:
         self._matched = self._head is not None and self._whole and self._tree.root() == self._head.root
         self._compare_others()
         self._compare_root()
-        self._findings.judge_holes(self.chronicle.pruned if self._matched else 0)
+        pruned = self.chronicle.pruned if self._matched else 0
+        self._findings.judge_holes(pruned)
+        self._first_kept = max(self._first_kept, *(each for each in self._gaps if each <= pruned), 0)
         beyond = self._beyond()
         self._rolled_back()
         return self._report(beyond)
@@ -131,8 +134,10 @@ class LogVerifier:
         if group == until:
             return
         self._findings.missing("bundle", self._home / tile_path("entries", group), group * WIDTH, until * WIDTH)
+        self.chronicle.open.clear()  # their outcomes may be in what is missing
         if group == 0:
             self._first_kept = until * WIDTH
+        self._gaps.append(until * WIDTH)
         self._bridge(group, until)
         self._progress((until - group) * WIDTH, self._origin)
 
