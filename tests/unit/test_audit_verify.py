@@ -472,6 +472,19 @@ def test_a_copy_that_was_taken_while_records_went(tmp_path: Path, allowed: bool)
     )
 
 
+def test_a_copy_without_its_last_bundle(tmp_path: Path) -> None:
+    """As one that was taken while the server wrote: that is all it is told of, and not of a call whose outcome was in
+    that bundle, though the server started again behind it.
+    """
+    house = House(tmp_path / "audit")
+    log = house.log("server", 300)
+    log.add([{"type": "outcome", "request_id": f"req_{149:032x}"}, {"type": "server.start", "origins": ["server"]}])
+    bundle_of(log.home, 299).unlink()
+    report = both(house.directory, house.key)
+    assert report is not None
+    assert (kinds(report), first_bad(report)) == ({"bundle-missing"}, {"server": 256})
+
+
 def test_what_was_pruned_by_a_record_may_be_missing(tmp_path: Path) -> None:
     """Proofs and roots of what is kept stay good; checkpoints from before the kept part cannot be compared any more."""
     house, log = pruned(tmp_path, 768)
