@@ -314,6 +314,14 @@ def test_the_clients_of_a_revoked_authority_are_refused(tmp_path: Path, engine: 
         until(lambda: refused(house, below), seconds=15, what="the missing list")
 
 
+def test_an_issuing_authority_may_be_trusted_without_its_root(tmp_path: Path, engine: FakeEngine, site: Site) -> None:
+    """Whom it has signed gets in, and nobody else of the root's."""
+    root, ward = site.clients, Clients("Ward", site.clients)
+    with made(tmp_path, engine, site.settings(client_ca=site.put("ward.crt", ward.pem))) as house:
+        assert asked(house, site.context(ward.issue(TRIAGE))).status_code == 200
+        assert refused(house, site.context(root.issue(TRIAGE)))
+
+
 def test_an_authority_without_a_list_is_named(
     tmp_path: Path, engine: FakeEngine, site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -58,7 +58,9 @@ class Certificates:
                 with _named(file):
                     context.load_verify_locations(file)
         lists = None
-        if tls.client_crl is not None:
+        if tls.client_crl is None:  # as in `trusting`; with lists the chain goes on to the root, which lists the others
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        else:
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
             with contextlib.suppress(ValueError):  # only OpenSSL can read them
                 lists = revocation_lists(tls.client_crl)
