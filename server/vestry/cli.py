@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -42,13 +43,16 @@ class Program(LateGroup):
 
 def _have_standard_streams() -> None:
     """Have /dev/null for each that was closed: else the next file has its number, be it the record, and gets what any
-    library writes there.
+    library writes there. What a locale such as ISO 8859-1 has no character for is escaped, on the output as it is among
+    errors: a name that somebody gave in another script ends no command.
     """
     closed = {name: mode for name, mode in STREAMS.items() if getattr(sys, name) is None}
     for name, mode in closed.items():
         number = os.open(os.devnull, os.O_RDWR)  # the lowest that is free
         os.set_inheritable(number, True)
         setattr(sys, name, os.fdopen(number, mode))
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _ended(number: int, _: object) -> NoReturn:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from support.cli import Cli
+from support.cli import Cli, clean
 from support.house import read_records
 from support.keys import Keys, OpenKeys, sqlite_directory
 from vestry.adapters.key_format import mint, well_formed
@@ -66,6 +68,20 @@ def listed(cli: Cli, *options: str) -> list[dict[str, Any]]:
 def recorded(cli: Cli, kind: str) -> list[dict[str, Any]]:
     """The records of this kind that the commands have written."""
     return read_records(cli.state / "audit" / "cli", kind)
+
+
+def test_an_output_without_the_characters_of_a_name(cli: Cli) -> None:
+    """What ISO 8859-1 has is written in it, and the rest is escaped: the command goes on to the end."""
+    for owner in ("M\u00fcller", "\u674e\u660e", "zoe"):
+        cli.ok("keys", "create", "--owner", owner)
+    path = os.pathsep.join(sys.path)
+    environment = {**clean(os.environ), **cli.variables, "PYTHONPATH": path, "PYTHONIOENCODING": "latin-1"}
+    argv = [sys.executable, "-m", "vestry", "keys", "list"]
+    done = subprocess.run(argv, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == b""
+    owners = [line.split()[1] for line in done.stdout.splitlines()[1:]]
+    assert owners == [b"M\xfcller", rb"\u674e\u660e", b"zoe"]
 
 
 def test_create_prints_the_key_alone(cli: Cli) -> None:
