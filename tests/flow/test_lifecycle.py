@@ -22,6 +22,7 @@ import yaml
 
 from fakes.audit import read
 from fakes.engine import FakeEngine
+from support import forks
 from support.cli import clean
 from support.house import PLAIN, House, chat, until
 from support.outcomes import events, only_outcome, said
@@ -416,6 +417,22 @@ def test_a_port_that_is_taken_is_a_sentence(tmp_path: Path, engine: FakeEngine) 
         house = House(tmp_path / "state", [engine], server={"port": port})
         with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1 port {port}: Address already in use"), house:
             raise AssertionError("it started")
+
+
+def test_a_start_that_cannot_be_recorded_is_a_sentence(tmp_path: Path, engine: FakeEngine) -> None:
+    """As on a disk that is full: the server does not start, and its log has why."""
+    server = ServerProcess(tmp_path, [engine])
+    with server:
+        server.start()
+        server.stop()
+    written = next(server.settings.audit_directory.glob("server/*.jsonl")).stat().st_size
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({written}, {written}))"
+    program = f"{limited}; from vestry.cli import main; main(['--config', {str(server.config)!r}, 'serve'])"
+    done = forks.run(["-c", program], env=clean(os.environ))
+    assert done.returncode == 1
+    why, told = done.stderr.splitlines()[-2:]
+    assert "the audit log cannot be written, so nothing is served: [Errno 27] File too large" in why
+    assert told == f"Error: The start could not be recorded in {server.settings.audit_directory}, so nothing is served."
 
 
 def test_addresses_of_both_kinds_are_recorded_as_themselves(tmp_path: Path, engine: FakeEngine) -> None:

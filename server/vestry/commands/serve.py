@@ -19,6 +19,7 @@ from vestry.audit.scan import LogUnusable
 from vestry.commands.common import BadSettings, reading_of
 from vestry.composition.signing import signing
 from vestry.configuration.inspection import inspect
+from vestry.errors import AuditUnavailable
 from vestry.models.catalog import ModelError
 from vestry.models.chosen import served
 from vestry.secret_files import SecretFault, engine_key, key_hash, state_directory
@@ -63,6 +64,9 @@ def command(config: Path | None) -> None:
         uvloop.run(_serve(Server(settings, models, secrets)))
     except (OSError, LogUnusable) as fault:
         raise click.ClickException(str(fault)) from None
+    except AuditUnavailable:
+        where = settings.audit_directory
+        raise click.ClickException(f"The start could not be recorded in {where}, so nothing is served.") from None
     except DirectoryFault as fault:
         raise click.ClickException(f"{fault.why}.") from None
 
