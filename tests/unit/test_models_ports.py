@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from typing import Any
 
 import pytest
 
@@ -25,6 +27,22 @@ def test_a_busy_port_is_named_with_its_setting() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ModelError, match=rf"Port {port} on 127.0.0.1, for the API, is in use.*`server.port`"):
             require_free("the API", "127.0.0.1", port, "server.port")
+
+
+@pytest.mark.parametrize("taken", ["127.0.0.1", "::1"])
+def test_of_a_name_the_address_counts_that_is_listened_on(taken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name may mean `::1` first, as `localhost` often does; the server listens on its address of IPv4."""
+
+    def both(_host: str, port: int, family: int = 0, *_: object, **__: object) -> list[tuple[Any, ...]]:
+        found = [(socket.AF_INET6, ("::1", port, 0, 0)), (socket.AF_INET, ("127.0.0.1", port))]
+        return [(kind, socket.SOCK_STREAM, 6, "", at) for kind, at in found if family in {0, kind}]
+
+    listened = taken == "127.0.0.1"
+    with socket.create_server((taken, 0), family=socket.AF_INET if listened else socket.AF_INET6) as listener:
+        port = listener.getsockname()[1]
+        monkeypatch.setattr(socket, "getaddrinfo", both)
+        with pytest.raises(ModelError, match="is in use") if listened else contextlib.nullcontext():
+            require_free("the API", "localhost", port, "server.port")
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])

@@ -13,11 +13,15 @@ from vestry.models.catalog import ModelError
 
 
 def require_free(what: str, host: str, port: int, setting: str) -> None:
-    """Raises ModelError if nothing new can listen there. Port 0 is always free."""
+    """Raises ModelError if nothing new can listen there. Port 0 is always free.
+
+    Of a name, as of `localhost`, the address of IPv4 counts: there servers and engines listen, whatever comes first.
+    """
     if port == 0:
         return
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        meant = socket.AF_INET6 if ":" in host else socket.AF_INET
+        found = socket.getaddrinfo(host, port, meant, socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
