@@ -44,7 +44,7 @@ class Child:
     ) -> None:
         self.args = [os.fspath(each) for each in argv]
         self.returncode: int | None = None
-        self._said, theirs = socket.socketpair()
+        self._said, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # two numbers, each by itself
         asked = {"argv": self.args, "env": dict(env), "cwd": os.fspath(Path.cwd())}
         with contextlib.ExitStack() as given:
             given.enter_context(theirs)
