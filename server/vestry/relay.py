@@ -24,7 +24,7 @@ from vestry.failing import CODES, Failing
 from vestry.seams import Client, Engine, Pieces, Wire
 from vestry.settings.tree import Relay as Deadlines
 from vestry.sse import BrokenStream, EventStream, ReportedError, decode_answer, is_anothers
-from vestry.timer import STOOD_STILL_SECONDS
+from vestry.timer import Timer
 from vestry.types import Call, Ending, Head, Outcome, Replica, Usage
 
 PATHS = {"chat.completions": "/v1/chat/completions", "completions": "/v1/completions"}
@@ -47,8 +47,6 @@ class Relay:
         self._deadlines = deadlines
         self._active: set[_Attempt] = set()
         self._ticking = False
-        self._due = 0.0
-        self._stood_still = False
         self._failing = Failing()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -73,7 +71,7 @@ class Relay:
         self._active.add(attempt)
         if not self._ticking:
             self._ticking = True
-            self._next_tick(loop)
+            Timer(loop, TICK_SECONDS, self._tick)
         try:
             await attempt.run(engine, fresh=False)
             if attempt.error is not None and attempt.stale:
@@ -98,20 +96,14 @@ class Relay:
 
     def _tick(self) -> None:
         """One timer for the deadlines of all calls: cheaper than two timers a call. After a standstill of this process
-        (its machine was paused) it looks one tick later: what engines said meanwhile has to be read first.
+        it comes one tick later: what engines said meanwhile has to be read first.
         """
         now = time.monotonic()
-        self._stood_still = not self._stood_still and now - self._due > STOOD_STILL_SECONDS
-        if not self._stood_still:
-            for attempt in list(self._active):
-                attempt.look(now)
+        for attempt in list(self._active):
+            attempt.look(now)
         self._ticking = bool(self._active)
         if self._ticking:
-            self._next_tick(asyncio.get_running_loop())
-
-    def _next_tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._due = time.monotonic() + TICK_SECONDS
-        loop.call_later(TICK_SECONDS, self._tick)
+            Timer(asyncio.get_running_loop(), TICK_SECONDS, self._tick)
 
 
 class _Attempt:
