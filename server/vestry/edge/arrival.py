@@ -171,7 +171,9 @@ class Arrival:
             address = hop.strip()
             if ported := PORTED.fullmatch(address):
                 address = ported[1] or ported[2]
-            peer = addresses.plain(address) or "" if len(address) <= MAX_ADDRESS else ""
+            if len(address) > MAX_ADDRESS or (plain := addresses.plain(address)) is None:
+                return ""
+            peer = plain
             if not self._trusts(peer):
                 break
         return peer

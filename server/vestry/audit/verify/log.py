@@ -49,7 +49,7 @@ class LogVerifier:
         self._trusted: set[int] = set()
         self._at: list[tuple[Checkpoint, bytes | None]] = []
         self._first_kept = 0
-        self._gaps: list[int] = []
+        self._gaps: list[tuple[int, int]] = []
 
     def run(self) -> LogReport:
         """The verdict. Reads the log once."""
@@ -69,7 +69,7 @@ class LogVerifier:
         self._compare_root()
         pruned = self.chronicle.pruned if self._matched else 0
         self._findings.judge_holes(pruned)
-        self._first_kept = max(self._first_kept, *(each for each in self._gaps if each <= pruned), 0)
+        self._first_kept = max((end for start, end in self._gaps if start == 0 or end <= pruned), default=0)
         beyond = self._beyond()
         self._rolled_back()
         return self._report(beyond)
@@ -137,9 +137,7 @@ class LogVerifier:
             return
         self._findings.missing("bundle", self._home / tile_path("entries", group), group * WIDTH, until * WIDTH)
         self.chronicle.open.clear()  # their outcomes may be in what is missing
-        if group == 0:
-            self._first_kept = until * WIDTH
-        self._gaps.append(until * WIDTH)
+        self._gaps.append((group * WIDTH, until * WIDTH))
         self._bridge(group, until)
         self._progress((until - group) * WIDTH, self._origin)
 
