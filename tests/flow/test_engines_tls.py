@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,17 @@ def trust(file: Path, *authorities: trustme.CA) -> None:
     draft = file.with_suffix(".new")
     draft.write_bytes(b"".join(each.cert_pem.bytes() for each in authorities))
     draft.replace(file)
+
+
+@contextmanager
+def secured(folder: Path) -> Iterator[tuple[FakeEngine, House]]:
+    """An engine with a certificate, and a server that trusts its authority."""
+    authority, file = trustme.CA(), folder / "engines.crt"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trust(file, authority)
+    with FakeEngine(tls=context) as engine, House(folder / "state", [engine], relay={"ca": file}) as house:
+        yield engine, house
 
 
 def test_an_authority_of_the_house_is_trusted_and_may_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -48,11 +61,7 @@ def test_an_authority_of_the_house_is_trusted_and_may_change(tmp_path: Path, cap
 
 def test_a_long_answer_is_whole_though_its_connection_closes(tmp_path: Path) -> None:
     """What there is to read when the end of a connection comes is read."""
-    authority, file = trustme.CA(), tmp_path / "engines.crt"
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    trust(file, authority)
-    with FakeEngine(tls=context) as engine, House(tmp_path / "state", [engine], relay={"ca": file}) as house:
+    with secured(tmp_path) as (engine, house):
         engine.behave(words=("word " * 400_000,), close_when_done=True)
         for _ in range(10):
             assert len(content(house.post(json=chat()))) == 2_000_000
@@ -60,11 +69,7 @@ def test_a_long_answer_is_whole_though_its_connection_closes(tmp_path: Path) -> 
 
 def test_a_slow_reader_has_the_whole_stream_though_the_engine_has_closed(tmp_path: Path) -> None:
     """What the engine has written by then waits for the client, as it does without TLS."""
-    authority, file = trustme.CA(), tmp_path / "engines.crt"
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    trust(file, authority)
-    with FakeEngine(tls=context) as engine, House(tmp_path / "state", [engine], relay={"ca": file}) as house:
+    with secured(tmp_path) as (engine, house):
         engine.behave(words=("word " * 100,) * 2000, close_when_done=True)
         with Wire(house.port, receive_buffer=4096) as slow:
             slow.send(chat_request(house.key, chat(stream=True)))
