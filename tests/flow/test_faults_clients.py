@@ -16,7 +16,7 @@ import pytest
 
 from fakes.engine import Asked, Behaviour, FakeEngine
 from support.disk import Disk
-from support.house import PLAIN, House, chat, until
+from support.house import PLAIN, House, chat, soon, until
 from support.outcomes import events, idle, metric, only_outcome, outcome_of, said
 from support.wire import Wire, chat_request
 from vestry.audit.calls import OutcomeRecord
@@ -72,9 +72,29 @@ def half_close(wire: Wire) -> None:
     wire.socket.shutdown(socket.SHUT_WR)
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_engine_hears_within_a_second_that_a_client_has_left(
+    house: House, engine: FakeEngine, stream: bool
+) -> None:
+    """In the middle of a stream, or before the first byte of an answer."""
+    engine.behave(first_seconds=0 if stream else 30)
+
+    def attempt(number: int) -> float:
+        wire = asked(house, stream=stream)
+        until(lambda: len(engine.calls) > number, what="the engine to be asked")
+        while stream and b"word3" not in wire.line():
+            pass
+        began = time.monotonic()
+        wire.close()
+        left: float = until(lambda: engine.calls[number].left_at or 0.0, what="the engine to be left")
+        return left - began
+
+    soon(1, attempt)
+
+
 @pytest.mark.parametrize("leave", [hang_up, reset, half_close])
 def test_a_client_leaves_a_stream(house: House, engine: FakeEngine, leave: Callable[[Wire], None]) -> None:
-    """In the middle of a stream: the engine hears of it within a second; its tokens are charged and recorded."""
+    """In the middle of a stream: the engine hears of it; its tokens are charged and recorded."""
     wire = asked(house, stream=True)
     while b"word3" not in wire.line():
         pass

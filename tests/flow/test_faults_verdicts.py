@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from fakes.engine import FakeEngine
-from support.house import PLAIN, House, chat, until
+from support.house import PLAIN, House, chat, soon, until
 from support.outcomes import answered, content, metric, name, only_outcome
 from vestry import app
 from vestry.adapters.health import HealthChecks
@@ -68,26 +68,39 @@ def healthy(house: House) -> float:
     return metric(house, "vestry_replica_healthy", model="small")
 
 
+def ejected(house: House, engine: FakeEngine, cause: str) -> float:
+    """Wait until this replica is ejected; the seconds that it took."""
+    began = time.monotonic()
+    labels = {"replica": name(engine), "cause": cause}
+    until(lambda: metric(house, "vestry_replica_ejections_total", **labels), what="the replica to be ejected")
+    return time.monotonic() - began
+
+
 async def look(house: House) -> None:
     """What the server does four times a second: look for slow replicas."""
     house.server._router.look(time.monotonic())
 
 
-def test_one_of_three_that_is_slow_is_ejected_within_two_seconds(
-    tmp_path: Path, bad: FakeEngine, good: FakeEngine
-) -> None:
+def test_one_of_three_that_is_slow_is_ejected_within_two_seconds(tmp_path: Path) -> None:
     """Its health is good and every answer is right, only late: under load it is out of service within 2 s."""
-    with FakeEngine() as third, House(tmp_path / "state", [bad, good, third]) as house:
-        bad.behave(first_seconds=60)
-        with Load(house, 6, stream=True):
-            until(
-                lambda: metric(house, "vestry_replica_ejections_total", replica=name(bad), cause="slow"),
-                what="the slow replica to be ejected",
-            )
-            assert healthy(house) == 2
-            bad.stop()  # whoever waits for it is answered by another
-        assert metric(house, "vestry_replica_ejections_total", replica=name(good)) == 0
-        assert metric(house, "vestry_replica_ejections_total", replica=name(third)) == 0
+
+    def attempt(number: int) -> float:
+        with (
+            FakeEngine() as bad,
+            FakeEngine() as good,
+            FakeEngine() as third,
+            House(tmp_path / str(number), [bad, good, third]) as house,
+        ):
+            bad.behave(first_seconds=60)
+            with Load(house, 6, stream=True):
+                took = ejected(house, bad, "slow")
+                assert healthy(house) == 2
+                bad.stop()  # whoever waits for it is answered by another
+            assert metric(house, "vestry_replica_ejections_total", replica=name(good)) == 0
+            assert metric(house, "vestry_replica_ejections_total", replica=name(third)) == 0
+        return took
+
+    soon(2, attempt)
 
 
 def test_a_long_prompt_takes_no_engine_out(tmp_path: Path, bad: FakeEngine, good: FakeEngine) -> None:
@@ -103,22 +116,22 @@ def test_a_long_prompt_takes_no_engine_out(tmp_path: Path, bad: FakeEngine, good
         assert healthy(house) == 2
 
 
-def test_one_that_lies_about_its_health_is_ejected_by_its_outcomes(
-    tmp_path: Path, bad: FakeEngine, good: FakeEngine
-) -> None:
+def test_one_that_lies_about_its_health_is_ejected_by_its_outcomes(tmp_path: Path) -> None:
     """Healthy by its own word, failing every call: ejected within 2 s, and no client notices."""
-    with House(tmp_path / "state", [bad, good]) as house:
-        bad.behave(status=500)
-        with Load(house, 4, stream=False) as load:
-            until(
-                lambda: metric(house, "vestry_replica_ejections_total", replica=name(bad), cause="status"),
-                what="the lying replica to be ejected",
-            )
-            asked = len(bad.calls)
-            time.sleep(1)
-            assert len(bad.calls) == asked
-            assert healthy(house) == 1
-        assert set(load.statuses) == {200}
+
+    def attempt(number: int) -> float:
+        with FakeEngine() as bad, FakeEngine() as good, House(tmp_path / str(number), [bad, good]) as house:
+            bad.behave(status=500)
+            with Load(house, 4, stream=False) as load:
+                took = ejected(house, bad, "status")
+                asked = len(bad.calls)
+                time.sleep(1)
+                assert len(bad.calls) == asked
+                assert healthy(house) == 1
+            assert set(load.statuses) == {200}
+        return took
+
+    soon(2, attempt)
 
 
 def test_they_are_never_all_ejected(tmp_path: Path, bad: FakeEngine, good: FakeEngine) -> None:

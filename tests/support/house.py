@@ -48,6 +48,16 @@ def until(condition: Callable[[], T], *, seconds: float = PATIENCE, what: str = 
         time.sleep(0.01)
 
 
+def soon(seconds: float, attempt: Callable[[int], float], tries: int = 3) -> None:
+    """That what `attempt(number)` tells the time of takes less than `seconds`: one of a few tries does, since a machine
+    may stand still. Raises AssertionError with the times.
+    """
+    took: list[float] = []
+    while not took or took[-1] >= seconds:
+        assert len(took) < tries, took
+        took.append(attempt(len(took)))
+
+
 def served_model(name: str, *engines: str) -> ServedModel:
     """A model whose replicas are at these URLs."""
     return ServedModel(
