@@ -15,7 +15,7 @@ import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from vestry.audit.fields import RecordType
-from vestry.audit.files import Files, State
+from vestry.audit.files import Files, Pieces, State
 from vestry.audit.notary import Signing
 from vestry.audit.reading import LogReader, is_log
 from vestry.audit.records import Clock
@@ -109,6 +109,12 @@ class FaultyFiles(Files):
                 super().write(descriptor, data[: len(data) // 3])
             raise fault
         return super().write(descriptor, data)
+
+    def gather(self, descriptor: int, pieces: Pieces) -> int:
+        if "write" in self.faults:
+            return self.write(descriptor, b"".join(pieces))
+        self.calls["write"] += 1
+        return super().gather(descriptor, pieces)
 
     def sync(self, descriptor: int) -> None:
         fault = self._strikes("sync")

@@ -29,8 +29,8 @@ from vestry.audit.tlog.notes import Checkpoint
 
 TESTS = Path(__file__).parents[1]
 CALLS = (
-    "openat", "write", "fdatasync", "fsync", "fstat,newfstatat", "close", "rename", "unlink", "mkdir", "ftruncate",
-    "flock", "lseek", "read",
+    "openat", "write", "writev", "fdatasync", "fsync", "fstat,newfstatat", "close", "rename", "unlink", "mkdir",
+    "ftruncate", "flock", "lseek", "read",
 )  # fmt: skip
 """System calls that the writer, the notary and the opening of a log make on the log's own files."""
 FAULTS = {"EIO": "error=EIO", "ENOSPC": "error=ENOSPC", "killed": "signal=KILL"}
@@ -56,19 +56,22 @@ class Load(Struct, frozen=True):
 
 
 class Loads(Struct, frozen=True):
-    """The load for each call: a lock is taken by openings only, and a file is cut back only after part of a write."""
+    """The load for each call: a lock is taken by openings only, a file is cut back only after part of a write, and
+    files are removed where a tile is full.
+    """
 
     usual: Load
     flock: Load
     ftruncate: Load
+    unlink: Load
 
     def of(self, call: str) -> Load:
-        return {"flock": self.flock, "ftruncate": self.ftruncate}.get(call, self.usual)
+        return {"flock": self.flock, "ftruncate": self.ftruncate, "unlink": self.unlink}.get(call, self.usual)
 
 
-LONG = Loads(usual=Load(2, 26), flock=Load(12, 2), ftruncate=Load(2, 36, torn=True))
+LONG = Loads(usual=Load(2, 26), flock=Load(12, 2), ftruncate=Load(2, 36, torn=True), unlink=Load(2, 26))
 """One thread makes each call twenty times or more."""
-SHORT = Loads(usual=Load(2, 6), flock=Load(3, 1), ftruncate=Load(2, 10, torn=True))
+SHORT = Loads(usual=Load(2, 6), flock=Load(3, 1), ftruncate=Load(2, 10, torn=True), unlink=Load(2, 16))
 """Four times or more."""
 
 

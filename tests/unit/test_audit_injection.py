@@ -23,7 +23,7 @@ def test_no_fault_loses_a_record(tmp_path: Path, before: History, call: str) -> 
     """The log opens afterwards, holds each acknowledged record once, and its checkpoint covers them all. That each
     fault has struck is seen in strace's trace, and by the exit status of whoever was killed.
     """
-    full = [("ENOSPC", "2+")] if call in {"write", "mkdir"} else []
+    full = [("ENOSPC", "2+")] if call in {"write", "writev", "mkdir"} else []
     for kind, when in [("EIO", "3"), ("killed", "4"), *full]:
         result = run(before, tmp_path / kind, Fault(call, kind, when), SHORT)
         assert result.struck >= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,33 @@ def test_records_above_the_checkpoint_are_taken_up(tmp_path: Path, covered: int,
     assert kinds(tmp_path).count("intent.closed") == covered + above
 
 
+class Unsigned(FaultyFiles):
+    """Nothing keeps tiles from being written; the checkpoint never is."""
+
+    def rename(self, old: Path, new: Path) -> None:
+        if new.name == "checkpoint":
+            raise OSError(errno.EIO, "the power is gone")
+        super().rename(old, new)
+
+
+@pytest.mark.parametrize("covered", [0, 10])
+def test_partial_tiles_that_were_never_signed_go(tmp_path: Path, covered: int) -> None:
+    """Killed when a checkpoint's partial tiles were written, and it was not: they go when the whole ones are there."""
+    home = written(tmp_path, covered)
+    store = opened(tmp_path, files=Unsigned())
+    for number in range(300):
+        store.commit([intent(f"unsigned-{number}")])
+    store.notary.ask()
+    store.notary.work()
+    assert (home / "tile/0/001.p").is_dir()
+    store.abandon()
+    store = opened(tmp_path)
+    store.commit([intent(f"after-{number}") for number in range(300)])
+    store.close()
+    assert (home / "tile/0/001").is_file()
+    assert not [each for each in (home / "tile").rglob("*.p") if each.with_suffix("").exists()]
+
+
 def test_more_than_is_taken_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long stretch above the checkpoint goes through memory in pieces, over several segments."""
     monkeypatch.setattr(module, "_TAKEN", 16)
@@ -130,6 +158,7 @@ class Dies(Files):
                 os._exit(9)
     def create(self, path): self._one(); return super().create(path)
     def write(self, *given): self._one(); return super().write(*given)
+    def gather(self, *given): self._one(); return super().gather(*given)
     def rename(self, *given): self._one(); super().rename(*given)
     def remove(self, path): self._one(); super().remove(path)
 

@@ -121,6 +121,29 @@ def test_partial_files_go_when_the_whole_one_is_durable(tmp_path: Path) -> None:
     assert not (tmp_path / "tile/entries/000.p").exists()
 
 
+@pytest.mark.parametrize("size", [100, 255, 300])
+def test_partial_files_of_an_earlier_process_go_too(tmp_path: Path, size: int) -> None:
+    """It died when they were written, and before its checkpoint was: no checkpoint names them."""
+    settled(tmp_path, 50)
+    dead = Tree.load(tmp_path, Files(), 50)
+    dead.add(leaves(size - 50, 50))
+    dead.settle()
+    again = Tree.load(tmp_path, Files(), 50, reach=size)
+    again.add(leaves(512 - 50, 50))
+    again.flush()
+    assert not [*tmp_path.glob("tile/0/*.p"), *tmp_path.glob("tile/entries/*.p")]
+
+
+def test_a_draft_that_was_left_is_replaced(tmp_path: Path) -> None:
+    """A process died while it wrote one, or a write failed."""
+    left = tmp_path / "tile/entries/000.new"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half of a bun")
+    settled(tmp_path, 256)
+    assert read_back(tmp_path, 256) == expected(256)
+    assert not left.exists()
+
+
 FAULTS: list[tuple[str, int | str]] = [
     ("create", errno.ENOSPC),
     ("write", errno.ENOSPC),

@@ -210,5 +210,5 @@ class Notary:
 
 def replace_file(path: Path, data: bytes, files: Files) -> None:
     """Put a whole new file in the place of another, durably. Raises OSError; then one of the two stands."""
-    files.put({path: data})
+    files.put({path: [data]})
     files.sync_directory(path.parent)

@@ -174,7 +174,9 @@ class _Opening:
                 f"{self._home} is damaged: its last checkpoint signs {head.size} records, but the journal ends before "
                 f"record {scan.next_index}. {MEND}"
             )
-        self._store.notary = resume(self._home, origin, head, self._signing, self._files, holds=self._store.holds)
+        self._store.notary = resume(
+            self._home, origin, head, self._signing, self._files, reach=scan.next_index, holds=self._store.holds
+        )
         self._record_jump(scan)  # before all that is written by the clock as it is now
         self._record_trims(scan)
         self._close_intents()

@@ -45,14 +45,16 @@ def resume(
     signing: Signing,
     files: Files,
     *,
+    reach: int,
     holds: Callable[[], bool],
 ) -> Notary:
     """The notary of a log whose journal has been read and found whole, with everything taken that is in the journal.
+    `reach` is how many records the journal has.
 
     Raises LogDamaged where the tiles are not what was signed, or the journal is not what the tiles say; OSError.
     """
     size = 0 if head is None else head.size
-    tree = _tree(home, head, files)
+    tree = _tree(home, head, files, reach)
     notary = Notary(home, origin, tree=tree, head=head, signing=signing, files=files, holds=holds)
     paths = segments(home)
     begin = min(size, first_index(paths[-1])) if paths else size
@@ -86,11 +88,12 @@ def _signed_leaf(tiles: Tiles, index: int) -> bytes:
         raise LogDamaged(f"{tiles.home} is damaged: {error}. {MEND}") from error
 
 
-def _tree(home: Path, head: Checkpoint | None, files: Files) -> Tree:
+def _tree(home: Path, head: Checkpoint | None, files: Files, reach: int) -> Tree:
+    """`reach`: an earlier process may have written partial tiles up to there, and died before it signed them."""
     if head is None:
-        return Tree(home, files)
+        return Tree(home, files, reach=reach)
     try:
-        tree = Tree.load(home, files, head.size)
+        tree = Tree.load(home, files, head.size, reach=reach)
     except (TileMissing, ValueError) as error:
         raise LogDamaged(f"{home} is damaged: {error}. {MEND}") from error
     if tree.root() != head.root:
