@@ -82,18 +82,35 @@ def signed(home: Path) -> Checkpoint:
 # When it signs.
 
 
+def begun(home: Path, files: FaultyFiles | None = None, **often: float) -> tuple[Notary, Watching]:
+    """As `notary`, of a log that has its first record, and so its first checkpoint."""
+    one, watching = notary(home, files, **often)
+    one.take(leaves(1))
+    one.work()
+    return one, watching
+
+
+def test_it_signs_the_first_record_at_once(tmp_path: Path) -> None:
+    """A log can be verified from its beginning."""
+    one, watching = begun(tmp_path)
+    assert signed(tmp_path) == watching.heads[0] == one.head
+    assert one.head.size == 1
+    one.take(leaves(5, 1))
+    one.work()
+    assert len(watching.heads) == 1
+
+
 def test_it_signs_when_asked(tmp_path: Path) -> None:
     """All that was taken, under the name of house and log; those who watch hear the very note on the disk."""
-    one, watching = notary(tmp_path)
-    one.take(leaves(300))
+    one, watching = begun(tmp_path)
+    one.take(leaves(299, 1))
     one.work()
-    assert watching.heads == []
-    assert not (tmp_path / "checkpoint").exists()
+    assert len(watching.heads) == 1
     one.ask()
     one.work()
-    assert signed(tmp_path) == watching.heads[0] == one.head
+    assert signed(tmp_path) == watching.heads[1] == one.head
     assert (one.head.size, one.head.name) == (300, "house.test/vestry/server")
-    assert watching.notes == [(tmp_path / "checkpoint").read_text()]
+    assert watching.notes[1] == (tmp_path / "checkpoint").read_text()
     assert not (tmp_path / "checkpoint").stat().st_mode & 0o077
 
 
@@ -114,23 +131,23 @@ def test_without_anything_new_it_signs_nothing(tmp_path: Path) -> None:
 
 def test_it_signs_after_so_many_records(tmp_path: Path) -> None:
     """Not before."""
-    one, watching = notary(tmp_path, records=100)
-    one.take(leaves(99))
+    one, watching = begun(tmp_path, records=100)
+    one.take(leaves(99, 1))
     one.work()
-    assert watching.heads == []
-    one.take(leaves(1, 99))
+    assert len(watching.heads) == 1
+    one.take(leaves(1, 100))
     one.work()
-    one.take(leaves(99, 100))
+    one.take(leaves(99, 101))
     one.work()
-    assert [head.size for head in watching.heads] == [100]
+    assert [head.size for head in watching.heads] == [1, 101]
 
 
 def test_it_signs_after_so_long(tmp_path: Path) -> None:
     """In its thread, by itself."""
-    one, watching = notary(tmp_path, seconds=0.2)
+    one, watching = begun(tmp_path, seconds=0.2)
     one.start()
-    one.take(leaves(3))
-    until(lambda: watching.heads)
+    one.take(leaves(2, 1))
+    until(lambda: len(watching.heads) == 2)
     assert signed(tmp_path).size == 3
     one.close(10)
 

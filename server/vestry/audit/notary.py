@@ -182,7 +182,8 @@ class Notary:
         if new <= 0:
             self._asked = False
             return False
-        return self._asked or new >= self._records or time.monotonic() - self._signed_at >= self._seconds
+        first = self.head is None  # at once: until then nothing here can be verified
+        return first or self._asked or new >= self._records or time.monotonic() - self._signed_at >= self._seconds
 
     def _sign(self) -> None:
         self._require_held()

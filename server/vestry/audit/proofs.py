@@ -52,7 +52,7 @@ class Prover:
         note = self._reader.note()
         if note is None:
             raise BadInput(
-                f"{home} has no checkpoint yet, so nothing in it can be proven. One is made within a minute."
+                f"{home} has no checkpoint yet, so nothing in it can be proven. The first one is made within seconds."
             )
         self._home, self._note = home, note
         self.head = self._reader.said(note)  # not read again: another one may stand there by now
