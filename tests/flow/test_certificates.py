@@ -338,6 +338,18 @@ def test_an_authority_without_a_list_is_named(
         assert "has no list" not in caplog.text
 
 
+def test_a_root_that_is_missing_beside_lists_is_named(
+    tmp_path: Path, engine: FakeEngine, site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With lists a chain goes on to its root: where `client_ca` lacks that, nobody gets in, and the log says why."""
+    ward = Clients("Ward", site.clients)
+    crl = site.put("clients.crl", site.clients.revoked() + ward.revoked())
+    with made(tmp_path, engine, site.settings(client_ca=site.put("ward.crt", ward.pem), client_crl=crl)) as house:
+        assert refused(house, site.context(ward.issue(TRIAGE)))
+        assert "`client_ca` lacks these" in caplog.text
+        assert "refused: CN=Clients" in caplog.text
+
+
 def test_a_handshake_that_a_revocation_overtakes_serves_one_call(
     tmp_path: Path, engine: FakeEngine, site: Site
 ) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -64,8 +64,8 @@ class Certificates:
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
             with contextlib.suppress(ValueError):  # only OpenSSL can read them
                 lists = revocation_lists(tls.client_crl)
-        if lists is not None and (unlisted := _unlisted(context, lists)):  # a handshake that fails only the client sees
-            log.warning("`client_crl` has no list of these, so clients below them are refused: %s", unlisted)
+        if lists is not None:
+            _tell_refused(context, lists)
         return context, _between(begins, ends), _first_to_end(lists or ())
 
     def _choose(self, connection: ssl.SSLObject, _name: str | None, _first: ssl.SSLContext) -> None:
@@ -104,14 +104,27 @@ def _named(*files: Path) -> Iterator[None]:
         raise OSError(f"{' and '.join(map(str, files))} cannot be used: {fault}") from fault
 
 
-def _unlisted(context: ssl.SSLContext, lists: Sequence[x509.CertificateRevocationList]) -> str:
-    """The authorities of `client_ca` without a list of revoked certificates; none where only OpenSSL can read them."""
+def _tell_refused(context: ssl.SSLContext, lists: Sequence[x509.CertificateRevocationList]) -> None:
+    """Say below which authorities of `client_ca` nobody is let in: a handshake that fails only the client sees."""
     try:
         listed = {each.issuer for each in lists}
-        known = {x509.load_der_x509_certificate(each).subject for each in context.get_ca_certs(binary_form=True)}
-    except ValueError:
-        return ""
-    return "; ".join(sorted(each.rfc4514_string() for each in known - listed)[:NAMED])
+        known = [x509.load_der_x509_certificate(each) for each in context.get_ca_certs(binary_form=True)]
+        subjects = {each.subject for each in known}
+    except ValueError:  # only OpenSSL can read them
+        return
+    if unlisted := subjects - listed:
+        log.warning("`client_crl` has no list of these, so clients below them are refused: %s", _names(unlisted))
+    joined = {each.subject for each in known if each.issuer in subjects}
+    if missing := {each.issuer for each in known if each.subject not in joined}:
+        log.warning(
+            "`client_ca` lacks these, which its authorities are signed by, and with `client_crl` a chain goes on to its"
+            " root, so clients below them are refused: %s",
+            _names(missing),
+        )
+
+
+def _names(found: Iterable[x509.Name]) -> str:
+    return "; ".join(sorted(each.rfc4514_string() for each in found)[:NAMED])
 
 
 def _first_to_end(lists: Sequence[x509.CertificateRevocationList]) -> Term | None:
