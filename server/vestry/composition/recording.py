@@ -7,7 +7,6 @@ writes to it, and the copies after the log, whose last checkpoint they are to ha
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -137,9 +136,19 @@ class Recording:
     def _sealer(self, tenant: str) -> Sealer:
         """What seals a tenant's content. Raises OSError where there is nobody to seal it to: it is then not served."""
         found = self._sealers.get(tenant)
-        if found is None:
-            raise OSError(errno.ENOKEY, "there is nobody to seal the content of this tenant to")
+        if found is None:  # as where the settings had a key for a tenant of the directory, and have none now
+            raise OSError(
+                f"that of the tenant `{tenant}` is to be sealed, and there is no auditor's key to seal it to: name one "
+                "as `audit.auditor`, or as the tenant's `content.auditor`"
+            )
         return found
+
+    def _hashing_at_need(self) -> bytes:
+        """As `_hashing`; all that it raises is OSError, as the keeper expects it."""
+        try:
+            return self._hashing()
+        except (SecretFault, ContentDamaged) as fault:
+            raise OSError(str(fault).removeprefix("- ")) from fault
 
     def _hashing(self) -> bytes:
         """The secret of all keyed hashes; a lost one is not replaced. Raises SecretFault, ContentDamaged, OSError."""
@@ -152,7 +161,7 @@ class Recording:
     def _keep(self, stack: contextlib.AsyncExitStack) -> Keep:
         """What keeps content. What the settings say of it is tried at once; raises LogUnusable."""
         settings = self._settings
-        secrets = ContentSecrets(self._hashing, self._sealer)
+        secrets = ContentSecrets(self._hashing_at_need, self._sealer)
 
         def keeper() -> Keeper:
             if self._keeper is None:

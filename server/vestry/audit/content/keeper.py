@@ -27,6 +27,7 @@ from vestry.audit.files import Files
 from vestry.audit.records import Clock, rfc3339
 from vestry.audit.scan import LogUnusable
 from vestry.errors import AuditUnavailable
+from vestry.seldom import Seldom
 from vestry.types import ContentMode
 
 _LOG = logging.getLogger("vestry.audit")
@@ -39,7 +40,8 @@ _PROBE_SECONDS = 1.0
 class Secrets(Struct, frozen=True):
     """What the modes need: the secret of all keyed hashes, and the sealer of each tenant that seals.
 
-    Asked for in the keeper's thread, at need; what they raise is an unavailable record.
+    Asked for in the keeper's thread, at need. They raise OSError where there is none; what they raise is an unavailable
+    record.
     """
 
     hashing: Callable[[], bytes]
@@ -72,6 +74,7 @@ class Keeper:
         self._place, self._files, self._clock = Place(log), files or Files(), clock or Clock()
         self._secrets, self._seconds, self._failed = secrets, seconds, failed
         self._tenant_keys: dict[str, bytes] = {}
+        self._seldom = Seldom()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._waiting = 0
         self._bundle: Bundle | None = None
@@ -177,6 +180,11 @@ class Keeper:
         for job in jobs:
             try:
                 content, item = self._made(job)
+            except OSError as error:
+                if self._seldom.due(str(error)):
+                    _LOG.error("content cannot be kept, so its calls are not served: %s", error)
+                done.append((job, error))
+                continue
             except Exception as error:  # noqa: BLE001 - a fault of ours must not end the thread; the call fails closed
                 _LOG.exception("the content of call %s could not be kept", job.context.request_id)
                 done.append((job, OSError(str(error))))
