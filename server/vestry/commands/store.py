@@ -32,7 +32,8 @@ T = TypeVar("T")
 def migrate(config: Path | None) -> None:
     """Make the tables, or bring them to this version's schema. Where they have it already, nothing is done.
 
-    It is one transaction: it is done whole or not at all, and of several at one time one does it.
+    It is one transaction: it is done whole or not at all, and of several at one time one does it. In SQLite, stop the
+    server of the older version first: it may not be able to read them afterwards, and then serves nobody.
 
     \b
     Example:

@@ -45,8 +45,9 @@ def verify(connection: sqlite3.Connection, pepper_check: bytes) -> None:
     version = _ours(connection)
     if version < FORMAT:
         raise WrongSchema(
-            f"has format {version} of an older version, and this program reads {FORMAT}: `vestry serve`, `vestry up` "
-            "and `vestry store migrate` bring it up to date"
+            f"has format {version} of an older version, and this program reads {FORMAT}: stop that version's server, "
+            "which could not read it any more; then `vestry serve`, `vestry up` or `vestry store migrate` bring it up "
+            "to date"
         )
     _same_pepper(connection, pepper_check)
 
