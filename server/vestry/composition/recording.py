@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
 
 from vestry.adapters.counters import NoReading, read_counters
 from vestry.adapters.upstream import Upstream
@@ -41,6 +41,7 @@ from vestry.settings.tree import Settings, Tenant
 from vestry.types import ContentMode
 
 log = logging.getLogger("vestry")
+MOST_SEALERS = 16_384
 
 
 class Recording:
@@ -198,4 +199,10 @@ def rule_modes(settings: Settings) -> set[ContentMode]:
 def sealers(settings: Settings, tenants: Mapping[str, Tenant]) -> dict[str, Sealer]:
     """What seals the content of each tenant that has somebody to seal it to. Raises ValueError."""
     keys = {name: tenant.content.auditor or settings.audit.auditor for name, tenant in tenants.items()}
-    return {name: Sealer(AuditorKey.parse(key)) for name, key in keys.items() if key}
+    return {name: _sealer_to(key) for name, key in keys.items() if key}
+
+
+@lru_cache(maxsize=MOST_SEALERS)
+def _sealer_to(key: str) -> Sealer:
+    """Trying whether it seals costs a tenth of a millisecond: too much for each tenant at each change of the house."""
+    return Sealer(AuditorKey.parse(key))
