@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hmac
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -27,6 +27,9 @@ from vestry.types import ContentMode, Document, Grant, Kind, Limits, Principal
 
 ROUTES = ("chat.completions", "completions")
 """Routes that an engine answers."""
+AT_ONCE = 256
+"""What is made of documents and tenants in one step, by its number."""
+Item = TypeVar("Item")
 T = TypeVar("T")
 
 
@@ -88,23 +91,55 @@ class House(Struct, frozen=True):
         """The house of these settings and documents. Raises ValueError, which names it, for a document that no program
         of this version has written. `secret` is what tenants' salts are made with, the same on all servers of a house.
         """
+        steps = cls.building(settings, documents, secret=secret)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as built:
+                house: House = built.value
+                return house
+
+    @classmethod
+    def building(
+        cls, settings: Settings, documents: Iterable[Document], *, secret: bytes
+    ) -> Generator[None, None, House]:
+        """As `of`, in steps of some milliseconds: thousands of tenants take longer than calls can be made to wait."""
         every = list(documents)
         kept = {kind: [each for each in every if each.kind == kind] for kind in Kind}
-        tenants = {each.name: _made(each, _tenant) for each in kept[Kind.TENANT]} | settings.tenants
+        found = yield from _each(kept[Kind.TENANT], lambda each: _made(each, _tenant))
+        tenants = {each.name: tenant for each, tenant in zip(kept[Kind.TENANT], found, strict=True)} | settings.tenants
         tenants = {name: tenant for name, tenant in tenants.items() if not tenant.disabled}
-        projects = {(each.tenant, each.name): _made(each, _project) for each in kept[Kind.PROJECT]}
+        projects = yield from _each(kept[Kind.PROJECT], lambda each: _made(each, _project))
         rules = compiled(settings.policy.rules, "settings")
         for each in kept[Kind.POLICY]:
             rules += _made(each, partial(_rules, taken={rule.name for rule in rules}))
+        default = settings.policy.default == "allow"
+        rulings = yield from _each(tenants, lambda name: by_tenant(rules, (name,), default=default)[name])
+        salts = (yield from _each(tenants, partial(_salt, secret))) if secret else []
+        glass = yield from _each(kept[Kind.BREAK_GLASS], lambda each: _made(each, glass_of))
         return cls(
             tenants,
-            {place: project for place, project in projects.items() if project is not None},
+            {
+                (each.tenant, each.name): project
+                for each, project in zip(kept[Kind.PROJECT], projects, strict=True)
+                if project is not None
+            },
             rules=rules,
-            rulings=by_tenant(rules, tenants, default=settings.policy.default == "allow"),
+            rulings=dict(zip(tenants, rulings, strict=True)),
             contents=contents_of(tenants),
-            extras={name: b',"cache_salt":"' + _salt(secret, name) + b'"' for name in tenants} if secret else {},
-            glass=_glass(kept[Kind.BREAK_GLASS]),
+            extras={name: b',"cache_salt":"' + salt + b'"' for name, salt in zip(tenants, salts, strict=False)},
+            glass=_glass(glass),
         )
+
+
+def _each(items: Iterable[Item], make: Callable[[Item], T]) -> Generator[None, None, list[T]]:
+    """What is made of each of them, a step for so many."""
+    found = []
+    for each in items:
+        found.append(make(each))
+        if len(found) % AT_ONCE == 0:
+            yield
+    return found
 
 
 def _made(document: Document, make: Callable[[Document], T]) -> T:
@@ -136,11 +171,10 @@ def _rules(document: Document, taken: set[str]) -> tuple[Compiled, ...]:
     return compiled(Rules.model_validate(document.body).rules, "directory", taken)
 
 
-def _glass(documents: Iterable[Document]) -> dict[str, tuple[Glass, ...]]:
+def _glass(grants: Iterable[Glass | None]) -> dict[str, tuple[Glass, ...]]:
     """Grants that are approved, and were not ended, by the credential that asked."""
     found: dict[str, tuple[Glass, ...]] = {}
-    for document in documents:
-        grant = _made(document, glass_of)
+    for grant in grants:
         if grant is not None:
             found[grant.key_id] = (*found.get(grant.key_id, ()), grant)
     return found

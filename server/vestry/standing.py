@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Generator, Mapping
 
 from vestry.adapters.directory.faults import DamageFault
 from vestry.adapters.lookups import Lookups
@@ -103,7 +103,7 @@ class Standing:
             raise KeysUnavailable from fault
         self._unread = None
         try:
-            return House.of(self._settings, documents, secret=self._secret)
+            return await _between_calls(House.building(self._settings, documents, secret=self._secret))
         except Exception as fault:  # noqa: BLE001 - whatever it is, the server goes on with the house that it has
             self._tell(UNUSABLE, fault, epoch)
             return None
@@ -117,6 +117,17 @@ class Standing:
         if (told := f"{said}: {why}") != self._told:
             self._told = told
             log.warning("%s", told)
+
+
+async def _between_calls(steps: Generator[None, None, House]) -> House:
+    """The house that these steps come to, with a turn for everybody else after each."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as built:
+            house: House = built.value
+            return house
+        await asyncio.sleep(0)
 
 
 class Abreast:

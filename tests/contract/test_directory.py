@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from support.directories import STANDS, Pair, Stand, eventually, on
+from support.directories import STANDS, Pair, PostgresStand, SqliteStand, Stand, eventually, on
 from support.keys import NOBODYS
+from vestry.adapters.directory import store
+from vestry.adapters.directory.rows import document_of
 from vestry.adapters.key_format import mint, mint_id
 from vestry.adapters.memory import wall
 from vestry.composition.store import key_with
@@ -592,3 +595,32 @@ async def _tells(pair: Pair) -> bool:
     except KeysUnavailable:
         return False
     return True
+
+
+@pytest.mark.parametrize("kind", [SqliteStand, PostgresStand])
+def test_calls_go_on_while_much_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Callable[[Path], Stand]
+) -> None:
+    """A house of thousands of tenants and projects is read with each change: others have their turn meanwhile."""
+    monkeypatch.setattr(store, "MADE_AT_ONCE", 10)
+    turn, made = 0, Counter[int]()
+
+    def seen(row: Mapping[Any, Any]) -> Document:
+        made[turn] += 1
+        return document_of(row)
+
+    monkeypatch.setattr(store, "document_of", seen)
+
+    async def work(pair: Pair) -> None:
+        nonlocal turn
+        async with pair.mine.changing() as change:
+            for number in range(95):
+                await change.put(Kind.TENANT, "", f"tenant-{number}", {})
+        reading = asyncio.create_task(pair.mine.standing())
+        while not reading.done():
+            await asyncio.sleep(0)
+            turn += 1
+        assert {each.name for each in reading.result()} == {f"tenant-{number}" for number in range(95)}
+        assert sorted(made.values()) == [5, *[10] * 9]
+
+    on(kind(tmp_path), work)

@@ -153,6 +153,25 @@ def test_an_older_reading_that_takes_longer_puts_no_older_house_back(fault: Exce
     asyncio.run(work())
 
 
+def test_calls_go_on_while_a_large_house_is_put_together() -> None:
+    """With thousands of tenants that takes a third of a second: others have their turn meanwhile."""
+
+    async def work() -> None:
+        directory = FakeDirectory()
+        house, placed = kept(directory)
+        async with directory.changing() as change:
+            for number in range(2000):
+                await change.put(Kind.TENANT, "", f"tenant-{number}", {})
+        reading, turns = asyncio.create_task(house.refresh()), 0
+        while not reading.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert len(placed[0].tenants) == 2001
+        assert turns > 10
+
+    asyncio.run(work())
+
+
 def test_nobody_is_remembered_before_the_house_is_as_new() -> None:
     """A caller who was looked up after a change waits for the house, and whoever comes meanwhile with the same key is
     not answered from memory.

@@ -32,6 +32,7 @@ from vestry.errors import KeysUnavailable
 from vestry.types import Document, Key, Kind
 
 NOTED_AT_ONCE = 500
+MADE_AT_ONCE = 500
 LEAVE_SECONDS = 2.0
 FAULTS = (SQLAlchemyError, OSError, Unfit)
 """What a database's failure looks like, beside what its driver raises. A TimeoutError is an OSError."""
@@ -126,7 +127,12 @@ class SqlDirectory:
         async def look() -> list[T]:
             engine = await self.backend.engine(reading=True)
             async with engine.connect() as connection:
-                return [made(row) for row in (await connection.execute(asked)).mappings()]
+                found: list[T] = []
+                for rows in (await connection.execute(asked)).mappings().partitions(MADE_AT_ONCE):
+                    if found:
+                        await asyncio.sleep(0)  # nobody else is served meanwhile, and a house may have thousands
+                    found += map(made, rows)
+                return found
 
         return await self._within(self.backend.read_seconds, _again(look))
 
