@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -58,6 +58,16 @@ class Hold(Struct, frozen=True):
         whom = [f"tenant `{self.tenant}`"] if self.tenant else []
         whom += [f"subject `{self.subject}`"] if self.subject else []
         return f"the hold on {' and '.join(whom)} ({self.reason})"
+
+    @property
+    def names(self) -> list[tuple[str, str]]:
+        """Tenant and subject as records may have them; empty for any."""
+        subjects = {self.subject, as_recorded(self.subject)} if self.subject else {""}
+        return [(self.tenant, subject) for subject in subjects]
+
+
+Holds = Mapping[tuple[str, str], Hold]
+"""By whom they cover (`Hold.names`): a record is held against thousands as quickly as against one."""
 
 
 class Policy(Struct, frozen=True):
@@ -133,6 +143,7 @@ def plan(home: Path, policy: Policy, *, clock: Clock | None = None, halted: Call
     kept_from = scan.first_index(paths[0]) if paths else size
     in_journal = False
     cutoff = _cutoff(policy, clock)
+    holds = {names: hold for hold in policy.holds for names in hold.names}
     tiles = Tiles(home, size)
     minimum, why = start, ""
     while not why:
@@ -141,7 +152,7 @@ def plan(home: Path, policy: Policy, *, clock: Clock | None = None, halted: Call
             raise Halted
         if end > size:
             why = "the rest is not under a checkpoint in whole bundles of 256 records"
-        elif why := _stays(tiles, minimum, cutoff, policy, gone=end <= recorded):
+        elif why := _stays(tiles, minimum, cutoff, policy, holds, gone=end <= recorded):
             break
         elif in_journal := end > kept_from:
             why = f"the journal still holds the records from {kept_from} on; they go when it has moved on"
@@ -170,7 +181,7 @@ def earliest(home: Path) -> int:
     return microseconds_of(found) if found else 0
 
 
-def _stays(tiles: Tiles, first: int, cutoff: str, policy: Policy, *, gone: bool) -> str:
+def _stays(tiles: Tiles, first: int, cutoff: str, policy: Policy, holds: Holds, *, gone: bool) -> str:
     """Why the bundle that begins with record `first` must stay; empty if it may go. A `gone` one may be missing."""
     try:
         leaves = tiles.bundle(first // WIDTH)
@@ -182,8 +193,8 @@ def _stays(tiles: Tiles, first: int, cutoff: str, policy: Policy, *, gone: bool)
         record = _kept(leaf)
         if record.time >= cutoff:
             return f"record {index} is from {record.time}, and {policy.days} days are kept"
-        for hold in policy.holds:
-            if hold.holds(record.tenant, record.subject):
+        for names in ((record.tenant, record.subject), (record.tenant, ""), ("", record.subject)) if holds else ():
+            if (hold := holds.get(names)) is not None:
                 return f"record {index}, from {record.time}, is kept by {hold}"
     return ""
 
