@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from typing import Any
 
+import httpx
 import pytest
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from fakes.calls import GRANT, head
 from vestry import __version__
 from vestry.audit.completeness import Standing, Work
 from vestry.audit.tlog.notes import Checkpoint
+from vestry.edge.ops import build_ops
 from vestry.meter.calls import DURATION, NOBODY, Meter
 from vestry.meter.histogram import Histogram
 from vestry.types import EJECTIONS, Ending, Outcome, Term, Usage
@@ -299,3 +303,37 @@ def test_many_at_once_count_as_one_by_one(values: list[float]) -> None:
         one.add(value)
     many.add_all(values)
     assert (many.counts, many.total) == (one.counts, one.total)
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text; version=1.0.0"])
+def test_calls_go_on_while_a_large_page_is_written(accept: str) -> None:
+    """Hundreds of tenants with many models make tens of thousands of samples: others have their turn meanwhile, and the
+    page is the one that it would be in one piece.
+    """
+    meter = Meter()
+    for tenant, model in itertools.product(range(150), range(20)):
+        grant = replace(GRANT, model=replace(GRANT.model, name=f"model-{model}"))
+        meter.ended(HEAD, grant, f"tenant-{tenant}", outcome(), 2.1)
+
+    async def work() -> str:
+        transport = httpx.ASGITransport(build_ops(meter, dict))
+        async with httpx.AsyncClient(transport=transport, base_url="http://ops") as client:
+            getting, turns = asyncio.create_task(client.get("/metrics", headers={"accept": accept})), 0
+            while not getting.done():
+                await asyncio.sleep(0)
+                turns += 1
+            assert turns > 8
+            return getting.result().text
+
+    lines = asyncio.run(work()).splitlines()
+    assert len(set(lines)) == len(lines)
+    assert (lines[-1] == "# EOF") == ("openmetrics" in accept)
+    families = [line.split(" ")[2] for line in lines if line.startswith("# TYPE")]
+    assert len(set(families)) == len(families)
+    found = [line for line in lines if not line.startswith("#")]
+    assert sum(line.startswith("vestry_requests_total{") for line in found) == 3000
+    assert sum(line.startswith("vestry_tokens_total{") for line in found) == 9000
+    names = [line.partition("{")[0].partition(" ")[0] for line in found]
+    assert [name for name, _ in itertools.groupby(names) if name.startswith("vestry_requests")] == [
+        "vestry_requests_total"
+    ]

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import sub
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
@@ -25,6 +25,7 @@ from vestry.meter.identity import IdentityMeter
 from vestry.meter.record import Families, RecordMeter
 from vestry.types import EJECTIONS, Grant, Head, Outcome, Term
 
+Row = TypeVar("Row")
 NONE = "none"
 NOBODY, FURTHER = "", "*"
 """Stand for who has shown no valid key, and for tenants without a label of their own. No tenant is called so."""
@@ -32,7 +33,9 @@ SHOWN: Mapping[str, str] = MappingProxyType({NOBODY: NONE, FURTHER: "other", "no
 """Labels that are not the tenant's own name: these two, and those of tenants that would be taken for them."""
 TENANTS = 500
 """Tenants beside those of the settings that have a label of their own, whoever calls first. More of them would make a
-page that takes long to write, and while it is written nobody is served."""
+page that takes long to write."""
+PART = 512
+"""What is made of the uses of tenants in one piece, by their number."""
 GATHERED = 512
 """Calls of one tenant, model and route that wait to be added up."""
 
@@ -213,12 +216,13 @@ class Meter(Collector):
     # Prometheus -----------------------------------------------------------------------------------------------
 
     def collect(self) -> Families:
-        """The samples, as they stand now (prometheus_client's Collector)."""
-        for use in list(self._uses.values()):
-            use.add_up()
+        """The samples, as they stand now (prometheus_client's Collector). A large family comes in parts, one after the
+        other.
+        """
         info = GaugeMetricFamily("vestry_build_info", "Version of the server.", labels=["version"])
         info.add_metric([__version__], 1)
         yield info
+        yield from self._collect_uses()
         yield from self._collect_calls()
         yield from self._collect_timings()
         yield from self._collect_replicas()
@@ -227,22 +231,29 @@ class Meter(Collector):
         yield from self._collect_directory()
         yield from self._collect_door()
 
-    def _collect_calls(self) -> Families:
-        requests = CounterMetricFamily(
-            "vestry_requests", "Calls answered.", labels=["tenant", "model", "route", "code"]
-        )
-        tokens = CounterMetricFamily("vestry_tokens", "Tokens counted.", labels=["tenant", "model", "kind"])
+    def _collect_uses(self) -> Families:
         sums: dict[tuple[str, str], list[int]] = {}
-        for (tenant, model, route), use in list(self._uses.items()):
-            for code, count in list(use.codes.items()):
-                requests.add_metric([SHOWN.get(tenant, tenant), model, route, str(code)], count)
-            if model != NONE:
-                total = sums.setdefault((tenant, model), [0, 0, 0])
-                for place, value in enumerate((use.input, use.output, use.cached)):
-                    total[place] += value
-        for (tenant, model), values in sums.items():
-            for kind, value in zip(("input", "output", "cached"), values, strict=True):
-                tokens.add_metric([SHOWN.get(tenant, tenant), model, kind], value)
+        for uses in _parts(self._uses.items()):
+            requests = CounterMetricFamily(
+                "vestry_requests", "Calls answered.", labels=["tenant", "model", "route", "code"]
+            )
+            for (tenant, model, route), use in uses:
+                use.add_up()
+                for code, count in list(use.codes.items()):
+                    requests.add_metric([SHOWN.get(tenant, tenant), model, route, str(code)], count)
+                if model != NONE:
+                    total = sums.setdefault((tenant, model), [0, 0, 0])
+                    for place, value in enumerate((use.input, use.output, use.cached)):
+                        total[place] += value
+            yield requests
+        for totals in _parts(sums.items()):
+            tokens = CounterMetricFamily("vestry_tokens", "Tokens counted.", labels=["tenant", "model", "kind"])
+            for (tenant, model), values in totals:
+                for kind, value in zip(("input", "output", "cached"), values, strict=True):
+                    tokens.add_metric([SHOWN.get(tenant, tenant), model, kind], value)
+            yield tokens
+
+    def _collect_calls(self) -> Families:
         refusals = CounterMetricFamily(
             "vestry_refusals", "Calls refused, by cause.", labels=["tenant", "route", "reason"]
         )
@@ -251,7 +262,7 @@ class Meter(Collector):
         busy = GaugeMetricFamily("vestry_requests_in_progress", "Calls in progress.", labels=["model"])
         for model, value in list(self._busy.items()):
             busy.add_metric([model], value)
-        yield from (requests, tokens, refusals, busy)
+        yield from (refusals, busy)
 
     def _collect_timings(self) -> Families:
         labels = ["model", "route"]
@@ -344,6 +355,13 @@ class Meter(Collector):
                 yield GaugeMetricFamily(
                     f"vestry_tls_{name}_lifetime_seconds", f"How long the {said} is good in all.", value=term.lifetime
                 )
+
+
+def _parts(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """So many at a time; one part at least."""
+    every = list(rows)
+    for begin in range(0, max(1, len(every)), PART):
+        yield every[begin : begin + PART]
 
 
 def _never() -> Term | None:
