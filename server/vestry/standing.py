@@ -42,6 +42,7 @@ class Standing:
         self._settings, self._directory, self._freshness, self._place = settings, directory, freshness, place
         self._secret = secret
         self._epoch = -1
+        self._built: tuple[list[Document], House] | None = None
         self._readings = Lookups(self._read, at_once=READINGS)
         self._told = ""
         self.outdated = False
@@ -102,11 +103,15 @@ class Standing:
                 raise
             raise KeysUnavailable from fault
         self._unread = None
+        if self._built is not None and documents == self._built[0]:  # a key has changed, or a user
+            return self._built[1]
         try:
-            return await _between_calls(House.building(self._settings, documents, secret=self._secret))
+            house = await _between_calls(House.building(self._settings, documents, secret=self._secret))
         except Exception as fault:  # noqa: BLE001 - whatever it is, the server goes on with the house that it has
             self._tell(UNUSABLE, fault, epoch)
             return None
+        self._built = documents, house
+        return house
 
     def _tell(self, said: str, fault: Exception, epoch: float = math.inf) -> None:
         """Nothing that has changed is in force, and why: once, however often it is tried."""

@@ -624,3 +624,23 @@ def test_calls_go_on_while_much_is_read(
         assert sorted(made.values()) == [5, *[10] * 9]
 
     on(kind(tmp_path), work)
+
+
+@pytest.mark.parametrize("kind", [SqliteStand, PostgresStand])
+def test_what_stands_as_it_did_is_not_made_again(tmp_path: Path, kind: Callable[[Path], Stand]) -> None:
+    """Every key that is made has all tenants and projects read again: those that have not changed cost little."""
+
+    async def work(pair: Pair) -> None:
+        await put(pair.theirs, Kind.TENANT, "", "radiology", {"models": ["small"]})
+        await put(pair.theirs, Kind.PROJECT, "radiology", "triage", {"models": None})
+        before = {each.name: each for each in await pair.mine.standing()}
+        await add(pair.theirs, key("radiology"))
+        await put(pair.theirs, Kind.TENANT, "", "radiology", {"models": ["large"]})
+        after = {each.name: each for each in await pair.mine.standing()}
+        assert after["triage"] is before["triage"]
+        assert (before["radiology"].body, after["radiology"].body) == ({"models": ["small"]}, {"models": ["large"]})
+        async with pair.theirs.changing() as change:
+            await change.remove(Kind.PROJECT, "radiology", "triage")
+        assert await pair.mine.standing() == [after["radiology"]]
+
+    on(kind(tmp_path), work)

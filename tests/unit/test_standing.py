@@ -172,6 +172,35 @@ def test_calls_go_on_while_a_large_house_is_put_together() -> None:
     asyncio.run(work())
 
 
+def test_a_key_that_is_made_builds_no_house() -> None:
+    """It is read again, and found to be as it was: so it stays, with what is remembered in it. It is in its place again
+    when what damaged it is undone.
+    """
+
+    async def work() -> None:
+        directory = FakeDirectory()
+        house, placed = kept(directory)
+        await directory.write(Kind.TENANT, "", "radiology", {})
+        await house.refresh()
+        await directory.give("radiology")
+        await directory.write(Kind.USER, "radiology", "ada", {})
+        await house.refresh()
+        assert directory.asked == 2
+        assert placed[-1] is placed[0]
+        await directory.write(Kind.PROJECT, "radiology", "triage", {})
+        await house.refresh()
+        assert house.outdated
+        async with directory.changing() as change:
+            await change.remove(Kind.PROJECT, "radiology", "triage")
+        await house.refresh()
+        assert (placed[-1] is placed[0], house.outdated) == (True, False)
+        await directory.write(Kind.PROJECT, "radiology", "triage", PROJECT)
+        await house.refresh()
+        assert set(placed[-1].projects) == {("radiology", "triage")}
+
+    asyncio.run(work())
+
+
 def test_nobody_is_remembered_before_the_house_is_as_new() -> None:
     """A caller who was looked up after a change waits for the house, and whoever comes meanwhile with the same key is
     not answered from memory.

@@ -16,7 +16,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, case, select, update
+from sqlalchemy import Select, Text, case, cast, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,7 +25,7 @@ from vestry.adapters.directory.backend import Backend
 from vestry.adapters.directory.change import KEY, SqlChange, document, one
 from vestry.adapters.directory.faults import Damaged, DirectoryFault, Unfit
 from vestry.adapters.directory.pepper import Pepper
-from vestry.adapters.directory.rows import document_of, key_of, storable
+from vestry.adapters.directory.rows import document_of, json_of, key_of, storable
 from vestry.adapters.directory.tables import DOCUMENTS, KEYS
 from vestry.adapters.key_format import well_formed
 from vestry.errors import KeysUnavailable
@@ -39,6 +39,8 @@ FAULTS = (SQLAlchemyError, OSError, Unfit)
 T = TypeVar("T")
 
 _PATH = DOCUMENTS.c.tenant + "/" + DOCUMENTS.c.name
+_AS_KEPT = [cast(each, Text).label("body") if each is DOCUMENTS.c.body else each for each in DOCUMENTS.c]
+STANDING = select(*_AS_KEPT).where(DOCUMENTS.c.kind != Kind.USER.value)
 
 
 class SqlDirectory:
@@ -49,6 +51,7 @@ class SqlDirectory:
         self._faults: tuple[type[Exception], ...] = (*FAULTS, *backend.faults)
         self._turn = asyncio.Lock()
         self._left: set[asyncio.Task[Any]] = set()
+        self._stood: dict[tuple[Any, ...], Document] = {}
         # It would log a traceback for each connection that ends badly; what is wrong with the database is said by us.
         logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
 
@@ -84,7 +87,17 @@ class SqlDirectory:
     # Reading.
 
     async def standing(self) -> list[Document]:
-        return await self._found(document_of, select(DOCUMENTS).where(DOCUMENTS.c.kind != Kind.USER.value))
+        """As seams.Directory. What stands as it did is not made again: each change, also of a key, has all read."""
+        before, now = self._stood, dict[tuple[Any, ...], Document]()
+
+        def made(row: RowMapping) -> Document:
+            kept = tuple(row.values())
+            now[kept] = found = before.get(kept) or document_of({**row, "body": json_of(row["body"])})
+            return found
+
+        found = await self._found(made, STANDING)
+        self._stood = now
+        return found
 
     async def read(self, kind: Kind, tenant: str, name: str) -> Document | None:
         return one(await self._found(document_of, document(kind, tenant, name), tenant, name))
