@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any
 
@@ -15,24 +16,23 @@ from vestry.roles import HOUSE
 from vestry.seams import Change, Directory
 from vestry.types import Document, Key, Kind
 
-Place = tuple[Kind, str, str]
-
 
 class Rehearsal:
     """seams.Change that writes nothing: what is written in it is seen by those who read in it."""
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
-        self._documents: dict[Place, Document | None] = {}
+        self._documents: dict[tuple[Kind, str], dict[str, Document | None]] = defaultdict(dict)
         self._keys: dict[str, Key] = {}
 
     async def read(self, kind: Kind, tenant: str, name: str) -> Document | None:
-        if (kind, tenant, name) in self._documents:
-            return self._documents[kind, tenant, name]
+        here = self._documents[kind, tenant]
+        if name in here:
+            return here[name]
         return await self._directory.read(kind, tenant, name)
 
     async def names(self, kind: Kind, tenant: str, limit: int) -> list[str]:
-        here = {name: kept for (of, owner, name), kept in self._documents.items() if (of, owner) == (kind, tenant)}
+        here = self._documents[kind, tenant]
         found = [name for name, kept in here.items() if kept is not None]
         after = ""
         while len(found) < limit and (page := await self._directory.page(kind, tenant, after, PAGE)):
@@ -43,11 +43,11 @@ class Rehearsal:
     async def put(self, kind: Kind, tenant: str, name: str, body: dict[str, Any]) -> Document:
         before = await self.read(kind, tenant, name)
         version = 1 if before is None else before.version + 1
-        self._documents[kind, tenant, name] = made = Document(kind, tenant, name, body, version)
+        self._documents[kind, tenant][name] = made = Document(kind, tenant, name, body, version)
         return made
 
     async def remove(self, kind: Kind, tenant: str, name: str) -> None:
-        self._documents[kind, tenant, name] = None
+        self._documents[kind, tenant][name] = None
 
     async def key(self, key_id: str) -> Key | None:
         return self._keys.get(key_id) or await self._directory.key(key_id)
