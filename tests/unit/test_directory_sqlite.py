@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from support import forks
@@ -683,3 +684,24 @@ def test_a_restored_copy_is_told_from_the_file_that_it_is_older_than(
     another = OpenKeys(sqlite_directory(path, PEPPER))
     assert (found(another, secret), caplog.text.count("older than it was")) == (True, 2)
     another.close()
+
+
+@pytest.mark.parametrize("tenant", [None, "radiology"])
+def test_a_page_is_read_where_it_stands_and_nothing_is_sorted_for_it(path: Path, tenant: str | None) -> None:
+    """From the index, between its bounds: for a list of a hundred thousand users all were sorted for each page."""
+    asked: list[tuple[str, Any]] = []
+
+    async def work() -> None:
+        directory = sqlite_directory(path, PEPPER)
+        await directory.prepare()
+        engine = (await directory.backend.engine(reading=True)).sync_engine
+        event.listen(engine, "before_cursor_execute", lambda *said: asked.append((said[2], said[3])))
+        await directory.page(Kind.USER, tenant, "radiology/ada", 100)
+        await directory.close()
+
+    asyncio.run(work())
+    statement, values = asked[-1]
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+    bounds = "<expr>>?" if tenant is None else "<expr>>? AND <expr><?"
+    assert plan == [f"SEARCH documents USING INDEX documents_by_path (kind=? AND {bounds})"]
