@@ -44,16 +44,22 @@ async def unsealable_rules(change: Change, body: Mapping[str, Any], settings: Se
     if settings.audit.auditor is not None:
         return []
     found = []
+    lacking: dict[str, bool] = {}
     for number, rule in enumerate(Rules.model_validate(body).rules):
         if rule.content == "sealed":
-            async for name in _without_key(change, rule, settings):
+            async for name in _without_key(change, rule, settings, lacking):
                 what = f"the tenant `{name}` has no auditor's key to seal it to"
                 found.append(Misfit(("rules", number, "content"), what, MEND))
     return found
 
 
-async def _without_key(change: Change, rule: Rule, settings: Settings) -> AsyncIterator[str]:
+async def _without_key(change: Change, rule: Rule, settings: Settings, lacking: dict[str, bool]) -> AsyncIterator[str]:
+    """`lacking` says of whom that is known: a tenant is read once, however many rules are for it, since nobody else
+    changes anything meanwhile.
+    """
     for name in rule.tenants or await change.names(Kind.TENANT, "", sys.maxsize):
-        kept = await change.read(Kind.TENANT, "", name) if name not in settings.tenants else None
-        if kept is not None and not (kept.body.get("content") or {}).get("auditor"):
+        if name not in lacking:
+            kept = await change.read(Kind.TENANT, "", name) if name not in settings.tenants else None
+            lacking[name] = kept is not None and not (kept.body.get("content") or {}).get("auditor")
+        if lacking[name]:
             yield name
