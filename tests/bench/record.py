@@ -6,8 +6,8 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from bench import machine, pairs, servers, works
 from bench.machine import BenchError, Cores
 from bench.pairs import Pairs
-from bench.works import WORKS, Loader, Result
+from bench.works import WORKS, Loader, Result, Target
 
 HEAD = ("figure", "with the record", "without", "difference", "bound")
 WITH, WITHOUT = "vestry", "unrecorded"
@@ -80,7 +80,10 @@ class Cost:
 
 
 def measure(folder: Path, loader: Loader, mock_binary: Path, *, rounds: int, quick: bool) -> Cost:
-    """Measure both, round after round, each first in turn; then the log alone. Raises BenchError."""
+    """Measure both, round after round, each first in turn; then the log alone. Raises BenchError.
+
+    Each round has servers of its own: one and the same program differs by a twentieth from one process to the next.
+    """
     cores = Cores.choose()
     sync = machine.fdatasync_times(folder)[0]
     (slow,) = [each for each in WORKS if each.name == "r50"]
@@ -90,20 +93,28 @@ def measure(folder: Path, loader: Loader, mock_binary: Path, *, rounds: int, qui
     rested: list[tuple[float, float]] = []
     with ExitStack() as stack:
         mock = stack.enter_context(servers.mock(mock_binary, folder, cores))
-        targets = []
-        for name, program in ((WITH, "vestry"), (WITHOUT, "bench.unrecorded")):
-            home = folder / name
-            home.mkdir()
-            targets.append(stack.enter_context(servers.vestry(mock, home, cores, name=name, program=program)))
-        nginx = stack.enter_context(servers.bare_nginx(mock, folder / WITH, cores))
+        nginx = stack.enter_context(servers.bare_nginx(mock, folder, cores))
         for number in range(rounds):
             usual, high = machine.fdatasync_times(folder, 20 if quick else SYNCS, PACE_SECONDS)
             rested.append((usual * 1000, high * 1000))
-            busy.append(pairs.measure(targets[0], targets[1], nginx, mock, loader, pairs=1 if quick else PAIRS))
-            turned = targets if number % 2 else targets[::-1]
-            results += [works.measure(slow, target, mock, loader, line) for target in turned]
+            with _both(mock, folder / str(number), cores) as targets:
+                busy.append(pairs.measure(*targets, nginx, mock, loader, pairs=1 if quick else PAIRS))
+                turned = targets if number % 2 else targets[::-1]
+                results += [works.measure(slow, target, mock, loader, line) for target in turned]
     saturated = _saturated(folder / "saturated")
     return Cost(busy, Pairs(results, WITH, WITHOUT), saturated, sync * 1000, rested)
+
+
+@contextmanager
+def _both(mock: Target, folder: Path, cores: Cores) -> Iterator[tuple[Target, Target]]:
+    """The server with and without a record."""
+    with ExitStack() as stack:
+        started = []
+        for name, program in ((WITH, "vestry"), (WITHOUT, "bench.unrecorded")):
+            home = folder / name
+            home.mkdir(parents=True)
+            started.append(stack.enter_context(servers.vestry(mock, home, cores, name=name, program=program)))
+        yield started[0], started[1]
 
 
 def _saturated(folder: Path) -> dict[str, float]:
