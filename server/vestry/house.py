@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hmac
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from vestry.admin import bodies
 from vestry.errors import InvalidKey
 from vestry.glass import Glass, glass_of
-from vestry.policy import Compiled, Ruling, by_tenant, compiled
+from vestry.policy import Compiled, Ruling, compiled, ruling_for
 from vestry.roles import Permission
 from vestry.settings.policy import Rules
 from vestry.settings.tree import Settings, Tenant
@@ -91,52 +91,43 @@ class House(Struct, frozen=True):
         """The house of these settings and documents. Raises ValueError, which names it, for a document that no program
         of this version has written. `secret` is what tenants' salts are made with, the same on all servers of a house.
         """
-        steps = cls.building(settings, documents, secret=secret)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as built:
-                house: House = built.value
-                return house
+        (house,) = filter(None, cls.building(settings, documents, secret=secret))
+        return house
 
     @classmethod
-    def building(
-        cls, settings: Settings, documents: Iterable[Document], *, secret: bytes
-    ) -> Generator[None, None, House]:
-        """As `of`, in steps of some milliseconds: thousands of tenants take longer than calls can be made to wait."""
+    def building(cls, settings: Settings, documents: Iterable[Document], *, secret: bytes) -> Iterator[House | None]:
+        """As `of`, in steps of some milliseconds, with None after each, and the house at the end: thousands of tenants
+        take longer than calls can be made to wait.
+        """
         every = list(documents)
         kept = {kind: [each for each in every if each.kind == kind] for kind in Kind}
-        found = yield from _each(kept[Kind.TENANT], lambda each: _made(each, _tenant))
-        tenants = {each.name: tenant for each, tenant in zip(kept[Kind.TENANT], found, strict=True)} | settings.tenants
+        made = yield from _each(kept[Kind.TENANT], lambda each: _made(each, _tenant))
+        tenants = {each.name: tenant for each, tenant in made} | settings.tenants
         tenants = {name: tenant for name, tenant in tenants.items() if not tenant.disabled}
         projects = yield from _each(kept[Kind.PROJECT], lambda each: _made(each, _project))
         rules = compiled(settings.policy.rules, "settings")
         for each in kept[Kind.POLICY]:
             rules += _made(each, partial(_rules, taken={rule.name for rule in rules}))
         default = settings.policy.default == "allow"
-        rulings = yield from _each(tenants, lambda name: by_tenant(rules, (name,), default=default)[name])
+        rulings = yield from _each(tenants, lambda name: ruling_for(name, rules, default=default))
         salts = (yield from _each(tenants, partial(_salt, secret))) if secret else []
         glass = yield from _each(kept[Kind.BREAK_GLASS], lambda each: _made(each, glass_of))
-        return cls(
+        yield cls(
             tenants,
-            {
-                (each.tenant, each.name): project
-                for each, project in zip(kept[Kind.PROJECT], projects, strict=True)
-                if project is not None
-            },
+            {(each.tenant, each.name): project for each, project in projects if project is not None},
             rules=rules,
-            rulings=dict(zip(tenants, rulings, strict=True)),
+            rulings=dict(rulings),
             contents=contents_of(tenants),
-            extras={name: b',"cache_salt":"' + salt + b'"' for name, salt in zip(tenants, salts, strict=False)},
-            glass=_glass(glass),
+            extras={name: b',"cache_salt":"' + salt + b'"' for name, salt in salts},
+            glass=_glass(grant for _, grant in glass),
         )
 
 
-def _each(items: Iterable[Item], make: Callable[[Item], T]) -> Generator[None, None, list[T]]:
-    """What is made of each of them, a step for so many."""
+def _each(items: Iterable[Item], make: Callable[[Item], T]) -> Generator[None, None, list[tuple[Item, T]]]:
+    """Each of them with what is made of it, a step for so many."""
     found = []
     for each in items:
-        found.append(make(each))
+        found.append((each, make(each)))
         if len(found) % AT_ONCE == 0:
             yield
     return found

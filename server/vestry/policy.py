@@ -7,7 +7,7 @@ decides. What models a tenant, a project and a credential may use at all is not 
 from __future__ import annotations
 
 import zoneinfo
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable
 from datetime import datetime
 from functools import lru_cache
 from ipaddress import ip_network
@@ -181,12 +181,9 @@ def _compiled(rule: Rule, origin: str, name: str) -> Compiled:
     )
 
 
-def by_tenant(rules: tuple[Compiled, ...], tenants: Iterable[str], *, default: bool) -> Mapping[str, Ruling]:
-    """For each tenant the rules that can be for it: a call asks no others."""
-    return {
-        tenant: Ruling(tuple(each for each in rules if each.tenants is None or tenant in each.tenants), default)
-        for tenant in tenants
-    }
+def ruling_for(tenant: str, rules: tuple[Compiled, ...], *, default: bool) -> Ruling:
+    """The rules that can be for a tenant: its calls ask no others."""
+    return Ruling(tuple(each for each in rules if each.tenants is None or tenant in each.tenants), default)
 
 
 def _span(hours: Hours) -> Span:

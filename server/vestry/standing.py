@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Generator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from vestry.adapters.directory.faults import DamageFault
 from vestry.adapters.lookups import Lookups
@@ -42,7 +42,7 @@ class Standing:
         self._settings, self._directory, self._freshness, self._place = settings, directory, freshness, place
         self._secret = secret
         self._epoch = -1
-        self._built: tuple[list[Document], House] | None = None
+        self._built: tuple[list[Document], House | None] | None = None
         self._readings = Lookups(self._read, at_once=READINGS)
         self._told = ""
         self.outdated = False
@@ -106,11 +106,19 @@ class Standing:
         if self._built is not None and documents == self._built[0]:  # a key has changed, or a user
             return self._built[1]
         try:
-            house = await _between_calls(House.building(self._settings, documents, secret=self._secret))
+            house = await self._put_together(documents)
         except Exception as fault:  # noqa: BLE001 - whatever it is, the server goes on with the house that it has
             self._tell(UNUSABLE, fault, epoch)
             return None
         self._built = documents, house
+        return house
+
+    async def _put_together(self, documents: list[Document]) -> House | None:
+        """The house of these documents, with a turn for everybody else after each step."""
+        house = None
+        for house in House.building(self._settings, documents, secret=self._secret):
+            if house is None:
+                await asyncio.sleep(0)
         return house
 
     def _tell(self, said: str, fault: Exception, epoch: float = math.inf) -> None:
@@ -122,17 +130,6 @@ class Standing:
         if (told := f"{said}: {why}") != self._told:
             self._told = told
             log.warning("%s", told)
-
-
-async def _between_calls(steps: Generator[None, None, House]) -> House:
-    """The house that these steps come to, with a turn for everybody else after each."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as built:
-            house: House = built.value
-            return house
-        await asyncio.sleep(0)
 
 
 class Abreast:
