@@ -51,8 +51,7 @@ class Hold(Struct, frozen=True):
 
     def holds(self, tenant: str, subject: str) -> bool:
         """Whether it covers a subject, as records have it, of a tenant."""
-        named = {self.subject, as_recorded(self.subject)}
-        return (not self.tenant or self.tenant == tenant) and (not self.subject or subject in named)
+        return not self.names.isdisjoint(_covering(tenant, subject))
 
     def __str__(self) -> str:
         whom = [f"tenant `{self.tenant}`"] if self.tenant else []
@@ -60,10 +59,15 @@ class Hold(Struct, frozen=True):
         return f"the hold on {' and '.join(whom)} ({self.reason})"
 
     @property
-    def names(self) -> list[tuple[str, str]]:
+    def names(self) -> set[tuple[str, str]]:
         """Tenant and subject as records may have them; empty for any."""
         subjects = {self.subject, as_recorded(self.subject)} if self.subject else {""}
-        return [(self.tenant, subject) for subject in subjects]
+        return {(self.tenant, subject) for subject in subjects}
+
+
+def _covering(tenant: str, subject: str) -> tuple[tuple[str, str], ...]:
+    """The `Hold.names` of all holds that cover a subject of a tenant."""
+    return (tenant, subject), (tenant, ""), ("", subject), ("", "")
 
 
 Holds = Mapping[tuple[str, str], Hold]
@@ -193,7 +197,7 @@ def _stays(tiles: Tiles, first: int, cutoff: str, policy: Policy, holds: Holds, 
         record = _kept(leaf)
         if record.time >= cutoff:
             return f"record {index} is from {record.time}, and {policy.days} days are kept"
-        for names in ((record.tenant, record.subject), (record.tenant, ""), ("", record.subject)) if holds else ():
+        for names in _covering(record.tenant, record.subject) if holds else ():
             if (hold := holds.get(names)) is not None:
                 return f"record {index}, from {record.time}, is kept by {hold}"
     return ""
